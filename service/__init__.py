@@ -1,0 +1,1 @@
+"""Serves published ResNets over HTTP through ONNX Runtime. Never imports torch."""

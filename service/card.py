@@ -1,0 +1,235 @@
+"""The model card: what `model_export` writes beside an ONNX file and `service` reads. Their only contract.
+
+A published model is a folder `models/<name>/<version>/` holding `card.json`, `model.onnx` (and, where made,
+`model.int8.onnx`, `model.fp16.onnx`) and `self_test.npz`. Versions are positive integers without leading zeros, so
+that Triton loads the same tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+CARD_FILE = "card.json"
+SELF_TEST_FILE = "self_test.npz"
+
+# Stride placement in a bottleneck: "v1" (the paper) in the first 1x1, "v1.5" (torchvision) in the 3x3. Their weights
+# have identical shapes, so nothing but this field tells them apart.
+Variant = Literal["v1", "v1.5"]
+
+# Section 3.3 and 4.1 of the paper. A: identity, zero-padded channels. B: projection where shapes change.
+# C: projection everywhere. (None: no shortcut, a plain net.)
+Shortcut = Literal["A", "B", "C"]
+
+Precision = Literal["fp32", "fp16", "int8"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+
+MODEL_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+
+
+class CardError(Exception):
+    """A published folder that cannot be used: the message names the file, the fault and the remedy."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Architecture(_Part):
+    """Which network: everything that must be known, besides the weights, to rebuild it."""
+
+    depth: int
+    family: Literal["imagenet", "cifar"] = "imagenet"
+    variant: Variant = "v1.5"
+    shortcut: Shortcut | None = "B"
+    num_classes: int = Field(default=1000, ge=1)
+
+    @property
+    def has_bottlenecks(self) -> bool:
+        """Whether v1 and v1.5 differ for this network: only bottlenecks have a stride to place."""
+        return self.family == "imagenet" and self.depth >= 50
+
+    @property
+    def name(self) -> str:
+        """A name for models of this architecture: `resnet50`, `plain34`, `resnet20-cifar`."""
+        kind = "plain" if self.shortcut is None else "resnet"
+        return f"{kind}{self.depth}" + ("-cifar" if self.family == "cifar" else "")
+
+
+class Preprocessing(_Part):
+    """From a decoded RGB image to the network's input.
+
+    The shorter side is resized to `resize` pixels, the centre `crop` x `crop` is cut out; `mean` and `std` (of pixels
+    divided by 255, RGB) are applied inside the ONNX graph, whose input is uint8 `[batch, 3, crop, crop]`.
+    """
+
+    resize: int = Field(default=256, ge=1)
+    crop: int = Field(default=224, ge=1)
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Preprocessing:
+        if self.crop > self.resize:
+            raise ValueError(f"crop {self.crop} is larger than the resized shorter side {self.resize}")
+        return self
+
+
+class Label(_Part):
+    """One class. `wnid` is its WordNet id where it has one (ImageNet)."""
+
+    name: str
+    wnid: str | None = None
+
+
+class Weights(_Part):
+    """Where the weights came from: `source` for people, `sha256` of the file that was read (None: trained here)."""
+
+    source: str
+    sha256: str | None = None
+    license: str | None = None
+
+
+class Accuracy(_Part):
+    """Measured (or published) accuracy, as fractions in [0, 1]."""
+
+    dataset: str
+    images: int = Field(ge=1)
+    top1: float = Field(ge=0, le=1)
+    top5: float = Field(ge=0, le=1)
+
+
+class Parity(_Part):
+    """How far the ONNX file is from PyTorch on the same inputs (DESIGN: the export gate)."""
+
+    batch_sizes: tuple[int, ...]
+    max_abs_difference: float
+    top1_agreement: float
+    top5_agreement: float
+
+
+class ModelFile(_Part):
+    """One ONNX file of the folder."""
+
+    file: str
+    sha256: str
+    bytes: int
+    parity: Parity
+
+
+class ModelCard(_Part):
+    """Everything known about one published version of one model."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=NAME_PATTERN)
+    version: int = Field(ge=1)
+    created: datetime
+    architecture: Architecture
+    parameters: int
+    weights: Weights
+    preprocessing: Preprocessing
+    labels: tuple[Label, ...]
+    files: dict[Precision, ModelFile]
+    self_test_sha256: str
+    accuracy: Accuracy | None = None
+    tools: dict[str, str]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelCard:
+        if len(self.labels) != self.architecture.num_classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.architecture.num_classes} classes")
+        if "fp32" not in self.files:
+            raise ValueError("the fp32 file is missing: every other precision is measured against it")
+        return self
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelCard:
+        """The card of a published folder.
+
+        Raises:
+            CardError: there is none, or it is not a valid card.
+        """
+        path = folder / CARD_FILE
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise CardError(f"{path} does not exist: publish the model again with `python -m model_export`") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the card"
+            raise CardError(f"{path} is not a valid model card: {where}: {first['msg']}; publish it again") from error
+
+    def to_json(self) -> str:
+        """The text of `card.json`."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+class Published(NamedTuple):
+    """A version folder, found by name; its card is not read yet."""
+
+    name: str
+    version: int
+    path: Path
+
+
+def published(root: Path) -> Iterator[Published]:
+    """Every published version under a model folder, by name, then version, ascending.
+
+    Folders being written carry names that are no version and are passed over. A root that does not exist is empty.
+    """
+    if not root.is_dir():
+        return
+    for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        versions = [int(path.name) for path in model.iterdir() if path.name.isdecimal() and path.name[0] != "0"]
+        for version in sorted(versions):
+            yield Published(model.name, version, model / str(version))
+
+
+class SelfTest(NamedTuple):
+    """Inputs and PyTorch's answers to them, stored at export so that a server can prove itself numerically."""
+
+    images: np.ndarray  # uint8 (N, 3, crop, crop)
+    logits: np.ndarray  # float32 (N, num_classes)
+
+    @classmethod
+    def read(cls, folder: Path) -> SelfTest:
+        """Raises CardError when the file is missing or not what `write` wrote."""
+        path = folder / SELF_TEST_FILE
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return cls(stored["images"], stored["logits"])
+        except (OSError, ValueError, KeyError) as error:
+            raise CardError(f"{path} cannot be read ({error}): publish the model again") from error
+
+    def write(self, folder: Path) -> None:
+        np.savez_compressed(folder / SELF_TEST_FILE, images=self.images, logits=self.logits)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_digests(folder: Path, card: ModelCard) -> None:
+    """Checks every file the card names.
+
+    Raises:
+        CardError: a file is missing or is not the one that was published.
+    """
+    expected = {entry.file: entry.sha256 for entry in card.files.values()} | {SELF_TEST_FILE: card.self_test_sha256}
+    for name, digest in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise CardError(f"{path} is missing: publish the model again")
+        if (found := sha256(path)) != digest:
+            raise CardError(f"{path} has SHA-256 {found}, its card says {digest}: publish the model again")
