@@ -90,8 +90,7 @@ class Block(nn.Module):
         out = self.stacked_layers(x)
         if self.residual:
             out = out + (x if self.downsample is None else self.downsample(x))
-        out = self.relu(out)
-        return out
+        return self.relu(out)
 
 
 class BasicBlock(Block):
@@ -108,8 +107,7 @@ class BasicBlock(Block):
 
     def stacked_layers(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        return x
+        return self.bn2(self.conv2(x))
 
 
 class Bottleneck(Block):
@@ -132,8 +130,7 @@ class Bottleneck(Block):
     def stacked_layers(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        x = self.bn3(self.conv3(x))
-        return x
+        return self.bn3(self.conv3(x))
 
 
 class ResNet(nn.Module):
@@ -185,8 +182,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         embedding = torch.flatten(self.avgpool(self.features(x)), 1)  # (N, C)
-        logits: Tensor = self.fc(embedding)
-        return logits
+        return self.fc(embedding)
 
 
 def resnet(
