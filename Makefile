@@ -1,0 +1,51 @@
+# Everything happens in a virtual environment of its own, made on first use. `make help` explains the targets.
+PYTHON ?= python3
+VENV ?= .venv
+MODELS ?= models
+IMAGE ?= resnet-service
+BIN = $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install tools run test lint bench docs docker lock clean
+
+help:  ## show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/installed  ## make the virtual environment with everything in it
+
+# pip's own copy of the interpreter's version is old; the constraints pin every version that was tested together
+$(VENV)/installed: pyproject.toml docker/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint docker/constraints.txt --editable '.[cpu,export,dev]'
+	touch $@
+
+tools:  ## install what the end-to-end tests run: nginx and Chromium (Debian, as root; elsewhere it says what is missing)
+	@tests/install-tools
+
+run: install  ## get models (ImageNet weights, or else a demo trained on the spot) and serve them on port 8000
+	$(BIN)/python -m model_export quickstart --models-dir $(MODELS)
+	$(BIN)/python -m service --models-dir $(MODELS)
+
+test: install tools lint  ## run every check: formatting, types, unit and end-to-end tests
+	$(BIN)/python -m pytest
+
+lint: install  ## check style (ruff) and types (mypy)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install  ## measure the in-process limit and what HTTP makes of it; needs wrk; about 15 minutes
+	$(BIN)/python -m benchmarks.http
+
+docs: install  ## regenerate the parts of docs/ that come from the code
+	$(BIN)/python docs/generate.py
+
+docker: install  ## build the images `service`, `service-cuda` and `export`
+	for target in service service-cuda export; do docker build --target $$target --tag $(IMAGE):$$target . || exit; done
+
+lock: install  ## pin the versions that are installed now in docker/constraints.txt
+	$(BIN)/python docker/lock.py
+
+clean:  ## remove the virtual environment and caches; models stay
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -1,0 +1,241 @@
+"""`python -m model_export`: make, prove and publish models; list, verify and inspect what is published."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from model_export.demo import train_demo
+from model_export.drawings import CLASSES
+from model_export.errors import WeightsError, WeightsUnavailable
+from model_export.onnx_export import ExportError
+from model_export.parity import ParityFailed
+from model_export.publish import publish
+from model_export.random_weights import random_weights
+from model_export.weights import Loaded, imagenet, load_file
+from service.card import Architecture, CardError, Label, ModelCard, Preprocessing, Published, Weights, published
+from service.card import verify_digests as check_digests
+from service.engine import SelfTestFailed, load_engine
+from service.providers import ProviderUnavailable, usable_cores
+
+log = logging.getLogger("model_export")
+
+QUICKSTART_DEPTHS = (18, 50)
+DEMO_NAME = "resnet18-demo"
+
+
+class UsageError(Exception):
+    """Arguments that do not go together; the message names the remedy."""
+
+
+def demo(seed: int) -> Loaded:
+    """The demo network, trained here and now."""
+    net, accuracy, _ = train_demo(seed)
+    log.info("demo: %.1f %% of %d held-out drawings recognised", 100 * accuracy.top1, accuracy.images)
+    weights = Weights(source=f"trained here on drawings (seed {seed})")
+    return Loaded(net, weights, tuple(Label(name=name) for name in CLASSES), Preprocessing(), accuracy)
+
+
+def load(args: argparse.Namespace) -> Loaded:
+    """What `--weights` and the options beside it mean."""
+    shortcut = None if args.shortcut == "none" else args.shortcut
+    if args.weights == "demo":
+        return demo(args.seed)
+    if args.depth is None:
+        raise UsageError("say which network with --depth")
+    if args.weights in ("imagenet", "imagenet-v2"):
+        if (args.family, shortcut, args.variant or "v1.5") != ("imagenet", "B", "v1.5"):
+            raise UsageError("the published ImageNet weights are of v1.5 with option B: leave those options out")
+        return imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
+    if args.weights == "random":
+        classes = 1000 if args.family == "imagenet" else 10
+        architecture = Architecture(
+            depth=args.depth,
+            family=args.family,
+            variant=args.variant or "v1.5",
+            shortcut=shortcut,
+            num_classes=classes,
+        )
+        return random_weights(architecture, args.seed)
+    return load_file(
+        Path(args.weights),
+        depth=args.depth,
+        family=args.family,
+        variant=args.variant,
+        shortcut=shortcut,
+        labels=args.labels,
+    )
+
+
+def export(args: argparse.Namespace) -> int:
+    default_name = DEMO_NAME if args.weights == "demo" else None
+    publish(load(args), args.models_dir, args.name or default_name)
+    return 0
+
+
+def quickstart(args: argparse.Namespace) -> int:
+    """A working model by the best means at hand: what is there, else ImageNet weights, else the demo."""
+    if there := sorted({entry.name for entry in published(args.models_dir)}):
+        log.info("quickstart: %s already holds %s; nothing to do", args.models_dir, ", ".join(there))
+        return 0
+    for depth in QUICKSTART_DEPTHS:
+        try:
+            publish(imagenet(depth), args.models_dir)
+        except WeightsUnavailable as error:
+            log.warning("quickstart: no ImageNet weights: %s", error)
+            break
+    if not list(published(args.models_dir)):
+        log.warning("quickstart: training the demo instead, a ResNet-18 that knows %s", ", ".join(CLASSES))
+        publish(demo(args.seed), args.models_dir, DEMO_NAME)
+    names = sorted({entry.name for entry in published(args.models_dir)})
+    log.info("quickstart: %s now holds %s", args.models_dir, ", ".join(names))
+    return 0
+
+
+def list_models(args: argparse.Namespace) -> int:
+    rows = [("NAME", "VERSION", "DEPTH", "VARIANT", "SHORTCUT", "CLASSES", "TOP-1", "MB", "WEIGHTS")]
+    for entry in published(args.models_dir):
+        card = ModelCard.read(entry.path)
+        architecture = card.architecture
+        rows.append(
+            (
+                card.name,
+                str(card.version),
+                str(architecture.depth),
+                architecture.variant,
+                architecture.shortcut or "none",
+                str(architecture.num_classes),
+                f"{100 * card.accuracy.top1:.1f} %" if card.accuracy else "?",
+                f"{card.files['fp32'].bytes / 1e6:.0f}",
+                card.weights.source,
+            )
+        )
+    if len(rows) == 1:
+        print(f"nothing is published in {args.models_dir}: run `python -m model_export quickstart`")
+        return 0
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Digests and self-test of one model or of all; 1 if any fails."""
+    failed = False
+    for entry in chosen(args):
+        try:
+            card = ModelCard.read(entry.path)
+            check_digests(entry.path, card)
+            engine = load_engine(entry.path, card, provider=args.provider, threads=usable_cores(), max_batch=1)
+        except (CardError, ProviderUnavailable, SelfTestFailed) as error:
+            print(f"{entry.name} {entry.version}: FAILED: {error}")
+            failed = True
+        else:
+            print(
+                f"{entry.name} {entry.version}: ok: digests match, and the stored answers are reproduced "
+                f"on {engine.provider} in {engine.compute}"
+            )
+    return 1 if failed else 0
+
+
+def inspect(args: argparse.Namespace) -> int:
+    for entry in chosen(args):
+        card = ModelCard.read(entry.path)
+        fields = card.model_dump(mode="json", exclude={"labels"})
+        for name, value in fields.items():
+            if isinstance(value, dict):
+                print(f"{name}:")
+                for key, inner in value.items():
+                    print(f"  {key}: {inner}")
+            else:
+                print(f"{name}: {value}")
+        shown = ", ".join(label.name for label in card.labels[:10])
+        print(f"labels: {len(card.labels)}: {shown}{', ...' if len(card.labels) > 10 else ''}")
+    return 0
+
+
+def chosen(args: argparse.Namespace) -> list[Published]:
+    """The versions that `NAME` and `--version` mean: of a name its latest version, without a name everything."""
+    entries = list(published(args.models_dir))
+    if args.name is None:
+        if not entries:
+            raise UsageError(f"nothing is published in {args.models_dir}: run `python -m model_export quickstart`")
+        return entries
+    of_name = [entry for entry in entries if entry.name == args.name]
+    if not of_name:
+        names = ", ".join(sorted({entry.name for entry in entries})) or "nothing"
+        raise UsageError(f"there is no model {args.name} in {args.models_dir}: there is {names}")
+    if args.version is None:
+        return of_name[-1:]
+    if not (exact := [entry for entry in of_name if entry.version == args.version]):
+        versions = ", ".join(str(entry.version) for entry in of_name)
+        raise UsageError(f"{args.name} has no version {args.version}: it has {versions}")
+    return exact
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m model_export", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument("--models-dir", type=Path, default=Path("models"), help="the model folder (default: models)")
+        return sub
+
+    sub = command("quickstart", quickstart, "Get a working model by the best means at hand, and say which.")
+    sub.add_argument("--seed", type=int, default=0, help="of the demo's training (default: 0)")
+
+    sub = command("export", export, "Load or train a network, convert it to ONNX, prove it and publish it.")
+    sub.add_argument(
+        "--weights",
+        required=True,
+        metavar="imagenet|imagenet-v2|demo|random|FILE",
+        help="torchvision's published weights; the drawn demo; random ones, for benchmarks; or a .pth or .safetensors "
+        "file with torchvision's or timm's parameter names",
+    )
+    sub.add_argument("--depth", type=int, help="18, 34, 50, 101 or 152; with --family cifar, 6n+2")
+    sub.add_argument("--family", choices=("imagenet", "cifar"), default="imagenet", help="(default: imagenet)")
+    sub.add_argument("--variant", choices=("v1", "v1.5"), help="where a bottleneck has its stride; never guessed")
+    sub.add_argument("--shortcut", choices=("A", "B", "C", "none"), default="B", help="none: a plain net (default: B)")
+    sub.add_argument("--labels", type=Path, help="class names of a FILE: .txt, .json or .tsv")
+    sub.add_argument("--name", help="to publish under (default: by architecture, such as resnet50)")
+    sub.add_argument("--seed", type=int, default=0, help="of the demo and of random weights (default: 0)")
+
+    command("list", list_models, "Show what is published.")
+
+    for name, run, text in (
+        ("verify", verify, "Check the digests and the stored self-test answers of one model, or of all."),
+        ("inspect", inspect, "Print a model card, or all of them."),
+    ):
+        sub = command(name, run, text)
+        sub.add_argument("name", nargs="?", help="(default: every published version)")
+        sub.add_argument("--version", type=int, help="(default: the latest)")
+        if run is verify:
+            choices = ("auto", "cuda", "openvino", "cpu")
+            sub.add_argument("--provider", choices=choices, default="auto", help="(default: auto)")
+    return top
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit status: 0, or 1 with one sentence on stderr."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for ours in ("model_export", "service"):  # the exporter and httpx talk too much at this level
+        logging.getLogger(ours).setLevel(logging.INFO)
+    args = parser().parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except (UsageError, WeightsError, ExportError, ParityFailed, CardError, ProviderUnavailable, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was published", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

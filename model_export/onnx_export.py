@@ -1,0 +1,109 @@
+"""PyTorch to ONNX: the serving graph, with normalisation inside and batch norms folded."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from model_export.resnet import ResNet
+from service.card import Preprocessing
+from service.engine import INPUT, OUTPUTS
+
+OPSET = 20
+
+
+class ExportError(Exception):
+    """The exported graph is not what the service expects."""
+
+
+class ServingGraph(nn.Module):
+    """What is exported: uint8 images in; logits, embedding and feature map out.
+
+    Normalisation is part of the graph, so every client sends the same bytes, a quarter of float's.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, net: ResNet, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.net = net
+        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+        self.register_buffer("mean", 255 * mean.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / (255 * std.view(1, 3, 1, 1)), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 `(N, 3, H, W)` -> logits `(N, classes)`, embedding `(N, C)`, feature map `(N, C, h, w)`."""
+        feature_map = self.net.features((images.float() - self.mean) * self.scale)
+        embedding = torch.flatten(self.net.avgpool(feature_map), 1)
+        return self.net.fc(embedding), embedding, feature_map
+
+
+def export_onnx(net: ResNet, preprocessing: Preprocessing, path: Path) -> None:
+    """Writes one self-contained ONNX file with a dynamic batch dimension. The net must be in evaluation mode.
+
+    The architecture is recorded in the file's metadata, since v1 and v1.5 cannot be told apart by their shapes.
+
+    Raises:
+        ExportError: a batch norm was not folded, or the batch dimension is fixed.
+    """
+    graph = ServingGraph(net, preprocessing).eval()
+    # An example of batch 1 would freeze that dimension at 1.
+    example = torch.zeros((2, 3, preprocessing.crop, preprocessing.crop), dtype=torch.uint8)
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            verbose=False,
+        )
+    assert program is not None  # None is returned only by the old exporter
+    model = program.model_proto
+    _strip(model)
+    onnx.helper.set_model_props(model, {"architecture": net.architecture.model_dump_json()})
+    _check(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Removes the exporter's debugging metadata: it holds stack traces with the paths of this machine."""
+    graph = model.graph
+    for entry in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del entry.metadata_props[:]
+    for node in graph.node:
+        node.ClearField("doc_string")
+
+
+def _check(model: onnx.ModelProto) -> None:
+    onnx.checker.check_model(model, full_check=True)
+    if unfolded := [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]:
+        raise ExportError(f"{len(unfolded)} batch norms were not folded into their convolutions (first: {unfolded[0]})")
+    for value in (*model.graph.input, *model.graph.output):
+        if not value.type.tensor_type.shape.dim[0].dim_param:
+            raise ExportError(f"the batch dimension of {value.name} is fixed")
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keeps the exporter's own deprecations and its notes on torchvision's operators from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,128 @@
+"""From a network with its weights to a published folder, all or nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import re
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from model_export.onnx_export import ServingGraph, export_onnx
+from model_export.parity import check_parity, make_self_test
+from model_export.weights import Loaded
+from service.card import CARD_FILE, MODEL_FILES, NAME_PATTERN, SELF_TEST_FILE, ModelCard, ModelFile, published, sha256
+from service.engine import Engine
+from service.providers import open_session, usable_cores
+
+log = logging.getLogger(__name__)
+
+
+def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
+    """Exports, proves and publishes a network as the next version of `name`, `root/<name>/<version>/`.
+
+    The folder is written under a temporary name, flushed to disk and renamed: a half-written model is never seen.
+
+    Args:
+        name: by default the architecture's, such as `resnet50`.
+
+    Raises:
+        ParityFailed, ExportError: nothing is published.
+        ValueError: the name is not one.
+        OSError: the folder cannot be written.
+    """
+    net, preprocessing = loaded.net, loaded.preprocessing
+    name = name or net.architecture.name
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(f"{name!r} is no name for a model: use lower-case letters, digits, '.', '_' and '-'")
+    model_root = root / name
+    model_root.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=model_root))
+    try:
+        onnx_path = staging / MODEL_FILES["fp32"]
+        log.info("%s: exporting to ONNX", name)
+        export_onnx(net, preprocessing, onnx_path)
+
+        log.info("%s: comparing with PyTorch", name)
+        graph = ServingGraph(net, preprocessing).eval()
+        # Parity is proven on the portable provider; each server proves its own with the self-test.
+        engine = Engine(open_session(onnx_path, "cpu", threads=usable_cores()))
+        parity = check_parity(graph, engine, preprocessing)
+        log.info(
+            "%s: largest difference of a logit %.2g; top-1 agreement %.1f %%, top-5 %.1f %%",
+            name,
+            parity.max_abs_difference,
+            100 * parity.top1_agreement,
+            100 * parity.top5_agreement,
+        )
+        make_self_test(graph, preprocessing).write(staging)
+        card = ModelCard(
+            name=name,
+            version=next_version(root, name),
+            created=datetime.now(UTC).replace(microsecond=0),
+            architecture=net.architecture,
+            parameters=sum(parameter.numel() for parameter in net.parameters()),
+            weights=loaded.weights,
+            preprocessing=preprocessing,
+            labels=loaded.labels,
+            files={
+                "fp32": ModelFile(
+                    file=onnx_path.name, sha256=sha256(onnx_path), bytes=onnx_path.stat().st_size, parity=parity
+                )
+            },
+            self_test_sha256=sha256(staging / SELF_TEST_FILE),
+            accuracy=loaded.accuracy,
+            tools=tool_versions(),
+        )
+        card = _move_into_place(staging, model_root, card)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    log.info("%s: published as version %d in %s", name, card.version, model_root / str(card.version))
+    return card
+
+
+def next_version(root: Path, name: str) -> int:
+    """One more than the highest published version; 1 for the first."""
+    return max((entry.version for entry in published(root) if entry.name == name), default=0) + 1
+
+
+def tool_versions() -> dict[str, str]:
+    """What made the file, for the card."""
+    packages = ("torch", "onnx", "onnxscript", "pillow", "resnet-service")
+    return {"python": platform.python_version(), "numpy": np.__version__} | {
+        package: importlib.metadata.version(package) for package in packages
+    }
+
+
+def _move_into_place(staging: Path, model_root: Path, card: ModelCard) -> ModelCard:
+    """Writes the card and renames the folder to its version; to the next one if somebody else has just taken it."""
+    while True:
+        (staging / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+        staging.chmod(0o755)  # mkdtemp made it private; the service runs as another user
+        for path in (*staging.iterdir(), staging):
+            _flush(path)
+        try:
+            staging.rename(model_root / str(card.version))
+        except OSError:
+            if not (model_root / str(card.version)).exists():
+                raise
+            card = card.model_copy(update={"version": card.version + 1})
+            continue
+        _flush(model_root)
+        return card
+
+
+def _flush(path: Path) -> None:
+    """Forces a file, or the entries of a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,46 @@
+"""Networks with seeded random weights that behave as trained ones do numerically: for benchmarks and tests.
+
+Their answers mean nothing. But their batch norms hold the statistics of real activations, so that a wrongly folded
+batch norm, or a v1 taken for a v1.5, shows up as a difference; with the initial statistics (0 and 1) it would not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from model_export.labels import imagenet_labels
+from model_export.parity import sample_images
+from model_export.resnet import build
+from model_export.weights import CIFAR_PREPROCESSING, Loaded
+from service.card import Architecture, Label, Preprocessing, Weights
+
+CALIBRATION_IMAGES = 8
+
+
+def random_weights(architecture: Architecture, seed: int = 0) -> Loaded:
+    """A network in evaluation mode with He-initialised convolutions and trained-like batch norms.
+
+    Raises:
+        ValueError: there is no such depth in this family.
+    """
+    preprocessing = CIFAR_PREPROCESSING if architecture.family == "cifar" else Preprocessing()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        net = build(architecture)
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.1)
+                module.momentum = None  # the plain average over what it sees
+        images = torch.from_numpy(sample_images(CALIBRATION_IMAGES, preprocessing))
+        mean, std = (torch.tensor(of).view(1, 3, 1, 1) for of in (preprocessing.mean, preprocessing.std))
+        net.train()
+        net((images / 255 - mean) / std)
+    labels = (
+        imagenet_labels()
+        if architecture.num_classes == 1000
+        else tuple(Label(name=f"class {i}") for i in range(architecture.num_classes))
+    )
+    source = f"random (seed {seed}), for benchmarks: its answers mean nothing"
+    return Loaded(net.eval(), Weights(source=source), labels, preprocessing, accuracy=None)

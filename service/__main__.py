@@ -1,0 +1,92 @@
+"""`python -m service`: serve the published models until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
+
+from service.app import create_app
+from service.repository import RepositoryError
+from service.settings import Settings, SettingsError, read_settings
+
+log = logging.getLogger("service")
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with a shutdown that load balancers can follow.
+
+    SIGTERM turns readiness off, and `shutdown_delay` seconds later the port closes; requests in flight are finished
+    and the process exits with 0. A second signal, or Ctrl-C, closes the port at once.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._delay = settings.shutdown_delay
+        self._close_port_at: float | None = None
+        self.fatal: Exception | None = None
+        app = create_app(settings, draining=lambda: self.draining, on_fatal=self._stop_for)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=settings.shutdown_timeout,
+            )
+        )
+
+    @property
+    def draining(self) -> bool:
+        """Whether shutting down has begun."""
+        return self._close_port_at is not None or self.should_exit
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn's own handler would raise the signal again after the shutdown, and the process would not exit with 0.
+        if sig == signal.SIGTERM and not self.draining:
+            self._close_port_at = time.monotonic() + self._delay
+        elif self.should_exit:
+            self.force_exit = True
+        else:
+            self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second; true ends the serving."""
+        due = self._close_port_at is not None and time.monotonic() >= self._close_port_at
+        return await super().on_tick(counter) or due
+
+    def _stop_for(self, error: Exception) -> None:
+        self.fatal = error
+        self.should_exit = True
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit status: 0 after a clean shutdown, 1 when there is nothing to serve, 2 for a wrong setting."""
+    try:
+        settings = read_settings(arguments)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        server = Server(settings)
+    except RepositoryError as error:
+        log.error("%s", error)
+        return 1
+    server.run()
+    if server.fatal:
+        log.error("%s", server.fatal)
+        return 1
+    log.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

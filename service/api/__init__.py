@@ -1,0 +1,1 @@
+"""The HTTP interface: parse, call, shape the answer. No logic lives here."""

@@ -1,0 +1,37 @@
+"""Liveness, readiness and metrics: what orchestrators, load balancers and Prometheus ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.api import schema
+from service.metrics import Metrics
+
+
+def router(ready: Callable[[], bool], metrics: Metrics) -> APIRouter:
+    """`ready` says whether requests should be sent here."""
+    routes = APIRouter(tags=["operations"])
+
+    @routes.get("/healthz/live", summary="The process answers")
+    async def live() -> schema.Health:
+        return schema.Health(status="live")
+
+    @routes.get(
+        "/healthz/ready",
+        responses={503: {"model": schema.Health, "description": "Loading, or shutting down"}},
+        summary="Requests should be sent here",
+    )
+    async def readiness(response: Response) -> schema.Health:
+        if ready():
+            return schema.Health(status="ready")
+        response.status_code = 503
+        return schema.Health(status="not ready")
+
+    @routes.get("/metrics", response_class=Response, summary="Prometheus metrics")
+    async def prometheus() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

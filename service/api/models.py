@@ -1,0 +1,64 @@
+"""`GET /models`: what is served."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from service.api import schema
+from service.api.problems import responses
+from service.errors import UnknownModel
+from service.repository import Model, Repository
+
+
+def info(model: Model, *, default: bool) -> schema.ModelInfo:
+    """Everything about one model that a client may want to know."""
+    card, engine = model.card, model.engine
+    return schema.ModelInfo(
+        name=card.name,
+        default=default,
+        depth=card.architecture.depth,
+        version=card.version,
+        variant=card.architecture.variant,
+        shortcut=card.architecture.shortcut,
+        parameters=card.parameters,
+        weights=card.weights,
+        accuracy=card.accuracy,
+        classes=card.architecture.num_classes,
+        input=schema.Input(
+            size=card.preprocessing.crop,
+            resize=card.preprocessing.resize,
+            interpolation=card.preprocessing.interpolation,
+        ),
+        state=model.state,
+        reason=model.reason,
+        precision=engine.compute if engine else None,
+        provider=engine.provider if engine else None,
+        providers_refused=engine.refused if engine else {},
+        batch_sizes=list(engine.warmed) if engine else [],
+    )
+
+
+def router(repository: Repository) -> APIRouter:
+    routes = APIRouter(tags=["models"])
+    unknown = responses(UnknownModel)
+
+    @routes.get("/models", summary="The models that are served, and their depths")
+    async def list_models() -> schema.ModelList:
+        models = repository.models.values()
+        return schema.ModelList(
+            depths=sorted({model.depth for model in models}),
+            default=repository.default,
+            models=[info(model, default=model.name == repository.default) for model in models],
+            unreadable=repository.unreadable,
+        )
+
+    @routes.get("/models/{name}", responses=unknown, summary="One model")
+    async def get_model(name: str) -> schema.ModelInfo:
+        return info(repository.get(name), default=name == repository.default)
+
+    @routes.get("/models/{name}/labels", responses=unknown, summary="The classes of a model, by class id")
+    async def get_labels(name: str) -> list[schema.LabelInfo]:
+        labels = repository.get(name).card.labels
+        return [schema.LabelInfo(class_id=i, name=label.name, wnid=label.wnid) for i, label in enumerate(labels)]
+
+    return routes

@@ -1,0 +1,89 @@
+"""What goes over the wire, as the OpenAPI document shows it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.card import Accuracy, Interpolation, Shortcut, Variant, Weights
+from service.providers import Compute, ProviderName
+from service.repository import State
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["/problems/truncated-image"], description="A page that explains it; stable.")
+    title: str = Field(examples=["The image is truncated"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["The image ends before its last pixel: 20480 bytes were received."])
+    remedy: str = Field(examples=["Send the file again, whole; if it is damaged where it is stored, replace it."])
+
+
+class Prediction(BaseModel):
+    class_id: int = Field(examples=[1])
+    label: str = Field(examples=["triangle"])
+    probability: float = Field(examples=[0.9987])
+
+
+class ImageResult(BaseModel):
+    """One image of the request, in its order: either `predictions` and the size, or `error`."""
+
+    file: str | None = Field(default=None, description="The file name in the form.", examples=["photo.jpg"])
+    width: int | None = Field(default=None, description="As decoded, upright, in pixels.", examples=[500])
+    height: int | None = Field(default=None, examples=[375])
+    predictions: list[Prediction] | None = Field(default=None, description="Most probable first.")
+    error: Problem | None = None
+
+
+class Classification(BaseModel):
+    model: str = Field(examples=["resnet50"])
+    depth: int = Field(examples=[50])
+    version: int = Field(examples=[1])
+    images: list[ImageResult]
+
+
+class Input(BaseModel):
+    """How the service prepares an image: shorter side to `resize`, centre `size` x `size`."""
+
+    size: int
+    resize: int
+    interpolation: Interpolation
+
+
+class ModelInfo(BaseModel):
+    name: str
+    default: bool = Field(description="Whether it answers requests that name no model.")
+    depth: int
+    version: int
+    variant: Variant = Field(description="v1: a bottleneck's stride in its first 1x1; v1.5: in its 3x3.")
+    shortcut: Shortcut | None = Field(description="None: a plain net.")
+    parameters: int
+    weights: Weights
+    accuracy: Accuracy | None
+    classes: int
+    input: Input
+    state: State
+    reason: str | None = Field(description="Why it failed.")
+    precision: Compute | None = Field(description="The precision of the arithmetic, once loaded.")
+    provider: ProviderName | None = Field(description="The execution provider in use, once loaded.")
+    providers_refused: dict[ProviderName, str] = Field(description="Why `auto` did not take the faster ones.")
+    batch_sizes: list[int] = Field(description="Warmed up.")
+
+
+class ModelList(BaseModel):
+    depths: list[int]
+    default: str
+    models: list[ModelInfo]
+    unreadable: dict[str, str] = Field(description="Published models whose card cannot be read, and why.")
+
+
+class LabelInfo(BaseModel):
+    class_id: int
+    name: str
+    wnid: str | None = Field(default=None, description="The WordNet id, for ImageNet's classes.")
+
+
+class Health(BaseModel):
+    status: str

@@ -1,0 +1,110 @@
+"""The application: settings in, an ASGI app out. Everything is wired together here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+
+from service.api import classify, health, models, problems
+from service.classifier import Classifier
+from service.metrics import Metrics
+from service.repository import Repository
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+WHERE = {
+    "classify": "POST /classify",
+    "models": "/models",
+    "documentation": "/docs",
+    "openapi": "/openapi.json",
+    "live": "/healthz/live",
+    "ready": "/healthz/ready",
+    "metrics": "/metrics",
+}
+
+
+class NothingServed(Exception):
+    """Every model failed to load; the message says why."""
+
+
+def create_app(
+    settings: Settings,
+    *,
+    draining: Callable[[], bool] = lambda: False,
+    on_fatal: Callable[[Exception], None] = lambda error: None,
+) -> FastAPI:
+    """The service over the models of `settings.models_dir`.
+
+    It answers at once and loads the models in the background: until they are loaded, readiness is off.
+
+    Args:
+        draining: whether the server is shutting down; readiness is off then.
+        on_fatal: told when loading ends with nothing to serve.
+
+    Raises:
+        RepositoryError: there are no published models, or not those that the settings name.
+    """
+    metrics = Metrics()
+    repository = Repository(settings.models_dir, only=settings.models, default=settings.default_model)
+    classifier = Classifier(repository, settings, metrics)
+
+    async def load() -> None:
+        try:
+            await asyncio.to_thread(classifier.load)
+            if not classifier.ready:
+                reasons = "; ".join(f"{m.name}: {m.reason}" for m in repository.models.values())
+                raise NothingServed(f"no model could be loaded: {reasons}")
+            log.info("ready: %s", ", ".join(m.name for m in repository.models.values() if m.state == "ready"))
+        except Exception as error:
+            on_fatal(error)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(load())
+        yield
+        await loading
+        await asyncio.to_thread(classifier.close)
+
+    app = FastAPI(
+        title="ResNet image classification",
+        version=version("resnet-service"),
+        description="Classifies images with the residual networks of He et al. (2015). Requests that arrive together "
+        "are computed together.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    problems.install(app)
+    app.include_router(classify.router(classifier, settings, metrics))
+    app.include_router(models.router(repository))
+    app.include_router(health.router(lambda: classifier.ready and not draining(), metrics))
+    app.include_router(problems.router())
+    app.mount("/static", StaticFiles(directory=STATIC))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        # Served from here, not from a CDN: the page works where there is no way out to the internet.
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=app.title,
+            swagger_js_url="/static/swagger-ui-bundle.js",
+            swagger_css_url="/static/swagger-ui.css",
+            swagger_favicon_url="/static/favicon-32x32.png",
+        )
+
+    @app.get("/", tags=["operations"], summary="Where things are")
+    async def where() -> dict[str, str]:
+        return WHERE
+
+    return app

@@ -1,0 +1,140 @@
+"""The service's settings: defaults, then `.env`, then the environment, then the command line; unknown ones refused."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
+
+from service.providers import ProviderChoice, usable_cores
+
+PREFIX = "RESNET_"
+ENV_FILE = ".env"
+
+
+class SettingsError(Exception):
+    """A setting that is unknown or out of range; the message names it and the remedy."""
+
+
+class Settings(BaseSettings):
+    """Serve the published models of a folder over HTTP."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=ENV_FILE,
+        env_ignore_empty=True,
+        extra="ignore",  # `.env` may hold other programs' settings; `read_settings` refuses unknown RESNET_ ones
+        frozen=True,
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_show_env_vars=True,
+    )
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    models_dir: Path = Field(default=Path("models"), description="The folder that `python -m model_export` fills.")
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Names of the models to serve, separated by commas; empty serves all."
+    )
+    default_model: str | None = Field(
+        default=None,
+        description="The model that answers where a request names none; unset, the shallowest that is served.",
+    )
+    provider: ProviderChoice = Field(
+        default="auto",
+        description="Execution provider. `auto` takes the first that works of cuda, openvino (on Intel CPUs) and cpu; "
+        "any other value takes that one or refuses to start.",
+    )
+    engine_threads: int = Field(
+        default_factory=usable_cores, ge=1, description="CPU cores that one batch may use; unset, all of them."
+    )
+    decode_threads: int = Field(
+        default_factory=usable_cores, ge=1, description="Images decoded at the same time; unset, one per core."
+    )
+    max_batch: int = Field(default=8, ge=1, le=256, description="The largest batch, in images.")
+    max_wait_ms: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="How long a batch that is not full waits for more, in milliseconds. 0 never waits, which is "
+        "fastest for one client and for many.",
+    )
+    max_queue: int = Field(
+        default=256,
+        ge=1,
+        description="Images per model that may be in the service at once; beyond it requests get 503.",
+    )
+    max_images: int = Field(default=32, ge=1, description="Images in one request.")
+    max_image_bytes: int = Field(default=20 * 2**20, ge=1, description="Bytes of one image.")
+    max_request_bytes: int = Field(default=64 * 2**20, ge=1, description="Bytes of one request's body.")
+    max_pixels: int = Field(
+        default=64_000_000, ge=1, description="Pixels (width x height) of one image, checked before it is decoded."
+    )
+    shutdown_delay: float = Field(
+        default=1.0,
+        ge=0,
+        description="Seconds between SIGTERM, when readiness goes off, and the closing of the port: the time that a "
+        "load balancer is given to look elsewhere.",
+    )
+    shutdown_timeout: int = Field(
+        default=30, ge=1, description="Seconds that requests in flight have to finish when shutting down."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log line."
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.max_images > self.max_queue:
+            raise ValueError(f"max_images ({self.max_images}) is above max_queue ({self.max_queue})")
+        return self
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings from all sources; `--help` prints them and exits.
+
+    Raises:
+        SettingsError: one is unknown or out of range.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in {**dotenv_values(ENV_FILE), **environment}:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "`python -m service --help` lists them"
+            raise SettingsError(f"{name} is not a setting: {hint}")
+    try:
+        return CliApp.run(Settings, cli_args=list(arguments))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "settings"
+        message = re.sub(r"^Value error, ", "", first["msg"])
+        given = "" if first["type"] == "value_error" else f" (it is {first['input']!r})"
+        raise SettingsError(f"{name}: {message}{given}; `python -m service --help` explains each setting") from None
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table, for docs/settings.md."""
+    rows = ["| environment and `.env` | command line | default | meaning |", "|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.default if field.default_factory is None else "number of cores"
+        if isinstance(default, tuple | None):
+            default = ",".join(default or ()) or "(unset)"
+        option = "--" + name.replace("_", "-")
+        rows.append(f"| `{PREFIX}{name.upper()}` | `{option}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"

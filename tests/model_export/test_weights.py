@@ -1,0 +1,434 @@
+import logging
+import os
+import re
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file as load_safetensors
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from model_export.errors import WeightsError, WeightsUnavailable
+from model_export.resnet import ResNet, cifar_resnet, resnet
+from model_export.weights import IMAGENET_WEIGHTS, Loaded, imagenet, load_file, save_safetensors
+from service.card import sha256
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    """Of a small net, ResNet-8 for CIFAR with 3 classes, whose statistics are not the initial ones."""
+    net = cifar_resnet(8, num_classes=3)
+    net(torch.rand(4, 3, 32, 32))
+    return net.state_dict()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
+    return tmp_path
+
+
+def load(path: Path, depth: int = 8, **changes: Any) -> Loaded:
+    return load_file(path, **{"depth": depth, "family": "cifar", "shortcut": "A", **changes})
+
+
+def refusal(path: Path, **asked: Any) -> str:
+    with pytest.raises(WeightsError) as caught:
+        load(path, **asked)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def imagenet_file(path: Path, net: ResNet, **replaced: Tensor) -> Path:
+    """A file of one value per tensor: all the names and shapes of a net, in a few kilobytes."""
+    state = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in net.state_dict().items()}
+    torch.save({**state, **replaced}, path)
+    return path
+
+
+def meta_resnet(depth: int, **options: Any) -> ResNet:
+    with torch.device("meta"):
+        return resnet(depth, **options)
+
+
+def assert_same(loaded: Loaded, state: State) -> None:
+    found = loaded.net.state_dict()
+    assert list(found) == list(state)
+    for name, tensor in state.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+
+
+# --- the published files -------------------------------------------------------------------------------------------
+
+
+def test_table() -> None:
+    assert {depth for depth, version in IMAGENET_WEIGHTS if version == "v1"} == {18, 34, 50, 101, 152}
+    assert {depth for depth, version in IMAGENET_WEIGHTS if version == "v2"} == {50, 101, 152}
+    for (depth, version), entry in IMAGENET_WEIGHTS.items():
+        assert re.fullmatch(r"[0-9a-f]{64}" if version == "v1" else r"[0-9a-f]{8}", entry.sha256)
+        assert entry.file == f"resnet{depth}-{entry.sha256[:8]}.pth"
+        assert 0.69 < entry.top1 < entry.top5 < 0.97
+        assert entry.license == "BSD-3-Clause"
+        assert entry.preprocessing.resize == (256 if version == "v1" else 232)
+        assert entry.preprocessing.crop == 224
+
+
+def test_imagenet_with_the_real_files_that_are_cached() -> None:
+    checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
+    cached = [key for key, entry in IMAGENET_WEIGHTS.items() if (checkpoints / entry.file).exists()]
+    if not cached:
+        pytest.skip(f"no published weights in {checkpoints}")
+    for depth, version in cached:
+        loaded = imagenet(depth, version)
+        assert (loaded.weights.sha256 or "").startswith(IMAGENET_WEIGHTS[depth, version].sha256)
+
+
+# --- what loads ----------------------------------------------------------------------------------------------------
+
+
+def test_a_bare_state_dict(folder: Path, state: State) -> None:
+    path = folder / "net.pth"
+    torch.save(state, path)
+    loaded = load(path)
+    assert_same(loaded, state)
+    assert not loaded.net.training
+    assert all(parameter.requires_grad for parameter in loaded.net.parameters())
+    assert loaded.net.architecture == cifar_resnet(8, num_classes=3).architecture
+    assert (loaded.weights.source, loaded.weights.sha256) == ("net.pth", sha256(path))
+    assert [label.name for label in loaded.labels] == ["red", "green", "blue"]
+    assert loaded.preprocessing.crop == 32
+    assert loaded.accuracy is None
+
+
+def test_the_old_format_of_torch_save(folder: Path, state: State) -> None:
+    torch.save(state, folder / "net.pt", _use_new_zipfile_serialization=False)
+    assert_same(load(folder / "net.pt"), state)
+
+
+def test_a_foreign_safetensors_file(folder: Path, state: State) -> None:
+    save_file(state, folder / "net.safetensors")
+    assert_same(load(folder / "net.safetensors"), state)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_ema", "model_ema"])
+def test_a_training_checkpoint(folder: Path, state: State, key: str) -> None:
+    torch.save({"epoch": 3, "args": Namespace(lr=0.1), key: state}, folder / "net.pth.tar")
+    assert_same(load(folder / "net.pth.tar"), state)
+
+
+@pytest.mark.parametrize(("averaged", "raw"), [("state_dict_ema", "state_dict"), ("model_ema", "model")])
+def test_averaged_weights_are_preferred(
+    folder: Path, state: State, averaged: str, raw: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    ema = {"n_averaged": torch.tensor(7), **{f"module.{name}": tensor for name, tensor in state.items()}}
+    torch.save({raw: others, averaged: ema}, folder / "net.pth")
+    with caplog.at_level(logging.INFO):
+        assert_same(load(folder / "net.pth"), state)
+    assert f"using the weights under '{averaged}'" in caplog.text
+
+
+def test_an_absent_average_is_passed_over(folder: Path, state: State) -> None:
+    torch.save({"state_dict": state, "state_dict_ema": None}, folder / "net.pth")
+    assert_same(load(folder / "net.pth"), state)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_prefixes_are_removed(folder: Path, state: State, prefix: str) -> None:
+    torch.save({prefix + name: tensor for name, tensor in state.items()}, folder / "net.pth")
+    assert_same(load(folder / "net.pth"), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_become_float32(folder: Path, state: State, dtype: torch.dtype) -> None:
+    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    save_file(cast, folder / "net.safetensors")
+    expected = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in cast.items()}
+    assert_same(load(folder / "net.safetensors"), expected)
+
+
+def test_batch_norm_counters_may_be_missing(folder: Path, state: State) -> None:
+    torch.save({name: t for name, t in state.items() if "num_batches_tracked" not in name}, folder / "net.pth")
+    expected = {name: torch.tensor(0) if "num_batches_tracked" in name else t for name, t in state.items()}
+    assert_same(load(folder / "net.pth"), expected)
+
+
+def test_saved_safetensors_record_their_architecture(tmp_path: Path) -> None:
+    net = resnet(50, variant="v1", num_classes=2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    path = tmp_path / "net.safetensors"
+    path.write_text("an older file")
+    save_safetensors(net, path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert set(load_safetensors(path)) == set(net.state_dict())
+
+    (tmp_path / "labels.json").write_text('["no", "yes"]')
+    loaded = load_file(path, depth=50)
+    assert_same(loaded, net.state_dict())
+    assert loaded.net.architecture == net.architecture
+    assert [label.name for label in loaded.labels] == ["no", "yes"]
+
+    message = refusal(path, family="imagenet", shortcut="B", depth=50, variant="v1.5")
+    for part in ("records variant v1", "asked for was v1.5", "`--variant v1`"):
+        assert part in message
+
+
+def test_save_safetensors_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").mkdir()
+    with pytest.raises(IsADirectoryError):
+        save_safetensors(cifar_resnet(8), tmp_path / "net.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+# --- which architecture --------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_variant_is_never_guessed(folder: Path) -> None:
+    path = imagenet_file(folder / "net.pth", meta_resnet(50, num_classes=3))
+    message = refusal(path, family="imagenet", shortcut="B", depth=50)
+    for part in ("v1 or v1.5", "shapes are identical", "torchvision", "Caffe", "`--variant v1.5`", "`--variant v1`"):
+        assert part in message
+    for variant in ("v1", "v1.5"):
+        assert load_file(path, depth=50, variant=variant).net.architecture.variant == variant
+
+
+def test_basic_blocks_need_no_variant(folder: Path) -> None:
+    path = imagenet_file(folder / "net.pth", meta_resnet(18, num_classes=3))
+    assert load_file(path, depth=18).net.architecture == meta_resnet(18, num_classes=3).architecture
+
+
+@pytest.mark.parametrize("key", ["model", None])
+def test_a_checkpoint_may_record_its_architecture(folder: Path, state: State, key: str | None) -> None:
+    record = {"depth": 8, "family": "cifar", "variant": "v1.5", "shortcut": "A", "num_classes": 3}
+    torch.save({"architecture": record, **({key: state} if key else state)}, folder / "net.pth")
+    assert_same(load(folder / "net.pth"), state)
+    message = refusal(folder / "net.pth", shortcut=None)
+    for part in ("records shortcut A", "asked for was none", "`--shortcut A`"):
+        assert part in message
+    message = refusal(folder / "net.pth", depth=18, family="imagenet", shortcut="A")
+    for part in ("records depth 8", "records family cifar", "`--family cifar` `--depth 8`"):
+        assert part in message
+
+
+def test_a_record_that_contradicts_the_weights(folder: Path, state: State) -> None:
+    record = {"depth": 8, "family": "cifar", "variant": "v1.5", "shortcut": "A", "num_classes": 10}
+    torch.save({"architecture": record, "model": state}, folder / "net.pth")
+    assert "records 10 classes and its `fc.weight` has 3" in refusal(folder / "net.pth")
+
+
+@pytest.mark.parametrize(
+    "record", ["{", '{"depth": "deep"}', '{"depth": 8, "width": 2}', '{"depth": 8, "family": "cifar", "shortcut": "A"}']
+)
+def test_a_record_that_is_not_valid(folder: Path, state: State, record: str) -> None:
+    save_file(state, folder / "net.safetensors", metadata={"architecture": record})
+    assert "records an architecture that is not valid" in refusal(folder / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("in_file", "asked", "parts"),
+    [
+        (
+            {"depth": 101},
+            {"depth": 50},
+            ("looks like depth 101", "3, 4, 23, 3 bottlenecks", "pass `--depth 101`", "306 unexpected: layer3.6."),
+        ),
+        (
+            {"depth": 18},
+            {"depth": 50},
+            ("looks like depth 18", "2, 2, 2, 2 basic blocks", "`--depth 18`", "missing: layer1.0.downsample.0.weight"),
+        ),
+        ({"depth": 18}, {"depth": 50}, ("shape: layer1.0.conv1.weight (64, 64, 3, 3) instead of (64, 64, 1, 1), ",)),
+        ({"depth": 50}, {"depth": 34}, ("looks like depth 50", "`--depth 50`")),
+        ({"depth": 18, "shortcut": "C"}, {"depth": 18}, ("pass `--shortcut C`", "unexpected: layer1.0.downsample.0")),
+        ({"depth": 18, "shortcut": "A"}, {"depth": 18}, ("pass `--shortcut A`", "missing: layer2.0.downsample.0")),
+        ({"depth": 18}, {"depth": 34, "shortcut": None}, ("pass `--depth 18` `--shortcut B`",)),
+        ({"depth": 18, "shortcut": None}, {"depth": 34, "shortcut": None}, ("shortcut none", "pass `--depth 18`;")),
+        ({"depth": 18}, {"depth": 20, "family": "cifar", "shortcut": "A"}, ("`--family imagenet` `--depth 18`",)),
+    ],
+)  # fmt: skip
+def test_another_architecture(
+    folder: Path, in_file: dict[str, Any], asked: dict[str, Any], parts: tuple[str, ...]
+) -> None:
+    path = imagenet_file(folder / "net.pth", meta_resnet(num_classes=3, **in_file))
+    message = refusal(path, **{"family": "imagenet", "shortcut": "B", "variant": "v1.5", **asked})
+    for part in parts:
+        assert part in message
+
+
+def test_a_cifar_net_asked_for_as_another(folder: Path, state: State) -> None:
+    torch.save(state, folder / "net.pth")
+    assert "pass `--depth 8`" in refusal(folder / "net.pth", depth=20)
+    message = refusal(folder / "net.pth", depth=18, family="imagenet", shortcut="B")
+    assert "pass `--family cifar` `--depth 8` `--shortcut A`" in message
+
+
+def test_at_most_five_names_of_a_kind(folder: Path) -> None:
+    path = imagenet_file(folder / "net.pth", meta_resnet(34, num_classes=3))
+    message = refusal(path, family="imagenet", shortcut="B", depth=18)
+    kinds = message.partition("`--depth 34`; ")[2]
+    assert kinds == (
+        "96 unexpected: layer1.2.conv1.weight, layer1.2.bn1.weight, layer1.2.bn1.bias, layer1.2.bn1.running_mean, "
+        "layer1.2.bn1.running_var, ..."
+    )
+
+
+def test_a_shape_of_no_known_net(folder: Path) -> None:
+    path = imagenet_file(
+        folder / "net.pth", meta_resnet(18, num_classes=3), **{"conv1.weight": torch.zeros(64, 1, 7, 7)}
+    )
+    message = refusal(path, family="imagenet", shortcut="B", depth=18)
+    assert message.endswith("resnet18: 1 of another shape: conv1.weight (64, 1, 7, 7) instead of (64, 3, 7, 7)")
+
+
+def test_names_of_another_network(folder: Path) -> None:
+    torch.save(nn.Sequential(nn.Linear(4, 3)).state_dict(), folder / "net.pth")
+    assert "no classifier `fc.weight`" in refusal(folder / "net.pth")
+    torch.save({"fc.weight": torch.zeros(3, 64), "layers.0.weight": torch.zeros(1)}, folder / "net.pth")
+    message = refusal(folder / "net.pth")
+    assert "does not fit resnet8-cifar: " in message
+    assert "looks like" not in message
+
+
+def test_a_depth_there_is_not(folder: Path, state: State) -> None:
+    torch.save(state, folder / "net.pth")
+    with pytest.raises(WeightsError, match="depth 6n\\+2"):
+        load(folder / "net.pth", depth=9)
+
+
+# --- files that are refused ----------------------------------------------------------------------------------------
+
+
+class RunsCode:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_code_is_not_run(folder: Path, state: State, zipped: bool) -> None:
+    path, marker = folder / "net.pth", folder / "it-ran"
+    torch.save({"state_dict": state, "x": RunsCode(marker)}, path, _use_new_zipfile_serialization=zipped)
+    message = refusal(path)
+    for part in ("refused", "mkdir", "can run any code", "net.state_dict()", ".safetensors"):
+        assert part in message
+    assert not marker.exists()
+
+
+def test_a_whole_module(folder: Path) -> None:
+    torch.save(cifar_resnet(8, num_classes=3), folder / "net.pth")
+    message = refusal(folder / "net.pth")
+    for part in ("refused", "`model_export.resnet.ResNet`", "a whole module", "can run any code", "net.state_dict()"):
+        assert part in message
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "net.pth")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    assert "cannot be read: Is a directory" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_an_empty_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert "is empty" in refusal(tmp_path / name)
+
+
+def test_damaged_files(folder: Path, state: State) -> None:
+    torch.save(state, folder / "zip.pth")
+    torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(state, folder / "net.safetensors")
+    for path in (folder / "zip.pth", folder / "old.pth", folder / "net.safetensors"):
+        whole = path.read_bytes()
+        for length in (len(whole) - 100, len(whole) // 2, 1000, 5):
+            path.write_bytes(whole[:length])
+            message = refusal(path)
+            assert "damaged, cut short" in message or "not a whole safetensors file" in message
+            assert "copy or download it again" in message
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b"hello world, no weights"])
+def test_no_pytorch_file(folder: Path, content: bytes) -> None:
+    (folder / "net.bin").write_bytes(content)
+    assert "no PyTorch file" in refusal(folder / "net.bin")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (torch.zeros(3), "holds a Tensor, not a state dict"),
+        ([1], "holds a list, not a state dict"),
+        ({}, "is no state dict, it holds nothing"),
+        ({"epoch": 3, "fc.weight": torch.zeros(3, 3)}, "entries that are no tensors: epoch"),
+    ],
+)
+def test_no_state_dict(folder: Path, content: object, fault: str) -> None:
+    torch.save(content, folder / "net.pth")
+    message = refusal(folder / "net.pth")
+    assert fault in message
+    assert "net.state_dict()" in message
+
+
+def test_integer_weights(folder: Path, state: State) -> None:
+    torch.save({**state, "conv1.weight": state["conv1.weight"].to(torch.int8)}, folder / "net.pth")
+    message = refusal(folder / "net.pth")
+    for part in ("not floating point", "conv1.weight torch.int8", "float32"):
+        assert part in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(folder: Path, state: State, value: float) -> None:
+    broken = state["fc.bias"].clone()
+    broken[1] = value
+    torch.save({**state, "fc.bias": broken}, folder / "net.pth")
+    message = refusal(folder / "net.pth")
+    assert "NaN or infinite" in message
+    assert "fc.bias" in message
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 64)])
+def test_a_classifier_without_classes(folder: Path, state: State, shape: tuple[int, ...]) -> None:
+    torch.save({**state, "fc.weight": torch.zeros(shape)}, folder / "net.pth")
+    assert "no classifier `fc.weight` of shape (classes, features)" in refusal(folder / "net.pth")
+
+
+# --- labels --------------------------------------------------------------------------------------------------------
+
+
+def test_labels_that_are_given_come_before_those_beside(folder: Path, state: State) -> None:
+    torch.save(state, folder / "net.pth")
+    (folder / "colours.txt").write_text("rot\ngrün\nblau\n", encoding="utf-8")
+    assert [label.name for label in load(folder / "net.pth", labels=folder / "colours.txt").labels][1] == "grün"
+
+
+def test_labels_of_the_wrong_count(folder: Path, state: State) -> None:
+    torch.save(state, folder / "net.pth")
+    (folder / "labels.txt").write_text("red\ngreen\n")
+    message = refusal(folder / "net.pth")
+    for part in (f"{folder / 'labels.txt'} names 2 classes", "has 3", "`--labels FILE`"):
+        assert part in message
+
+
+def test_nothing_names_the_classes(tmp_path: Path, state: State) -> None:
+    torch.save(state, tmp_path / "net.pth")
+    message = refusal(tmp_path / "net.pth")
+    for part in ("3 classes", "`--labels FILE`", "labels.txt, labels.json, labels.tsv"):
+        assert part in message
+
+
+def test_a_thousand_classes_are_taken_for_imagenets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = imagenet_file(tmp_path / "net.pth", meta_resnet(18))
+    assert load_file(path, depth=18).labels[0].name == "tench"
+    assert "net.pth has 1000 classes and comes without labels: taking them for ImageNet's" in caplog.text
+
+
+def test_one_error_to_catch() -> None:
+    assert issubclass(WeightsUnavailable, WeightsError)
