@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from model_export.demo import train_demo
 from model_export.drawings import CLASSES
@@ -16,7 +17,18 @@ from model_export.parity import ParityFailed
 from model_export.publish import publish
 from model_export.random_weights import random_weights
 from model_export.weights import Loaded, imagenet, load_file
-from service.card import Architecture, CardError, Label, ModelCard, Preprocessing, Published, Weights, published
+from service.card import (
+    Architecture,
+    CardError,
+    Interpolation,
+    Label,
+    ModelCard,
+    Preprocessing,
+    Published,
+    Shortcut,
+    Weights,
+    published,
+)
 from service.card import verify_digests as check_digests
 from service.engine import SelfTestFailed, load_engine
 from service.providers import ProviderUnavailable, usable_cores
@@ -25,6 +37,7 @@ log = logging.getLogger("model_export")
 
 QUICKSTART_DEPTHS = (18, 50)
 DEMO_NAME = "resnet18-demo"
+PREPROCESSING = ("resize", "crop", "interpolation", "mean", "std")
 
 
 class UsageError(Exception):
@@ -41,7 +54,8 @@ def demo(seed: int) -> Loaded:
 
 def load(args: argparse.Namespace) -> Loaded:
     """What `--weights` and the options beside it mean."""
-    shortcut = None if args.shortcut == "none" else args.shortcut
+    option: Shortcut | Literal["none"] = args.shortcut or ("A" if args.family == "cifar" else "B")
+    shortcut: Shortcut | None = None if option == "none" else option
     if args.weights == "demo":
         return demo(args.seed)
     if args.depth is None:
@@ -60,7 +74,7 @@ def load(args: argparse.Namespace) -> Loaded:
             num_classes=classes,
         )
         return random_weights(architecture, args.seed)
-    return load_file(
+    loaded = load_file(
         Path(args.weights),
         depth=args.depth,
         family=args.family,
@@ -68,6 +82,8 @@ def load(args: argparse.Namespace) -> Loaded:
         shortcut=shortcut,
         labels=args.labels,
     )
+    given = {name: getattr(args, name) for name in PREPROCESSING if getattr(args, name) is not None}
+    return loaded._replace(preprocessing=Preprocessing.model_validate(loaded.preprocessing.model_dump() | given))
 
 
 def export(args: argparse.Namespace) -> int:
@@ -200,8 +216,19 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--depth", type=int, help="18, 34, 50, 101 or 152; with --family cifar, 6n+2")
     sub.add_argument("--family", choices=("imagenet", "cifar"), default="imagenet", help="(default: imagenet)")
     sub.add_argument("--variant", choices=("v1", "v1.5"), help="where a bottleneck has its stride; never guessed")
-    sub.add_argument("--shortcut", choices=("A", "B", "C", "none"), default="B", help="none: a plain net (default: B)")
+    sub.add_argument(
+        "--shortcut", choices=("A", "B", "C", "none"), help="none: a plain net (default: B; of the cifar family A)"
+    )
     sub.add_argument("--labels", type=Path, help="class names of a FILE: .txt, .json or .tsv")
+    sub.add_argument(
+        "--resize", type=int, help="of a FILE: the shorter side, in pixels, before cropping (default: 256)"
+    )
+    sub.add_argument("--crop", type=int, help="of a FILE: side of the network's input, in pixels (default: 224)")
+    sub.add_argument("--interpolation", choices=get_args(Interpolation), help="of a FILE: (default: bilinear)")
+    for statistic in ("mean", "std"):
+        sub.add_argument(
+            f"--{statistic}", type=float, nargs=3, metavar=("R", "G", "B"), help="of a FILE: (default: ImageNet's)"
+        )
     sub.add_argument("--name", help="to publish under (default: by architecture, such as resnet50)")
     sub.add_argument("--seed", type=int, default=0, help="of the demo and of random weights (default: 0)")
 

@@ -21,9 +21,10 @@ Points = np.ndarray  # float (N, 2): a closed polygon, x to the right, y down
 
 SHORTER_SIDE = (240, 480)  # pixels
 MAX_ASPECT = 1.5
-RADIUS = (0.17, 0.42)  # of a shape, as a fraction of the shorter side
+RADIUS = (0.24, 0.42)  # of a shape, as a fraction of the shorter side
+MAX_TILT = np.pi / 6  # of a shape, either way
 VISIBLE = 0.875  # of the shorter side is left by serving: resized to 256, cut to 224
-MIN_CONTRAST = 70.0  # between figure and ground, in luma (0 to 255)
+MIN_CONTRAST = 80.0  # between figure and ground, in luma (0 to 255)
 JPEG_QUALITY = (35, 95)
 
 SUPERSAMPLING = 2  # polygons are drawn this much larger, then reduced: Pillow's own have jagged edges
@@ -47,7 +48,7 @@ def _arc(start: float, stop: float, radius: float = 1.0, centre: tuple[float, fl
 
 def _maybe_hollow(points: Points, rng: Rng) -> list[Ink]:
     """The polygon filled, or now and then only its outline."""
-    if rng.random() < 0.75:
+    if rng.random() < 0.85:
         return [Ink(points)]
     return [Ink(points), Ink(points * rng.uniform(0.6, 0.85), hole=True)]
 
@@ -66,7 +67,7 @@ def _crescent(rng: Rng) -> list[Ink]:
 
 
 def _triangle(rng: Rng) -> list[Ink]:
-    corners = 2 * np.pi * np.arange(3) / 3 + rng.uniform(-0.25, 0.25, 3)
+    corners = 2 * np.pi * np.arange(3) / 3 - np.pi / 2 + rng.uniform(-0.25, 0.25, 3)
     return _maybe_hollow(np.stack([np.cos(corners), np.sin(corners)], axis=1), rng)
 
 
@@ -77,7 +78,7 @@ def _square(rng: Rng) -> list[Ink]:
 def _star(rng: Rng) -> list[Ink]:
     points = int(rng.integers(5, 7))
     radii = np.tile([1.0, rng.uniform(0.36, 0.52)], points)
-    angles = np.pi * np.arange(2 * points) / points
+    angles = np.pi * np.arange(2 * points) / points - np.pi / 2
     return _maybe_hollow(radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1), rng)
 
 
@@ -224,8 +225,8 @@ def _shape_mask(shape: Shape, size: tuple[int, int], rng: Rng) -> Image.Image:
     radius = rng.uniform(*RADIUS)
     room = VISIBLE / 2 - radius
     centre = np.array(size) / 2 + rng.uniform(-room, room, 2) * shorter
-    squash = np.diag([1.0, rng.uniform(0.85, 1.0)])  # as seen from a little aside
-    place = _rotation(rng.uniform(0, 2 * np.pi)) @ squash @ _rotation(rng.uniform(0, 2 * np.pi)) * radius * shorter
+    squash = np.diag([1.0, rng.uniform(0.85, 1.0)])
+    place = _rotation(rng.uniform(-MAX_TILT, MAX_TILT)) @ squash * radius * shorter
 
     large = Image.new("L", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
     canvas = ImageDraw.Draw(large)

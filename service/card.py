@@ -8,6 +8,7 @@ that Triton loads the same tree.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -205,9 +206,9 @@ class SelfTest(NamedTuple):
         """Raises CardError when the file is missing or not what `write` wrote."""
         path = folder / SELF_TEST_FILE
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return cls(stored["images"], stored["logits"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise CardError(f"{path} cannot be read ({error}): publish the model again") from error
 
     def write(self, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -74,13 +74,12 @@ class Repository:
                 f"no model is published in {root.resolve()}: "
                 f"run `python -m model_export quickstart --models-dir {root}`"
             )
-        for name in [*only, *filter(None, [default])]:
-            if name not in latest or (only and name not in only):
-                served = ", ".join(only or latest)
-                raise RepositoryError(f"there is no model {name} to serve from {root.resolve()}: there is {served}")
+        _require(only, latest, root)
+        names = tuple(only or latest)
+        _require([default] if default else [], names, root)
         self.models: dict[str, Model] = {}
         self.unreadable: dict[str, str] = {}  # name -> why its card cannot be read
-        for name in only or latest:
+        for name in names:
             try:
                 self.models[name] = Model(latest[name].path, ModelCard.read(latest[name].path))
             except CardError as error:
@@ -123,3 +122,11 @@ class Repository:
 
     def _by_depth(self) -> str:
         return ", ".join(f"{model.name} (depth {model.depth})" for model in self.models.values())
+
+
+def _require(names: Sequence[str], there: Collection[str], root: Path) -> None:
+    for name in names:
+        if name not in there:
+            raise RepositoryError(
+                f"there is no model {name} to serve from {root.resolve()}: there is {', '.join(there)}"
+            )

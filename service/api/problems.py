@@ -10,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from service.api import schema
 from service.errors import (
     InternalError,
     InvalidParameter,
@@ -36,7 +35,8 @@ def responses(*problems: type[Problem]) -> dict[int | str, dict[str, object]]:
     for problem in sorted(problems, key=lambda cls: cls.status):
         described = by_status.setdefault(
             problem.status,
-            {"model": schema.Problem, "content": {MEDIA_TYPE: {}}, "description": ""},
+            # The schema is that of `ImageResult.error`; `model=` would claim that it is sent as application/json.
+            {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}, "description": ""},
         )
         described["description"] = f"{described['description']}; {problem.title}".removeprefix("; ")
     return by_status

@@ -1,0 +1,73 @@
+# Three images: `service` (CPU), `service-cuda` (NVIDIA GPUs) and `export` (makes models). docs/deploy.md shows their use.
+
+# ---- dependencies: virtual environments that are copied whole, so pip and its leftovers stay behind ----
+
+FROM python:3.11-slim-bookworm AS build
+RUN python -m venv --without-pip /venv
+WORKDIR /project
+# Without the packages, so that a change of the source does not install the dependencies again.
+COPY pyproject.toml LICENSE docker/constraints*.txt ./
+RUN touch README.md
+
+FROM build AS build-service
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /venv install --constraint constraints.txt '.[cpu]'
+
+FROM build AS build-service-cuda
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /venv install --constraint constraints.txt --constraint constraints-cuda.txt '.[cuda]'
+
+FROM build AS build-export
+# PyTorch's own index has builds without CUDA, 2 GB smaller. Only torch itself is taken from there. An empty
+# TORCH_INDEX takes it from where pip takes everything else.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /venv install --constraint constraints.txt --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /venv install --constraint constraints.txt '.[cpu,export]'
+
+# ---- the images ----
+
+FROM python:3.11-slim-bookworm AS runtime
+# The home is /tmp: the only place outside /models that is ever written, so the root can be read-only. /models is owned
+# by the user because a new named volume takes over the owner of the folder it is mounted on.
+RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin resnet \
+    && install --directory --owner=resnet --group=resnet /models
+ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10001:10001
+
+FROM runtime AS serving
+ENV RESNET_HOST=0.0.0.0 RESNET_PORT=8000 RESNET_MODELS_DIR=/models
+EXPOSE 8000
+# Readiness, not liveness: Docker's health decides who is sent requests and what may start next. A process that is
+# beyond help exits by itself, and the restart policy starts it again.
+HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 CMD ["python", "-c", "\
+import http.client, os, sys; \
+replica = http.client.HTTPConnection('127.0.0.1', int(os.environ['RESNET_PORT']), timeout=2); \
+replica.request('GET', '/healthz/ready'); \
+sys.exit(replica.getresponse().status != 200)"]
+ENTRYPOINT ["python", "-m", "service"]
+
+FROM runtime AS export
+LABEL org.opencontainers.image.title="resnet-service export" \
+      org.opencontainers.image.description="Makes, proves and publishes ResNet models for the service" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build-export /venv /venv
+COPY service /app/service
+COPY model_export /app/model_export
+ENTRYPOINT ["python", "-m", "model_export"]
+CMD ["quickstart", "--models-dir", "/models"]
+
+FROM serving AS service-cuda
+LABEL org.opencontainers.image.title="resnet-service, CUDA" \
+      org.opencontainers.image.description="Serves ResNet image classification over HTTP, on NVIDIA GPUs" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build-service-cuda /venv /venv
+COPY service /app/service
+
+FROM serving AS service
+LABEL org.opencontainers.image.title="resnet-service" \
+      org.opencontainers.image.description="Serves ResNet image classification over HTTP, on CPUs" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build-service /venv /venv
+COPY service /app/service

@@ -1,0 +1,118 @@
+"""Liveness, readiness, metrics, and the application around them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.repository import RepositoryError
+from service.settings import Settings
+
+
+def samples(client: TestClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return name, frozenset(labels.items())
+
+
+def test_live_and_ready(client: TestClient) -> None:
+    assert client.get("/healthz/live").json() == {"status": "live"}
+    assert client.get("/healthz/ready").json() == {"status": "ready"}
+
+
+def test_while_draining_it_is_live_but_not_ready(models_dir: Path, photo: bytes) -> None:
+    draining = False
+    settings = Settings(models_dir=models_dir, models=("resnet8-cifar",), provider="cpu")
+    with TestClient(create_app(settings, draining=lambda: draining)) as client:
+        while client.get("/healthz/ready").status_code != 200:
+            time.sleep(0.02)
+        draining = True
+        assert client.get("/healthz/ready").status_code == 503
+        assert client.get("/healthz/live").status_code == 200
+        assert client.post("/classify", files={"file": photo}).status_code == 200  # what still comes is answered
+
+
+def test_while_loading_it_is_live_but_not_ready(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    gate = threading.Event()
+    monkeypatch.setattr("service.repository.load_engine", lambda *args, **options: gate.wait(30) and 1 / 0)
+    failed: list[Exception] = []
+    settings = Settings(models_dir=models_dir, models=("resnet8-cifar",), provider="cpu")
+    with TestClient(create_app(settings, on_fatal=failed.append)) as client:
+        assert client.get("/healthz/ready").status_code == 503
+        assert client.get("/healthz/live").status_code == 200
+        assert client.get("/models").json()["models"][0]["state"] == "loading"
+        response = client.post("/classify", content=b"x", headers={"content-type": "image/png"})
+        assert (response.status_code, response.json()["type"]) == (503, "/problems/model-not-ready")
+        assert int(response.headers["retry-after"]) >= 1
+        gate.set()
+    assert isinstance(failed[0], ZeroDivisionError)  # an accident while loading ends the process, it is not hidden
+
+
+def test_nothing_to_serve(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="quickstart"):
+        create_app(Settings(models_dir=tmp_path))
+
+
+def test_metrics_count_what_happened(client: TestClient, photo: bytes) -> None:
+    before = samples(client)
+    client.post("/classify", files=[("file", photo), ("file", photo[:2000])])
+    client.post("/classify", files={"file": photo[:2000]})
+    client.post("/classify?model=x", files={"file": photo})
+    client.post("/classify?top_k=no", files={"file": photo})
+    after = samples(client)
+
+    def grown(name: str, **labels: str) -> float:
+        return after.get(key(name, **labels), 0) - before.get(key(name, **labels), 0)
+
+    assert grown("resnet_requests_total", model="resnet18", status="200") == 1
+    assert grown("resnet_requests_total", model="resnet18", status="422") == 1
+    assert grown("resnet_requests_total", model="unknown", status="404") == 1
+    assert grown("resnet_requests_total", model="unknown", status="422") == 1
+    assert grown("resnet_images_total", model="resnet18", outcome="ok") == 1
+    assert grown("resnet_images_total", model="resnet18", outcome="truncated-image") == 2
+    for stage in ("decode", "queue", "inference", "total"):
+        assert grown("resnet_stage_seconds_count", model="resnet18", stage=stage) == 1
+    assert grown("resnet_batch_size_count", model="resnet18") == 1
+    assert after[key("resnet_queue_images", model="resnet18")] == 0
+    info = {"model": "resnet18", "version": "1", "depth": "18", "variant": "v1.5", "provider": "cpu", "compute": "fp32"}
+    assert after[key("resnet_model_info", **info)] == 1
+    assert after[key("process_resident_memory_bytes")] > 10**7
+
+
+def test_where_things_are(client: TestClient) -> None:
+    places = client.get("/").json()
+    for place in places.values():
+        if place.startswith("/"):
+            assert client.get(place).status_code == 200, place
+    assert places["classify"] == "POST /classify"
+
+
+def test_the_openapi_document_describes_both_bodies_and_every_problem(client: TestClient) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/classify"]["post"]
+    assert set(operation["requestBody"]["content"]) == {
+        "multipart/form-data",
+        "image/jpeg",
+        "image/png",
+        "image/webp",
+    }
+    assert {"200", "400", "404", "413", "415", "422", "503"} <= set(operation["responses"])
+    assert "application/problem+json" in operation["responses"]["422"]["content"]
+    assert "application/json" not in operation["responses"]["422"]["content"]
+
+
+def test_the_documentation_needs_nothing_from_outside(client: TestClient) -> None:
+    page = client.get("/docs").text
+    assert "https://" not in page
+    for asset in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"):
+        assert f"/static/{asset}" in page
+        assert client.get(f"/static/{asset}").status_code == 200

@@ -1,0 +1,103 @@
+"""The contract between the two programs, on a really published folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from service.card import (
+    SELF_TEST_FILE,
+    Architecture,
+    CardError,
+    ModelCard,
+    Preprocessing,
+    SelfTest,
+    published,
+    verify_digests,
+)
+
+
+@pytest.fixture
+def folder(models_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(models_dir / "resnet8-cifar" / "1", tmp_path / "copy"))
+
+
+def test_a_card_survives_writing_and_reading(folder: Path) -> None:
+    card = ModelCard.read(folder)
+    (folder / "card.json").write_text(card.to_json())
+    assert ModelCard.read(folder) == card
+    assert (card.name, card.version, card.architecture.depth) == ("resnet8-cifar", 1, 8)
+
+
+def test_a_missing_card(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match=r"card\.json does not exist: publish"):
+        ModelCard.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "../evil"}, "name"),
+        ({"surprise": 1}, "surprise"),
+        ({"labels": [{"name": "only one"}]}, "1 labels for 10 classes"),
+        ({"files": {}}, "the fp32 file is missing"),
+        ({"schema_version": 2}, "schema_version"),
+    ],
+)
+def test_a_wrong_card_is_refused_with_its_fault(folder: Path, change: dict[str, object], message: str) -> None:
+    path = folder / "card.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CardError, match=message):
+        ModelCard.read(folder)
+
+
+def test_digests(folder: Path) -> None:
+    card = ModelCard.read(folder)
+    verify_digests(folder, card)
+    with (folder / "model.onnx").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\xff\xfe")
+    with pytest.raises(CardError, match=r"model\.onnx has SHA-256 .* its card says"):
+        verify_digests(folder, card)
+    (folder / "model.onnx").unlink()
+    with pytest.raises(CardError, match="is missing"):
+        verify_digests(folder, card)
+
+
+def test_the_self_test_is_stored_exactly(folder: Path) -> None:
+    stored = SelfTest(np.arange(12, dtype=np.uint8).reshape(1, 3, 2, 2), np.array([[0.5, 1.5]], np.float32))
+    stored.write(folder)
+    found = SelfTest.read(folder)
+    assert np.array_equal(found.images, stored.images)
+    assert np.array_equal(found.logits, stored.logits)
+    assert (found.images.dtype, found.logits.dtype) == (np.uint8, np.float32)
+    for damaged in (b"", b"not a zip", (folder / SELF_TEST_FILE).read_bytes()[:50]):
+        (folder / SELF_TEST_FILE).write_bytes(damaged)
+        with pytest.raises(CardError, match="cannot be read"):
+            SelfTest.read(folder)
+
+
+def test_published_finds_versions_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("b/2", "b/10", "b/1", "a/1", "b/.staging-x", "b/03", "b/latest", ".hidden/1", "empty"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "file").touch()
+    assert [(entry.name, entry.version) for entry in published(tmp_path)] == [("a", 1), ("b", 1), ("b", 2), ("b", 10)]
+    assert list(published(tmp_path / "missing")) == []
+
+
+def test_names_of_architectures() -> None:
+    assert Architecture(depth=50).name == "resnet50"
+    assert Architecture(depth=34, shortcut=None).name == "plain34"
+    assert Architecture(depth=20, family="cifar", shortcut="A").name == "resnet20-cifar"
+    assert [Architecture(depth=depth).has_bottlenecks for depth in (18, 34, 50)] == [False, False, True]
+    assert not Architecture(depth=110, family="cifar").has_bottlenecks
+
+
+def test_a_crop_larger_than_the_image_is_refused() -> None:
+    with pytest.raises(ValidationError, match="crop 224 is larger"):
+        Preprocessing(resize=200)

@@ -1,0 +1,151 @@
+"""The pipeline without HTTP, on real models."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.classifier import Answer, Classifier, softmax, top_k
+from service.errors import ImageTooLarge, ModelNotReady, Overloaded, TruncatedImage
+from service.imaging import decode
+from service.metrics import Metrics
+from service.repository import Repository
+from service.settings import Settings
+
+
+def make(models_dir: Path, **changes: object) -> Classifier:
+    settings = Settings.model_validate({"models_dir": models_dir, "provider": "cpu", **changes})
+    return Classifier(Repository(models_dir), settings, Metrics())
+
+
+@pytest.fixture
+def classifier(models_dir: Path) -> Iterator[Classifier]:
+    made = make(models_dir, max_image_bytes=200_000, max_queue=32)
+    made.load()
+    yield made
+    made.close()
+
+
+def test_softmax() -> None:
+    probabilities = softmax(np.array([[1000.0, 1000.0, 0.0], [1.0, 2.0, 3.0]], np.float32))
+    np.testing.assert_allclose(probabilities, [[0.5, 0.5, 0.0], [0.0900, 0.2447, 0.6652]], atol=1e-4)
+
+
+def test_top_k() -> None:
+    first, second = top_k(np.array([[0.0, 5.0, 1.0, 5.0], [3.0, 2.0, 1.0, 0.0]], np.float32), 3)
+    assert first.class_ids.tolist() == [1, 3, 2]  # equal ones in the order of their ids
+    assert second.class_ids.tolist() == [0, 1, 2]
+    assert second.probabilities[0] == pytest.approx(np.exp(3) / np.exp([3, 2, 1, 0]).sum())
+
+
+def test_the_answer_is_the_engines(classifier: Classifier, photo: bytes) -> None:
+    model = classifier.repository.get("resnet18")
+    assert model.engine is not None
+    decoded = decode(photo, model.card.preprocessing, max_pixels=10**9)
+    expected = top_k(model.engine.infer(decoded.pixels[None])["logits"], 5)[0]
+    (answer,) = asyncio.run(classifier.classify(model, [photo], 5))
+    assert isinstance(answer, Answer)
+    assert answer.top.class_ids.tolist() == expected.class_ids.tolist()
+    np.testing.assert_allclose(answer.top.probabilities, expected.probabilities, rtol=1e-4)
+    assert (answer.width, answer.height) == (decoded.width, decoded.height)
+
+
+def test_one_bad_image_fails_alone(classifier: Classifier, photo: bytes) -> None:
+    model = classifier.repository.get("resnet18")
+    uploads = [photo, photo[: len(photo) // 2], photo, bytes(200_001)]
+    answers = asyncio.run(classifier.classify(model, uploads, 1))
+    assert [type(answer) for answer in answers] == [Answer, TruncatedImage, Answer, ImageTooLarge]
+
+
+def test_each_gets_as_many_classes_as_asked_for(classifier: Classifier, photo: bytes) -> None:
+    model = classifier.repository.get("resnet18")
+
+    async def several() -> list[int]:
+        answers = await asyncio.gather(*(classifier.classify(model, [photo], k) for k in (1, 7, 1000)))
+        return [len(answer[0].top.class_ids) for answer in answers if isinstance(answer[0], Answer)]
+
+    assert asyncio.run(several()) == [1, 7, 1000]
+
+
+def test_requests_that_arrive_together_are_computed_together(classifier: Classifier, photo: bytes) -> None:
+    model = classifier.repository.get("resnet18")
+
+    async def many() -> list[int]:
+        answers = await asyncio.gather(*(classifier.classify(model, [photo], 1) for _ in range(24)))
+        return [answer[0].timings.batch_size for answer in answers if isinstance(answer[0], Answer)]
+
+    sizes = asyncio.run(many())
+    assert len(sizes) == 24
+    assert 1 < max(sizes) <= 8
+
+
+def test_timings_add_up(classifier: Classifier, photo: bytes) -> None:
+    model = classifier.repository.get("resnet18")
+    (answer,) = asyncio.run(classifier.classify(model, [photo], 1))
+    assert isinstance(answer, Answer)
+    t = answer.timings
+    assert min(t.decode, t.queue, t.inference) > 0
+    assert t.decode + t.queue + t.inference <= t.total
+
+
+def test_beyond_the_queue_requests_are_refused_and_it_empties_again(models_dir: Path, photo: bytes) -> None:
+    classifier = make(models_dir, max_queue=4, max_images=4)
+    classifier.load()
+    model = classifier.repository.get("resnet18")
+    pipeline = classifier.pipeline(model)
+    gate = threading.Event()
+    infer = pipeline._engine.infer
+
+    def held(images: np.ndarray) -> dict[str, np.ndarray]:
+        assert gate.wait(30)
+        return infer(images)  # type: ignore[return-value]
+
+    pipeline._engine.infer = held  # type: ignore[method-assign, assignment]
+
+    async def scenario() -> None:
+        waiting = [asyncio.create_task(classifier.classify(model, [photo, photo], 1)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert pipeline.images == 4
+        with pytest.raises(Overloaded) as refused:
+            await classifier.classify(model, [photo], 1)
+        assert refused.value.members["queued"] == 4
+        assert int(refused.value.headers["Retry-After"]) >= 1
+        gate.set()
+        await asyncio.gather(*waiting)
+        assert pipeline.images == 0
+        await classifier.classify(model, [photo], 1)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        gate.set()
+        classifier.close()
+
+
+def test_a_request_that_is_abandoned_gives_its_place_back(classifier: Classifier, photo: bytes) -> None:
+    model = classifier.repository.get("resnet18")
+    pipeline = classifier.pipeline(model)
+
+    async def scenario() -> None:
+        task = asyncio.create_task(classifier.classify(model, [photo] * 8, 1))
+        await asyncio.sleep(0)
+        assert pipeline.images == 8
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert pipeline.images == 0
+
+    asyncio.run(scenario())
+
+
+def test_before_loading_the_model_is_not_ready(models_dir: Path, photo: bytes) -> None:
+    classifier = make(models_dir)
+    assert not classifier.ready
+    with pytest.raises(ModelNotReady, match="resnet18 is loading"):
+        asyncio.run(classifier.classify(classifier.repository.get("resnet18"), [photo], 1))
+    classifier.close()

@@ -1,0 +1,110 @@
+"""Finding, choosing and loading published models."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from service.errors import AmbiguousModel, UnknownModel
+from service.repository import Repository, RepositoryError
+
+
+@pytest.fixture
+def root(models_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(models_dir, tmp_path / "models"))
+
+
+def publish_copy(root: Path, name: str, version: int = 1, source: str = "resnet8-cifar") -> Path:
+    """The same model under another name or version."""
+    folder = Path(shutil.copytree(root / source / "1", root / name / str(version)))
+    card = (folder / "card.json").read_text()
+    card = card.replace(f'"name": "{source}"', f'"name": "{name}"').replace('"version": 1,', f'"version": {version},')
+    (folder / "card.json").write_text(card)
+    return folder
+
+
+def test_selection(root: Path) -> None:
+    repository = Repository(root)
+    assert repository.default == "resnet8-cifar"  # the shallowest
+    assert repository.select(None, None).name == "resnet8-cifar"
+    assert repository.select("resnet18", None).depth == 18
+    assert repository.select(None, 18).name == "resnet18"
+    assert repository.select("resnet18", 18).name == "resnet18"
+
+
+def test_a_choice_that_cannot_be_met_names_what_there_is(root: Path) -> None:
+    repository = Repository(root)
+    with pytest.raises(UnknownModel) as unknown:
+        repository.select("resnet50", None)
+    assert "resnet18" in str(unknown.value.document()["remedy"])
+    with pytest.raises(UnknownModel) as unknown:
+        repository.select(None, 50)
+    assert "resnet18 (depth 18)" in str(unknown.value.document()["remedy"])
+    with pytest.raises(UnknownModel, match="the name resnet18 and depth 50"):
+        repository.select("resnet18", 50)
+
+
+def test_a_depth_that_several_have_is_the_defaults_or_ambiguous(root: Path) -> None:
+    publish_copy(root, "another8")
+    with pytest.raises(AmbiguousModel, match="another8, resnet8-cifar"):
+        Repository(root, default="resnet18").select(None, 8)
+    assert Repository(root, default="another8").select(None, 8).name == "another8"
+
+
+def test_the_latest_version_is_served(root: Path) -> None:
+    for version in (2, 10):
+        publish_copy(root, "resnet8-cifar", version)
+    assert Repository(root).get("resnet8-cifar").card.version == 10
+
+
+def test_only_some(root: Path) -> None:
+    repository = Repository(root, only=["resnet18"])
+    assert list(repository.models) == ["resnet18"]
+    assert repository.default == "resnet18"
+
+
+def test_an_empty_folder_names_the_remedy(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(RepositoryError, match=f"python -m model_export quickstart --models-dir {folder}"):
+            Repository(folder)
+
+
+def test_names_that_are_not_there(root: Path) -> None:
+    with pytest.raises(RepositoryError, match=r"no model resnet99 .* there is resnet18, resnet8-cifar"):
+        Repository(root, only=["resnet99"])
+    with pytest.raises(RepositoryError, match="no model resnet99"):
+        Repository(root, default="resnet99")
+    with pytest.raises(RepositoryError, match="no model resnet8-cifar"):
+        Repository(root, only=["resnet18"], default="resnet8-cifar")
+
+
+def test_a_model_whose_card_cannot_be_read_does_not_stop_the_others(root: Path) -> None:
+    (root / "resnet8-cifar" / "1" / "card.json").write_text("{}")
+    repository = Repository(root)
+    assert list(repository.models) == ["resnet18"]
+    assert "not a valid model card" in repository.unreadable["resnet8-cifar"]
+    with pytest.raises(RepositoryError, match="default model cannot be served"):
+        Repository(root, default="resnet8-cifar")
+    (root / "resnet18" / "1" / "card.json").unlink()
+    with pytest.raises(RepositoryError, match="no model can be served"):
+        Repository(root)
+
+
+def test_loading(root: Path) -> None:
+    model = Repository(root).get("resnet8-cifar")
+    assert model.state == "loading"
+    model.load("cpu", threads=1, max_batch=2)
+    assert (model.state, model.reason) == ("ready", None)
+    assert model.engine is not None
+    assert model.engine.warmed == (1, 2)
+
+
+def test_a_changed_file_is_not_served(root: Path) -> None:
+    path = root / "resnet8-cifar" / "1" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    model = Repository(root).get("resnet8-cifar")
+    model.load("cpu", threads=1, max_batch=1)
+    assert (model.state, model.engine) == ("failed", None)
+    assert "SHA-256" in (model.reason or "")
