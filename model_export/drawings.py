@@ -21,8 +21,8 @@ Points = np.ndarray  # float (N, 2): a closed polygon, x to the right, y down
 
 SHORTER_SIDE = (240, 480)  # pixels
 MAX_ASPECT = 1.5
-RADIUS = (0.24, 0.42)  # of a shape, as a fraction of the shorter side
-MAX_TILT = np.pi / 6  # of a shape, either way
+RADIUS = (0.27, 0.42)  # of a shape, as a fraction of the shorter side
+MAX_TILT = np.pi / 8  # of a shape, either way
 VISIBLE = 0.875  # of the shorter side is left by serving: resized to 256, cut to 224
 MIN_CONTRAST = 80.0  # between figure and ground, in luma (0 to 255)
 JPEG_QUALITY = (35, 95)
@@ -48,7 +48,7 @@ def _arc(start: float, stop: float, radius: float = 1.0, centre: tuple[float, fl
 
 def _maybe_hollow(points: Points, rng: Rng) -> list[Ink]:
     """The polygon filled, or now and then only its outline."""
-    if rng.random() < 0.85:
+    if rng.random() < 0.9:
         return [Ink(points)]
     return [Ink(points), Ink(points * rng.uniform(0.6, 0.85), hole=True)]
 

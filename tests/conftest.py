@@ -53,11 +53,11 @@ def free_port() -> int:
 class Service:
     """`python -m service` as a process of its own."""
 
-    def __init__(self, models: Path, log: Path, **settings: object) -> None:
+    def __init__(self, models_dir: Path, log: Path, **settings: object) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
-        arguments = {"models_dir": models, "port": self.port, **settings}
+        arguments = {"models_dir": models_dir, "port": self.port, **settings}
         options = [f"--{name.replace('_', '-')}={value}" for name, value in arguments.items()]
         with log.open("wb") as output:
             self.process = subprocess.Popen([sys.executable, "-m", "service", *options], stderr=output)
@@ -84,8 +84,8 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Starts services and stops them afterwards: `start_service(models_dir, provider="cpu")`."""
     started: list[Service] = []
 
-    def start(models: Path, *, ready: bool = True, **settings: object) -> Service:
-        service = Service(models, tmp_path / f"service-{len(started)}.log", **settings)
+    def start(models_dir: Path, *, ready: bool = True, **settings: object) -> Service:
+        service = Service(models_dir, tmp_path / f"service-{len(started)}.log", **settings)
         started.append(service)
         if ready:
             service.wait_until_ready()

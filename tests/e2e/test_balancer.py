@@ -20,12 +20,12 @@ from typing import NamedTuple
 import httpx
 import numpy as np
 import pytest
-from conftest import Service, drawing, free_port
 from PIL import Image
 
 from model_export.drawings import CLASSES
 from service.errors import RequestTooLarge
 from service.settings import Settings
+from tests.conftest import Service, drawing, free_port
 
 pytestmark = pytest.mark.e2e
 

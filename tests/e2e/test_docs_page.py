@@ -1,0 +1,59 @@
+"""`/docs`, in a real browser: the examples must work when tried there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.conftest import Service
+
+pytestmark = pytest.mark.e2e
+
+TIMEOUT_S = 30
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+    if not (driver and chromium):
+        assert "CI" not in os.environ, "CI must have Chromium: tests/install-tools installs it"
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "window-size=1280,2000"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield started
+    started.quit()
+
+
+def test_an_upload_tried_in_the_page_is_classified(
+    models_dir: Path, photo: bytes, tmp_path: Path, browser: webdriver.Chrome, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(models_dir, models="resnet8-cifar", provider="cpu")
+    upload = tmp_path / "photo.jpg"
+    upload.write_bytes(photo)
+    wait = WebDriverWait(browser, TIMEOUT_S)
+
+    def find(selector: str) -> webdriver.remote.webelement.WebElement:
+        return wait.until(lambda page: page.find_element(By.CSS_SELECTOR, selector))
+
+    browser.get(f"{service.url}/docs")
+    operation = "#operations-classification-classify_classify_post"
+    find(f"{operation} .opblock-summary-control").click()
+    find(f"{operation} .try-out__btn").click()
+    find(f"{operation} input[type=file]").send_keys(str(upload))
+    find(f"{operation} .execute").click()
+    status = find(f"{operation} .live-responses-table tbody .response-col_status").text
+    body = find(f"{operation} .live-responses-table .microlight, {operation} .live-responses-table code").text
+    assert status.startswith("200"), body
+    assert json.loads(body)["images"][0]["predictions"]

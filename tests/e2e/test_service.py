@@ -1,0 +1,168 @@
+"""The service as a process, over real sockets: starting, refusing to start, overload, disconnects, stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import Service
+
+pytestmark = pytest.mark.e2e
+
+JPEG = {"content-type": "image/jpeg"}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_without_models_it_says_how_to_get_some(tmp_path: Path) -> None:
+    finished = run("--models-dir", str(tmp_path))
+    assert finished.returncode == 1
+    assert "python -m model_export quickstart" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_wrong_setting_is_one_sentence(tmp_path: Path) -> None:
+    finished = run("--port", "0", "--max-batch", "0")
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("error: max_batch: ")
+
+
+def test_a_provider_that_cannot_be_had_stops_it_with_the_reason(models_dir: Path) -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has a GPU")
+    finished = run("--models-dir", str(models_dir), "--provider", "cuda", "--port", "0")
+    assert finished.returncode == 1
+    assert "no model could be loaded" in finished.stderr
+    assert "CUDA" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_one_damaged_model_does_not_stop_the_others(
+    models_dir: Path, tmp_path: Path, photo: bytes, start_service: Callable[..., Service]
+) -> None:
+    root = Path(shutil.copytree(models_dir, tmp_path / "models"))
+    with (root / "resnet18" / "1" / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    service = start_service(root, provider="cpu")
+    states = {model["name"]: model["state"] for model in httpx.get(f"{service.url}/models").json()["models"]}
+    assert states == {"resnet18": "failed", "resnet8-cifar": "ready"}
+    assert httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code == 200
+    refused = httpx.post(f"{service.url}/classify?depth=18", content=photo, headers=JPEG)
+    assert (refused.status_code, refused.json()["type"]) == (503, "/problems/model-not-ready")
+
+
+def test_sigterm_turns_readiness_off_finishes_what_runs_and_exits_with_0(
+    models_dir: Path, photo: bytes, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(models_dir, provider="cpu", default_model="resnet18", shutdown_delay=0.5, max_batch=1)
+    with ThreadPoolExecutor(16) as pool, httpx.Client(base_url=service.url, timeout=60) as client:
+        requests = [pool.submit(client.post, "/classify", files=[("file", photo)] * 8, timeout=60) for _ in range(16)]
+        while b'resnet_queue_images{model="resnet18"} 0.0' in httpx.get(f"{service.url}/metrics").content:
+            time.sleep(0.01)
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        assert httpx.get(f"{service.url}/healthz/ready").status_code == 503
+        assert httpx.get(f"{service.url}/healthz/live").status_code == 200
+        responses = [request.result() for request in requests]
+    assert [response.status_code for response in responses] == [200] * 16
+    assert all(len(response.json()["images"]) == 8 for response in responses)
+    assert service.process.wait(timeout=30) == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{service.url}/healthz/live")
+
+
+def test_ctrl_c_stops_it_at_once(models_dir: Path, start_service: Callable[..., Service]) -> None:
+    service = start_service(models_dir, models="resnet8-cifar", provider="cpu", shutdown_delay=60)
+    assert service.stop(signal.SIGINT) == 0
+
+
+def test_beyond_the_queue_it_says_when_to_come_back_and_recovers(
+    models_dir: Path, photo: bytes, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(
+        models_dir, models="resnet18", provider="cpu", max_queue=4, max_images=4, max_batch=1, engine_threads=1
+    )
+
+    async def flood() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+            return await asyncio.gather(*(client.post("/classify", content=photo, headers=JPEG) for _ in range(60)))
+
+    responses = asyncio.run(flood())
+    statuses = {response.status_code for response in responses}
+    assert statuses == {200, 503}
+    for refused in (response for response in responses if response.status_code == 503):
+        assert refused.json()["type"] == "/problems/overloaded"
+        assert 1 <= int(refused.headers["retry-after"]) <= 10
+    assert httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code == 200
+
+
+def test_whoever_hangs_up_is_not_computed_for(
+    models_dir: Path, photo: bytes, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(models_dir, models="resnet18", provider="cpu", max_batch=1, engine_threads=1)
+    head = f"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: {len(photo)}\r\n\r\n"
+    for _ in range(40):
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.sendall(head.encode() + photo)
+    deadline = time.monotonic() + 30
+    while 'resnet_queue_images{model="resnet18"} 0.0' not in (metrics := httpx.get(f"{service.url}/metrics").text):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    computed = float(metrics.split('resnet_batch_size_sum{model="resnet18"} ')[1].split()[0])
+    assert computed < 40
+    assert 'resnet_requests_total{model="resnet18",status="499"}' in metrics
+    assert httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code == 200
+
+
+def test_an_endless_body_is_refused_and_its_memory_is_not_kept(
+    models_dir: Path, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(models_dir, models="resnet8-cifar", provider="cpu", max_image_bytes=100_000)
+    sent = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(300):
+            sent += 100_000
+            yield bytes(100_000)
+
+    def resident() -> float:
+        metrics = httpx.get(f"{service.url}/metrics").text
+        return float(metrics.split("\nprocess_resident_memory_bytes ")[1].split()[0])
+
+    before = resident()
+    response = httpx.post(f"{service.url}/classify", content=body(), headers=JPEG, timeout=60)
+    assert (response.status_code, response.json()["type"]) == (413, "/problems/image-too-large")
+    assert resident() - before < 20_000_000
+
+
+def test_a_slow_upload_holds_nobody_up(models_dir: Path, photo: bytes, start_service: Callable[..., Service]) -> None:
+    service = start_service(models_dir, models="resnet8-cifar", provider="cpu")
+    gate = threading.Event()
+
+    def slowly() -> Iterator[bytes]:
+        yield photo[:1000]
+        assert gate.wait(30)
+        yield photo[1000:]
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(httpx.post, f"{service.url}/classify", content=slowly(), headers=JPEG, timeout=60)
+        quick = [httpx.post(f"{service.url}/classify", content=photo, headers=JPEG) for _ in range(5)]
+        assert not slow.done()
+        gate.set()
+        assert slow.result().json()["images"] == quick[0].json()["images"]

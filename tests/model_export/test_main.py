@@ -1,0 +1,135 @@
+"""The command line, called as `python -m model_export` calls it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from model_export import __main__ as cli
+from model_export.__main__ import main
+from model_export.errors import WeightsError, WeightsUnavailable
+from model_export.random_weights import random_weights
+from model_export.weights import Loaded, save_safetensors
+from service.card import Architecture, ModelCard, published
+
+CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
+CIFAR_OPTIONS = ["--family", "cifar", "--depth", "8"]
+
+
+@pytest.fixture
+def folder(models_dir: Path, tmp_path: Path) -> Path:
+    shutil.copytree(models_dir / "resnet8-cifar", tmp_path / "models" / "resnet8-cifar")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "net.safetensors"
+    save_safetensors(random_weights(CIFAR).net, path)
+    (tmp_path / "labels.txt").write_text("\n".join(f"kind {i}" for i in range(10)))
+    return path
+
+
+def test_export_of_a_file(checkpoint: Path, tmp_path: Path) -> None:
+    options = ["--weights", str(checkpoint), *CIFAR_OPTIONS, "--models-dir", str(tmp_path / "m"), "--name", "mine"]
+    preprocessing = ["--resize", "36", "--interpolation", "bicubic", "--mean", "0.5", "0.5", "0.5"]
+    assert main(["export", *options, *preprocessing]) == 0
+    card = ModelCard.read(tmp_path / "m" / "mine" / "1")
+    assert card.labels[3].name == "kind 3"
+    assert card.weights.source == "net.safetensors"
+    assert card.weights.sha256
+    p = card.preprocessing
+    assert (p.resize, p.crop, p.interpolation, p.mean) == (36, 32, "bicubic", (0.5, 0.5, 0.5))
+
+
+def test_list_inspect_and_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["--models-dir", str(folder)]
+    assert main(["list", *at]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["resnet8-cifar", "1", "8"]
+    assert main(["inspect", "resnet8-cifar", *at]) == 0
+    assert "  depth: 8\n" in capsys.readouterr().out
+    assert main(["verify", "--provider", "cpu", *at]) == 0
+    assert "resnet8-cifar 1: ok: digests match" in capsys.readouterr().out
+
+
+def test_verify_finds_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "resnet8-cifar" / "1" / "self_test.npz"
+    path.write_bytes(path.read_bytes() + b"x")
+    assert main(["verify", "--models-dir", str(folder)]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "--weights", "random"], "say which network with --depth"),
+        (["export", "--weights", "random", "--depth", "19"], "no ImageNet ResNet has depth 19"),
+        (["export", "--weights", "imagenet", "--depth", "50", "--variant", "v1"], "are of v1.5 with option B"),
+        (["export", "--weights", "missing.pth", "--depth", "18"], "missing.pth does not exist"),
+        (["export", "--weights", "random", "--depth", "18", "--name", "../x"], "is no name for a model"),
+        (["verify"], "nothing is published in"),
+        (["inspect", "nothing"], "there is no model nothing"),
+    ],
+)
+def test_errors_are_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--models-dir", str(tmp_path / "models")]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    assert list(published(tmp_path / "models")) == []
+
+
+def test_versions_are_chosen(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["--models-dir", str(folder)]
+    assert main(["inspect", "resnet8-cifar", "--version", "1", *at]) == 0
+    assert main(["inspect", "resnet8-cifar", "--version", "2", *at]) == 1
+    assert "has no version 2: it has 1" in capsys.readouterr().err
+
+
+def test_quickstart_leaves_what_is_there_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["quickstart", "--models-dir", str(folder)]) == 0
+    assert "already holds resnet8-cifar; nothing to do" in caplog.text
+    assert [entry.name for entry in published(folder)] == ["resnet8-cifar"]
+
+
+def test_quickstart_prefers_imagenet_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[int] = []
+
+    def imagenet(depth: int) -> Loaded:
+        asked.append(depth)
+        if depth == 50:
+            raise WeightsUnavailable("the line went dead")
+        return random_weights(Architecture(depth=depth))
+
+    monkeypatch.setattr(cli, "imagenet", imagenet)
+    assert main(["quickstart", "--models-dir", str(tmp_path)]) == 0
+    assert asked == [18, 50]
+    assert [entry.name for entry in published(tmp_path)] == ["resnet18"]  # and no demo beside it
+    assert "the line went dead" in caplog.text
+    assert "now holds resnet18" in caplog.text
+
+
+def test_quickstart_does_not_hide_wrong_weights_behind_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def imagenet(depth: int) -> Loaded:
+        raise WeightsError("the digest is wrong")
+
+    monkeypatch.setattr(cli, "imagenet", imagenet)
+    assert main(["quickstart", "--models-dir", str(tmp_path)]) == 1
+    assert "the digest is wrong" in capsys.readouterr().err
+
+
+def test_a_variant_that_is_not_recorded_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.pth"
+    torch.save(random_weights(Architecture(depth=50, num_classes=1000)).net.state_dict(), path)
+    assert main(["export", "--weights", str(path), "--depth", "50", "--models-dir", str(tmp_path / "m")]) == 1
+    assert "--variant v1.5" in capsys.readouterr().err
