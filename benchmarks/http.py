@@ -3,7 +3,7 @@
 The limit is cores / (CPU-seconds per image of decoding + CPU-seconds per image of the engine), each measured alone,
 the engine at its best batch size. Models, providers and connection counts alternate, round after round; medians count.
 
-    python -m benchmarks.http [--rounds 3] [--seconds 6] [--markdown FILE]
+    python -m benchmarks.http [--rounds 3] [--seconds 6] [--json FILE]
 """
 
 from __future__ import annotations
@@ -187,8 +187,8 @@ def measure(root: Path, rounds: int, seconds: int) -> list[dict[str, object]]:
 def table(rows: list[dict[str, object]]) -> str:
     """Markdown."""
     lines = [
-        "| ResNet | provider | connections | images/s (lowest–highest) | limit | HTTP ÷ limit | p50 ms | p95 ms | p99 ms "
-        "| CPU ms/image | decode ms | engine ms (batch) | RSS MB |",
+        "| ResNet | provider | connections | images/s (lowest–highest) | limit | HTTP ÷ limit | p50 ms | p95 ms "
+        "| p99 ms | CPU ms/image | decode ms | engine ms (batch) | RSS MB |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [

@@ -32,7 +32,8 @@ pytestmark = pytest.mark.e2e
 DOCKER = Path(__file__).parents[2] / "docker"
 LISTEN = "listen 8080;"
 MODEL = "resnet8-cifar"  # so small that the balancer, not the network, is what is under load
-CLASSIFY = f"/classify?model={MODEL}&top_k=1"
+REPLICA = {"models": MODEL, "provider": "cpu"}
+CLASSIFY = "/classify?top_k=1"
 JPEG = {"Content-Type": "image/jpeg"}
 CONNECTIONS = 32
 MAX_BYTES = Settings.model_fields["max_request_bytes"].default
@@ -57,7 +58,7 @@ class Balancer(NamedTuple):
 def replicas(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Service]]:
     """Two replicas for the tests that leave them alive."""
     logs = tmp_path_factory.mktemp("replicas")
-    started = [Service(models_dir, logs / f"{i}.log", provider="cpu") for i in range(2)]
+    started = [Service(models_dir, logs / f"{i}.log", **REPLICA) for i in range(2)]
     try:
         for replica in started:
             replica.wait_until_ready()
@@ -75,7 +76,7 @@ def known(replicas: list[Service]) -> list[Known]:
     for seed in range(3):
         for name in CLASSES:
             jpeg = drawing(name, seed)
-            answer = httpx.post(f"{replicas[0].url}/classify?model={MODEL}&top_k=2", content=jpeg, headers=JPEG)
+            answer = httpx.post(f"{replicas[0].url}/classify?top_k=2", content=jpeg, headers=JPEG)
             first, second = answer.json()["images"][0]["predictions"]
             candidate = (first["probability"] - second["probability"], jpeg)
             surest[first["class_id"]] = max(candidate, surest.get(first["class_id"], candidate))
@@ -205,7 +206,7 @@ def test_killed_replica_loses_no_request_and_without_any_it_says_so(
     start_service: Callable[..., Service],
     balance: Callable[[Sequence[int]], Balancer],
 ) -> None:
-    pair = [start_service(models_dir, provider="cpu", ready=False) for _ in range(2)]
+    pair = [start_service(models_dir, **REPLICA, ready=False) for _ in range(2)]
     for replica in pair:
         replica.wait_until_ready()
     balancer = balance(ports(pair))
@@ -231,7 +232,7 @@ def test_stopped_replica_loses_no_request(
     replicas: list[Service],
     balance: Callable[[Sequence[int]], Balancer],
 ) -> None:
-    stopping = start_service(models_dir, provider="cpu", shutdown_delay=0.3)
+    stopping = start_service(models_dir, **REPLICA, shutdown_delay=0.3)
     balancer = balance([stopping.port, replicas[0].port])
 
     answers = load(balancer.url + CLASSIFY, known, 1000, at={200: stopping.process.terminate})
@@ -247,7 +248,7 @@ def test_overload_reaches_the_client_as_the_service_says_it(
     start_service: Callable[..., Service],
     balance: Callable[[Sequence[int]], Balancer],
 ) -> None:
-    pair = [start_service(models_dir, provider="cpu", max_queue=1, max_images=1, ready=False) for _ in range(2)]
+    pair = [start_service(models_dir, **REPLICA, max_queue=1, max_images=1, ready=False) for _ in range(2)]
     for replica in pair:
         replica.wait_until_ready()
     balancer = balance(ports(pair))
