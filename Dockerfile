@@ -1,4 +1,4 @@
-# Three images: `service` (CPU), `service-cuda` (NVIDIA GPUs) and `export` (makes models). docs/deploy.md shows their use.
+# Three images: `service` (CPU), `service-cuda` (NVIDIA GPUs) and `export` (makes models). See docs/deploy.md.
 
 # ---- dependencies: virtual environments that are copied whole, so pip and its leftovers stay behind ----
 

@@ -41,7 +41,7 @@ bench: install  ## measure the in-process limit and what HTTP makes of it; needs
 docs: install  ## regenerate the parts of docs/ that come from the code
 	$(BIN)/python docs/generate.py
 
-docker: install  ## build the images `service`, `service-cuda` and `export`
+docker:  ## build the images `service`, `service-cuda` and `export`
 	for target in service service-cuda export; do docker build --target $$target --tag $(IMAGE):$$target . || exit; done
 
 lock: install  ## pin the versions that are installed now in docker/constraints.txt

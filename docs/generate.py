@@ -1,7 +1,11 @@
-"""Regenerates the parts of docs/ that come from the code: run by `make docs`, checked by the tests."""
+"""Regenerates the pages of docs/ that come from the code: run by `make docs`, checked by the tests."""
 
+from __future__ import annotations
+
+import re
 from pathlib import Path
 
+from service.errors import problem_types
 from service.settings import settings_table
 
 SETTINGS = """\
@@ -12,5 +16,25 @@ later in this list, the stronger. Unknown settings are refused. `python -m servi
 
 """
 
+PROBLEMS = """\
+# Problems
+
+Every error the service answers with, by its `type`, `/problems/<name>`. [api.md](api.md) shows a document.
+
+| name | status | title | remedy |
+|---|---|---|---|
+"""
+
+
+def pages() -> dict[str, str]:
+    """File name to text."""
+    rows = [
+        f"| `{problem.slug}` | {problem.status} | {problem.title} | {re.sub(r'{[^}]+}', '…', problem.remedy)} |\n"
+        for problem in problem_types()
+    ]
+    return {"settings.md": SETTINGS + settings_table(), "problems.md": PROBLEMS + "".join(rows)}
+
+
 if __name__ == "__main__":
-    Path(__file__).with_name("settings.md").write_text(SETTINGS + settings_table())
+    for name, text in pages().items():
+        Path(__file__).with_name(name).write_text(text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 from tqdm import tqdm
 
+from model_export.disk import move_into_place
 from model_export.errors import WeightsError, WeightsUnavailable
 from service.card import sha256
 
@@ -59,18 +59,6 @@ def download(url: str, path: Path, digest: str) -> str:
     except OSError as error:
         raise WeightsError(_storage_fault(error, partial)) from error
     return found
-
-
-def move_into_place(temporary: Path, path: Path) -> None:
-    """Renames a finished file of the same folder so that, after a crash too, `path` is whole or absent."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _transfer_with_retries(url: str, partial: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import os
 import platform
 import re
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model_export.disk import flush
 from model_export.onnx_export import ServingGraph, export_onnx
 from model_export.parity import check_parity, make_self_test
 from model_export.weights import Loaded
@@ -107,7 +107,7 @@ def _move_into_place(staging: Path, model_root: Path, card: ModelCard) -> ModelC
         (staging / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
         staging.chmod(0o755)  # mkdtemp made it private; the service runs as another user
         for path in (*staging.iterdir(), staging):
-            _flush(path)
+            flush(path)
         try:
             staging.rename(model_root / str(card.version))
         except OSError:
@@ -115,14 +115,5 @@ def _move_into_place(staging: Path, model_root: Path, card: ModelCard) -> ModelC
                 raise
             card = card.model_copy(update={"version": card.version + 1})
             continue
-        _flush(model_root)
+        flush(model_root)
         return card
-
-
-def _flush(path: Path) -> None:
-    """Forces a file, or the entries of a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

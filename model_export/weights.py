@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model_export.download import download, move_into_place
+from model_export.disk import move_into_place
+from model_export.download import download
 from model_export.errors import WeightsError
 from model_export.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.resnet import IMAGENET_BLOCKS, ResNet, build

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings, SettingsError, read_settings, settings_table
-
-ROOT = Path(__file__).parent.parent.parent
+from service.settings import Settings, SettingsError, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +82,3 @@ def test_help_explains_every_setting() -> None:
         assert f"RESNET_{name.upper()}" in text
         assert field.description
         assert " ".join(field.description.split()[:4]) in flat
-
-
-def test_the_documented_table_is_the_codes() -> None:
-    assert settings_table() in (ROOT / "docs" / "settings.md").read_text(), "run `make docs`"

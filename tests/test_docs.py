@@ -1,0 +1,55 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from service.metrics import Metrics
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+
+
+def test_generated_pages_are_those_of_the_code() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for name, text in generate.pages().items():
+        assert (ROOT / "docs" / name).read_text() == text, "run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_every_file_of_the_architecture_page_exists_and_every_module_is_on_it() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for package in ("service", "model_export"):
+        for module in (ROOT / package).glob("*.py"):
+            if module.name not in ("__init__.py", "errors.py", "settings.py", "metrics.py"):
+                assert module.name in text, module
+    for path in re.findall(r"`((?:service|model_export|tests)/[\w/]+(?:\.py)?)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_metric_is_documented() -> None:
+    documented = set(re.findall(r"`(resnet_\w+)`", (ROOT / "docs" / "api.md").read_text()))
+    exposed = {family.name for family in Metrics().registry.collect() if family.name.startswith("resnet_")}
+    assert {name.removesuffix("_total") for name in documented} == exposed
+
+
+def test_make_help_explains_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
+    explained = set(re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE))
+    assert explained == targets
+    assert {"run", "test", "lint", "bench", "docker"} <= targets
