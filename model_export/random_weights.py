@@ -11,7 +11,7 @@ from torch import nn
 
 from model_export.labels import imagenet_labels
 from model_export.parity import sample_images
-from model_export.resnet import build
+from model_export.resnet import BasicBlock, Bottleneck, build
 from model_export.weights import CIFAR_PREPROCESSING, Loaded
 from service.card import Architecture, Label, Preprocessing, Weights
 
@@ -33,6 +33,13 @@ def random_weights(architecture: Architecture, seed: int = 0) -> Loaded:
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.1)
                 module.momentum = None  # the plain average over what it sees
+        for module in net.modules():
+            # A trained block changes little of what its shortcut carries. Were all blocks of ResNet-152 to change it as
+            # much as they can, rounding errors would grow from each to the next as in no trained network.
+            if isinstance(module, BasicBlock):
+                module.bn2.weight.uniform_(0.1, 0.5)
+            elif isinstance(module, Bottleneck):
+                module.bn3.weight.uniform_(0.1, 0.5)
         images = torch.from_numpy(sample_images(CALIBRATION_IMAGES, preprocessing))
         mean, std = (torch.tensor(of).view(1, 3, 1, 1) for of in (preprocessing.mean, preprocessing.std))
         net.train()

@@ -34,8 +34,8 @@ Output = Literal["logits", "embedding", "feature_map"]
 OUTPUTS: tuple[Output, ...] = ("logits", "embedding", "feature_map")
 
 # Largest difference to PyTorch's fp32 logits that the self-test allows, relative to their range. Measured on ResNets:
-# 1e-6 in fp32, 0.4 % in bf16; a wrong kernel is off by the range itself.
-TOLERANCE: dict[Compute, float] = {"fp32": 1e-3, "bf16": 0.05, "fp16": 0.01, "int8": 0.2}
+# 1e-6 in fp32; 0.3 % to 3 % in bf16, growing with depth; a wrong kernel is off by the range itself.
+TOLERANCE: dict[Compute, float] = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.01, "int8": 0.2}
 
 
 class SelfTestFailed(Exception):
