@@ -21,7 +21,7 @@ Points = np.ndarray  # float (N, 2): a closed polygon, x to the right, y down
 
 SHORTER_SIDE = (240, 480)  # pixels
 MAX_ASPECT = 1.5
-RADIUS = (0.27, 0.42)  # of a shape, as a fraction of the shorter side
+HALF_SIZE = (0.25, 0.43)  # of a shape's bounding box, as a fraction of the shorter side
 MAX_TILT = np.pi / 8  # of a shape, either way
 VISIBLE = 0.875  # of the shorter side is left by serving: resized to 256, cut to 224
 MIN_CONTRAST = 80.0  # between figure and ground, in luma (0 to 255)
@@ -62,7 +62,8 @@ def _ring(rng: Rng) -> list[Ink]:
 
 
 def _crescent(rng: Rng) -> list[Ink]:
-    bite = _arc(0, 2 * np.pi, rng.uniform(0.75, 0.95), centre=(rng.uniform(0.4, 0.6), 0.0))
+    side = rng.choice([-1, 1])
+    bite = _arc(0, 2 * np.pi, rng.uniform(0.75, 0.95), centre=(side * rng.uniform(0.4, 0.6), 0.0))
     return [Ink(_arc(0, 2 * np.pi)), Ink(bite, hole=True)]
 
 
@@ -221,18 +222,21 @@ def mask(label: int, size: tuple[int, int], rng: Rng) -> Image.Image:
 
 def _shape_mask(shape: Shape, size: tuple[int, int], rng: Rng) -> Image.Image:
     inks = shape(rng)
-    shorter = min(size)
-    radius = rng.uniform(*RADIUS)
-    room = VISIBLE / 2 - radius
-    centre = np.array(size) / 2 + rng.uniform(-room, room, 2) * shorter
-    squash = np.diag([1.0, rng.uniform(0.85, 1.0)])
-    place = _rotation(rng.uniform(-MAX_TILT, MAX_TILT)) @ squash * radius * shorter
+    squash = np.diag([1.0, rng.uniform(0.9, 1.0)])
+    tilt = _rotation(rng.uniform(-MAX_TILT, MAX_TILT))
+    turned = [ink.points @ (tilt @ squash).T for ink in inks]
+    corners = np.concatenate([points for points, ink in zip(turned, inks, strict=True) if not ink.hole])
+    low, high = corners.min(axis=0), corners.max(axis=0)
 
+    half = rng.uniform(*HALF_SIZE)
+    room = VISIBLE / 2 - half
+    scale = half * min(size) / ((high - low).max() / 2)
+    centre = np.array(size) / 2 + rng.uniform(-room, room, 2) * min(size)
     large = Image.new("L", (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING))
     canvas = ImageDraw.Draw(large)
-    for points, hole in inks:
-        placed = (points @ place.T + centre) * SUPERSAMPLING
-        canvas.polygon(placed.ravel().tolist(), fill=0 if hole else 255)
+    for points, ink in zip(turned, inks, strict=True):
+        placed = ((points - (low + high) / 2) * scale + centre) * SUPERSAMPLING
+        canvas.polygon(placed.ravel().tolist(), fill=0 if ink.hole else 255)
     return large.reduce(SUPERSAMPLING)
 
 
@@ -321,7 +325,8 @@ def contact_sheet(*, seed: int = 0, samples: int = 6, side: int = 88) -> Image.I
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m model_export.drawings", description="Draw samples of every class.")
     parser.add_argument("out", type=Path, help="the image file to write")
-    contact_sheet().save(parser.parse_args().out)
+    # 128 colours are enough to show them, and a seventh of the bytes
+    contact_sheet().quantize(128, dither=Image.Dither.NONE).save(parser.parse_args().out)
 
 
 if __name__ == "__main__":
