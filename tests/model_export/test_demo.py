@@ -1,3 +1,5 @@
+"""The demo's training, shortened; the whole of it runs in tests/e2e/test_demo.py."""
+
 from __future__ import annotations
 
 import io
@@ -13,7 +15,7 @@ from model_export.resnet import resnet
 from service.imaging import decode
 
 TINY = Schedule(
-    phases=(Phase(crop=32, pictures=96, passes=2, batch_size=8), Phase(crop=64, pictures=16, passes=1, batch_size=8)),
+    phases=(Phase(crop=32, pictures=240, batch_size=12), Phase(crop=64, pictures=24, batch_size=12)),
     held_out=12,
 )
 
@@ -33,22 +35,28 @@ def test_the_callers_random_numbers_are_left_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(4)
     torch.manual_seed(1)
-    train_demo(0, progress=False, schedule=Schedule(phases=(Phase(32, 8, 1, 8),), held_out=1))
+    train_demo(0, progress=False, schedule=Schedule(phases=(Phase(32, 8, 8),), held_out=1))
     assert torch.equal(torch.rand(4), expected)
 
 
 def test_the_loss_falls_and_the_net_is_ready_to_be_exported() -> None:
     demo = train_demo(0, progress=False, schedule=TINY)
-    assert len(demo.losses) == 2 * 12 + 2
-    assert np.mean(demo.losses[18:24]) < np.mean(demo.losses[:6])
+    assert len(demo.losses) == 20 + 2
+    assert np.mean(demo.losses[14:20]) < np.mean(demo.losses[:6])
     assert not demo.net.training
     assert demo.net.architecture.num_classes == len(CLASSES)
     assert {weights.dtype for weights in demo.net.parameters()} == {torch.float32}
     assert demo.accuracy.images == 12
 
 
+def test_the_learning_rate_warms_up_stays_and_falls_in_the_last_phase() -> None:
+    schedule = Schedule(phases=(Phase(32, 80, 10), Phase(64, 20, 10)), warm_up=0.2)
+    rates = [schedule.rate(step) for step in range(10)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 1, 1, 0.5])
+
+
 def test_seeds_differ() -> None:
-    short = Schedule(phases=(Phase(32, 8, 1, 8),), held_out=1)
+    short = Schedule(phases=(Phase(32, 8, 8),), held_out=1)
     assert train_demo(0, progress=False, schedule=short).losses != train_demo(1, progress=False, schedule=short).losses
 
 
@@ -100,9 +108,7 @@ def test_progress_goes_to_the_log_without_a_terminal(
         assert not caplog.messages
 
 
-def test_progress_is_a_bar_on_a_terminal(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_a_bar_on_a_terminal(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr("sys.stderr", terminal)

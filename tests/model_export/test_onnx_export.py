@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model_export.onnx_export import ExportError, ServingGraph, _check, export_onnx
-from model_export.parity import sample_images, torch_answers
+from model_export.parity import TOLERANCE, sample_images, torch_answers
 from model_export.random_weights import random_weights
 from service.card import Architecture, Preprocessing
 from service.engine import Engine
@@ -92,7 +92,8 @@ def test_v1_and_v15_of_the_same_weights_export_to_different_answers(tmp_path: Pa
         export_onnx(loaded.net, loaded.preprocessing, path)
         images = sample_images(1, loaded.preprocessing)
         answers.append(Engine(open_session(path, "cpu", threads=2)).infer(images)["logits"])
-    assert np.abs(answers[0] - answers[1]).max() > 0.1 * np.ptp(answers[0])
+    # by far more than the parity gate lets pass
+    assert np.abs(answers[0] - answers[1]).max() > 100 * TOLERANCE * np.ptp(answers[0])
 
 
 def test_a_batch_norm_or_a_fixed_batch_is_refused(model: onnx.ModelProto) -> None:
