@@ -39,8 +39,7 @@ USER 10001:10001
 FROM runtime AS serving
 ENV RESNET_HOST=0.0.0.0 RESNET_PORT=8000 RESNET_MODELS_DIR=/models
 EXPOSE 8000
-# Readiness, not liveness: Docker's health decides who is sent requests and what may start next. A process that is
-# beyond help exits by itself, and the restart policy starts it again.
+# Readiness, not liveness: Docker's health decides what may start next.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 CMD ["python", "-c", "\
 import http.client, os, sys; \
 replica = http.client.HTTPConnection('127.0.0.1', int(os.environ['RESNET_PORT']), timeout=2); \

@@ -13,7 +13,7 @@ help:  ## show this help
 
 install: $(VENV)/installed  ## make the virtual environment with everything in it
 
-# pip's own copy of the interpreter's version is old; the constraints pin every version that was tested together
+# the constraints pin every version that was tested together
 $(VENV)/installed: pyproject.toml docker/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)

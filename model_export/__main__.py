@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from model_export.demo import train_demo
 from model_export.drawings import CLASSES
-from model_export.errors import WeightsError, WeightsUnavailable
+from model_export.errors import WeightsError
 from model_export.onnx_export import ExportError
 from model_export.parity import ParityFailed
 from model_export.publish import publish
@@ -100,7 +100,7 @@ def quickstart(args: argparse.Namespace) -> int:
     for depth in QUICKSTART_DEPTHS:
         try:
             publish(imagenet(depth), args.models_dir)
-        except WeightsUnavailable as error:
+        except WeightsError as error:
             log.warning("quickstart: no ImageNet weights: %s", error)
             break
     if not list(published(args.models_dir)):
@@ -114,7 +114,11 @@ def quickstart(args: argparse.Namespace) -> int:
 def list_models(args: argparse.Namespace) -> int:
     rows = [("NAME", "VERSION", "DEPTH", "VARIANT", "SHORTCUT", "CLASSES", "TOP-1", "MB", "WEIGHTS")]
     for entry in published(args.models_dir):
-        card = ModelCard.read(entry.path)
+        try:
+            card = ModelCard.read(entry.path)
+        except CardError as error:
+            log.warning("%s %d: %s", entry.name, entry.version, error)
+            continue
         architecture = card.architecture
         rows.append(
             (
@@ -260,7 +264,7 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("interrupted: nothing was published", file=sys.stderr)
+        print("interrupted: nothing is half-published", file=sys.stderr)
     return 1
 
 

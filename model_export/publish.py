@@ -105,8 +105,8 @@ def _move_into_place(staging: Path, model_root: Path, card: ModelCard) -> ModelC
     """Writes the card and renames the folder to its version; to the next one if somebody else has just taken it."""
     while True:
         (staging / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
-        staging.chmod(0o755)  # mkdtemp made it private; the service runs as another user
         for path in (*staging.iterdir(), staging):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # mkdtemp made it private; the service runs as another user
             flush(path)
         try:
             staging.rename(model_root / str(card.version))

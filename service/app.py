@@ -35,7 +35,7 @@ WHERE = {
 
 
 class NothingServed(Exception):
-    """Every model failed to load; the message says why."""
+    """The default model, which most requests mean, failed to load; the message says why."""
 
 
 def create_app(
@@ -50,7 +50,7 @@ def create_app(
 
     Args:
         draining: whether the server is shutting down; readiness is off then.
-        on_fatal: told when loading ends with nothing to serve.
+        on_fatal: told when loading ends without the default model.
 
     Raises:
         RepositoryError: there are no published models, or not those that the settings name.
@@ -62,9 +62,11 @@ def create_app(
     async def load() -> None:
         try:
             await asyncio.to_thread(classifier.load)
+            if any(model.state == "loading" for model in repository.models.values()):
+                return  # stopped before the end
             if not classifier.ready:
-                reasons = "; ".join(f"{m.name}: {m.reason}" for m in repository.models.values())
-                raise NothingServed(f"no model could be loaded: {reasons}")
+                reasons = "; ".join(f"{m.name}: {m.reason}" for m in repository.models.values() if m.reason)
+                raise NothingServed(f"the default model, {repository.default}, could not be loaded: {reasons}")
             log.info("ready: %s", ", ".join(m.name for m in repository.models.values() if m.state == "ready"))
         except Exception as error:
             on_fatal(error)
@@ -73,6 +75,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
         yield
+        classifier.stop_loading()
         await loading
         await asyncio.to_thread(classifier.close)
 

@@ -62,7 +62,7 @@ class Batcher(Generic[Item, Result]):
         run: takes 1 to `max_batch` items and returns as many results, in order. Called on the batcher's thread only.
         max_batch: the largest batch formed.
         max_wait: seconds a batch that is not full waits for more items, counted from its first; 0 never waits.
-        on_batch: told the size and seconds of every batch that ran, on the batcher's thread.
+        on_batch: told the size of every batch that ran, on the batcher's thread.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int,
         max_wait: float = 0.0,
-        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+        on_batch: Callable[[int], None] = lambda size: None,
         name: str = "batcher",
     ) -> None:
         self._run = run
@@ -123,8 +123,9 @@ class Batcher(Generic[Item, Result]):
                 log.exception("a batch of %d failed", len(batch))
                 outcome = error
             ran = time.perf_counter() - started
-            self.drain_rate.record(len(batch), ran)
-            self._on_batch(len(batch), ran)
+            if not isinstance(outcome, BaseException):  # a failure is quick, and says nothing of how fast work drains
+                self.drain_rate.record(len(batch), ran)
+                self._on_batch(len(batch))
             # One wake-up of the event loop for the whole batch. All items of a server come from one loop.
             batch[0].future.get_loop().call_soon_threadsafe(_resolve, batch, outcome, started, ran)
 

@@ -8,6 +8,7 @@ that Triton loads the same tree.
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Iterator
 from datetime import datetime
@@ -34,6 +35,7 @@ Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 MODEL_FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+VERSION = re.compile(r"[1-9][0-9]*")
 
 
 class CardError(Exception):
@@ -157,17 +159,25 @@ class ModelCard(_Part):
         """The card of a published folder.
 
         Raises:
-            CardError: there is none, or it is not a valid card.
+            CardError: there is none, it cannot be read, it is not valid, or it is that of another folder.
         """
         path = folder / CARD_FILE
         try:
-            return cls.model_validate_json(path.read_bytes())
+            card = cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise CardError(f"{path} does not exist: publish the model again with `python -m model_export`") from None
+        except OSError as error:
+            raise CardError(f"{path} cannot be read ({error.strerror}): check its owner and permissions") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the card"
             raise CardError(f"{path} is not a valid model card: {where}: {first['msg']}; publish it again") from error
+        if (card.name, str(card.version)) != (folder.parent.name, folder.name):
+            raise CardError(
+                f"{path} is the card of {card.name} {card.version}: a published folder keeps its name; "
+                "to have another, export it again with --name"
+            )
+        return card
 
     def to_json(self) -> str:
         """The text of `card.json`."""
@@ -189,8 +199,8 @@ def published(root: Path) -> Iterator[Published]:
     """
     if not root.is_dir():
         return
-    for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        versions = [int(path.name) for path in model.iterdir() if path.name.isdecimal() and path.name[0] != "0"]
+    for model in sorted(path for path in root.iterdir() if path.is_dir() and re.fullmatch(NAME_PATTERN, path.name)):
+        versions = [int(path.name) for path in model.iterdir() if path.is_dir() and VERSION.fullmatch(path.name)]
         for version in sorted(versions):
             yield Published(model.name, version, model / str(version))
 
@@ -225,12 +235,14 @@ def verify_digests(folder: Path, card: ModelCard) -> None:
     """Checks every file the card names.
 
     Raises:
-        CardError: a file is missing or is not the one that was published.
+        CardError: a file cannot be read or is not the one that was published.
     """
     expected = {entry.file: entry.sha256 for entry in card.files.values()} | {SELF_TEST_FILE: card.self_test_sha256}
     for name, digest in expected.items():
         path = folder / name
-        if not path.is_file():
-            raise CardError(f"{path} is missing: publish the model again")
-        if (found := sha256(path)) != digest:
+        try:
+            found = sha256(path)
+        except OSError as error:
+            raise CardError(f"{path} cannot be read ({error.strerror}): publish the model again") from None
+        if found != digest:
             raise CardError(f"{path} has SHA-256 {found}, its card says {digest}: publish the model again")

@@ -3,13 +3,14 @@
     bytes ── decode pool ──► pixels ── batcher ──► engine ──► softmax, top-k ──► Answer
 
 Decoding happens on a bounded pool of threads (Pillow releases the GIL), inference on one thread per model. Every image
-is admitted before it is decoded and counted until it is answered, so that the work in the service is bounded.
+is admitted before it is decoded and counted until it is answered, so that the images in the service are bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,16 @@ import numpy as np
 from service.batching import Batcher
 from service.card import Preprocessing
 from service.engine import Engine
-from service.errors import ImageProblem, ImageTooLarge, ModelNotReady, Overloaded, retry_after_seconds
+from service.errors import (
+    ImageProblem,
+    ImageTooLarge,
+    InternalError,
+    ModelFailed,
+    ModelNotReady,
+    Overloaded,
+    Problem,
+    retry_after_seconds,
+)
 from service.imaging import Decoded, decode
 from service.metrics import Metrics
 from service.repository import Model, Repository
@@ -99,7 +109,7 @@ class Pipeline:
             self._run,
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
-            on_batch=lambda size, seconds: batch_size.observe(size),
+            on_batch=batch_size.observe,
             name=f"engine-{model.name}",
         )
 
@@ -137,21 +147,25 @@ class Classifier:
         self._metrics = metrics
         self._pipelines: dict[str, Pipeline] = {}
         self._loaded = False
+        self._stopping = threading.Event()
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     def load(self) -> None:
         """Loads every model, one after the other. Blocks; run it on a thread of its own. Bad models end as failed."""
         settings = self._settings
         for model in self.repository.models.values():
+            if self._stopping.is_set():
+                return
             model.load(settings.provider, threads=settings.engine_threads, max_batch=settings.max_batch)
             if model.engine is not None:
                 self._pipelines[model.name] = self._start(model, model.engine)
+                model.state = "ready"
         self._loaded = True
 
     @property
     def ready(self) -> bool:
-        """Whether loading is over and at least one model answers."""
-        return self._loaded and bool(self._pipelines)
+        """Whether loading is over and the default model answers."""
+        return self._loaded and self.repository.default in self._pipelines
 
     def _start(self, model: Model, engine: Engine) -> Pipeline:
         pipeline = Pipeline(model, engine, self._settings, self._metrics)
@@ -166,6 +180,10 @@ class Classifier:
         self._metrics.watch_model(info, lambda: pipeline.images)
         return pipeline
 
+    def stop_loading(self) -> None:
+        """Makes `load` return before the next model."""
+        self._stopping.set()
+
     def close(self) -> None:
         """Finishes what is queued and stops the threads. Blocks."""
         self._decoders.shutdown()
@@ -173,16 +191,18 @@ class Classifier:
             pipeline.batcher.close()
 
     def pipeline(self, model: Model) -> Pipeline:
-        """Raises ModelNotReady."""
+        """Raises ModelNotReady or ModelFailed."""
+        if model.state == "failed":
+            raise ModelFailed(model=model.name)
         if model.name not in self._pipelines:
-            raise ModelNotReady(model=model.name, state=model.state, retry_after=LOADING_RETRY_AFTER)
+            raise ModelNotReady(model=model.name, retry_after=LOADING_RETRY_AFTER)
         return self._pipelines[model.name]
 
-    async def classify(self, model: Model, uploads: Sequence[bytes], k: int) -> list[Answer | ImageProblem]:
-        """Classifies images, each on its own: one that is at fault is a problem in its place, the others are answered.
+    async def classify(self, model: Model, uploads: Sequence[bytes], k: int) -> list[Answer | Problem]:
+        """Classifies images, each on its own: what goes wrong with one is a problem in its place, for it alone.
 
         Raises:
-            ModelNotReady, Overloaded: none of the images was looked at.
+            ModelNotReady, ModelFailed, Overloaded: none of the images was looked at.
         """
         pipeline = self.pipeline(model)
         with pipeline.admit(len(uploads)):
@@ -191,15 +211,22 @@ class Classifier:
             self._observe(model.name, answer)
         return answers
 
-    async def _one(self, pipeline: Pipeline, model: Model, upload: bytes, k: int) -> Answer | ImageProblem:
-        arrived = time.perf_counter()
-        loop = asyncio.get_running_loop()
+    async def _one(self, pipeline: Pipeline, model: Model, upload: bytes, k: int) -> Answer | Problem:
         try:
-            decoded, started, finished = await loop.run_in_executor(
-                self._decoders, self._decode, upload, model.card.preprocessing
-            )
+            return await self._answer(pipeline, model, upload, k)
         except ImageProblem as problem:
             return problem
+        except Exception:
+            log.exception("an image of %d bytes could not be classified", len(upload))
+            return InternalError()
+
+    async def _answer(self, pipeline: Pipeline, model: Model, upload: bytes, k: int) -> Answer:
+        """Raises ImageProblem, or whatever an accident raises."""
+        arrived = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        decoded, started, finished = await loop.run_in_executor(
+            self._decoders, self._decode, upload, model.card.preprocessing
+        )
         best, timing = await pipeline.batcher.submit(Query(decoded.pixels, k))
         return Answer(
             best,
@@ -221,8 +248,8 @@ class Classifier:
         decoded = decode(upload, preprocessing, max_pixels=self._settings.max_pixels)
         return _TimedDecode(decoded, started, time.perf_counter())
 
-    def _observe(self, model: str, answer: Answer | ImageProblem) -> None:
-        if isinstance(answer, ImageProblem):
+    def _observe(self, model: str, answer: Answer | Problem) -> None:
+        if isinstance(answer, Problem):
             self._metrics.images.labels(model=model, outcome=answer.slug).inc()
             return
         self._metrics.images.labels(model=model, outcome="ok").inc()

@@ -110,8 +110,7 @@ def load_engine(folder: Path, card: ModelCard, *, provider: ProviderChoice, thre
             if provider == "auto" and (reason := refusal_in_auto(name)):
                 raise ProviderUnavailable(reason)
             engine = Engine(open_session(folder / MODEL_FILES["fp32"], name, threads=threads), refused)
-            engine.warm_up(max_batch)
-            difference = engine.self_test(stored)
+            difference = _prove(engine, max_batch, stored)
         except (ProviderUnavailable, SelfTestFailed) as error:
             if provider != "auto":
                 raise
@@ -131,3 +130,14 @@ def load_engine(folder: Path, card: ModelCard, *, provider: ProviderChoice, thre
     raise ProviderUnavailable(
         "no execution provider runs this model: " + "; ".join(f"{name}: {why}" for name, why in refused.items())
     )
+
+
+def _prove(engine: Engine, max_batch: int, stored: SelfTest) -> float:
+    """Warm-up and self-test. Raises SelfTestFailed, or ProviderUnavailable when it cannot run at all."""
+    try:
+        engine.warm_up(max_batch)
+        return engine.self_test(stored)
+    except SelfTestFailed:
+        raise
+    except Exception as error:  # out of memory, a missing kernel: onnxruntime's classes share no other base
+        raise ProviderUnavailable(f"{engine.provider} does not run this model: {error}") from error

@@ -22,6 +22,7 @@
     │   └── InvalidParameter         422
     └── ServerProblem                the server is at fault
         ├── InternalError            500
+        ├── ModelFailed              503
         ├── ModelNotReady            503
         └── Overloaded               503
 
@@ -212,6 +213,13 @@ class InternalError(ServerProblem):
     remedy = "Send the request again; if it fails again, report it with the time of the request."
 
 
+class ModelFailed(ServerProblem):
+    status = 503
+    title = "The model could not be loaded"
+    detail = "The model {model} is published, but this server could not load it."
+    remedy = "Choose another model; the server's operator finds the reason in /models."
+
+
 class RetryLater(ServerProblem):
     """Carries `retry_after`, in seconds."""
 
@@ -223,8 +231,8 @@ class RetryLater(ServerProblem):
 class ModelNotReady(RetryLater):
     status = 503
     title = "The model is not ready"
-    detail = "The model {model} is {state}."
-    remedy = "Wait for /healthz/ready, or look at /models for the reason."
+    detail = "The model {model} is still being loaded."
+    remedy = "Send the request again when /healthz/ready says so."
 
 
 class Overloaded(RetryLater):

@@ -13,7 +13,15 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from service.card import Interpolation, Preprocessing
-from service.errors import CorruptImage, EmptyImage, NotAnImage, TooManyPixels, TruncatedImage, UnsupportedImageFormat
+from service.errors import (
+    CorruptImage,
+    EmptyImage,
+    ImageProblem,
+    NotAnImage,
+    TooManyPixels,
+    TruncatedImage,
+    UnsupportedImageFormat,
+)
 
 # Pillow opens far more formats than a classification service should parse (most of its CVEs are in those decoders).
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -65,9 +73,12 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> Dec
         EmptyImage, UnsupportedImageFormat, NotAnImage, TooManyPixels, TruncatedImage, CorruptImage: see `errors`.
     """
     image = open_image(data, max_pixels)
-    load(image, len(data))
-    rgb = to_rgb(upright(image))
-    return Decoded(resize_and_crop(rgb, preprocessing), *rgb.size)
+    load(image, data)
+    turn_upright(image)
+    # Transparency is laid on white after the resize, which makes a picture of any size small. The result is the same:
+    # Pillow resizes premultiplied colours.
+    cropped = resize_and_crop(to_rgb_or_rgba(image), preprocessing)
+    return Decoded(to_array(on_white(cropped)), *image.size)
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
@@ -78,48 +89,54 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise _unidentified(data) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise CorruptImage(reason=str(error)) from None
+    except Exception as error:  # a decoder may raise anything on a damaged header
+        raise _damage(error, data) from None
     width, height = image.size
     if width * height > max_pixels:
         raise TooManyPixels(width=width, height=height, max_pixels=max_pixels)
     return image
 
 
-def load(image: Image.Image, received: int) -> None:
-    """Decodes the pixels of an opened image of `received` bytes. Raises TruncatedImage or CorruptImage."""
+def load(image: Image.Image, data: bytes) -> None:
+    """Decodes the pixels of an opened image. Raises TruncatedImage or CorruptImage."""
     try:
         image.load()
     except MemoryError:
         raise
     except Exception as error:  # on damaged files a decoder may raise anything: OSError, struct.error, zlib.error, ...
-        if isinstance(error, EOFError) or "truncated" in str(error):
-            raise TruncatedImage(received=received) from None
-        raise CorruptImage(reason=str(error) or type(error).__name__) from None
+        raise _damage(error, data) from None
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; as it lies where that tag is missing or unreadable."""
+def turn_upright(image: Image.Image) -> None:
+    """Turns the image, in place, as its EXIF orientation says; where that is missing or unreadable it stays."""
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # as for `load`: metadata of any content. A viewer shows such a picture; so do we
-        return image
+        return
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode that the allowed formats produce, as a person would see it on white paper."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(paper, image).convert("RGB")
+def to_rgb_or_rgba(image: Image.Image) -> Image.Image:
+    """Any mode that the allowed formats produce, in 8 bits; RGBA where something is transparent."""
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips 16-bit grey at 255, which turns nearly all of it white.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """The shorter side of an RGB image to `resize`, the centre `crop` x `crop` of that: uint8 `(3, crop, crop)`.
+def on_white(image: Image.Image) -> Image.Image:
+    """RGB as it is; RGBA as it looks on white paper."""
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """RGB as uint8 `(3, height, width)`."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The shorter side of an image to `resize`, the centre `crop` x `crop` of that.
 
     Only the pixels of the crop are computed: `box` is where it lies in the source, on the grid that resizing the whole
     image would use, so the result is that of resizing and then cropping.
@@ -133,13 +150,32 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndar
     top = round((resized_height - p.crop) / 2)
     scale_x, scale_y = width / resized_width, height / resized_height
     box = (left * scale_x, top * scale_y, (left + p.crop) * scale_x, (top + p.crop) * scale_y)
-    cropped = image.resize((p.crop, p.crop), RESAMPLING[p.interpolation], box)
-    return np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1))
+    return image.resize((p.crop, p.crop), RESAMPLING[p.interpolation], box)
 
 
-def _unidentified(data: bytes) -> NotAnImage | UnsupportedImageFormat:
+def _unidentified(data: bytes) -> ImageProblem:
+    if _ends(data) is not None:  # begins like a supported format: only its rest can be at fault
+        return _damage(None, data)
     head = data[:64]
     for offset, signature, name in SIGNATURES:
         if head.startswith(signature, offset):
             return UnsupportedImageFormat(format=name, supported=", ".join(FORMATS))
     return NotAnImage()
+
+
+def _damage(error: Exception | None, data: bytes) -> TruncatedImage | CorruptImage:
+    """What is wrong with a file that a decoder has given up."""
+    if _ends(data) is False:
+        return TruncatedImage(received=len(data))
+    return CorruptImage(reason=str(error) if error else "its header is damaged")
+
+
+def _ends(data: bytes) -> bool | None:
+    """Whether a JPEG, PNG or WebP has its end; None for anything else."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return b"\xff\xd9" in data[-1024:]  # the EOI marker; some cameras write a little behind it
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return b"IEND" in data[-1024:]
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    return None

@@ -12,7 +12,7 @@ Stage = Literal["decode", "queue", "inference", "total"]
 
 # 1 ms to 16 s, doubling: from a ResNet-18 on a GPU to a ResNet-152 on one core under load.
 SECONDS = tuple(0.001 * 2**power for power in range(15))
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:

@@ -67,8 +67,9 @@ def open_session(model: Path, provider: ProviderName, *, threads: int) -> Sessio
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if provider == "cuda":
         _probe_cuda()
-        # EXHAUSTIVE, the default, would time every cuDNN algorithm again for every batch size.
-        providers = [(ORT_NAMES["cuda"], {"cudnn_conv_algo_search": "HEURISTIC"})]
+        # EXHAUSTIVE, the default, would time every cuDNN algorithm again for every batch size. TF32, a default too, has
+        # the mantissa of fp16: that is not the fp32 which `compute` says.
+        providers = [(ORT_NAMES["cuda"], {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"})]
     if provider == "openvino":
         device = _openvino_cpu()
         if "BF16" in device.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split():
@@ -112,10 +113,11 @@ def _openvino_cpu() -> ort.OrtEpDevice:
     import onnxruntime_ep_openvino as plugin
 
     name = ORT_NAMES["openvino"]
-    try:
-        ort.register_execution_provider_library(name, plugin.get_library_path())
-    except Exception as error:  # see open_session
-        raise ProviderUnavailable(f"the OpenVINO plug-in does not load: {error}") from error
+    if not any(device.ep_name == name for device in ort.get_ep_devices()):
+        try:
+            ort.register_execution_provider_library(name, plugin.get_library_path())
+        except Exception as error:  # see open_session
+            raise ProviderUnavailable(f"the OpenVINO plug-in does not load: {error}") from error
     for device in ort.get_ep_devices():
         if device.ep_name == name and device.ep_metadata.get("ov_device") == "CPU":
             return device

@@ -25,7 +25,8 @@ class Model:
     """The latest published version of one model, and its engine once it is loaded.
 
     Attributes:
-        state: `loading` until `load` returns; then `ready`, or `failed` with the reason in `reason`.
+        state: `loading`; `failed` after `load` went wrong, with the reason in `reason`; `ready` once it answers
+            (set by whoever puts it to work).
     """
 
     def __init__(self, path: Path, card: ModelCard) -> None:
@@ -51,8 +52,6 @@ class Model:
         except (CardError, ProviderUnavailable, SelfTestFailed) as error:
             log.error("%s %d: not served: %s", self.name, self.card.version, error)
             self.state, self.reason = "failed", str(error)
-        else:
-            self.state = "ready"
 
 
 class Repository:

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     decode_threads: int = Field(
         default_factory=usable_cores, ge=1, description="Images decoded at the same time; unset, one per core."
     )
-    max_batch: int = Field(default=8, ge=1, le=256, description="The largest batch, in images.")
+    max_batch: int = Field(default=8, ge=1, le=64, description="The largest batch, in images.")
     max_wait_ms: float = Field(
         default=0.0,
         ge=0,
@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     )
     max_images: int = Field(default=32, ge=1, description="Images in one request.")
     max_image_bytes: int = Field(default=20 * 2**20, ge=1, description="Bytes of one image.")
-    max_request_bytes: int = Field(default=64 * 2**20, ge=1, description="Bytes of one request's body.")
+    max_request_bytes: int = Field(default=64 * 2**20, ge=1, description="Bytes of one form.")
     max_pixels: int = Field(
         default=64_000_000, ge=1, description="Pixels (width x height) of one image, checked before it is decoded."
     )

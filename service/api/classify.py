@@ -23,6 +23,8 @@ from service.settings import Settings
 
 T = TypeVar("T")
 
+DEFAULT_TOP_K = 5
+
 BINARY = {"type": "string", "format": "binary"}
 REQUEST_BODY = {
     "required": True,
@@ -47,14 +49,16 @@ PROBLEMS = (
     errors.TooManyImages,
     errors.UnsupportedMediaType,
     errors.InvalidParameter,
+    errors.InternalError,
     errors.ModelNotReady,
+    errors.ModelFailed,
     errors.Overloaded,
 )
 
 
-def result(upload: Upload, answer: Answer | errors.ImageProblem, labels: Sequence[Label]) -> schema.ImageResult:
+def result(upload: Upload, answer: Answer | errors.Problem, labels: Sequence[Label]) -> schema.ImageResult:
     """One entry of the answer."""
-    if isinstance(answer, errors.ImageProblem):
+    if isinstance(answer, errors.Problem):
         return schema.ImageResult(file=upload.name, error=schema.Problem.model_validate(answer.document()))
     predictions = [
         schema.Prediction(class_id=class_id, label=labels[class_id].name, probability=round(probability, 6))
@@ -92,7 +96,7 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
 
 def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIRouter:
     class CountedRoute(APIRoute):
-        """Counts every request by model and status, those that never reach the handler included."""
+        """Counts every POST by model and status, those that never reach the handler included."""
 
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
@@ -117,14 +121,15 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
 
     routes = APIRouter(tags=["classification"], route_class=CountedRoute)
 
-    async def classify_uploads(request: Request, model: Model, k: int) -> Response:
+    async def classify_uploads(request: Request, model: Model, top_k: int | None) -> Response:
         classes = model.card.architecture.num_classes
+        k = min(DEFAULT_TOP_K, classes) if top_k is None else top_k
         if k > classes:
             raise errors.InvalidParameter(parameter="top_k", value=k, reason=f"{model.name} has {classes} classes")
         classifier.pipeline(model).check_room()  # an overloaded server does not even read the body
         uploads = await read_uploads(request, settings)
         answers = await unless_disconnected(request, classifier.classify(model, [upload.data for upload in uploads], k))
-        if len(answers) == 1 and isinstance(answers[0], errors.ImageProblem):
+        if len(answers) == 1 and isinstance(answers[0], errors.Problem):
             raise answers[0]
         body = schema.Classification(
             model=model.name,
@@ -146,8 +151,10 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
     async def classify(
         request: Request,
         model: Annotated[str | None, Query(description="By name, as /models lists them.")] = None,
-        depth: Annotated[int | None, Query(description="By depth: 18, 34, 50, 101 or 152.")] = None,
-        top_k: Annotated[int, Query(ge=1, description="How many classes to return, most probable first.")] = 5,
+        depth: Annotated[int | None, Query(description="By depth, as /models lists them.")] = None,
+        top_k: Annotated[
+            int | None, Query(ge=1, description="How many classes to return, most probable first; 5 if not given.")
+        ] = None,
     ) -> Response:
         """Send one image as the raw body, or one or many as a form with the field `file`.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-from starlette.datastructures import UploadFile
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -22,6 +23,7 @@ from service.settings import Settings
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 FIELD = "file"
+MAX_FIELDS = 16  # that are no files: there is no use for any, but clients send some
 
 
 class Upload(NamedTuple):
@@ -73,7 +75,14 @@ async def _limited(request: Request, max_bytes: int, too_large: type[Problem]) -
 
 async def _read_form(request: Request, settings: Settings) -> list[Upload]:
     stream = _limited(request, settings.max_request_bytes, RequestTooLarge)
-    parser = InMemoryParser(request.headers, stream, max_files=settings.max_images)
+    # Of the content type only the boundary is passed on. Names would be decoded with the charset that it may carry, and
+    # among Python's codecs some are slow beyond measure and some give text that is no Unicode. Forms are UTF-8.
+    _, options = parse_options_header(request.headers["content-type"])
+    boundary = options.get(b"boundary", b"").decode("latin-1")
+    headers = Headers(
+        {"content-type": f'multipart/form-data; boundary="{boundary}"'} if boundary else {"content-type": ""}
+    )
+    parser = InMemoryParser(headers, stream, max_files=settings.max_images, max_fields=MAX_FIELDS)
     try:
         form = await parser.parse()
     except MultiPartException as error:

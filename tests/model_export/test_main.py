@@ -117,15 +117,26 @@ def test_quickstart_prefers_imagenet_weights(
     assert "now holds resnet18" in caplog.text
 
 
-def test_quickstart_does_not_hide_wrong_weights_behind_the_demo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_quickstart_trains_the_demo_where_the_weights_are_not_to_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def imagenet(depth: int) -> Loaded:
-        raise WeightsError("the digest is wrong")
+        raise WeightsError("the digest is wrong")  # what a captive portal's page looks like
 
     monkeypatch.setattr(cli, "imagenet", imagenet)
-    assert main(["quickstart", "--models-dir", str(tmp_path)]) == 1
-    assert "the digest is wrong" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "demo", lambda seed: random_weights(CIFAR))
+    assert main(["quickstart", "--models-dir", str(tmp_path)]) == 0
+    assert "no ImageNet weights: the digest is wrong" in caplog.text
+    assert [entry.name for entry in published(tmp_path)] == ["resnet18-demo"]
+
+
+def test_list_goes_on_past_an_unreadable_card(
+    folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "broken" / "1").mkdir(parents=True)
+    assert main(["list", "--models-dir", str(folder)]) == 0
+    assert "resnet8-cifar" in capsys.readouterr().out
+    assert "broken 1: " in caplog.text
 
 
 def test_a_variant_that_is_not_recorded_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

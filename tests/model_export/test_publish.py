@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -75,20 +73,39 @@ def test_names_that_are_none(loaded: Loaded, tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+FLUSHES = 4  # of three files and their folder; then comes the renaming, then the flush of the folder above
+
+
 @pytest.mark.e2e
-def test_killed_at_any_moment_nothing_half_written_is_seen(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "model_export", "export", "--weights", "random", "--family", "cifar"]
-    command += ["--depth", "8", "--name", "m", "--models-dir", str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    whole = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True, env=environment)
-    whole = time.monotonic() - whole
-    for share in (0.5, 0.7, 0.8, 0.9, 0.97):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
-        time.sleep(share * whole)
-        process.kill()
-        process.wait()
-    found = list(published(tmp_path))
-    assert found
-    for entry in found:
+def test_killed_at_any_step_nothing_half_written_is_seen(tmp_path: Path) -> None:
+    """The process ends without any clean-up before the first step of publishing, then before the second, and so on."""
+    program = """
+import os, sys
+from pathlib import Path
+from model_export import publish as module
+from model_export.random_weights import random_weights
+from service.card import Architecture
+
+left = int(sys.argv[2])
+
+def or_die(step):
+    def wrapped(*args):
+        global left
+        left -= 1
+        if left == 0:
+            os._exit(9)
+        return step(*args)
+    return wrapped
+
+module.flush = or_die(module.flush)
+Path.rename = or_die(Path.rename)
+loaded = random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=10))
+module.publish(loaded, Path(sys.argv[1]), "m")
+"""
+    for step in range(1, FLUSHES + 3):
+        finished = subprocess.run([sys.executable, "-c", program, str(tmp_path), str(step)], capture_output=True)
+        assert finished.returncode == 9, finished.stderr
+        renamed = step > FLUSHES + 1
+        assert len(list(published(tmp_path))) == (1 if renamed else 0), step
+    for entry in published(tmp_path):
         verify_digests(entry.path, ModelCard.read(entry.path))

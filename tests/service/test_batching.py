@@ -218,16 +218,15 @@ def test_closing_finishes_what_is_queued_and_takes_no_more() -> None:
 
 
 def test_on_batch_is_told_every_batch() -> None:
-    told: list[tuple[int, float]] = []
-    made: Batcher[int, int] = Batcher(list, max_batch=4, on_batch=lambda size, seconds: told.append((size, seconds)))
+    told: list[int] = []
+    made: Batcher[int, int] = Batcher(list, max_batch=4, on_batch=told.append)
 
     async def scenario() -> None:
         await made.submit(1)
 
     asyncio.run(scenario())
     made.close()
-    assert [size for size, _ in told] == [1]
-    assert told[0][1] >= 0
+    assert told == [1]
 
 
 def test_drain_rate_follows_what_is_measured() -> None:
@@ -240,8 +239,32 @@ def test_drain_rate_follows_what_is_measured() -> None:
     assert rate.per_second == pytest.approx(40, rel=0.01)
 
 
-def test_an_idle_batcher_uses_no_cpu() -> None:
+def test_an_idle_batcher_sleeps_without_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float | None] = []
+    asleep = threading.Event()
+
+    class Watched(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            if threading.current_thread().name == "batcher":
+                waits.append(timeout)
+                asleep.set()
+            return super().wait(timeout)
+
+    monkeypatch.setattr("service.batching.threading.Condition", Watched)
     with batcher(lambda items: list(items)):
-        before = time.process_time()
-        time.sleep(0.2)
-        assert time.process_time() - before < 0.1  # no polling
+        assert asleep.wait(TIMEOUT_S)
+        time.sleep(0.05)
+    assert waits == [None]  # once, without a timeout: no polling
+
+
+def test_failures_do_not_count_as_draining() -> None:
+    def fail(items: Sequence[int]) -> list[int]:
+        raise ValueError("broken")
+
+    async def scenario(made: Batcher[int, int]) -> None:
+        with pytest.raises(ValueError, match="broken"):
+            await made.submit(1)
+
+    with batcher(fail) as made:
+        asyncio.run(scenario(made))
+        assert made.drain_rate.per_second == 0

@@ -24,7 +24,7 @@ from service.card import (
 
 @pytest.fixture
 def folder(models_dir: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(models_dir / "resnet8-cifar" / "1", tmp_path / "copy"))
+    return Path(shutil.copytree(models_dir / "resnet8-cifar" / "1", tmp_path / "resnet8-cifar" / "1"))
 
 
 def test_a_card_survives_writing_and_reading(folder: Path) -> None:
@@ -65,8 +65,22 @@ def test_digests(folder: Path) -> None:
     with pytest.raises(CardError, match=r"model\.onnx has SHA-256 .* its card says"):
         verify_digests(folder, card)
     (folder / "model.onnx").unlink()
-    with pytest.raises(CardError, match="is missing"):
+    with pytest.raises(CardError, match=r"model\.onnx cannot be read \(No such file"):
         verify_digests(folder, card)
+
+
+def test_a_folder_keeps_its_name(folder: Path) -> None:
+    for other in (folder.with_name("2"), folder.parent.with_name("renamed") / "1"):
+        shutil.copytree(folder, other)
+        with pytest.raises(CardError, match="is the card of resnet8-cifar 1"):
+            ModelCard.read(other)
+
+
+def test_what_is_no_card_at_all(folder: Path) -> None:
+    (folder / "card.json").unlink()
+    (folder / "card.json").mkdir()
+    with pytest.raises(CardError, match="cannot be read"):
+        ModelCard.read(folder)
 
 
 def test_the_self_test_is_stored_exactly(folder: Path) -> None:
@@ -83,9 +97,10 @@ def test_the_self_test_is_stored_exactly(folder: Path) -> None:
 
 
 def test_published_finds_versions_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("b/2", "b/10", "b/1", "a/1", "b/.staging-x", "b/03", "b/latest", ".hidden/1", "empty"):
+    for name in ("b/2", "b/10", "b/1", "a/1", "b/.staging-x", "b/03", "b/latest", ".hidden/1", "lost+found/1", "empty"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "file").touch()
+    (tmp_path / "b" / "5").touch()
     assert [(entry.name, entry.version) for entry in published(tmp_path)] == [("a", 1), ("b", 1), ("b", 2), ("b", 10)]
     assert list(published(tmp_path / "missing")) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.card import Preprocessing
 from service.classifier import Answer, Classifier, softmax, top_k
-from service.errors import ImageTooLarge, ModelNotReady, Overloaded, TruncatedImage
-from service.imaging import decode
+from service.errors import ImageTooLarge, InternalError, ModelFailed, ModelNotReady, Overloaded, TruncatedImage
+from service.imaging import Decoded, decode
 from service.metrics import Metrics
 from service.repository import Repository
 from service.settings import Settings
@@ -60,6 +62,21 @@ def test_one_bad_image_fails_alone(classifier: Classifier, photo: bytes) -> None
     uploads = [photo, photo[: len(photo) // 2], photo, bytes(200_001)]
     answers = asyncio.run(classifier.classify(model, uploads, 1))
     assert [type(answer) for answer in answers] == [Answer, TruncatedImage, Answer, ImageTooLarge]
+
+
+def test_an_accident_with_one_image_is_its_own(
+    classifier: Classifier, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fragile(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> Decoded:
+        if data == b"cursed":
+            raise MemoryError
+        return decode(data, preprocessing, max_pixels=max_pixels)
+
+    monkeypatch.setattr("service.classifier.decode", fragile)
+    model = classifier.repository.get("resnet18")
+    answers = asyncio.run(classifier.classify(model, [photo, b"cursed", photo], 1))
+    assert [type(answer) for answer in answers] == [Answer, InternalError, Answer]
+    assert classifier.pipeline(model).images == 0
 
 
 def test_each_gets_as_many_classes_as_asked_for(classifier: Classifier, photo: bytes) -> None:
@@ -143,9 +160,30 @@ def test_a_request_that_is_abandoned_gives_its_place_back(classifier: Classifier
     asyncio.run(scenario())
 
 
+def test_a_model_that_failed_says_so_and_without_the_default_it_is_not_ready(models_dir: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(models_dir, tmp_path / "models"))
+    (root / "resnet8-cifar" / "1" / "model.onnx").write_bytes(b"")
+    classifier = make(root)
+    classifier.load()
+    assert not classifier.ready
+    classifier.pipeline(classifier.repository.get("resnet18"))
+    with pytest.raises(ModelFailed, match="resnet8-cifar is published, but"):
+        classifier.pipeline(classifier.repository.get("resnet8-cifar"))
+    classifier.close()
+
+
+def test_loading_can_be_stopped(models_dir: Path) -> None:
+    classifier = make(models_dir)
+    classifier.stop_loading()
+    classifier.load()
+    assert {model.state for model in classifier.repository.models.values()} == {"loading"}
+    assert not classifier.ready
+    classifier.close()
+
+
 def test_before_loading_the_model_is_not_ready(models_dir: Path, photo: bytes) -> None:
     classifier = make(models_dir)
     assert not classifier.ready
-    with pytest.raises(ModelNotReady, match="resnet18 is loading"):
+    with pytest.raises(ModelNotReady, match="resnet18 is still being loaded"):
         asyncio.run(classifier.classify(classifier.repository.get("resnet18"), [photo], 1))
     classifier.close()

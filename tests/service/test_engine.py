@@ -94,8 +94,28 @@ def test_auto_moves_on_from_a_provider_that_computes_wrongly_and_says_so(
         poisoned.unlink()
 
 
+def test_a_provider_that_fails_while_running_is_refused_like_one_that_does_not_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(self: Engine, max_batch: int) -> None:
+        if self.provider == "openvino":
+            raise RuntimeError("out of memory")
+
+    def open_any(model: Path, provider: ProviderName, *, threads: int) -> Session:
+        return open_session(model, "cpu", threads=threads)._replace(provider=provider)
+
+    monkeypatch.setattr(Engine, "warm_up", out_of_memory)
+    monkeypatch.setattr(engine_module, "open_session", open_any)
+    monkeypatch.setattr(engine_module, "refusal_in_auto", lambda provider: "no" if provider == "cuda" else None)
+    engine = load(folder, "auto")
+    assert engine.provider == "cpu"
+    assert engine.refused["openvino"] == "openvino does not run this model: out of memory"
+    with pytest.raises(ProviderUnavailable, match="out of memory"):
+        load(folder, "openvino")
+
+
 def test_when_nothing_runs_every_reason_is_given(models_dir: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(models_dir / "resnet8-cifar" / "1", tmp_path / "broken"))
+    folder = Path(shutil.copytree(models_dir / "resnet8-cifar" / "1", tmp_path / "resnet8-cifar" / "1"))
     (folder / "model.onnx").write_bytes(b"")
     with pytest.raises(ProviderUnavailable, match=r"no execution provider runs this model: cuda: .*; cpu: "):
         load(folder, "auto")

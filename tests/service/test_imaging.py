@@ -18,7 +18,7 @@ from service.errors import (
     TruncatedImage,
     UnsupportedImageFormat,
 )
-from service.imaging import decode, resize_and_crop
+from service.imaging import decode, resize_and_crop, to_array
 
 STANDARD = Preprocessing()
 WHOLE = Preprocessing(resize=32, crop=32)
@@ -60,7 +60,7 @@ def reference(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
 @pytest.mark.parametrize("preprocessing", [STANDARD, Preprocessing(resize=232), WHOLE], ids=["256", "232", "32"])
 def test_pixels_are_those_of_resize_then_crop(size: tuple[int, int], preprocessing: Preprocessing) -> None:
     image = photograph(*size)
-    ours = resize_and_crop(image, preprocessing)
+    ours = to_array(resize_and_crop(image, preprocessing))
     theirs = reference(image, preprocessing)
     assert ours.shape == (3, preprocessing.crop, preprocessing.crop)
     assert ours.dtype == np.uint8
@@ -75,14 +75,16 @@ def test_pixels_are_those_of_resize_then_crop(size: tuple[int, int], preprocessi
 def test_a_shifted_grid_would_be_noticed() -> None:
     image = photograph(500, 375)
     shifted = image.resize(image.size, Image.Resampling.BILINEAR, (0.1, 0, 500, 375))
-    difference = np.abs(resize_and_crop(image, STANDARD).astype(int) - resize_and_crop(shifted, STANDARD))
+    ours, theirs = (to_array(resize_and_crop(i, STANDARD)).astype(int) for i in (image, shifted))
+    difference = np.abs(ours - theirs)
     assert difference.mean() > 0.25
 
 
 def test_the_filter_is_the_cards() -> None:
     image = photograph(500, 375)
     by_filter = [
-        resize_and_crop(image, Preprocessing(interpolation=name)) for name in ("bilinear", "bicubic", "lanczos")
+        to_array(resize_and_crop(image, Preprocessing(interpolation=name)))
+        for name in ("bilinear", "bicubic", "lanczos")
     ]
     assert not np.array_equal(by_filter[0], by_filter[1])
     assert not np.array_equal(by_filter[1], by_filter[2])
@@ -106,7 +108,7 @@ def test_exif_orientation_is_applied() -> None:
     assert (decoded.width, decoded.height) == (32, 64)
     assert decode(encode(image, "JPEG", exif=exif), WHOLE, max_pixels=10_000).pixels.shape == (3, 32, 32)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encode(image, "JPEG", exif=exif, quality=95))))
-    assert np.array_equal(decoded.pixels, resize_and_crop(upright, WHOLE))
+    assert np.array_equal(decoded.pixels, to_array(resize_and_crop(upright, WHOLE)))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -138,6 +140,19 @@ def test_grey() -> None:
 def test_16_bit_grey_keeps_its_shades() -> None:
     image = Image.fromarray(np.full((32, 32), 0x8000, np.uint16))
     assert corner(encode(image)) == (0x80, 0x80, 0x80)
+
+
+def test_16_bit_grey_with_a_transparent_shade_is_no_white_sheet() -> None:
+    image = Image.fromarray(np.full((32, 32), 0x4000, np.uint16))
+    assert corner(encode(image, transparency=0)) == (0x40, 0x40, 0x40)
+
+
+def test_transparent_edges_are_those_of_laying_it_on_white_first() -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (90, 120, 4), dtype=np.uint8), "RGBA")
+    paper = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    ours = decode(encode(image), WHOLE, max_pixels=20_000).pixels.astype(int)
+    assert np.abs(ours - to_array(resize_and_crop(paper, WHOLE))).max() <= 2
 
 
 def test_cmyk_and_its_jpeg() -> None:
@@ -199,10 +214,14 @@ def test_other_unsupported_formats_are_named(data: bytes) -> None:
 def test_truncated(file_format: str, kept: float) -> None:
     data = encode(photograph(500, 375), file_format)
     problem = fault(data[: int(len(data) * kept)])
-    assert isinstance(problem, TruncatedImage | CorruptImage)
-    if file_format == "JPEG":
-        assert isinstance(problem, TruncatedImage)
-        assert problem.members["received"] == int(len(data) * kept)
+    assert isinstance(problem, TruncatedImage), problem
+    assert problem.members["received"] == int(len(data) * kept)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kept", [16, 40, 120])
+def test_truncated_in_the_header(file_format: str, kept: int) -> None:
+    assert isinstance(fault(encode(photograph(500, 375), file_format)[:kept]), TruncatedImage)
 
 
 def test_damaged() -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from httpx import Response
 from PIL import Image
 from starlette.testclient import TestClient
 
+from model_export.publish import publish
+from model_export.random_weights import random_weights
+from service.app import create_app
+from service.card import Architecture
+from service.settings import Settings
 from tests.service.api.conftest import LIMITS
 
 
@@ -206,3 +213,22 @@ def test_top_k_out_of_range(client: TestClient, photo: bytes, top_k: str) -> Non
 def test_every_class_can_be_asked_for(client: TestClient, photo: bytes) -> None:
     images = client.post("/classify?top_k=1000", files=form(photo)).json()["images"]
     assert {prediction["class_id"] for prediction in images[0]["predictions"]} == set(range(1000))
+
+
+def test_a_model_with_fewer_classes_than_the_default_answers_with_all_of_them(tmp_path: Path, photo: bytes) -> None:
+    publish(random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=2)), tmp_path)
+    with TestClient(create_app(Settings(models_dir=tmp_path, provider="cpu"))) as client:
+        while client.get("/healthz/ready").status_code != 200:
+            time.sleep(0.02)
+        assert len(client.post("/classify", files=form(photo)).json()["images"][0]["predictions"]) == 2
+
+
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "utf-7", "unicode_escape", "nonsense"])
+def test_the_client_does_not_choose_the_codec(client: TestClient, photo: bytes, charset: str) -> None:
+    head = '--x\r\nContent-Disposition: form-data; name="note"\r\n\r\n' + "a" * 20_000
+    head += '\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="+2AA-\\ud800"\r\n\r\n'
+    body = head.encode() + photo + b"\r\n--x--\r\n"
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    response = client.post("/classify", content=body, headers=headers)
+    assert response.status_code == 200
+    assert response.json()["images"][0]["file"] == "+2AA-\\ud800"
