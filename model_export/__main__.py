@@ -26,12 +26,13 @@ from service.card import (
     Preprocessing,
     Published,
     Shortcut,
+    Variant,
     Weights,
     published,
 )
 from service.card import verify_digests as check_digests
 from service.engine import SelfTestFailed, load_engine
-from service.providers import ProviderUnavailable, usable_cores
+from service.providers import ProviderChoice, ProviderUnavailable, usable_cores
 
 log = logging.getLogger("model_export")
 
@@ -219,7 +220,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--depth", type=int, help="18, 34, 50, 101 or 152; with --family cifar, 6n+2")
     sub.add_argument("--family", choices=("imagenet", "cifar"), default="imagenet", help="(default: imagenet)")
-    sub.add_argument("--variant", choices=("v1", "v1.5"), help="where a bottleneck has its stride; never guessed")
+    sub.add_argument("--variant", choices=get_args(Variant), help="where a bottleneck has its stride; never guessed")
     sub.add_argument(
         "--shortcut", choices=("A", "B", "C", "none"), help="none: a plain net (default: B; of the cifar family A)"
     )
@@ -246,8 +247,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("name", nargs="?", help="(default: every published version)")
         sub.add_argument("--version", type=int, help="(default: the latest)")
         if run is verify:
-            choices = ("auto", "cuda", "openvino", "cpu")
-            sub.add_argument("--provider", choices=choices, default="auto", help="(default: auto)")
+            sub.add_argument("--provider", choices=get_args(ProviderChoice), default="auto", help="(default: auto)")
     return top
 
 

@@ -18,15 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from model_export.drawings import CLASSES, label_of, picture
+from model_export.drawings import CLASSES, label_of, pixels
 from model_export.resnet import ResNet, resnet
 from service.card import Accuracy, Preprocessing
-from service.imaging import decode
 
 logger = logging.getLogger(__name__)
 
 SERVED = Preprocessing()
-MAX_PIXELS = 1_000_000  # more than any drawing has
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def drawn(seed: int, indices: range, preprocessing: Preprocessing, *, progress: 
     shown = _Progress("drawing", len(indices), progress)
 
     def fill(row: int) -> None:
-        images[row] = decode(picture(seed, indices[row]), preprocessing, max_pixels=MAX_PIXELS).pixels
+        images[row] = pixels(seed, indices[row], preprocessing)
 
     # Threads, because Pillow and numpy release the interpreter lock in all that takes time here.
     pool = ThreadPoolExecutor(torch.get_num_threads())

@@ -16,6 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageOps
 
+from service.card import Preprocessing
+from service.imaging import decode
+
 Rng = np.random.Generator
 Points = np.ndarray  # float (N, 2): a closed polygon, x to the right, y down
 
@@ -26,6 +29,7 @@ MAX_TILT = np.pi / 8  # of a shape, either way
 VISIBLE = 0.875  # of the shorter side is left by serving: resized to 256, cut to 224
 MIN_CONTRAST = 80.0  # between figure and ground, in luma (0 to 255)
 JPEG_QUALITY = (35, 95)
+MAX_PIXELS = 1_000_000  # more than any drawing has
 
 SUPERSAMPLING = 2  # polygons are drawn this much larger, then reduced: Pillow's own have jagged edges
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
@@ -206,6 +210,11 @@ def label_of(index: int) -> int:
 def picture(seed: int, index: int) -> bytes:
     """Picture number `index` of the endless data set `seed`, a JPEG: the same whoever draws it, in whatever order."""
     return draw_jpeg(label_of(index), np.random.default_rng((seed, index)))
+
+
+def pixels(seed: int, index: int, preprocessing: Preprocessing) -> np.ndarray:
+    """`picture(seed, index)` as the service would see it: uint8 `(3, crop, crop)`, RGB."""
+    return decode(picture(seed, index), preprocessing, max_pixels=MAX_PIXELS).pixels
 
 
 def mask(label: int, size: tuple[int, int], rng: Rng) -> Image.Image:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from model_export.drawings import picture
+from model_export.drawings import pixels
 from model_export.onnx_export import ServingGraph
 from service.card import Parity, Preprocessing, SelfTest
 from service.engine import OUTPUTS, Engine
-from service.imaging import decode
 
 # 1 is what serving starts with, 3 is no power of two, 8 is the largest batch by default.
 BATCH_SIZES = (1, 2, 3, 8)
@@ -20,8 +19,6 @@ TOLERANCE = 1e-4
 # Of the images that are shown to both, how many are stored with PyTorch's answers for the service's own check.
 SELF_TEST_IMAGES = 4
 
-MAX_PIXELS = 4_000_000  # more than any drawing has
-
 
 class ParityFailed(Exception):
     """The exported file does not compute what the network computes; nothing is published."""
@@ -29,7 +26,7 @@ class ParityFailed(Exception):
 
 def sample_images(count: int, preprocessing: Preprocessing) -> np.ndarray:
     """Drawn pictures through the service's preprocessing: uint8 `(count, 3, crop, crop)`. Always the same ones."""
-    return np.stack([decode(picture(0, i), preprocessing, max_pixels=MAX_PIXELS).pixels for i in range(count)])
+    return np.stack([pixels(0, i, preprocessing) for i in range(count)])
 
 
 def torch_answers(graph: ServingGraph, images: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from model_export.labels import imagenet_labels
+from model_export.onnx_export import ServingGraph
 from model_export.parity import sample_images
 from model_export.resnet import BasicBlock, Bottleneck, build
 from model_export.weights import CIFAR_PREPROCESSING, Loaded
@@ -41,9 +42,7 @@ def random_weights(architecture: Architecture, seed: int = 0) -> Loaded:
             elif isinstance(module, Bottleneck):
                 module.bn3.weight.uniform_(0.1, 0.5)
         images = torch.from_numpy(sample_images(CALIBRATION_IMAGES, preprocessing))
-        mean, std = (torch.tensor(of).view(1, 3, 1, 1) for of in (preprocessing.mean, preprocessing.std))
-        net.train()
-        net((images / 255 - mean) / std)
+        ServingGraph(net.train(), preprocessing)(images)
     labels = (
         imagenet_labels()
         if architecture.num_classes == 1000

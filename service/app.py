@@ -62,7 +62,7 @@ def create_app(
     async def load() -> None:
         try:
             await asyncio.to_thread(classifier.load)
-            if any(model.state == "loading" for model in repository.models.values()):
+            if not classifier.loaded:
                 return  # stopped before the end
             if not classifier.ready:
                 reasons = "; ".join(f"{m.name}: {m.reason}" for m in repository.models.values() if m.reason)

@@ -146,7 +146,6 @@ class Classifier:
         self._settings = settings
         self._metrics = metrics
         self._pipelines: dict[str, Pipeline] = {}
-        self._loaded = False
         self._stopping = threading.Event()
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
@@ -160,12 +159,16 @@ class Classifier:
             if model.engine is not None:
                 self._pipelines[model.name] = self._start(model, model.engine)
                 model.state = "ready"
-        self._loaded = True
+
+    @property
+    def loaded(self) -> bool:
+        """Whether loading is over: every model is ready or has failed."""
+        return all(model.state != "loading" for model in self.repository.models.values())
 
     @property
     def ready(self) -> bool:
         """Whether loading is over and the default model answers."""
-        return self._loaded and self.repository.default in self._pipelines
+        return self.loaded and self.repository.default in self._pipelines
 
     def _start(self, model: Model, engine: Engine) -> Pipeline:
         pipeline = Pipeline(model, engine, self._settings, self._metrics)
