@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from model_export.demo import train_demo
 from model_export.drawings import CLASSES
-from model_export.errors import WeightsError
+from model_export.errors import InputError
 from model_export.onnx_export import ExportError
 from model_export.parity import ParityFailed
 from model_export.publish import publish
@@ -101,7 +101,7 @@ def quickstart(args: argparse.Namespace) -> int:
     for depth in QUICKSTART_DEPTHS:
         try:
             publish(imagenet(depth), args.models_dir)
-        except WeightsError as error:
+        except InputError as error:
             log.warning("quickstart: no ImageNet weights: %s", error)
             break
     if not list(published(args.models_dir)):
@@ -259,7 +259,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parser().parse_args(arguments)
     try:
         return int(args.run(args))
-    except (UsageError, WeightsError, ExportError, ParityFailed, CardError, ProviderUnavailable, ValueError) as error:
+    except (UsageError, InputError, ExportError, ParityFailed, CardError, ProviderUnavailable, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)

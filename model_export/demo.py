@@ -5,9 +5,6 @@ Held-out accuracy is measured on JPEG files through the decoder of the service, 
 
 from __future__ import annotations
 
-import logging
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,13 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from model_export.drawings import CLASSES, label_of, pixels
+from model_export.progress import Progress
 from model_export.resnet import ResNet, resnet
 from service.card import Accuracy, Preprocessing
-
-logger = logging.getLogger(__name__)
 
 SERVED = Preprocessing()
 
@@ -117,7 +112,7 @@ def _train(net: ResNet, schedule: Schedule, seed: int, progress: bool) -> list[f
     for phase in schedule.phases:
         images, labels = drawn(seed, range(first, first + phase.pictures), phase.preprocessing, progress=progress)
         first += phase.pictures
-        shown = _Progress(f"training at {phase.crop} px", phase.steps * phase.batch_size, progress)
+        shown = Progress(f"training at {phase.crop} px", phase.steps * phase.batch_size, shown=progress)
         batches = zip(torch.split(images, phase.batch_size), torch.split(labels, phase.batch_size), strict=True)
         for x, y in batches:
             with autocast:
@@ -150,7 +145,7 @@ def evaluate(net: ResNet, seed: int, indices: range, *, progress: bool = True) -
 def drawn(seed: int, indices: range, preprocessing: Preprocessing, *, progress: bool = True) -> tuple[Tensor, Tensor]:
     """Pictures of the data set `seed` as the service would see them: uint8 (N, 3, crop, crop) and int64 labels (N,)."""
     images = np.empty((len(indices), 3, preprocessing.crop, preprocessing.crop), np.uint8)
-    shown = _Progress("drawing", len(indices), progress)
+    shown = Progress("drawing", len(indices), shown=progress)
 
     def fill(row: int) -> None:
         images[row] = pixels(seed, indices[row], preprocessing)
@@ -177,36 +172,3 @@ def has_native_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # "bf16": ARM
-
-
-class _Progress:
-    """A bar on a terminal; elsewhere a line in the log at the start, every ten seconds and at the end."""
-
-    def __init__(self, task: str, pictures: int, wanted: bool) -> None:
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=pictures, desc=task, unit="picture", disable=not (wanted and terminal))
-        self.logged = wanted and not terminal
-        self.task = task
-        self.pictures = pictures
-        self.done = 0
-        self.figures = ""
-        self.started = time.monotonic()
-        self.next_line = self.started
-
-    def advance(self, pictures: int, **figures: float) -> None:
-        self.done += pictures
-        self.figures = "".join(f", {name} {value:.3f}" for name, value in figures.items())
-        self.bar.set_postfix(figures, refresh=False)
-        self.bar.update(pictures)
-        if time.monotonic() >= self.next_line:
-            self.next_line = time.monotonic() + 10
-            self._log()
-
-    def close(self) -> None:
-        self.bar.close()
-        self._log()
-
-    def _log(self) -> None:
-        if self.logged:
-            seconds = time.monotonic() - self.started
-            logger.info("%s: %d of %d pictures in %.0f s%s", self.task, self.done, self.pictures, seconds, self.figures)

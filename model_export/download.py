@@ -12,10 +12,10 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
-from tqdm import tqdm
 
 from model_export.disk import move_into_place
-from model_export.errors import WeightsError, WeightsUnavailable
+from model_export.errors import InputError, Unavailable
+from model_export.progress import Progress
 from service.card import sha256
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 15.0
 
 
-def download(url: str, path: Path, digest: str) -> str:
+def download(url: str, path: Path, digest: str, *, by_hand: str, other_disk: str) -> str:
     """Brings a file to `path` and returns its SHA-256 in hex.
 
     Bytes arrive in `<path>.partial`, which stays after a broken transfer and is continued by the next one. `path`
@@ -34,10 +34,12 @@ def download(url: str, path: Path, digest: str) -> str:
 
     Args:
         digest: the expected SHA-256 in hex, or its first digits where no more are known.
+        by_hand: for messages: what a user who has the file does instead ("give it with `--weights FILE`").
+        other_disk: for messages: how another folder is chosen.
 
     Raises:
-        WeightsUnavailable: there is no network, or the server does not deliver the file.
-        WeightsError: the file is not the expected one (it is deleted), or cannot be stored.
+        Unavailable: there is no network, or the server does not deliver the file.
+        InputError: the file is not the expected one (it is deleted), or cannot be stored.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -46,18 +48,18 @@ def download(url: str, path: Path, digest: str) -> str:
         found = sha256(partial)
         if not found.startswith(digest):
             partial.unlink()
-            raise WeightsError(
+            raise InputError(
                 f"{url} is not the published file: its SHA-256 should be {digest}, found {found}. The download was "
-                f"deleted: run again, or put the right file at {path} by hand, or give one with `--weights FILE`"
+                f"deleted: run again, or put the right file at {path} by hand, or {by_hand}"
             )
         move_into_place(partial, path)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise WeightsUnavailable(
+        raise Unavailable(
             f"{url} cannot be downloaded ({_reason(error)}): try again later, or put the file at {path} by hand, "
-            "or give one with `--weights FILE`"
+            f"or {by_hand}"
         ) from error
     except OSError as error:
-        raise WeightsError(_storage_fault(error, partial)) from error
+        raise InputError(_storage_fault(error, partial, f"{other_disk}, or {by_hand}")) from error
     return found
 
 
@@ -137,23 +139,17 @@ def _open(client: httpx.Client, url: str, headers: Mapping[str, str]) -> httpx.R
 
 
 def _write(response: httpx.Response, partial: Path, offset: int) -> None:
-    """Writes the body to the file from `offset` on, and shows progress: a bar on a terminal, otherwise log lines."""
-    name = partial.name.removesuffix(".partial")
+    """Writes the body to the file from `offset` on, and shows progress."""
     length = response.headers.get("Content-Length")
     total = offset + int(length) if length else None
     logger.info("downloading %s (%s)", response.url, f"{total / 1e6:.0f} MB" if total else "size unknown")
-    done, tenths = offset, 0
     with (
         partial.open("ab" if offset else "wb") as file,
-        tqdm(desc=name, total=total, initial=offset, unit="B", unit_scale=True, disable=None) as bar,
+        Progress(partial.name.removesuffix(".partial"), total, unit="B", initial=offset) as progress,
     ):
         for chunk in response.iter_bytes():
             file.write(chunk)
-            done += len(chunk)
-            bar.update(len(chunk))
-            if bar.disable and total and done * 10 // total > tenths:
-                tenths = done * 10 // total
-                logger.info("%s: %d %%", name, tenths * 10)
+            progress.advance(len(chunk))
 
 
 def _reason(error: Exception) -> str:
@@ -162,9 +158,8 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _storage_fault(error: OSError, partial: Path) -> str:
+def _storage_fault(error: OSError, partial: Path, remedy: str) -> str:
     folder = partial.parent
-    remedy = "set TORCH_HOME to a folder on another disk, or give a file with `--weights FILE`"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         # A full disk hurts everything else on the machine: give the space back rather than keep a resumable part.
         partial.unlink(missing_ok=True)

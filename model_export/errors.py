@@ -1,11 +1,11 @@
-"""What the loading of weights and labels raises."""
+"""What goes wrong for a reason that its user can mend. Every message names the thing, the fault and the remedy."""
 
 from __future__ import annotations
 
 
-class WeightsError(Exception):
-    """Weights or labels that cannot be used: the message names the file, the fault and the remedy."""
+class InputError(Exception):
+    """Something given to the program (weights, labels, images, a recipe) that cannot be used."""
 
 
-class WeightsUnavailable(WeightsError):
-    """Published weights that are neither in the cache nor to be had from their address now."""
+class Unavailable(InputError):
+    """A published file that is neither in the cache nor to be had from its address now."""

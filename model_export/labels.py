@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
-from model_export.errors import WeightsError
+from model_export.errors import InputError
 from service.card import Label
 
 LABEL_FILES = ("labels.txt", "labels.json", "labels.tsv")
@@ -23,24 +23,24 @@ def read_labels(path: Path) -> tuple[Label, ...]:
     - `.tsv`: a header `index wnid name`, then one class a line (the WordNet id may be empty).
 
     Raises:
-        WeightsError: the file is missing or malformed, or a label is empty, repeated or left out.
+        InputError: the file is missing or malformed, or a label is empty, repeated or left out.
     """
     parsers = {".txt": _parse_txt, ".json": _parse_json, ".tsv": _parse_tsv}
     try:
         parse = parsers[path.suffix.lower()]
     except KeyError:
-        raise WeightsError(f"labels cannot be read from {path}: give a .txt, .json or .tsv file") from None
+        raise InputError(f"labels cannot be read from {path}: give a .txt, .json or .tsv file") from None
     try:
         labels = parse(path.read_text(encoding="utf-8-sig"))
         _check(labels)
     except FileNotFoundError:
-        raise WeightsError(f"the labels file {path} does not exist") from None
+        raise InputError(f"the labels file {path} does not exist") from None
     except OSError as error:
-        raise WeightsError(f"the labels file {path} cannot be read: {error.strerror}") from error
+        raise InputError(f"the labels file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise WeightsError(f"the labels file {path} is not UTF-8 text") from None
+        raise InputError(f"the labels file {path} is not UTF-8 text") from None
     except (ValueError, csv.Error) as error:
-        raise WeightsError(f"the labels file {path} cannot be used: {error}") from error
+        raise InputError(f"the labels file {path} cannot be used: {error}") from error
     return labels
 
 

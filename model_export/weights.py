@@ -23,7 +23,7 @@ from torch import Tensor
 
 from model_export.disk import move_into_place
 from model_export.download import download
-from model_export.errors import WeightsError
+from model_export.errors import InputError
 from model_export.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.resnet import IMAGENET_BLOCKS, ResNet, build
 from service.card import Accuracy, Architecture, Label, Preprocessing, Shortcut, Variant, Weights, sha256
@@ -101,18 +101,24 @@ def imagenet(depth: int, version: ImagenetVersion = "v1", *, base_url: str | Non
         base_url: a mirror; by default `$MODEL_EXPORT_WEIGHTS_URL`, or else the publisher's address.
 
     Raises:
-        WeightsUnavailable: the file is not in the cache and cannot be downloaded.
-        WeightsError: there is no such file, what was downloaded is not it, or it cannot be stored.
+        Unavailable: the file is not in the cache and cannot be downloaded.
+        InputError: there is no such file, what was downloaded is not it, or it cannot be stored.
     """
     published = IMAGENET_WEIGHTS.get((depth, version))
     if published is None:
         depths = ", ".join(str(d) for d, v in IMAGENET_WEIGHTS if v == version)
-        raise WeightsError(f"there are no published {version.upper()} weights of depth {depth}: choose from {depths}")
+        raise InputError(f"there are no published {version.upper()} weights of depth {depth}: choose from {depths}")
     path = Path(torch.hub.get_dir()) / "checkpoints" / published.file
     digest = _cached_digest(path, published.sha256)
     if digest is None:
         base_url = base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL
-        digest = download(f"{base_url.rstrip('/')}/{published.file}", path, published.sha256)
+        digest = download(
+            f"{base_url.rstrip('/')}/{published.file}",
+            path,
+            published.sha256,
+            by_hand="give one with `--weights FILE`",
+            other_disk="set TORCH_HOME to a folder on another disk",
+        )
     net = _fill(_read_checkpoint(path), Architecture(depth=depth), path)
     return Loaded(
         net,
@@ -147,14 +153,14 @@ def load_file(
         shortcut: None for a plain net. (The paper's CIFAR nets have "A".)
 
     Raises:
-        WeightsError: the file cannot be read safely, does not fit the architecture or contradicts it; the variant or
+        InputError: the file cannot be read safely, does not fit the architecture or contradicts it; the variant or
             the labels are not known.
     """
     digest = _digest(path)
     checkpoint = _read_checkpoint(path)
     classifier = checkpoint.tensors.get("fc.weight")
     if classifier is None or classifier.ndim != 2 or not len(classifier):
-        raise WeightsError(
+        raise InputError(
             f"{path} has no classifier `fc.weight` of shape (classes, features), so it is no ResNet of ours, "
             f"torchvision's or timm's; its names: {_some(checkpoint.tensors)}"
         )
@@ -169,7 +175,7 @@ def load_file(
         _check_record(checkpoint.architecture, architecture, path)
     net = _fill(checkpoint, architecture, path)
     if variant is None and checkpoint.architecture is None and architecture.has_bottlenecks:
-        raise WeightsError(
+        raise InputError(
             f"{path} does not record whether it is v1 or v1.5, which differ in where a bottleneck has its stride: the "
             "shapes are identical, so a wrong choice loads and silently gives wrong answers. torchvision's and "
             "timm's files are v1.5, conversions of the authors' Caffe files v1: pass `--variant v1.5` or `--variant v1`"
@@ -208,13 +214,13 @@ def _read_checkpoint(path: Path) -> _Checkpoint:
     averaging) and `_orig_mod.` (torch.compile) are removed.
 
     Raises:
-        WeightsError: the file is empty, damaged, would run code, or holds something else than weights.
+        InputError: the file is empty, damaged, would run code, or holds something else than weights.
     """
     if path.stat().st_size == 0:
-        raise WeightsError(f"{path} is empty: copy or download it again")
+        raise InputError(f"{path} is empty: copy or download it again")
     content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
     if not isinstance(content, Mapping):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict: save `net.state_dict()`")
+        raise InputError(f"{path} holds a {type(content).__name__}, not a state dict: save `net.state_dict()`")
     architecture = _recorded_architecture(content.get("architecture"), path)
     entries: Mapping[Any, Any] = {name: value for name, value in content.items() if name != "architecture"}
     for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
@@ -225,9 +231,7 @@ def _read_checkpoint(path: Path) -> _Checkpoint:
     others = [str(name) for name, value in entries.items() if not isinstance(value, Tensor)]
     if others or not entries:
         found = f"entries that are no tensors: {_some(others)}" if others else "nothing"
-        raise WeightsError(
-            f"{path} is no state dict, it holds {found}: save `net.state_dict()`, bare or as `state_dict`"
-        )
+        raise InputError(f"{path} is no state dict, it holds {found}: save `net.state_dict()`, bare or as `state_dict`")
     tensors = {str(name): value for name, value in entries.items() if name != "n_averaged"}  # AveragedModel's counter
     return _Checkpoint(_as_float32(_without_prefixes(tensors), path), architecture)
 
@@ -247,9 +251,9 @@ def _digest(path: Path) -> str:
     try:
         return sha256(path)
     except FileNotFoundError:
-        raise WeightsError(f"{path} does not exist") from None
+        raise InputError(f"{path} does not exist") from None
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _find_labels(path: Path, given: Path | None, num_classes: int) -> tuple[Label, ...]:
@@ -259,14 +263,14 @@ def _find_labels(path: Path, given: Path | None, num_classes: int) -> tuple[Labe
         logger.warning("%s has 1000 classes and comes without labels: taking them for ImageNet's", path.name)
         return imagenet_labels()
     if file is None:
-        raise WeightsError(
+        raise InputError(
             f"{path} has {num_classes} classes and nothing names them: pass `--labels FILE`, or put one of "
             f"{', '.join(LABEL_FILES)} beside it"
         )
     logger.info("labels from %s", file)
     labels = read_labels(file)
     if len(labels) != num_classes:
-        raise WeightsError(
+        raise InputError(
             f"{file} names {len(labels)} classes, {path} has {num_classes}: pass the right file with `--labels FILE`"
         )
     return labels
@@ -278,7 +282,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             content: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
             metadata = file.metadata() or {}
     except SafetensorError as error:
-        raise WeightsError(f"{path} is not a whole safetensors file ({error}): copy or download it again") from error
+        raise InputError(f"{path} is not a whole safetensors file ({error}): copy or download it again") from error
     if "architecture" in metadata:
         content["architecture"] = metadata["architecture"]
     return content
@@ -291,13 +295,13 @@ def _read_pickle(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes, read as opcodes, raise whatever they happen to mean
         if isinstance(error, pickle.UnpicklingError) and (forbidden := re.search(r"GLOBAL (\S+)", str(error))):
-            raise WeightsError(
+            raise InputError(
                 f"{path} is refused: it holds the pickled Python object `{forbidden[1]}`, and unpickling such objects "
                 "(a whole module saved by `torch.save(net)` is one) can run any code. If you trust it, load it where "
                 "it was made and save only the weights: `torch.save(net.state_dict(), ...)`, or as .safetensors"
             ) from error
         fault = str(error).partition("\n")[0] if isinstance(error, RuntimeError) else type(error).__name__
-        raise WeightsError(
+        raise InputError(
             f"{path} is damaged, cut short or no PyTorch file ({fault}): copy or download it again"
         ) from error
 
@@ -314,9 +318,9 @@ def _recorded_architecture(record: object, path: Path) -> Architecture | None:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise WeightsError(f"{path} records an architecture that is not valid: {where}: {first['msg']}") from error
+        raise InputError(f"{path} records an architecture that is not valid: {where}: {first['msg']}") from error
     if "variant" not in architecture.model_fields_set:  # the card's default would be a guess
-        raise WeightsError(f"{path} records an architecture that is not valid: it lacks the variant, v1 or v1.5")
+        raise InputError(f"{path} records an architecture that is not valid: it lacks the variant, v1 or v1.5")
     return architecture
 
 
@@ -332,14 +336,14 @@ def _as_float32(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     weights = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     integers = [f"{name} {tensor.dtype}" for name, tensor in weights.items() if not tensor.is_floating_point()]
     if integers:
-        raise WeightsError(
+        raise InputError(
             f"{path} has weights that are not floating point, perhaps quantised: {_some(integers)}; give the "
             "float32, float16 or bfloat16 weights they were made from"
         )
     converted = tensors | {name: tensor.to(torch.float32) for name, tensor in weights.items()}
     broken = [name for name in weights if not _is_finite(converted[name])]
     if broken:
-        raise WeightsError(
+        raise InputError(
             f"{path} has NaN or infinite weights (the training diverged, or the file is damaged): {_some(broken)}; "
             "give an earlier checkpoint"
         )
@@ -355,7 +359,7 @@ def _check_record(recorded: Architecture, asked: Architecture, path: Path) -> No
     compared = ["family", "depth", "shortcut", "num_classes"] + ["variant"] * recorded.has_bottlenecks
     differing = [field for field in compared if getattr(recorded, field) != getattr(asked, field)]
     if "num_classes" in differing:
-        raise WeightsError(
+        raise InputError(
             f"{path} contradicts itself: it records {recorded.num_classes} classes and its `fc.weight` has "
             f"{asked.num_classes}"
         )
@@ -364,20 +368,20 @@ def _check_record(recorded: Architecture, asked: Architecture, path: Path) -> No
             f"it records {field} {getattr(recorded, field) or 'none'}, asked for was {getattr(asked, field) or 'none'}"
             for field in differing
         )
-        raise WeightsError(f"{path} is another network: {faults}: pass {_options(recorded, differing)}")
+        raise InputError(f"{path} is another network: {faults}: pass {_options(recorded, differing)}")
 
 
 def _fill(checkpoint: _Checkpoint, architecture: Architecture, path: Path) -> ResNet:
     """Builds the network and copies the tensors into it.
 
     Raises:
-        WeightsError: there is no such architecture, or not all names and shapes are equal.
+        InputError: there is no such architecture, or not all names and shapes are equal.
     """
     try:
         with torch.device("meta"):
             net = build(architecture)
     except ValueError as error:
-        raise WeightsError(str(error)) from error
+        raise InputError(str(error)) from error
     tensors = checkpoint.tensors
     state = net.state_dict()
     # Files from before PyTorch 0.4.1 lack these counters, which inference does not use.
@@ -395,7 +399,7 @@ def _fill(checkpoint: _Checkpoint, architecture: Architecture, path: Path) -> Re
     if any(misfits.values()):
         faults = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in misfits.items() if names)
         guess = _looks_like(checkpoint.tensors, architecture)
-        raise WeightsError(f"{path} does not fit {architecture.name}: {guess}{faults}")
+        raise InputError(f"{path} does not fit {architecture.name}: {guess}{faults}")
     net.to_empty(device="cpu")
     net.load_state_dict(tensors)
     return net.eval()

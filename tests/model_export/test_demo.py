@@ -100,7 +100,7 @@ def test_progress_goes_to_the_log_without_a_terminal(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stderr", io.StringIO())
-    with caplog.at_level(logging.INFO, logger="model_export.demo"):
+    with caplog.at_level(logging.INFO, logger="model_export.progress"):
         drawn(0, range(4), SERVED, progress=True)
         assert caplog.messages[-1].startswith("drawing: 4 of 4 pictures")
         caplog.clear()
@@ -112,7 +112,7 @@ def test_progress_is_a_bar_on_a_terminal(caplog: pytest.LogCaptureFixture, monke
     terminal = io.StringIO()
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr("sys.stderr", terminal)
-    with caplog.at_level(logging.INFO, logger="model_export.demo"):
+    with caplog.at_level(logging.INFO, logger="model_export.progress"):
         drawn(0, range(4), SERVED, progress=True)
     assert "4/4" in terminal.getvalue()
     assert not caplog.messages

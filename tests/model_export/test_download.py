@@ -1,5 +1,6 @@
 """Downloads from a real HTTP server on this machine, which misbehaves on demand."""
 
+import functools
 import hashlib
 import logging
 import socket
@@ -15,12 +16,15 @@ import torch
 
 from model_export import download as download_module
 from model_export import weights
-from model_export.download import download
-from model_export.errors import WeightsError, WeightsUnavailable
+from model_export.errors import InputError, Unavailable
 from model_export.resnet import resnet
 
 CONTENT = bytes(range(256)) * 4000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+download = functools.partial(
+    download_module.download, by_hand="give it with `--weights FILE`", other_disk="set TORCH_HOME"
+)
 
 
 class Fault(NamedTuple):
@@ -110,7 +114,7 @@ def test_downloads(server: FileServer, path: Path, caplog: pytest.LogCaptureFixt
     assert path.read_bytes() == CONTENT
     assert server.requests == [("/net.pth", None)]
     assert list(path.parent.iterdir()) == [path]
-    assert "net.pth: 100 %" in caplog.text  # no terminal here, hence lines
+    assert "net.pth: 1 of 1 MB in" in caplog.text  # no terminal here, hence lines
 
 
 def test_a_prefix_of_the_digest_suffices(server: FileServer, path: Path) -> None:
@@ -163,14 +167,14 @@ def test_a_server_error_is_tried_again(server: FileServer, path: Path) -> None:
 
 def test_a_lasting_server_error_is_given_up(server: FileServer, path: Path) -> None:
     server.faults.extend([Fault(status=503)] * 5)
-    with pytest.raises(WeightsUnavailable, match="HTTP 503 Service Unavailable"):
+    with pytest.raises(Unavailable, match="HTTP 503 Service Unavailable"):
         download(f"{server.url}/net.pth", path, DIGEST)
     assert len(server.requests) == 3
 
 
 def test_a_broken_transfer_keeps_its_part(server: FileServer, path: Path) -> None:
     server.faults.extend([Fault(cut_at=300_000), Fault(status=503), Fault(status=503)])
-    with pytest.raises(WeightsUnavailable):
+    with pytest.raises(Unavailable):
         download(f"{server.url}/net.pth", path, DIGEST)
     assert partial_of(path).read_bytes() == CONTENT[:300_000]
     assert not path.exists()
@@ -178,7 +182,7 @@ def test_a_broken_transfer_keeps_its_part(server: FileServer, path: Path) -> Non
 
 def test_not_found_is_not_tried_again(server: FileServer, path: Path) -> None:
     server.faults.append(Fault(status=404))
-    with pytest.raises(WeightsUnavailable) as refusal:
+    with pytest.raises(Unavailable) as refusal:
         download(f"{server.url}/net.pth", path, DIGEST)
     for part in (f"{server.url}/net.pth", "HTTP 404 Not Found", str(path), "`--weights FILE`"):
         assert part in str(refusal.value)
@@ -187,9 +191,9 @@ def test_not_found_is_not_tried_again(server: FileServer, path: Path) -> None:
 
 def test_wrong_content_is_deleted(server: FileServer, path: Path) -> None:
     server.content = b"<html>log in to the hotel's network</html>"
-    with pytest.raises(WeightsError) as refusal:
+    with pytest.raises(InputError) as refusal:
         download(f"{server.url}/net.pth", path, DIGEST)
-    assert not isinstance(refusal.value, WeightsUnavailable)
+    assert not isinstance(refusal.value, Unavailable)
     for part in (DIGEST, hashlib.sha256(server.content).hexdigest(), "deleted", str(path), "`--weights FILE`"):
         assert part in str(refusal.value)
     assert list(path.parent.iterdir()) == []
@@ -203,7 +207,7 @@ def test_no_name_resolution(server: FileServer, path: Path, monkeypatch: pytest.
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with pytest.raises(WeightsUnavailable) as refusal:
+    with pytest.raises(Unavailable) as refusal:
         download("https://weights.example/net.pth", path, DIGEST)
     for part in ("https://weights.example/net.pth", "name resolution", str(path), "`--weights FILE`"):
         assert part in str(refusal.value)
@@ -220,7 +224,7 @@ def test_a_name_resolution_that_hangs(server: FileServer, path: Path, monkeypatc
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     monkeypatch.setattr(download_module, "CONNECT_TIMEOUT_S", 0.01)
     try:
-        with pytest.raises(WeightsUnavailable, match="no connection within"):
+        with pytest.raises(Unavailable, match="no connection within"):
             download("https://weights.example/net.pth", path, DIGEST)
     finally:
         answered.set()
@@ -229,13 +233,13 @@ def test_a_name_resolution_that_hangs(server: FileServer, path: Path, monkeypatc
 def test_a_refused_connection(server: FileServer, path: Path) -> None:
     with socket.socket() as bound:  # bound, but nobody listens
         bound.bind(("127.0.0.1", 0))
-        with pytest.raises(WeightsUnavailable, match="Connection refused"):
+        with pytest.raises(Unavailable, match="Connection refused"):
             download(f"http://127.0.0.1:{bound.getsockname()[1]}/net.pth", path, DIGEST)
 
 
 @pytest.mark.parametrize("url", ["weights.example/net.pth", "ftp://weights.example/net.pth", "http://[/net.pth"])
 def test_an_address_that_is_none(path: Path, url: str) -> None:
-    with pytest.raises(WeightsUnavailable) as refusal:
+    with pytest.raises(Unavailable) as refusal:
         download(url, path, DIGEST)
     assert url in str(refusal.value)
 
@@ -244,14 +248,14 @@ def test_an_address_that_is_none(path: Path, url: str) -> None:
 def test_no_space_left(server: FileServer, path: Path) -> None:
     path.parent.mkdir()
     partial_of(path).symlink_to("/dev/full")
-    with pytest.raises(WeightsError, match=rf"no space left in {path.parent} .*TORCH_HOME.*--weights FILE"):
+    with pytest.raises(InputError, match=rf"no space left in {path.parent} .*TORCH_HOME.*--weights FILE"):
         download(f"{server.url}/net.pth", path, DIGEST)
     assert list(path.parent.iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written(server: FileServer, path: Path) -> None:
     path.parent.write_text("a file where the folder should be")
-    with pytest.raises(WeightsError, match=r"net\.pth\.partial cannot be written.*TORCH_HOME"):
+    with pytest.raises(InputError, match=r"net\.pth\.partial cannot be written.*TORCH_HOME"):
         download(f"{server.url}/net.pth", path, DIGEST)
 
 
@@ -333,7 +337,7 @@ def test_imagenet_checks_the_digest_before_it_reads(
 ) -> None:
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read before it was checked"))
     server.content = cache.content[:-1] + b"x"
-    with pytest.raises(WeightsError, match="is not the published file"):
+    with pytest.raises(InputError, match="is not the published file"):
         weights.imagenet(18, base_url=server.url)
 
 
@@ -342,27 +346,27 @@ def test_imagenet_without_network_names_the_way_out(cache: Cache, monkeypatch: p
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}/models/"
-        with pytest.raises(WeightsUnavailable) as refusal:
+        with pytest.raises(Unavailable) as refusal:
             weights.imagenet(18, base_url=url)
     for part in (f"{url}resnet18-f37072fd.pth", str(cache.file), "`--weights FILE`"):
         assert part in str(refusal.value)
 
 
 def test_imagenet_has_no_v2_of_depth_18() -> None:
-    with pytest.raises(WeightsError, match="no published V2 weights of depth 18: choose from 50, 101, 152"):
+    with pytest.raises(InputError, match="no published V2 weights of depth 18: choose from 50, 101, 152"):
         weights.imagenet(18, "v2")
 
 
 def test_the_default_address_is_the_publishers(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def record(url: str, path: Path, digest: str) -> str:
+    def record(url: str, path: Path, digest: str, **remedies: str) -> str:
         asked.append((url, path, digest))
-        raise WeightsUnavailable("stop here")
+        raise Unavailable("stop here")
 
     monkeypatch.delenv("MODEL_EXPORT_WEIGHTS_URL", raising=False)
     monkeypatch.setattr(weights, "download", record)
-    with pytest.raises(WeightsUnavailable):
+    with pytest.raises(Unavailable):
         weights.imagenet(50, "v2")
     name = "resnet50-11ad3fa6.pth"
     assert asked == [(f"https://download.pytorch.org/models/{name}", cache.file.with_name(name), "11ad3fa6")]
@@ -370,5 +374,5 @@ def test_the_default_address_is_the_publishers(cache: Cache, monkeypatch: pytest
 
 def test_a_cached_file_that_cannot_be_read(cache: Cache) -> None:
     cache.file.mkdir(parents=True)
-    with pytest.raises(WeightsError, match=rf"{cache.file} cannot be read: Is a directory"):
+    with pytest.raises(InputError, match=rf"{cache.file} cannot be read: Is a directory"):
         weights.imagenet(18)

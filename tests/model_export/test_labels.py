@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from model_export.errors import WeightsError
+from model_export.errors import InputError
 from model_export.labels import imagenet_labels, read_labels
 from service.card import Label
 
@@ -61,20 +61,20 @@ def test_one_name_may_stand_for_two_wordnet_ids(tmp_path: Path) -> None:
 )
 def test_refuses(tmp_path: Path, name: str, text: str, fault: str) -> None:
     path = write(tmp_path, name, text)
-    with pytest.raises(WeightsError) as refusal:
+    with pytest.raises(InputError) as refusal:
         read_labels(path)
     assert fault in str(refusal.value)
     assert str(path) in str(refusal.value)
 
 
 def test_refuses_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="does not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         read_labels(tmp_path / "none.txt")
     (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(WeightsError, match=r"folder\.txt cannot be read: Is a directory"):
+    with pytest.raises(InputError, match=r"folder\.txt cannot be read: Is a directory"):
         read_labels(tmp_path / "folder.txt")
     (tmp_path / "latin.txt").write_bytes("Käfer".encode("latin-1"))
-    with pytest.raises(WeightsError, match=r"latin\.txt is not UTF-8"):
+    with pytest.raises(InputError, match=r"latin\.txt is not UTF-8"):
         read_labels(tmp_path / "latin.txt")
 
 

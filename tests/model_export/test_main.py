@@ -10,7 +10,7 @@ import torch
 
 from model_export import __main__ as cli
 from model_export.__main__ import main
-from model_export.errors import WeightsError, WeightsUnavailable
+from model_export.errors import InputError, Unavailable
 from model_export.random_weights import random_weights
 from model_export.weights import Loaded, save_safetensors
 from service.card import Architecture, ModelCard, published
@@ -106,7 +106,7 @@ def test_quickstart_prefers_imagenet_weights(
     def imagenet(depth: int) -> Loaded:
         asked.append(depth)
         if depth == 50:
-            raise WeightsUnavailable("the line went dead")
+            raise Unavailable("the line went dead")
         return random_weights(Architecture(depth=depth))
 
     monkeypatch.setattr(cli, "imagenet", imagenet)
@@ -121,7 +121,7 @@ def test_quickstart_trains_the_demo_where_the_weights_are_not_to_be_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def imagenet(depth: int) -> Loaded:
-        raise WeightsError("the digest is wrong")  # what a captive portal's page looks like
+        raise InputError("the digest is wrong")  # what a captive portal's page looks like
 
     monkeypatch.setattr(cli, "imagenet", imagenet)
     monkeypatch.setattr(cli, "demo", lambda seed: random_weights(CIFAR))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model_export.errors import WeightsError, WeightsUnavailable
+from model_export.errors import InputError, Unavailable
 from model_export.resnet import ResNet, cifar_resnet, resnet
 from model_export.weights import IMAGENET_WEIGHTS, Loaded, imagenet, load_file, save_safetensors
 from service.card import sha256
@@ -39,7 +39,7 @@ def load(path: Path, depth: int = 8, **changes: Any) -> Loaded:
 
 
 def refusal(path: Path, **asked: Any) -> str:
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(InputError) as caught:
         load(path, **asked)
     assert str(path) in str(caught.value)
     return str(caught.value)
@@ -296,7 +296,7 @@ def test_names_of_another_network(folder: Path) -> None:
 
 def test_a_depth_there_is_not(folder: Path, state: State) -> None:
     torch.save(state, folder / "net.pth")
-    with pytest.raises(WeightsError, match="depth 6n\\+2"):
+    with pytest.raises(InputError, match="depth 6n\\+2"):
         load(folder / "net.pth", depth=9)
 
 
@@ -431,4 +431,4 @@ def test_a_thousand_classes_are_taken_for_imagenets(tmp_path: Path, caplog: pyte
 
 
 def test_one_error_to_catch() -> None:
-    assert issubclass(WeightsUnavailable, WeightsError)
+    assert issubclass(Unavailable, InputError)
