@@ -35,8 +35,9 @@ lint: install  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: install  ## measure the in-process limit and what HTTP makes of it; needs wrk; about 15 minutes
+bench: install  ## measure serving (needs wrk) and training beside their limits; about 25 minutes
 	$(BIN)/python -m benchmarks.http
+	$(BIN)/python -m benchmarks.training
 
 docs: install  ## regenerate the parts of docs/ that come from the code
 	$(BIN)/python docs/generate.py

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from model_export.training.recipe import RECIPES, Recipe, described
 from service.errors import problem_types
 from service.settings import settings_table
 
@@ -26,13 +27,42 @@ Every error the service answers with, by its `type`, `/problems/<name>`. [api.md
 """
 
 
+RECIPE_PAGE = """\
+# Recipes
+
+What `train` does unless it is told otherwise; every field is an option of the same name (`--batch-size 64`, `none` and
+`yes`/`no` where that is meant), and `train --recipe NAME --show` prints the result. `paper-imagenet` and `paper-cifar` are
+sections 3.4 and 4.2 of the paper (from ResNet-110 on, `paper-cifar` has `warmup_lr 0.01`); `modern` is torchvision's
+recipe of its second weights as far as it concerns ResNets; `finetune` takes its sizes from the weights it starts from.
+
+"""
+
+
+def recipes() -> str:
+    """A table of all recipes, then what the fields mean."""
+    columns = [dict(described(recipe)) for recipe in RECIPES.values()]
+    fields = [name for name in Recipe.model_fields if name != "name"]
+    table = f"| | {' | '.join(RECIPES)} |\n|---|{'---|' * len(RECIPES)}\n"
+    table += "".join(f"| `{name}` | {' | '.join(column[name] for column in columns)} |\n" for name in fields)
+    meanings = "".join(
+        f"- `{name}`: {' '.join((Recipe.model_fields[name].description or '').split())}\n"
+        for name in fields
+        if Recipe.model_fields[name].description
+    )
+    return f"{RECIPE_PAGE}{table}\n{meanings}"
+
+
 def pages() -> dict[str, str]:
     """File name to text."""
     rows = [
         f"| `{problem.slug}` | {problem.status} | {problem.title} | {re.sub(r'{[^}]+}', '…', problem.remedy)} |\n"
         for problem in problem_types()
     ]
-    return {"settings.md": SETTINGS + settings_table(), "problems.md": PROBLEMS + "".join(rows)}
+    return {
+        "settings.md": SETTINGS + settings_table(),
+        "problems.md": PROBLEMS + "".join(rows),
+        "recipes.md": recipes(),
+    }
 
 
 if __name__ == "__main__":

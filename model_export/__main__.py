@@ -1,4 +1,4 @@
-"""`python -m model_export`: make, prove and publish models; list, verify and inspect what is published."""
+"""`python -m model_export`: train, evaluate, prove and publish models; list, verify and inspect what is published."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
+from model_export.cli import draw, evaluate, study, train
 from model_export.demo import train_demo
 from model_export.drawings import CLASSES
 from model_export.errors import InputError
@@ -16,18 +17,15 @@ from model_export.onnx_export import ExportError
 from model_export.parity import ParityFailed
 from model_export.publish import publish
 from model_export.random_weights import random_weights
-from model_export.weights import Loaded, imagenet, load_file
+from model_export.weights import Family, Loaded, ShortcutOption, imagenet, load_file, shortcut_of
 from service.card import (
     Architecture,
     CardError,
     Interpolation,
-    Label,
     ModelCard,
     Preprocessing,
     Published,
-    Shortcut,
     Variant,
-    Weights,
     published,
 )
 from service.card import verify_digests as check_digests
@@ -41,38 +39,41 @@ DEMO_NAME = "resnet18-demo"
 PREPROCESSING = ("resize", "crop", "interpolation", "mean", "std")
 
 
-class UsageError(Exception):
+# What ends a command with one sentence. (ValueError: no such network, no such name.)
+FAULTS = (InputError, ExportError, ParityFailed, CardError, ProviderUnavailable, SelfTestFailed, ValueError)
+
+
+class UsageError(InputError):
     """Arguments that do not go together; the message names the remedy."""
 
 
 def demo(seed: int) -> Loaded:
     """The demo network, trained here and now."""
-    net, accuracy, _ = train_demo(seed)
-    log.info("demo: %.1f %% of %d held-out drawings recognised", 100 * accuracy.top1, accuracy.images)
-    weights = Weights(source=f"trained here on drawings (seed {seed})")
-    return Loaded(net, weights, tuple(Label(name=name) for name in CLASSES), Preprocessing(), accuracy)
+    loaded = train_demo(seed)
+    assert loaded.accuracy is not None
+    log.info("demo: %.1f %% of %d held-out drawings recognised", 100 * loaded.accuracy.top1, loaded.accuracy.images)
+    return loaded
 
 
 def load(args: argparse.Namespace) -> Loaded:
     """What `--weights` and the options beside it mean."""
-    option: Shortcut | Literal["none"] = args.shortcut or ("A" if args.family == "cifar" else "B")
-    shortcut: Shortcut | None = None if option == "none" else option
     if args.weights == "demo":
         return demo(args.seed)
-    if args.depth is None:
+    if args.weights in ("imagenet", "imagenet-v2", "random") and args.depth is None:
         raise UsageError("say which network with --depth")
     if args.weights in ("imagenet", "imagenet-v2"):
-        if (args.family, shortcut, args.variant or "v1.5") != ("imagenet", "B", "v1.5"):
+        asked = (args.family or "imagenet", args.shortcut or "B", args.variant or "v1.5")
+        if asked != ("imagenet", "B", "v1.5"):
             raise UsageError("the published ImageNet weights are of v1.5 with option B: leave those options out")
         return imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
     if args.weights == "random":
-        classes = 1000 if args.family == "imagenet" else 10
+        family: Family = args.family or "imagenet"
         architecture = Architecture(
             depth=args.depth,
-            family=args.family,
+            family=family,
             variant=args.variant or "v1.5",
-            shortcut=shortcut,
-            num_classes=classes,
+            shortcut=shortcut_of(args.shortcut, family),
+            num_classes=1000 if family == "imagenet" else 10,
         )
         return random_weights(architecture, args.seed)
     loaded = load_file(
@@ -80,10 +81,12 @@ def load(args: argparse.Namespace) -> Loaded:
         depth=args.depth,
         family=args.family,
         variant=args.variant,
-        shortcut=shortcut,
+        shortcut=args.shortcut,
         labels=args.labels,
     )
     given = {name: getattr(args, name) for name in PREPROCESSING if getattr(args, name) is not None}
+    if loaded.mean_image is not None and given.keys() & {"crop", "mean"}:
+        raise UsageError(f"{args.weights} has a mean per pixel: leave --crop and --mean out")
     return loaded._replace(preprocessing=Preprocessing.model_validate(loaded.preprocessing.model_dump() | given))
 
 
@@ -218,11 +221,13 @@ def parser() -> argparse.ArgumentParser:
         help="torchvision's published weights; the drawn demo; random ones, for benchmarks; or a .pth or .safetensors "
         "file with torchvision's or timm's parameter names",
     )
-    sub.add_argument("--depth", type=int, help="18, 34, 50, 101 or 152; with --family cifar, 6n+2")
-    sub.add_argument("--family", choices=("imagenet", "cifar"), default="imagenet", help="(default: imagenet)")
+    sub.add_argument(
+        "--depth", type=int, help="18, 34, 50, 101 or 152; with --family cifar, 6n+2 (default: what FILE records)"
+    )
+    sub.add_argument("--family", choices=get_args(Family), help="(default: imagenet, or what FILE records)")
     sub.add_argument("--variant", choices=get_args(Variant), help="where a bottleneck has its stride; never guessed")
     sub.add_argument(
-        "--shortcut", choices=("A", "B", "C", "none"), help="none: a plain net (default: B; of the cifar family A)"
+        "--shortcut", choices=get_args(ShortcutOption), help="none: a plain net (default: B; of the cifar family A)"
     )
     sub.add_argument("--labels", type=Path, help="class names of a FILE: .txt, .json or .tsv")
     sub.add_argument(
@@ -238,6 +243,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, help="of the demo and of random weights (default: 0)")
 
     command("list", list_models, "Show what is published.")
+
+    for module in (draw, train, evaluate, study):
+        module.add_parser(commands)
 
     for name, run, text in (
         ("verify", verify, "Check the digests and the stored self-test answers of one model, or of all."),
@@ -259,7 +267,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parser().parse_args(arguments)
     try:
         return int(args.run(args))
-    except (UsageError, InputError, ExportError, ParityFailed, CardError, ProviderUnavailable, ValueError) as error:
+    except FAULTS as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)

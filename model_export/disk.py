@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -20,3 +22,24 @@ def move_into_place(temporary: Path, path: Path) -> None:
     flush(temporary)
     temporary.replace(path)
     flush(path.parent)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what is written there becomes `path` at the end, or is removed on an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        move_into_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that is never seen half-written.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)

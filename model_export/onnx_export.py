@@ -12,6 +12,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from model_export.normalise import Normalise
 from model_export.resnet import ResNet
 from service.card import Preprocessing
 from service.engine import INPUT, OUTPUTS
@@ -29,37 +30,31 @@ class ServingGraph(nn.Module):
     Normalisation is part of the graph, so every client sends the same bytes, a quarter of float's.
     """
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, net: ResNet, preprocessing: Preprocessing) -> None:
+    def __init__(self, net: ResNet, preprocessing: Preprocessing, mean_image: Tensor | None = None) -> None:
         super().__init__()
         self.net = net
-        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-        self.register_buffer("mean", 255 * mean.view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("scale", 1 / (255 * std.view(1, 3, 1, 1)), persistent=False)
+        self.normalise = Normalise(preprocessing, mean_image)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 `(N, 3, H, W)` -> logits `(N, classes)`, embedding `(N, C)`, feature map `(N, C, h, w)`."""
-        feature_map = self.net.features((images.float() - self.mean) * self.scale)
+        feature_map = self.net.features(self.normalise(images))
         embedding = torch.flatten(self.net.avgpool(feature_map), 1)
         return self.net.fc(embedding), embedding, feature_map
 
 
-def export_onnx(net: ResNet, preprocessing: Preprocessing, path: Path) -> None:
-    """Writes one self-contained ONNX file with a dynamic batch dimension. The net must be in evaluation mode.
+def export_onnx(graph: ServingGraph, crop: int, path: Path) -> None:
+    """Writes one self-contained ONNX file for images of `crop` pixels, with a dynamic batch dimension.
 
     The architecture is recorded in the file's metadata, since v1 and v1.5 cannot be told apart by their shapes.
 
     Raises:
         ExportError: a batch norm was not folded, or the batch dimension is fixed.
     """
-    graph = ServingGraph(net, preprocessing).eval()
     # An example of batch 1 would freeze that dimension at 1.
-    example = torch.zeros((2, 3, preprocessing.crop, preprocessing.crop), dtype=torch.uint8)
+    example = torch.zeros((2, 3, crop, crop), dtype=torch.uint8)
     with _quiet_exporter():
         program = torch.onnx.export(
-            graph,
+            graph.eval(),
             (example,),
             dynamo=True,
             opset_version=OPSET,
@@ -71,7 +66,7 @@ def export_onnx(net: ResNet, preprocessing: Preprocessing, path: Path) -> None:
     assert program is not None  # None is returned only by the old exporter
     model = program.model_proto
     _strip(model)
-    onnx.helper.set_model_props(model, {"architecture": net.architecture.model_dump_json()})
+    onnx.helper.set_model_props(model, {"architecture": graph.net.architecture.model_dump_json()})
     _check(model)
     path.write_bytes(model.SerializeToString())
 

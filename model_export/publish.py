@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from model_export.disk import flush
-from model_export.onnx_export import ServingGraph, export_onnx
+from model_export.onnx_export import export_onnx
 from model_export.parity import check_parity, make_self_test
 from model_export.weights import Loaded
 from service.card import CARD_FILE, MODEL_FILES, NAME_PATTERN, SELF_TEST_FILE, ModelCard, ModelFile, published, sha256
@@ -47,10 +47,10 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
     try:
         onnx_path = staging / MODEL_FILES["fp32"]
         log.info("%s: exporting to ONNX", name)
-        export_onnx(net, preprocessing, onnx_path)
+        graph = loaded.serving_graph()
+        export_onnx(graph, preprocessing.crop, onnx_path)
 
         log.info("%s: comparing with PyTorch", name)
-        graph = ServingGraph(net, preprocessing).eval()
         # Parity is proven on the portable provider; each server proves its own with the self-test.
         engine = Engine(open_session(onnx_path, "cpu", threads=usable_cores()))
         parity = check_parity(graph, engine, preprocessing)

@@ -13,8 +13,8 @@ from model_export.labels import imagenet_labels
 from model_export.onnx_export import ServingGraph
 from model_export.parity import sample_images
 from model_export.resnet import BasicBlock, Bottleneck, build
-from model_export.weights import CIFAR_PREPROCESSING, Loaded
-from service.card import Architecture, Label, Preprocessing, Weights
+from model_export.weights import Loaded, usual_preprocessing
+from service.card import Architecture, Label, Weights
 
 CALIBRATION_IMAGES = 8
 
@@ -25,7 +25,7 @@ def random_weights(architecture: Architecture, seed: int = 0) -> Loaded:
     Raises:
         ValueError: there is no such depth in this family.
     """
-    preprocessing = CIFAR_PREPROCESSING if architecture.family == "cifar" else Preprocessing()
+    preprocessing = usual_preprocessing(architecture.family)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         net = build(architecture)

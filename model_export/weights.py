@@ -6,26 +6,21 @@ or v1.5), which shapes cannot tell, is never guessed.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from model_export.disk import move_into_place
 from model_export.download import download
 from model_export.errors import InputError
 from model_export.labels import LABEL_FILES, imagenet_labels, read_labels
+from model_export.onnx_export import ServingGraph
 from model_export.resnet import IMAGENET_BLOCKS, ResNet, build
+from model_export.weight_files import WeightFile, read_weights, some
 from service.card import Accuracy, Architecture, Label, Preprocessing, Shortcut, Variant, Weights, sha256
 
 logger = logging.getLogger(__name__)
@@ -37,6 +32,7 @@ BASE_URL_VARIABLE = "MODEL_EXPORT_WEIGHTS_URL"
 CIFAR_PREPROCESSING = Preprocessing(resize=32, crop=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 
 Family = Literal["imagenet", "cifar"]
+ShortcutOption = Literal["A", "B", "C", "none"]
 ImagenetVersion = Literal["v1", "v2"]
 
 
@@ -85,13 +81,11 @@ class Loaded(NamedTuple):
     labels: tuple[Label, ...]
     preprocessing: Preprocessing
     accuracy: Accuracy | None
+    mean_image: Tensor | None = None  # float32 (3, crop, crop) in 0 to 255, with `preprocessing.mean_image`
 
-
-class _Checkpoint(NamedTuple):
-    """The content of a file: tensors under bare parameter names, and the architecture where the file records it."""
-
-    tensors: dict[str, Tensor]
-    architecture: Architecture | None
+    def serving_graph(self) -> ServingGraph:
+        """The network as it is exported and evaluated: uint8 images in."""
+        return ServingGraph(self.net, self.preprocessing, self.mean_image).eval()
 
 
 def imagenet(depth: int, version: ImagenetVersion = "v1", *, base_url: str | None = None) -> Loaded:
@@ -119,7 +113,7 @@ def imagenet(depth: int, version: ImagenetVersion = "v1", *, base_url: str | Non
             by_hand="give one with `--weights FILE`",
             other_disk="set TORCH_HOME to a folder on another disk",
         )
-    net = _fill(_read_checkpoint(path), Architecture(depth=depth), path)
+    net = _fill(read_weights(path), Architecture(depth=depth), path)
     return Loaded(
         net,
         Weights(source=f"torchvision, {BASE_URL}{published.file}", sha256=digest, license=published.license),
@@ -137,44 +131,56 @@ def imagenet(depth: int, version: ImagenetVersion = "v1", *, base_url: str | Non
 def load_file(
     path: Path,
     *,
-    depth: int,
-    family: Family = "imagenet",
+    depth: int | None = None,
+    family: Family | None = None,
     variant: Variant | None = None,
-    shortcut: Shortcut | None = "B",
+    shortcut: ShortcutOption | None = None,
     labels: Path | None = None,
 ) -> Loaded:
     """The network with the weights of a file: ours, torchvision's or timm's; the number of classes is the file's.
 
-    Labels come from `labels`, or else from `labels.txt`, `.json` or `.tsv` beside the file; 1000 classes without labels
-    are taken, with a warning, for ImageNet's. The preprocessing is the family's usual one: no file records it.
+    What is None is taken from the file where it records it (those of our own training do), and otherwise is: the family
+    "imagenet", the family's usual shortcut and preprocessing. Labels come from `labels`, or else the file's record, or
+    `labels.txt`, `.json` or `.tsv` beside it; 1000 classes without labels are taken, with a warning, for ImageNet's.
 
     Args:
-        variant: may be None where the file records it, or where the net has no bottlenecks.
-        shortcut: None for a plain net. (The paper's CIFAR nets have "A".)
+        depth: must be given where the file does not record it.
+        variant: must be given where the file does not record it and the net has bottlenecks.
 
     Raises:
-        InputError: the file cannot be read safely, does not fit the architecture or contradicts it; the variant or
-            the labels are not known.
+        InputError: the file cannot be read safely, does not fit the architecture or contradicts it; the depth, the
+            variant or the labels are not known.
     """
     digest = _digest(path)
-    checkpoint = _read_checkpoint(path)
-    classifier = checkpoint.tensors.get("fc.weight")
+    content = read_weights(path)
+    classifier = content.tensors.get("fc.weight")
     if classifier is None or classifier.ndim != 2 or not len(classifier):
         raise InputError(
             f"{path} has no classifier `fc.weight` of shape (classes, features), so it is no ResNet of ours, "
-            f"torchvision's or timm's; its names: {_some(checkpoint.tensors)}"
+            f"torchvision's or timm's; its names: {some(content.tensors)}"
         )
-    architecture = Architecture(
-        depth=depth,
-        family=family,
-        variant=variant or (checkpoint.architecture.variant if checkpoint.architecture else "v1.5"),
-        shortcut=shortcut,
-        num_classes=len(classifier),
-    )
-    if checkpoint.architecture:
-        _check_record(checkpoint.architecture, architecture, path)
-    net = _fill(checkpoint, architecture, path)
-    if variant is None and checkpoint.architecture is None and architecture.has_bottlenecks:
+    recorded = content.record.architecture
+    if recorded is None:
+        if depth is None:
+            raise InputError(f"{path} does not record which network it is: say it with `--depth`")
+        asked = Architecture(
+            depth=depth,
+            family=family or "imagenet",
+            variant=variant or "v1.5",
+            shortcut=shortcut_of(shortcut, family or "imagenet"),
+            num_classes=len(classifier),
+        )
+    else:
+        asked = Architecture(
+            depth=depth or recorded.depth,
+            family=family or recorded.family,
+            variant=variant or recorded.variant,
+            shortcut=recorded.shortcut if shortcut is None else shortcut_of(shortcut, recorded.family),
+            num_classes=len(classifier),
+        )
+        _check_record(recorded, asked, path)
+    net = _fill(content, asked, path)
+    if variant is None and recorded is None and asked.has_bottlenecks:
         raise InputError(
             f"{path} does not record whether it is v1 or v1.5, which differ in where a bottleneck has its stride: the "
             "shapes are identical, so a wrong choice loads and silently gives wrong answers. torchvision's and "
@@ -183,57 +189,23 @@ def load_file(
     return Loaded(
         net,
         Weights(source=path.name, sha256=digest),
-        _find_labels(path, labels, architecture.num_classes),
-        CIFAR_PREPROCESSING if family == "cifar" else Preprocessing(),
-        accuracy=None,
+        _find_labels(path, labels, content.record.labels, asked.num_classes),
+        content.record.preprocessing or usual_preprocessing(asked.family),
+        content.record.accuracy,
+        content.mean_image,
     )
 
 
-def save_safetensors(net: ResNet, path: Path) -> None:
-    """Writes the state dict with its architecture recorded; `path` is never seen half-written.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    # safetensors wants contiguous tensors, which those of a channels-last net are not
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    metadata = {"format": "pt", "architecture": net.architecture.model_dump_json()}
-    try:
-        save_file(tensors, temporary, metadata=metadata)
-        move_into_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def shortcut_of(option: ShortcutOption | None, family: Family) -> Shortcut | None:
+    """What an option means: "none" is a plain net; None is what the paper uses, A for the CIFAR nets and else B."""
+    if option is None:
+        return "A" if family == "cifar" else "B"
+    return None if option == "none" else option
 
 
-def _read_checkpoint(path: Path) -> _Checkpoint:
-    """The tensors of a `.safetensors` file or, under any other name, of a file of `torch.save`.
-
-    Of a training checkpoint the averaged weights (`state_dict_ema`, `model_ema`) are taken before the raw ones
-    (`state_dict`, `model`): they are what torchvision and timm evaluate and publish. The prefixes `module.` (DDP,
-    averaging) and `_orig_mod.` (torch.compile) are removed.
-
-    Raises:
-        InputError: the file is empty, damaged, would run code, or holds something else than weights.
-    """
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty: copy or download it again")
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a state dict: save `net.state_dict()`")
-    architecture = _recorded_architecture(content.get("architecture"), path)
-    entries: Mapping[Any, Any] = {name: value for name, value in content.items() if name != "architecture"}
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(entries.get(key), Mapping):
-            logger.info("%s: using the weights under %r", path.name, key)
-            entries = entries[key]
-            break
-    others = [str(name) for name, value in entries.items() if not isinstance(value, Tensor)]
-    if others or not entries:
-        found = f"entries that are no tensors: {_some(others)}" if others else "nothing"
-        raise InputError(f"{path} is no state dict, it holds {found}: save `net.state_dict()`, bare or as `state_dict`")
-    tensors = {str(name): value for name, value in entries.items() if name != "n_averaged"}  # AveragedModel's counter
-    return _Checkpoint(_as_float32(_without_prefixes(tensors), path), architecture)
+def usual_preprocessing(family: Family) -> Preprocessing:
+    """What nets of a family are commonly trained with."""
+    return CIFAR_PREPROCESSING if family == "cifar" else Preprocessing()
 
 
 def _cached_digest(path: Path, expected: str) -> str | None:
@@ -256,7 +228,11 @@ def _digest(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _find_labels(path: Path, given: Path | None, num_classes: int) -> tuple[Label, ...]:
+def _find_labels(
+    path: Path, given: Path | None, recorded: tuple[Label, ...] | None, num_classes: int
+) -> tuple[Label, ...]:
+    if given is None and recorded is not None and len(recorded) == num_classes:
+        return recorded
     beside = (path.with_name(name) for name in LABEL_FILES)
     file = given or next((candidate for candidate in beside if candidate.is_file()), None)
     if file is None and num_classes == 1000:
@@ -276,85 +252,6 @@ def _find_labels(path: Path, given: Path | None, num_classes: int) -> tuple[Labe
     return labels
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            content: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}): copy or download it again") from error
-    if "architecture" in metadata:
-        content["architecture"] = metadata["architecture"]
-    return content
-
-
-def _read_pickle(path: Path) -> object:
-    try:
-        # torchvision and timm keep a script's arguments beside the weights; a Namespace is as harmless as a dict.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes, read as opcodes, raise whatever they happen to mean
-        if isinstance(error, pickle.UnpicklingError) and (forbidden := re.search(r"GLOBAL (\S+)", str(error))):
-            raise InputError(
-                f"{path} is refused: it holds the pickled Python object `{forbidden[1]}`, and unpickling such objects "
-                "(a whole module saved by `torch.save(net)` is one) can run any code. If you trust it, load it where "
-                "it was made and save only the weights: `torch.save(net.state_dict(), ...)`, or as .safetensors"
-            ) from error
-        fault = str(error).partition("\n")[0] if isinstance(error, RuntimeError) else type(error).__name__
-        raise InputError(
-            f"{path} is damaged, cut short or no PyTorch file ({fault}): copy or download it again"
-        ) from error
-
-
-def _recorded_architecture(record: object, path: Path) -> Architecture | None:
-    """From a dict (`.pth`) or its JSON (safetensors metadata, which holds only strings)."""
-    if record is None:
-        return None
-    try:
-        if isinstance(record, str):
-            architecture = Architecture.model_validate_json(record)
-        else:
-            architecture = Architecture.model_validate(record)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        raise InputError(f"{path} records an architecture that is not valid: {where}: {first['msg']}") from error
-    if "variant" not in architecture.model_fields_set:  # the card's default would be a guess
-        raise InputError(f"{path} records an architecture that is not valid: it lacks the variant, v1 or v1.5")
-    return architecture
-
-
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in ("module.", "_orig_mod."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return _without_prefixes({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
-    return tensors
-
-
-def _as_float32(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors in float32 (batch norm's counters as they are)."""
-    weights = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-    integers = [f"{name} {tensor.dtype}" for name, tensor in weights.items() if not tensor.is_floating_point()]
-    if integers:
-        raise InputError(
-            f"{path} has weights that are not floating point, perhaps quantised: {_some(integers)}; give the "
-            "float32, float16 or bfloat16 weights they were made from"
-        )
-    converted = tensors | {name: tensor.to(torch.float32) for name, tensor in weights.items()}
-    broken = [name for name in weights if not _is_finite(converted[name])]
-    if broken:
-        raise InputError(
-            f"{path} has NaN or infinite weights (the training diverged, or the file is damaged): {_some(broken)}; "
-            "give an earlier checkpoint"
-        )
-    return converted
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    # The extremes are found in one pass and NaN wins both; `isfinite` of a whole tensor takes six times as long.
-    return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
-
-
 def _check_record(recorded: Architecture, asked: Architecture, path: Path) -> None:
     compared = ["family", "depth", "shortcut", "num_classes"] + ["variant"] * recorded.has_bottlenecks
     differing = [field for field in compared if getattr(recorded, field) != getattr(asked, field)]
@@ -371,7 +268,7 @@ def _check_record(recorded: Architecture, asked: Architecture, path: Path) -> No
         raise InputError(f"{path} is another network: {faults}: pass {_options(recorded, differing)}")
 
 
-def _fill(checkpoint: _Checkpoint, architecture: Architecture, path: Path) -> ResNet:
+def _fill(checkpoint: WeightFile, architecture: Architecture, path: Path) -> ResNet:
     """Builds the network and copies the tensors into it.
 
     Raises:
@@ -397,7 +294,7 @@ def _fill(checkpoint: _Checkpoint, architecture: Architecture, path: Path) -> Re
         ],
     }
     if any(misfits.values()):
-        faults = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in misfits.items() if names)
+        faults = "; ".join(f"{len(names)} {kind}: {some(names)}" for kind, names in misfits.items() if names)
         guess = _looks_like(checkpoint.tensors, architecture)
         raise InputError(f"{path} does not fit {architecture.name}: {guess}{faults}")
     net.to_empty(device="cpu")
@@ -436,9 +333,3 @@ def _looks_like(tensors: Mapping[str, Tensor], asked: Architecture) -> str:
 def _options(architecture: Architecture, fields: list[str]) -> str:
     """The command line's options that ask for this architecture."""
     return " ".join(f"`--{field} {getattr(architecture, field) or 'none'}`" for field in fields)
-
-
-def _some(names: Mapping[str, object] | list[str]) -> str:
-    """At most five of them."""
-    listed = list(names)
-    return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")

@@ -71,7 +71,8 @@ class Preprocessing(_Part):
     """From a decoded RGB image to the network's input.
 
     The shorter side is resized to `resize` pixels, the centre `crop` x `crop` is cut out; `mean` and `std` (of pixels
-    divided by 255, RGB) are applied inside the ONNX graph, whose input is uint8 `[batch, 3, crop, crop]`.
+    divided by 255, RGB) are applied inside the ONNX graph, whose input is uint8 `[batch, 3, crop, crop]`. With
+    `mean_image` the graph subtracts a mean per pixel, as in the paper; `mean` is then the average of that image.
     """
 
     resize: int = Field(default=256, ge=1)
@@ -79,6 +80,7 @@ class Preprocessing(_Part):
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean_image: bool = False
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Preprocessing:
@@ -109,6 +111,20 @@ class Accuracy(_Part):
     images: int = Field(ge=1)
     top1: float = Field(ge=0, le=1)
     top5: float = Field(ge=0, le=1)
+
+
+class Calibration(_Part):
+    """How far probabilities can be trusted, and what makes them trustworthier: `softmax(logits / temperature)`.
+
+    Temperature scaling, "On Calibration of Modern Neural Networks" (Guo et al. 2017), section 4.2. It was fitted on one
+    half of the images; the expected calibration errors, fractions in [0, 1], are those of the other half.
+    """
+
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    ece_before: float = Field(ge=0, le=1)
+    ece_after: float = Field(ge=0, le=1)
+    dataset: str
+    images: int = Field(ge=1)
 
 
 class Parity(_Part):
@@ -144,6 +160,7 @@ class ModelCard(_Part):
     files: dict[Precision, ModelFile]
     self_test_sha256: str
     accuracy: Accuracy | None = None
+    calibration: Calibration | None = None
     tools: dict[str, str]
 
     @model_validator(mode="after")

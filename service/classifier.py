@@ -82,16 +82,19 @@ class _TimedDecode(NamedTuple):
     finished: float
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities `(N, classes)` of logits `(N, classes)`."""
-    exponentials: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True))
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities `(N, classes)` of logits `(N, classes)`; those of a calibrated model have its temperature."""
+    exponentials: np.ndarray = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
     exponentials /= exponentials.sum(axis=1, keepdims=True)
     return exponentials
 
 
-def top_k(logits: np.ndarray, k: int) -> list[TopK]:
-    """The `k` best classes of each row of logits `(N, classes)`; equal ones in the order of their ids."""
-    probabilities = softmax(logits)
+def top_k(logits: np.ndarray, k: int, temperature: float = 1.0) -> list[TopK]:
+    """The `k` best classes of each row of logits `(N, classes)`; equal ones in the order of their ids.
+
+    Temperature changes the probabilities, never the order: that is the logits'.
+    """
+    probabilities = softmax(logits, temperature)
     order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     best = np.take_along_axis(probabilities, order, axis=1)
     return [TopK(ids, values) for ids, values in zip(order, best, strict=True)]
@@ -102,6 +105,8 @@ class Pipeline:
 
     def __init__(self, model: Model, engine: Engine, settings: Settings, metrics: Metrics) -> None:
         self._engine = engine
+        calibration = model.card.calibration
+        self._temperature = calibration.temperature if calibration else 1.0
         self._max_queue = settings.max_queue
         self.images = 0  # admitted and not answered yet
         batch_size = metrics.batch_size.labels(model=model.name)
@@ -115,7 +120,7 @@ class Pipeline:
 
     def _run(self, queries: Sequence[Query]) -> list[TopK]:
         logits = self._engine.infer(np.stack([query.pixels for query in queries]))["logits"]
-        best = top_k(logits, max(query.top_k for query in queries))
+        best = top_k(logits, max(query.top_k for query in queries), self._temperature)
         return [TopK(ids[: q.top_k], p[: q.top_k]) for q, (ids, p) in zip(queries, best, strict=True)]
 
     def check_room(self, images: int = 1) -> None:

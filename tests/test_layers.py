@@ -26,7 +26,7 @@ ARROWS = {
     "app": {"api", "classifier", "metrics", "repository", "settings"},
     "__main__": {"app", "repository", "settings"},
 }
-CONTRACT = {"card", "imaging", "engine", "providers"}  # what model_export may use of service, and the errors they raise
+CONTRACT = {"card", "imaging", "engine", "providers", "errors"}  # what model_export may use of service
 
 
 def imports(path: Path) -> set[str]:
@@ -55,6 +55,23 @@ def test_service_imports_only_along_the_arrows(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "model_export").rglob("*.py")), ids=lambda p: p.name)
 def test_model_export_uses_only_the_contract(path: Path) -> None:
     assert of_package(imports(path), "service") <= CONTRACT
+
+
+# part of model_export -> the parts it may import; single modules are free to use each other
+PARTS = {
+    "datasets": {"datasets"},
+    "evaluation": {"evaluation", "datasets"},
+    "training": {"training", "datasets"},
+    "report": {"report", "evaluation", "training", "datasets"},
+    "studies": {"studies", "report", "evaluation", "training", "datasets"},
+    "cli": {"cli", "studies", "report", "evaluation", "training", "datasets"},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_parts_of_model_export_import_only_along_the_arrows(part: str) -> None:
+    for path in (ROOT / "model_export" / part).glob("*.py"):
+        assert of_package(imports(path), "model_export") & PARTS.keys() <= PARTS[part], path
 
 
 def test_arrows_make_no_circle() -> None:

@@ -23,6 +23,7 @@ def info(model: Model, *, default: bool) -> schema.ModelInfo:
         parameters=card.parameters,
         weights=card.weights,
         accuracy=card.accuracy,
+        calibration=card.calibration,
         classes=card.architecture.num_classes,
         input=schema.Input(
             size=card.preprocessing.crop,

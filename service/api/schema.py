@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.card import Accuracy, Interpolation, Shortcut, Variant, Weights
+from service.card import Accuracy, Calibration, Interpolation, Shortcut, Variant, Weights
 from service.providers import Compute, ProviderName
 from service.repository import State
 
@@ -62,6 +62,7 @@ class ModelInfo(BaseModel):
     parameters: int
     weights: Weights
     accuracy: Accuracy | None
+    calibration: Calibration | None = Field(description="Applied to every probability: softmax(logits / temperature).")
     classes: int
     input: Input
     state: State

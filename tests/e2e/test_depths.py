@@ -9,7 +9,6 @@ import httpx
 import numpy as np
 import pytest
 
-from model_export.onnx_export import ServingGraph
 from model_export.parity import torch_answers
 from model_export.publish import publish
 from model_export.random_weights import random_weights
@@ -38,7 +37,7 @@ def test_a_depth_exports_passes_parity_loads_and_answers(
     predictions = response.json()["images"][0]["predictions"]
 
     pixels = decode(photo, loaded.preprocessing, max_pixels=10**9).pixels[None]
-    expected = top_k(torch_answers(ServingGraph(loaded.net, loaded.preprocessing).eval(), pixels)[0], 1000)[0]
+    expected = top_k(torch_answers(loaded.serving_graph(), pixels)[0], 1000)[0]
     by_class = dict(zip(expected.class_ids.tolist(), expected.probabilities.tolist(), strict=True))
     # in bf16 the order of near-equal classes may differ; the probabilities are PyTorch's to within a few per cent
     served = np.array([prediction["probability"] for prediction in predictions])

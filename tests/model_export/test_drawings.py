@@ -1,14 +1,30 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from model_export.drawings import CLASSES, MAX_ASPECT, PATTERNS, SHAPES, draw, draw_jpeg, label_of, main, mask, picture
+from model_export.drawings import (
+    CLASSES,
+    STANDARD,
+    STYLES,
+    Difficulty,
+    Style,
+    contact_sheet,
+    draw,
+    draw_jpeg,
+    label_of,
+    main,
+    mask,
+    picture,
+)
+from model_export.figures import PATTERNS, SHAPES
 
 LABELS = range(len(CLASSES))
 
@@ -35,6 +51,14 @@ def test_an_unknown_class_is_refused() -> None:
         draw(len(CLASSES), rng(0))
 
 
+def test_standard_pictures_never_change() -> None:
+    """Demos, self-tests and stored results were made with them. (Pixels, not JPEGs: encoders may differ.)"""
+    digest = hashlib.sha256()
+    for i in range(48):
+        digest.update(draw(i % len(CLASSES), rng(5, i)).tobytes())
+    assert digest.hexdigest() == "f1ab914145c4da7ac8497cbcc508057330c1d0572cb5be0e5124328a92fc0b94"
+
+
 @pytest.mark.parametrize("label", LABELS, ids=CLASSES)
 def test_pictures_have_the_sizes_of_photographs(label: int) -> None:
     sizes = set()
@@ -42,7 +66,7 @@ def test_pictures_have_the_sizes_of_photographs(label: int) -> None:
         image = draw(label, rng(label, i))
         assert image.mode == "RGB"
         assert 240 <= min(image.size) <= 480
-        assert max(image.size) <= MAX_ASPECT * min(image.size)
+        assert max(image.size) <= 1.5 * min(image.size)
         sizes.add(image.size)
     assert len(sizes) > 15
     assert any(width > height for width, height in sizes)
@@ -133,6 +157,71 @@ def test_the_figure_stands_out_from_its_ground(label: int) -> None:
         assert abs(luma[coverage == 255].mean() - luma[coverage == 0].mean()) > 35
 
 
+def deviation(style: Style, labels: list[int]) -> tuple[float, float]:
+    """How far figures stand out from their grounds, in luma, and how much the grounds vary: means over pictures."""
+    contrasts, variations = [], []
+    for label in labels:
+        for i in range(6):
+            square = style.square(160)
+            image = np.asarray(draw(label, rng(i), square).convert("L"), np.float32)
+            replay = rng(i)
+            replay.integers(160, 160, endpoint=True), replay.uniform(), replay.random()
+            coverage = np.asarray(mask(label, (160, 160), replay, square))
+            contrasts.append(abs(image[coverage == 255].mean() - image[coverage == 0].mean()))
+            variations.append(image[coverage == 0].std())
+    return float(np.mean(contrasts)), float(np.mean(variations))
+
+
+def test_each_style_is_harder_than_the_one_before() -> None:
+    easy, standard, hard = (deviation(STYLES[name], [*LABELS]) for name in ("easy", "standard", "hard"))
+    assert easy[0] > standard[0] > hard[0] > 40
+    assert easy[1] < 1  # plain, up to the softness of edges
+    assert easy[1] < standard[1] < hard[1]
+
+
+def test_hard_shapes_stand_on_their_heads() -> None:
+    """A heart is widest above its middle; upside down, below."""
+    upright = []
+    for i in range(20):
+        figure = mask(CLASSES.index("heart"), (160, 160), rng(i), STYLES["hard"])
+        rows = np.asarray(figure.crop(figure.getbbox())).sum(axis=1, dtype=int)
+        upright.append(rows[: len(rows) // 2].sum() > rows[len(rows) // 2 :].sum())
+    assert 3 < sum(upright) < 17
+
+
+@pytest.mark.parametrize("difficulty", STYLES)
+@pytest.mark.parametrize("side", [32, 96])
+def test_squares_of_any_size(difficulty: Difficulty, side: int) -> None:
+    style = STYLES[difficulty].square(side)
+    for index in range(24):
+        with Image.open(io.BytesIO(picture(3, index, style))) as image:
+            assert image.size == (side, side)
+    assert style == replace(STYLES[difficulty], shorter_side=(side, side), max_aspect=1.0)
+    assert picture(3, 0, style) != picture(3, 0, STYLES[difficulty])
+
+
+@pytest.mark.parametrize("name", [*SHAPES, *PATTERNS])
+@pytest.mark.parametrize("difficulty", STYLES)
+def test_small_figures_keep_their_details(name: str, difficulty: Difficulty) -> None:
+    """At 32 pixels neither lines nor gaps are so thin that they blur into each other."""
+    for i in range(30):
+        coverage = np.asarray(mask(CLASSES.index(name), (32, 32), rng(i), STYLES[difficulty].square(32))) / 255
+        top, bottom = coverage.max(), coverage.min()
+        assert top > 0.9
+        assert bottom < 0.1
+        assert 0.005 < (coverage > 0.5).mean() < 0.85
+    if name in ("ring", "spiral", "stripes", "checkerboard", "dots"):
+        sharp = (coverage > 0.8) | (coverage < 0.2)
+        assert sharp.mean() > 0.4
+
+
+def test_a_style_without_strokes_or_noise_is_plain() -> None:
+    image = draw(CLASSES.index("square"), rng(1), STYLES["easy"].square(200))
+    assert len(image.getcolors(maxcolors=40_000) or []) < 300  # two colours and the mixtures on the edge
+    crossed = draw(CLASSES.index("square"), rng(1), replace(STYLES["easy"].square(200), strokes=5))
+    assert (np.asarray(image) != np.asarray(crossed)).any(axis=2).mean() > 0.005
+
+
 def test_a_circle_is_full_and_a_ring_is_hollow() -> None:
     for i in range(20):
         circle, ring = (mask(CLASSES.index(name), (300, 300), rng(i)) for name in ("circle", "ring"))
@@ -159,3 +248,13 @@ def test_the_sheet_shows_every_class(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with Image.open(out) as sheet:
         assert sheet.format == "PNG"
         assert sheet.width > 600
+
+
+def test_the_sheet_of_another_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "drawings.png"
+    monkeypatch.setattr(sys, "argv", ["drawings", str(out), "--difficulty", "easy"])
+    main()
+    expected = contact_sheet(style=STYLES["easy"])
+    with Image.open(out) as sheet:
+        assert np.abs(np.asarray(sheet.convert("RGB"), int) - np.asarray(expected, int)).mean() < 8
+    assert expected != contact_sheet(style=STANDARD)

@@ -12,7 +12,8 @@ from model_export import __main__ as cli
 from model_export.__main__ import main
 from model_export.errors import InputError, Unavailable
 from model_export.random_weights import random_weights
-from model_export.weights import Loaded, save_safetensors
+from model_export.weight_files import Record, save_safetensors
+from model_export.weights import Loaded
 from service.card import Architecture, ModelCard, published
 
 CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
@@ -28,7 +29,7 @@ def folder(models_dir: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "net.safetensors"
-    save_safetensors(random_weights(CIFAR).net, path)
+    save_safetensors(random_weights(CIFAR).net.state_dict(), path, Record(architecture=CIFAR))
     (tmp_path / "labels.txt").write_text("\n".join(f"kind {i}" for i in range(10)))
     return path
 

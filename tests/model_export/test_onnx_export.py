@@ -73,9 +73,9 @@ def test_normalisation_is_that_of_the_preprocessing() -> None:
 def test_every_kind_of_net_exports_with_a_dynamic_batch(architecture: Architecture, tmp_path: Path) -> None:
     loaded = random_weights(architecture)
     path = tmp_path / "model.onnx"
-    export_onnx(loaded.net, loaded.preprocessing, path)
+    export_onnx(loaded.serving_graph(), loaded.preprocessing.crop, path)
     engine = Engine(open_session(path, "cpu", threads=1))
-    graph = ServingGraph(loaded.net, loaded.preprocessing).eval()
+    graph = loaded.serving_graph()
     for size in (1, 5):
         images = sample_images(size, loaded.preprocessing)
         np.testing.assert_allclose(engine.infer(images)["logits"], torch_answers(graph, images)[0], atol=1e-4)
@@ -89,7 +89,7 @@ def test_v1_and_v15_of_the_same_weights_export_to_different_answers(tmp_path: Pa
         state = state or loaded.net.state_dict()
         loaded.net.load_state_dict(state)
         path = tmp_path / f"{variant}.onnx"
-        export_onnx(loaded.net, loaded.preprocessing, path)
+        export_onnx(loaded.serving_graph(), loaded.preprocessing.crop, path)
         images = sample_images(1, loaded.preprocessing)
         answers.append(Engine(open_session(path, "cpu", threads=2)).infer(images)["logits"])
     # by far more than the parity gate lets pass

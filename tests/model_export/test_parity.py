@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from model_export.onnx_export import ServingGraph
 from model_export.parity import BATCH_SIZES, ParityFailed, agreement, check_parity, sample_images
 from model_export.random_weights import random_weights
 from service.card import Architecture, ModelCard, Preprocessing
@@ -25,7 +24,7 @@ def engine(models_dir: Path) -> Engine:
 
 def test_the_same_network_passes(engine: Engine) -> None:
     loaded = random_weights(CIFAR)
-    parity = check_parity(ServingGraph(loaded.net, loaded.preprocessing).eval(), engine, loaded.preprocessing)
+    parity = check_parity(loaded.serving_graph(), engine, loaded.preprocessing)
     assert parity.batch_sizes == BATCH_SIZES == (1, 2, 3, 8)
     assert 0 < parity.max_abs_difference < 1e-4
     assert (parity.top1_agreement, parity.top5_agreement) == (1, 1)
@@ -37,7 +36,7 @@ def test_a_network_with_other_batch_norm_statistics_is_stopped(engine: Engine) -
     with torch.no_grad():
         loaded.net.bn1.running_var *= 1.01  # type: ignore[operator]
     with pytest.raises(ParityFailed, match=r"logits differs from PyTorch's by .* Nothing was published"):
-        check_parity(ServingGraph(loaded.net, loaded.preprocessing).eval(), engine, loaded.preprocessing)
+        check_parity(loaded.serving_graph(), engine, loaded.preprocessing)
 
 
 def test_answers_that_are_no_numbers_are_stopped(engine: Engine) -> None:
@@ -45,7 +44,7 @@ def test_answers_that_are_no_numbers_are_stopped(engine: Engine) -> None:
     with torch.no_grad():
         loaded.net.fc.bias.fill_(float("nan"))
     with pytest.raises(ParityFailed):
-        check_parity(ServingGraph(loaded.net, loaded.preprocessing).eval(), engine, loaded.preprocessing)
+        check_parity(loaded.serving_graph(), engine, loaded.preprocessing)
 
 
 def test_agreement() -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from model_export.errors import InputError, Unavailable
 from model_export.resnet import ResNet, cifar_resnet, resnet
-from model_export.weights import IMAGENET_WEIGHTS, Loaded, imagenet, load_file, save_safetensors
+from model_export.weight_files import Record, save_safetensors
+from model_export.weights import IMAGENET_WEIGHTS, Loaded, imagenet, load_file
 from service.card import sha256
 
 State = dict[str, Tensor]
@@ -163,7 +164,7 @@ def test_saved_safetensors_record_their_architecture(tmp_path: Path) -> None:
     net = resnet(50, variant="v1", num_classes=2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     path = tmp_path / "net.safetensors"
     path.write_text("an older file")
-    save_safetensors(net, path)
+    save_safetensors(net.state_dict(), path, Record(architecture=net.architecture))
     assert list(tmp_path.iterdir()) == [path]
     assert set(load_safetensors(path)) == set(net.state_dict())
 
@@ -181,7 +182,7 @@ def test_saved_safetensors_record_their_architecture(tmp_path: Path) -> None:
 def test_save_safetensors_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:
     (tmp_path / "net.safetensors").mkdir()
     with pytest.raises(IsADirectoryError):
-        save_safetensors(cifar_resnet(8), tmp_path / "net.safetensors")
+        save_safetensors(cifar_resnet(8).state_dict(), tmp_path / "net.safetensors", Record())
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
 
 
@@ -207,7 +208,7 @@ def test_a_checkpoint_may_record_its_architecture(folder: Path, state: State, ke
     record = {"depth": 8, "family": "cifar", "variant": "v1.5", "shortcut": "A", "num_classes": 3}
     torch.save({"architecture": record, **({key: state} if key else state)}, folder / "net.pth")
     assert_same(load(folder / "net.pth"), state)
-    message = refusal(folder / "net.pth", shortcut=None)
+    message = refusal(folder / "net.pth", shortcut="none")
     for part in ("records shortcut A", "asked for was none", "`--shortcut A`"):
         assert part in message
     message = refusal(folder / "net.pth", depth=18, family="imagenet", shortcut="A")
@@ -246,8 +247,8 @@ def test_a_record_that_is_not_valid(folder: Path, state: State, record: str) -> 
         ({"depth": 50}, {"depth": 34}, ("looks like depth 50", "`--depth 50`")),
         ({"depth": 18, "shortcut": "C"}, {"depth": 18}, ("pass `--shortcut C`", "unexpected: layer1.0.downsample.0")),
         ({"depth": 18, "shortcut": "A"}, {"depth": 18}, ("pass `--shortcut A`", "missing: layer2.0.downsample.0")),
-        ({"depth": 18}, {"depth": 34, "shortcut": None}, ("pass `--depth 18` `--shortcut B`",)),
-        ({"depth": 18, "shortcut": None}, {"depth": 34, "shortcut": None}, ("shortcut none", "pass `--depth 18`;")),
+        ({"depth": 18}, {"depth": 34, "shortcut": "none"}, ("pass `--depth 18` `--shortcut B`",)),
+        ({"depth": 18, "shortcut": None}, {"depth": 34, "shortcut": "none"}, ("shortcut none", "pass `--depth 18`;")),
         ({"depth": 18}, {"depth": 20, "family": "cifar", "shortcut": "A"}, ("`--family imagenet` `--depth 18`",)),
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from service.card import (
     SELF_TEST_FILE,
     Architecture,
+    Calibration,
     CardError,
     ModelCard,
     Preprocessing,
@@ -32,6 +33,23 @@ def test_a_card_survives_writing_and_reading(folder: Path) -> None:
     (folder / "card.json").write_text(card.to_json())
     assert ModelCard.read(folder) == card
     assert (card.name, card.version, card.architecture.depth) == ("resnet8-cifar", 1, 8)
+
+
+def test_a_calibration_is_part_of_a_card_and_older_cards_are_valid_without(folder: Path) -> None:
+    path = folder / "card.json"
+    card = json.loads(path.read_text())
+    del card["calibration"]
+    path.write_text(json.dumps(card))
+    assert ModelCard.read(folder).calibration is None
+    found = Calibration(temperature=1.5, ece_before=0.06, ece_after=0.01, dataset="pictures", images=1000)
+    path.write_text(ModelCard.read(folder).model_copy(update={"calibration": found}).to_json())
+    assert ModelCard.read(folder).calibration == found
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_is_none(temperature: float) -> None:
+    with pytest.raises(ValidationError, match="temperature"):
+        Calibration(temperature=temperature, ece_before=0, ece_after=0, dataset="pictures", images=1)
 
 
 def test_a_missing_card(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.card import Preprocessing
-from service.classifier import Answer, Classifier, softmax, top_k
+from service.card import Calibration, ModelCard, Preprocessing
+from service.classifier import Answer, Classifier, TopK, softmax, top_k
 from service.errors import ImageTooLarge, InternalError, ModelFailed, ModelNotReady, Overloaded, TruncatedImage
 from service.imaging import Decoded, decode
 from service.metrics import Metrics
@@ -38,11 +38,48 @@ def test_softmax() -> None:
     np.testing.assert_allclose(probabilities, [[0.5, 0.5, 0.0], [0.0900, 0.2447, 0.6652]], atol=1e-4)
 
 
+def test_softmax_at_a_temperature() -> None:
+    logits = np.array([[1.0, 2.0, 3.0], [1000.0, 0.0, 0.0]], np.float32)
+    np.testing.assert_allclose(softmax(logits, 2.0), softmax(logits / 2), rtol=1e-6)
+    assert softmax(logits, 2.0).dtype == np.float32
+
+
 def test_top_k() -> None:
     first, second = top_k(np.array([[0.0, 5.0, 1.0, 5.0], [3.0, 2.0, 1.0, 0.0]], np.float32), 3)
     assert first.class_ids.tolist() == [1, 3, 2]  # equal ones in the order of their ids
     assert second.class_ids.tolist() == [0, 1, 2]
     assert second.probabilities[0] == pytest.approx(np.exp(3) / np.exp([3, 2, 1, 0]).sum())
+
+
+def test_temperature_changes_probabilities_and_nothing_else() -> None:
+    logits = np.array([[0.0, 5.0, 1.0, 5.0, -2e-8, 2e-8]], np.float32)
+    (cold,), (hot,) = top_k(logits, 6), top_k(logits, 6, 1000.0)
+    assert cold.class_ids.tolist() == hot.class_ids.tolist() == [1, 3, 2, 5, 0, 4]
+    assert hot.probabilities[0] == pytest.approx(np.exp(0.005) / np.exp(logits / 1000).sum())
+    assert cold.probabilities[0] > 0.4 > hot.probabilities[0]
+
+
+def test_the_cards_temperature_is_applied(models_dir: Path, tmp_path: Path, photo: bytes) -> None:
+    folder = tmp_path / "resnet8-cifar" / "1"
+    shutil.copytree(models_dir / "resnet8-cifar" / "1", folder)
+    plain = answer_of(make(tmp_path), photo)
+    calibration = Calibration(temperature=4.0, ece_before=0.3, ece_after=0.1, dataset="pictures", images=100)
+    card = ModelCard.read(folder).model_copy(update={"calibration": calibration})
+    (folder / "card.json").write_text(card.to_json())
+    calibrated = answer_of(make(tmp_path), photo)
+    assert calibrated.class_ids.tolist() == plain.class_ids.tolist()
+    expected = plain.probabilities**0.25  # softmax(z / 4) is softmax(z) to the power of 1/4, normalised
+    np.testing.assert_allclose(calibrated.probabilities, expected / expected.sum(), rtol=1e-4)
+
+
+def answer_of(classifier: Classifier, photo: bytes) -> TopK:
+    """All probabilities of the default model."""
+    classifier.load()
+    model = classifier.repository.get(classifier.repository.default)
+    (answer,) = asyncio.run(classifier.classify(model, [photo], len(model.card.labels)))
+    classifier.close()
+    assert isinstance(answer, Answer)
+    return answer.top
 
 
 def test_the_answer_is_the_engines(classifier: Classifier, photo: bytes) -> None:

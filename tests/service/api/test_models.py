@@ -30,6 +30,7 @@ def test_one_model(client: TestClient) -> None:
             "license": None,
         },
         "accuracy": None,
+        "calibration": None,
         "classes": 1000,
         "input": {"size": 224, "resize": 256, "interpolation": "bilinear"},
         "state": "ready",

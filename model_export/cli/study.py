@@ -1,0 +1,65 @@
+"""`python -m model_export study NAME`: the paper's findings, measured here."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Literal, get_args
+
+from model_export.datasets.opening import open_data
+from model_export.disk import write_whole
+from model_export.studies import report
+from model_export.studies.deepest import demonstrate
+from model_export.studies.study import PAPER, SMALL, StudyName, study, train_all
+from model_export.studies.table import markdown, table
+
+log = logging.getLogger(__name__)
+
+Name = StudyName | Literal["table"]
+NAMES = (*get_args(StudyName), "table")
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "Repeat one of the paper's comparisons: degradation, shortcuts, depth; or print the table of all networks."
+    sub = commands.add_parser("study", help=text, description=text)
+    sub.set_defaults(run=run)
+    sub.add_argument("name", choices=NAMES)
+    sub.add_argument("--out", type=Path, help="folder for the page, the picture and the runs (default: studies/NAME)")
+    sub.add_argument(
+        "--paper-scale",
+        action="store_true",
+        help="CIFAR-10 and 64,000 steps, as in section 4.2; for a GPU (default: drawings, for two cores)",
+    )
+    sub.add_argument("--data", metavar="SPEC", help="other data, as of `train`")
+    sub.add_argument("--seed", type=int, default=0, help="(default: 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = args.out or Path("studies") / args.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.name == "table":
+        text = markdown(table())
+        write_whole(folder / "table.md", text.encode())
+        print(text, end="")
+        return 0
+    scale = PAPER if args.paper_scale else SMALL
+    data = args.data or scale.data
+    chosen = study(args.name, scale)
+    results = train_all(chosen.panels, scale, folder, seed=args.seed, data=data)
+    notes = f"\n{demonstrate()}\n" if args.name == "depth" and not args.paper_scale else "\n"
+    path = report.write(
+        folder,
+        chosen,
+        results,
+        facts=[
+            ("data", f"`{data}`"),
+            ("recipe", f"`paper-cifar {' '.join(scale.recipe)}`".replace(" `", "`")),
+            ("seed", str(args.seed)),
+        ],
+        classes=open_data(data).val.classes,
+        notes=notes,
+    )
+    print(path.read_text(encoding="utf-8"), end="")
+    log.info("written: %s", path)
+    return 0

@@ -1,0 +1,288 @@
+"""`python -m model_export train`: a network, a recipe and a folder of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+from model_export.datasets.base import Data
+from model_export.datasets.opening import open_data
+from model_export.errors import InputError
+from model_export.evaluation.evaluating import evaluate
+from model_export.evaluation.metrics import top_k_accuracy
+from model_export.evaluation.predictors import TorchPredictor
+from model_export.evaluation.recording import accuracy_of
+from model_export.evaluation.result import Evaluation
+from model_export.report.page import write_report
+from model_export.report.plots import curves, save
+from model_export.training import checkpoint
+from model_export.training.distributed import Processes, joined
+from model_export.training.history import Row
+from model_export.training.recipe import NAMES, Recipe, described, named, override
+from model_export.training.start import Start, begin, fitted, resume
+from model_export.training.trainer import Machine, Stopped, Trainer
+from model_export.weight_files import Record, save_safetensors
+from model_export.weights import Family, Loaded, ShortcutOption, imagenet, load_file, shortcut_of
+from service.card import Architecture, Variant
+
+log = logging.getLogger(__name__)
+
+NO_OPTIONS = {"name", "family"}  # fields of a recipe that --recipe and --family choose
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "Train a network of the paper on your own images, CIFAR-10 or drawings."
+    sub = commands.add_parser(
+        "train",
+        help=text,
+        description=text,
+        epilog="Several GPUs: torchrun --nproc-per-node 8 -m model_export train ... Every field of the recipe is an "
+        "option; `train --recipe NAME --show` prints them with their values.",
+    )
+    sub.set_defaults(run=run)
+    source = sub.add_mutually_exclusive_group()
+    source.add_argument(
+        "--data",
+        metavar="SPEC",
+        help="a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or with CLASS/*.jpg; cifar10 or cifar10:PATH; "
+        "drawings or drawings:side=32,train=4096,val=1024,difficulty=hard,...",
+    )
+    source.add_argument("--resume", type=Path, metavar="RUN", help="the folder of a run to go on with")
+    source.add_argument("--show", action="store_true", help="print the recipe and stop")
+    sub.add_argument("--recipe", choices=NAMES, default="finetune", help="(default: finetune)")
+    sub.add_argument(
+        "--weights",
+        metavar="imagenet|imagenet-v2|FILE",
+        help="to go on from: torchvision's published weights, or a .pth or .safetensors file (default: none)",
+    )
+    sub.add_argument("--depth", type=int, help="18, 34, 50, 101 or 152; of the cifar family 6n+2")
+    sub.add_argument("--family", choices=get_args(Family), help="(default: the recipe's, or what FILE records)")
+    sub.add_argument(
+        "--variant", choices=get_args(Variant), help="stride of a bottleneck (default: v1.5, the paper: v1)"
+    )
+    sub.add_argument("--shortcut", choices=get_args(ShortcutOption), help="none: a plain net (default: B; cifar: A)")
+    sub.add_argument("--out", type=Path, help="the folder of the run (default: runs/NETWORK-RECIPE)")
+    sub.add_argument("--val-share", type=float, default=0.1, help="of a folder without val/ (default: 0.1)")
+    sub.add_argument("--broken", choices=("refuse", "skip"), default="refuse", help="images (default: refuse)")
+    sub.add_argument("--seed", type=int, default=0, help="(default: 0)")
+
+    machine = sub.add_argument_group("the machine")
+    defaults = Machine()
+    machine.add_argument("--device", choices=("auto", "cpu", "cuda"), default=defaults.device, help="(default: auto)")
+    machine.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default=defaults.precision,
+        help="of convolutions (default: auto, bf16 where the hardware has it)",
+    )
+    machine.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=defaults.channels_last)
+    machine.add_argument("--compile", action=argparse.BooleanOptionalAction, default=defaults.compile)
+    machine.add_argument("--workers", type=int, help="processes that read images (default: the cores less one, <= 16)")
+    machine.add_argument("--checkpoint-minutes", type=float, default=defaults.checkpoint_minutes, help="(default: 10)")
+    machine.add_argument("--keep", type=int, default=defaults.keep, help="best weights to keep (default: 3)")
+
+    recipe = sub.add_argument_group("the recipe", "fields to override (see docs/training.md)")
+    for name, field in Recipe.model_fields.items():
+        if name not in NO_OPTIONS:
+            several = {"nargs": "*"} if "tuple" in str(field.annotation) else {}
+            meaning = (field.description or "").replace("\n", " ").replace("%", "%%")
+            recipe.add_argument(f"--{name.replace('_', '-')}", dest=f"recipe_{name}", help=meaning or None, **several)  # type: ignore[arg-type]
+
+
+def run(args: argparse.Namespace) -> int:
+    changes = overrides(args)
+    if args.show:
+        show(override(named(args.recipe), changes))
+        return 0
+    with joined(args.device) as processes:
+        if not processes.first:
+            logging.getLogger().setLevel(logging.ERROR)
+            for ours in ("model_export", "service"):
+                logging.getLogger(ours).setLevel(logging.ERROR)
+        trainer, data = resumed(args, processes) if args.resume else new(args, changes, processes)
+        try:
+            rows = trainer.run()
+        except Stopped as stopped:
+            if processes.first:
+                print(f"{stopped}; resume with: {resume_command(trainer.folder)}", file=sys.stderr)
+            return 128 + stopped.signum
+        if processes.first:
+            finish(trainer.folder, data, rows, trainer.recipe, trainer.about)
+    return 0
+
+
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe's fields that are given on the command line; "none" and "yes" mean what they say."""
+    given = {name: getattr(args, f"recipe_{name}") for name in Recipe.model_fields if name not in NO_OPTIONS}
+    return {name: None if value == "none" else value for name, value in given.items() if value is not None}
+
+
+def new(args: argparse.Namespace, changes: dict[str, Any], processes: Processes) -> tuple[Trainer, Data]:
+    """A run from its beginning.
+
+    Raises:
+        InputError: the options, the weights or the data cannot be used, or the folder holds another run.
+    """
+    if args.data is None:
+        raise InputError("say what to train on with --data: a folder of pictures, cifar10 or drawings")
+    loaded = load_weights(args)
+    recipe = named(args.recipe)
+    family: Family = args.family or recipe.family
+    if loaded is None and args.depth is None:
+        raise InputError("say which network with --depth, or give --weights to go on from")
+    depth = args.depth or (loaded.net.architecture.depth if loaded else 0)
+    if loaded is not None:
+        if recipe.normalisation == "weights":
+            recipe = fitted(recipe, loaded, set(changes))
+        shape = loaded.net.architecture
+    else:
+        shape = Architecture(
+            depth=depth,
+            family=family,
+            variant=args.variant or ("v1" if recipe.name.startswith("paper") else "v1.5"),
+            shortcut=shortcut_of(args.shortcut, family),
+        )
+    recipe = override(named(args.recipe, shape) if loaded is None else recipe, changes)
+    folder = args.out or Path("runs") / f"{shape.name}-{recipe.name}"
+    if (folder / checkpoint.LAST).exists():
+        raise InputError(f"{folder} already holds a run: go on with `--resume {folder}`, or choose another --out")
+
+    data = open_data(args.data, val_share=args.val_share, seed=args.seed, broken=args.broken)
+    architecture = shape.model_copy(update={"num_classes": len(data.train.classes)})
+    start = begin(architecture, recipe, data.train, loaded=loaded, seed=args.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = Machine(
+        device=args.device,
+        precision=args.precision,
+        channels_last=args.channels_last,
+        compile=args.compile,
+        workers=args.workers,
+        checkpoint_minutes=args.checkpoint_minutes,
+        keep=args.keep,
+    )
+    about = {
+        "data": args.data,
+        "val_share": args.val_share,
+        "broken": args.broken,
+        "weights": loaded.weights.source if loaded else "He initialisation",
+    }
+    trainer = Trainer(start, recipe, data, folder, seed=args.seed, machine=machine, processes=processes, about=about)
+    announce(trainer, start, data)
+    return trainer, data
+
+
+def resumed(args: argparse.Namespace, processes: Processes) -> tuple[Trainer, Data]:
+    """A run that was stopped, where it was. Recipe, data, seed and machine are the checkpoint's."""
+    content = checkpoint.load(args.resume)
+    recipe = Recipe.model_validate(content["recipe"])
+    about = content["about"]
+    data = open_data(about["data"], val_share=about["val_share"], seed=content["seed"], broken=about["broken"])
+    start = resume(content, recipe, data.train)
+    trainer = Trainer(
+        start,
+        recipe,
+        data,
+        args.resume,
+        seed=content["seed"],
+        machine=Machine(**content["machine"]),
+        processes=processes,
+        about=about,
+        resumed=content,
+    )
+    announce(trainer, start, data)
+    log.info("resuming after step %d of %d", trainer.step, trainer.plan.steps)
+    return trainer, data
+
+
+def load_weights(args: argparse.Namespace) -> Loaded | None:
+    if args.weights is None:
+        return None
+    if args.weights in ("imagenet", "imagenet-v2"):
+        if args.depth is None:
+            raise InputError("say which published weights with --depth")
+        return imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
+    return load_file(
+        Path(args.weights), depth=args.depth, family=args.family, variant=args.variant, shortcut=args.shortcut
+    )
+
+
+def announce(trainer: Trainer, start: Start, data: Data) -> None:
+    """The run in full, before it begins."""
+    if not trainer.processes.first:
+        return
+    show(trainer.recipe)
+    architecture = start.net.architecture
+    log.info(
+        "%s (%s, shortcut %s, %d classes, %.2f million parameters) on %s: %d training and %d validation images; "
+        "%d steps of %d images on %s in %s, %d loader workers; run folder %s",
+        architecture.name,
+        architecture.variant,
+        architecture.shortcut or "none",
+        architecture.num_classes,
+        sum(p.numel() for p in start.net.parameters()) / 1e6,
+        data.train.name,
+        len(data.train),
+        len(data.val),
+        trainer.plan.steps,
+        trainer.plan.batch_size,
+        f"{trainer.processes.world} processes" if trainer.processes.world > 1 else str(trainer.device),
+        str(trainer.dtype or "torch.float32").removeprefix("torch."),
+        trainer.machine.loader_workers,
+        trainer.folder,
+    )
+
+
+def show(recipe: Recipe) -> None:
+    log.info("recipe:\n%s", "\n".join(f"  {name} {value}" for name, value in described(recipe)))
+
+
+def finish(folder: Path, data: Data, rows: list[Row], recipe: Recipe, about: dict[str, Any]) -> None:
+    """Evaluates the best weights as they will be served, records their accuracy, and draws the pictures."""
+    path = folder / checkpoint.BEST
+    loaded = load_file(path)
+    evaluation = evaluate(TorchPredictor(loaded, str(path), "cpu"), data.val)
+    record_accuracy(path, loaded, evaluation)
+    save(curves(rows, f"{loaded.net.architecture.name}, {recipe.name}"), folder / "curves.png")
+    best = min(rows, key=lambda row: row.val_error)
+    write_report(
+        folder / "report.html",
+        title=f"{loaded.net.architecture.name} on {data.train.name}",
+        summary=[
+            ("best epoch", f"{best.epoch:.4g} of {rows[-1].epoch:.4g}"),
+            ("training images", str(len(data.train))),
+            ("time", f"{rows[-1].seconds / 60:.1f} min, {rows[-1].images_per_s:.0f} images/s"),
+            *((name, str(value)) for name, value in about.items()),
+        ],
+        recipe=described(recipe),
+        rows=rows,
+        evaluation=evaluation,
+        dataset=data.val,
+    )
+    log.info(
+        "%s: top-1 %.2f %%, top-5 %.2f %% of %d validation images; look at %s",
+        path,
+        100 * top_k_accuracy(evaluation, 1),
+        100 * top_k_accuracy(evaluation, 5),
+        len(data.val),
+        folder / "report.html",
+    )
+    log.info("publish it: python -m model_export export --weights %s --name my-model", shlex.quote(str(path)))
+
+
+def record_accuracy(path: Path, loaded: Loaded, evaluation: Evaluation) -> None:
+    """Writes the weights again with their accuracy, which `export` puts into the model card."""
+    record = Record(
+        architecture=loaded.net.architecture,
+        preprocessing=loaded.preprocessing,
+        labels=loaded.labels,
+        accuracy=accuracy_of(evaluation),
+    )
+    save_safetensors(loaded.net.state_dict(), path, record, loaded.mean_image)
+
+
+def resume_command(folder: Path) -> str:
+    return f"python -m model_export train --resume {shlex.quote(str(folder))}"

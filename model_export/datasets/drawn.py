@@ -1,0 +1,65 @@
+"""Drawings as a data set: nothing to download, and as many as anyone likes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model_export.datasets.base import Data, Dataset
+from model_export.drawings import CLASSES, STANDARD, Style, draw_jpeg
+from model_export.errors import InputError
+
+
+class Drawings(Dataset):
+    """Pictures `first` to `first + count - 1` of the endless series `seed`, each a JPEG file drawn when it is read.
+
+    The classes come in turn. With all of them, image `i` is `drawings.picture(seed, first + i, style)`.
+
+    Args:
+        first: two data sets of one seed have no picture in common if their numbers do not overlap.
+        classes: some of `drawings.CLASSES`, in any order, at least two.
+
+    Raises:
+        InputError: there is no such class, or they are too few.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        count: int,
+        first: int = 0,
+        classes: tuple[str, ...] = CLASSES,
+        style: Style = STANDARD,
+    ) -> None:
+        if unknown := [name for name in classes if name not in CLASSES]:
+            raise InputError(f"there are no drawings of {', '.join(unknown)}: choose from {', '.join(CLASSES)}")
+        if len(classes) < 2 or len(set(classes)) < len(classes):
+            raise InputError(
+                f"drawings of {', '.join(classes) or 'nothing'} cannot be told apart: name at least two classes, each "
+                f"once, of {', '.join(CLASSES)}"
+            )
+        self.name = f"drawings {first} to {first + count - 1} (seed {seed})"
+        self.classes = classes
+        self.labels = np.arange(first, first + count) % len(classes)
+        self.seed, self.first, self.style = seed, first, style
+
+    def read(self, index: int) -> bytes:
+        name = self.classes[self.labels[index]]
+        return draw_jpeg(CLASSES.index(name), np.random.default_rng((self.seed, self.first + index)), self.style)
+
+    def title(self, index: int) -> str:
+        return f"drawing {self.first + index} (seed {self.seed})"
+
+
+def drawings(
+    *, train: int, val: int, classes: tuple[str, ...] = CLASSES, style: Style = STANDARD, seed: int = 0
+) -> Data:
+    """`train` drawings to train on and, of the same series, the `val` next ones to validate on.
+
+    Raises:
+        InputError: as `Drawings`.
+    """
+    return Data(
+        Drawings(seed=seed, count=train, classes=classes, style=style),
+        Drawings(seed=seed, count=val, first=train, classes=classes, style=style),
+    )

@@ -1,0 +1,1 @@
+"""How well a network does: on what data, tested how, and beside which published figures."""

@@ -1,0 +1,263 @@
+"""Plots of trainings and evaluations, 1000 pixels wide.
+
+Figures are drawn without pyplot: no display, no global state. Colours are those of Okabe and Ito (2008), which colour-
+blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from model_export.disk import write_whole
+from model_export.evaluation.metrics import ReliabilityBins
+from model_export.training.history import Row
+
+WIDTH = 10.0  # inches, at DPI
+DPI = 100
+BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK = COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000",
+)  # fmt: skip
+GREY = "#6b6b6b"
+TEXT = 11  # points
+TITLE = 13
+
+MAX_COUNTS = 15  # classes up to which the cells of a confusion matrix say how many images they hold
+MAX_NAMES = 40  # classes up to which its axes name them
+NAME_LENGTH = 22
+LABEL_GAP = 0.045  # between labels at the ends of lines, as a fraction of the panel's height
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # Class names are in any script; where the font lacks one, a box is drawn and nobody need be told.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(file, format="png", dpi=DPI)
+    return file.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes the figure as a PNG file that is never seen half-written.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_whole(path, to_png(figure))
+
+
+def curves(rows: Sequence[Row], title: str) -> Figure:
+    """Error, loss and learning rate against epochs; the best validation error is marked.
+
+    Args:
+        rows: of one training, at least one.
+    """
+    figure = _figure(7.6, title)
+    error, loss, lr = figure.subplots(3, 1, sharex=True, height_ratios=(4, 3, 1.3))
+    epochs = [row.epoch for row in rows]
+    marker = _dot_for_one(rows)
+    for axes, name, scale in ((error, "error", 100), (loss, "loss", 1)):
+        train, val = (np.array([getattr(row, f"{part}_{name}") for row in rows]) * scale for part in ("train", "val"))
+        axes.plot(epochs, train, color=BLUE, linewidth=1.2, linestyle="--", marker=marker, label="training")
+        axes.plot(epochs, val, color=VERMILION, linewidth=2.4, marker=marker, label="validation")
+        _style(axes, f"{name} (%)" if name == "error" else name)
+        finite = [value for value in (*train, *val) if np.isfinite(value)]  # a training that diverged has others
+        axes.set_ylim(0, (1.05 * max(finite, default=0)) or 1)
+    error.set_xlim(0, (1.01 * max(epochs)) or 1)
+
+    best = min(rows, key=lambda row: row.val_error)
+    error.plot([best.epoch], [100 * best.val_error], "o", color=VERMILION, markersize=8, markeredgecolor="white",
+               label=f"best: {100 * best.val_error:.2f}% after epoch {best.epoch:.4g}", zorder=3)  # fmt: skip
+    error.legend(**_above(3))
+
+    lr.step([0, *epochs], [rows[0].lr, *(row.lr for row in rows)], where="pre", color=GREY, linewidth=1.5)
+    _style(lr, "learning rate")
+    highest = max(row.lr for row in rows)
+    if highest > 0:
+        # A cosine schedule ends next to zero; four decades show all that matters.
+        lowest = max(min(row.lr for row in rows if row.lr > 0), highest / 1e4)
+        lr.set_yscale("log")
+        lr.set_ylim(lowest / 2, highest * 2)
+        lr.yaxis.set_major_locator(LogLocator(numticks=4))
+        lr.yaxis.set_minor_locator(NullLocator())
+        lr.yaxis.set_minor_formatter(NullFormatter())
+    lr.set_xlabel("epoch", fontsize=TEXT)
+    figure.align_ylabels()
+    return figure
+
+
+def compare(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: str) -> Figure:
+    """Error against iterations, as in the paper's figures 4 and 6: panels side by side, a colour for each network.
+
+    Dashed lines are training errors, bold ones validation errors, whose last value is written at their end. Networks
+    at the same place of different panels share a colour.
+
+    Args:
+        panels: title -> network -> rows, at least one panel, network and row each.
+    """
+    figure = _figure(5.4, title)
+    places = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    every_run = [rows for runs in panels.values() for rows in runs.values()]
+    ends = [100 * max(rows[-1].val_error, rows[-1].train_error) for rows in every_run]
+    highest = max(100 * max(row.val_error, row.train_error) for rows in every_run for row in rows)
+    # The first iterations are far above; the question is what becomes of them.
+    top = max(min(1.05 * highest, max(2.2 * max(ends), 5.0), 100.0), 1.0)
+    for axes, (name, runs) in zip(places, panels.items(), strict=True):
+        _style(axes, "")
+        axes.set_title(_plain(name), fontsize=TEXT + 1, parse_math=False)
+        axes.set_xlabel("iteration", fontsize=TEXT)
+        axes.set_ylim(0, top)
+        longest = max(rows[-1].step for rows in runs.values())
+        axes.set_xlim(0, max(longest, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20000 is 20k
+        heights = _apart([100 * rows[-1].val_error for rows in runs.values()], LABEL_GAP * top)
+        for place, ((network, rows), height) in enumerate(zip(runs.items(), heights, strict=True)):
+            colour = COLOURS[place % len(COLOURS)]
+            steps = [row.step for row in rows]
+            axes.plot(steps, [100 * row.train_error for row in rows], color=colour, linewidth=1, linestyle="--")
+            axes.plot(steps, [100 * row.val_error for row in rows], color=colour, linewidth=2.4,
+                      marker=_dot_for_one(rows))  # fmt: skip
+            label = f"{_plain(network)}  {100 * rows[-1].val_error:.1f}"
+            axes.annotate(
+                label, (1, height / top), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points",
+                color=colour, fontsize=TEXT, va="center", annotation_clip=False, parse_math=False,
+            )  # fmt: skip
+    places[0].set_ylabel("error (%)", fontsize=TEXT)
+    styles = [
+        Line2D([], [], color=GREY, linewidth=1, linestyle="--", label="training"),
+        Line2D([], [], color=GREY, linewidth=2.4, label="validation"),
+    ]
+    figure.legend(handles=styles, loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT)
+    return figure
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "Confusion matrix") -> Figure:
+    """Where the images of each class went. Rows are true classes and add up to 100%.
+
+    Args:
+        matrix: int (classes, classes), rows true, columns predicted.
+    """
+    count = len(classes)
+    figure = _figure(min(9.0, 4.5 + 0.35 * count), title)
+    figure.set_layout_engine("compressed")  # the picture is square, the figure is not
+    axes = figure.subplots()
+    images = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(100 * matrix, images, out=np.full(matrix.shape, np.nan), where=images > 0)
+    norm = PowerNorm(0.5, vmin=0, vmax=100)  # few of a class's images are mistaken for any one other: they must show
+    picture = axes.imshow(shares, cmap="Blues", norm=norm)
+    axes.set_facecolor("#dddddd")  # of classes without images
+    axes.set_xlabel("predicted class", fontsize=TEXT)
+    axes.set_ylabel("true class", fontsize=TEXT)
+    if count <= MAX_NAMES:
+        size = TEXT if count <= 20 else 8
+        names = [_plain(name) for name in classes]
+        axes.set_xticks(range(count), names, rotation=90 if count > 6 else 0, fontsize=size, parse_math=False)
+        axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
+        axes.tick_params(length=0)
+    if count <= MAX_COUNTS:
+        for (i, j), cell in np.ndenumerate(matrix):
+            if cell:
+                colour = "white" if norm(shares[i, j]) > 0.6 else "black"
+                axes.text(j, i, f"{cell}", ha="center", va="center", fontsize=TEXT - 1, color=colour)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.8, ticks=(0, 1, 5, 10, 20, 40, 60, 80, 100))
+    bar.set_label("% of the true class's images", fontsize=TEXT)
+    bar.outline.set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def reliability(bins: ReliabilityBins, title: str = "Reliability") -> Figure:
+    """How often the model is right against how sure it says it is (Guo et al. 2017, figure 1), and on how many images.
+
+    Args:
+        bins: at least one of them filled.
+    """
+    confidence, accuracy, count = bins
+    filled = count > 0
+    figure = _figure(6.6, title)
+    shares, images = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    width = 1 / len(count)
+    middles = (np.arange(len(count)) + 0.5) * width
+    shares.bar(middles[filled], 100 * accuracy[filled], width, color=SKY, edgecolor="white")
+    shares.plot(confidence[filled], 100 * accuracy[filled], "o", color=BLUE, markersize=6,
+                label="accuracy at the mean confidence of a bin")  # fmt: skip
+    shares.plot([0, 1], [0, 100], color=BLACK, linewidth=1.2, linestyle="--", label="perfectly calibrated")
+    _style(shares, "accuracy (%)")
+    shares.set_ylim(0, 104)
+    shares.set_yticks(range(0, 101, 20))
+    shares.legend(**_above(2))
+
+    images.bar(middles, count, width, color=GREY, edgecolor="white")
+    for x, height in zip(middles[filled], count[filled], strict=True):
+        images.annotate(f"{height:,}", (x, height), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
+    _style(images, "images")
+    images.set_ylim(0, 1.25 * count.max())
+    images.set_xlim(0, 1)
+    images.set_xlabel("confidence: the probability of the predicted class", fontsize=TEXT)
+    figure.align_ylabels()
+    return figure
+
+
+def _figure(height: float, title: str) -> Figure:
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.suptitle(_plain(title, 90), fontsize=TITLE, parse_math=False)
+    return figure
+
+
+def _style(axes: Axes, ylabel: str) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=TEXT - 1)
+    axes.set_ylabel(ylabel, fontsize=TEXT)
+
+
+def _above(columns: int) -> dict[str, object]:
+    """Where a legend covers no data."""
+    return {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "frameon": False, "fontsize": TEXT}
+
+
+def _dot_for_one(rows: Sequence[Row]) -> str:
+    """A line through one point would not be seen."""
+    return "o" if len(rows) == 1 else ""
+
+
+def _plain(name: str, length: int = NAME_LENGTH) -> str:
+    """A name of any content on one line, cut to a length, without what cannot be drawn."""
+    line = " ".join(name.encode("utf-8", "replace").decode().split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights at least `gap` apart and above half a gap, in the same order and as near to the given ones as can be.
+
+    Neighbours that are too close become a group, centred where its members were, and groups that meet are joined.
+    """
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    groups: list[list[int]] = []
+    bottoms: list[float] = []
+    for place in order:
+        group, bottom = [place], heights[place]
+        while groups and bottom < bottoms[-1] + gap * len(groups[-1]):
+            group = groups.pop() + group
+            bottoms.pop()
+            bottom = float(np.mean([heights[i] - gap * k for k, i in enumerate(group)]))
+        groups.append(group)
+        bottoms.append(bottom)
+    moved = {i: bottom + gap * k for group, bottom in zip(groups, bottoms, strict=True) for k, i in enumerate(group)}
+    lowest = {i: gap * (k + 0.5) for k, i in enumerate(order)}
+    return [max(moved[i], lowest[i]) for i in range(len(heights))]

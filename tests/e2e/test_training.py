@@ -1,0 +1,68 @@
+"""From a folder of pictures to a running service: every step gives the same answer to the same file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model_export.__main__ import main
+from model_export.datasets.folder import open_images
+from service.card import ModelCard
+from tests.conftest import Service
+
+pytestmark = pytest.mark.e2e
+
+KNOWN = ["circle", "triangle", "star", "ring", "spiral", "checkerboard"]
+NEW = ["cross", "heart", "stripes", "dots"]
+CIFAR = ["--recipe", "paper-cifar", "--depth", "8", "--batch-size", "32", "--lr", "0.05", "--workers", "0"]
+
+
+def predictions(path: Path) -> dict[str, str]:
+    with path.open(newline="") as file:
+        return {Path(row["title"]).name: row["predicted"] for row in csv.DictReader(file)}
+
+
+def test_finetune_export_evaluate_and_serve_agree_to_the_image(
+    tmp_path: Path, start_service: Callable[..., Service]
+) -> None:
+    base, pictures, models = tmp_path / "base", tmp_path / "pictures", tmp_path / "models"
+    known = f"drawings:train=1024,val=128,side=32,difficulty=easy,classes={'+'.join(KNOWN)}"
+    assert main(["train", "--data", known, *CIFAR, "--epochs", "6", "--out", str(base)]) == 0
+    drawn = ["--train", "240", "--val", "60", "--difficulty", "easy", "--side", "64"]
+    assert main(["draw", str(pictures), *drawn, "--classes", *NEW]) == 0
+
+    run = tmp_path / "run"
+    finetune = ["--weights", str(base / "best.safetensors"), "--recipe", "finetune", "--epochs", "6", "--workers", "0"]
+    assert main(["train", "--data", str(pictures), *finetune, "--lr", "0.05", "--out", str(run)]) == 0
+    best = str(run / "best.safetensors")
+    at = ["--models-dir", str(models)]
+    assert main(["export", "--weights", best, "--name", "mine", *at]) == 0
+    card = ModelCard.read(models / "mine" / "1")
+    assert (card.preprocessing.crop, card.architecture.name) == (32, "resnet8-cifar")
+    assert card.preprocessing.mean_image
+    assert card.accuracy is not None
+    assert card.accuracy.top1 > 0.5  # four classes: it has learned something
+
+    evaluate = ["evaluate", "--data", str(pictures)]
+    assert main([*evaluate, best, "--out", str(tmp_path / "torch")]) == 0
+    assert main([*evaluate, "mine", *at, "--provider", "cpu", "--record", "--out", str(tmp_path / "onnx")]) == 0
+    by_torch, by_onnx = (predictions(tmp_path / folder / "predictions.csv") for folder in ("torch", "onnx"))
+    assert by_torch == by_onnx
+
+    service = start_service(models, provider="cpu")
+    by_service = {}
+    images = open_images(pictures, shown=False)
+    for i, path in enumerate(images.paths):
+        headers = {"content-type": "image/jpeg"}
+        answer = httpx.post(f"{service.url}/classify?top_k=1", content=images.read(i), headers=headers).json()
+        by_service[path.name] = answer["images"][0]["predictions"][0]["label"]
+    assert by_service == by_onnx
+    right = sum(by_service[path.name] == path.parent.name for path in images.paths)
+    (model,) = httpx.get(f"{service.url}/models").json()["models"]
+    assert model["accuracy"]["images"] == len(images.paths)
+    assert model["accuracy"]["top1"] == pytest.approx(right / len(images.paths))
+    assert model["input"]["size"] == 32

@@ -1,0 +1,265 @@
+"""`python -m model_export evaluate`, on files and published models, up to what the service shows."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import re
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from model_export.cli.evaluate import add_parser, open_dataset
+from model_export.datasets.opening import open_data
+from model_export.drawings import STYLES, picture, pixels
+from model_export.errors import InputError
+from model_export.evaluation.predictors import TorchPredictor
+from model_export.random_weights import random_weights
+from model_export.weight_files import Record, save_safetensors
+from service.app import create_app
+from service.card import Architecture, ModelCard
+from service.settings import Settings
+
+CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
+IMAGES = 40
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty JPEG files in folders, three quarters of them as the network of seed 0 sees them, the others one class on.
+
+    The train/ beside them is not to be looked at.
+    """
+    net = TorchPredictor(random_weights(CIFAR), "net")
+    root = tmp_path_factory.mktemp("pictures")
+    (root / "train" / "class 0").mkdir(parents=True)
+    (root / "train" / "class 0" / "broken.jpg").write_bytes(b"")
+    for i in range(IMAGES):
+        answer = net.logits(pixels(7, i, net.preprocessing)[None]).argmax()
+        folder = root / "val" / f"class {(answer + (i % 4 == 0)) % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.jpg").write_bytes(picture(7, i))
+    return root
+
+
+@pytest.fixture
+def models(models_dir: Path, tmp_path: Path) -> Path:
+    """`resnet8-cifar`, to write into."""
+    root = tmp_path / "models"
+    shutil.copytree(models_dir / "resnet8-cifar", root / "resnet8-cifar")
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another seed of the same network."""
+    return saved(tmp_path_factory.mktemp("run") / "best.safetensors", seed=1)
+
+
+def saved(path: Path, *, seed: int) -> Path:
+    loaded = random_weights(CIFAR, seed)
+    record = Record(architecture=CIFAR, preprocessing=loaded.preprocessing, labels=loaded.labels)
+    save_safetensors(loaded.net.state_dict(), path, record)
+    return path
+
+
+def evaluate(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    args = parser.parse_args(["evaluate", *map(str, arguments)])
+    return int(args.run(args))
+
+
+def figures(output: str, model: str) -> list[str]:
+    """The row of the table that a model has."""
+    row = next(line for line in output.splitlines() if line.startswith(model))
+    return row.removeprefix(model).replace(" %", "").split()
+
+
+def test_a_published_model_and_its_weights_agree(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = saved(tmp_path / "same.safetensors", seed=0)
+    out = tmp_path / "out"
+    options = ("--models-dir", models, "--provider", "cpu", "--out", out)
+    assert evaluate("resnet8-cifar", same, "--data", data, *options) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"1-crop on {data.name}/val, 40 images\n")
+    served, here = figures(printed, "resnet8-cifar 1 (cpu, fp32)"), figures(printed, str(same))
+    assert served == here == figures(printed, "ensemble of 2 models")
+    top1, top5, error1, error5, images = map(float, served[:5])
+    assert (top1, error1, top5 + error5, images) == (75, 25, 100, 40)
+    assert "published for" not in printed  # nothing compares
+
+    written = json.loads((out / "evaluation.json").read_text())["evaluations"]
+    assert [entry["model"][:11] for entry in written] == ["resnet8-cif", str(same)[:11], "ensemble of"]
+    assert [100 * entry["top1"] for entry in written] == [75] * 3
+    matrix = np.array(written[0]["confusion_matrix"])
+    assert (matrix.shape, matrix.sum(), matrix.trace()) == ((10, 10), IMAGES, 30)
+    shares = [matrix[i, i] / matrix[i].sum() if matrix[i].any() else None for i in range(10)]
+    assert written[0]["per_class_accuracy"] == shares
+
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_model = [[row["predicted"] for row in rows[i * IMAGES : (i + 1) * IMAGES]] for i in range(3)]
+    assert by_model[0] == by_model[1] == by_model[2]
+    assert sum(row["true"] == row["predicted"] for row in rows[:IMAGES]) == matrix.trace()
+    assert rows[0]["title"] == str(min((data / "val").rglob("*.jpg")))
+    assert 0.1 < float(rows[0]["probability"]) < 1
+
+
+def test_what_goes_wrong_is_shown(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(saved(tmp_path / "net.safetensors", seed=0), "--data", data)
+    weakest, confused = capsys.readouterr().out.partition("least recognised")[2].split("most often confused:")
+    shares = [float(share) for share in re.findall(r"class \d: (.*) % of \d+\n", weakest)]
+    assert 1 < len(shares) <= 5
+    assert shares == sorted(shares)
+    kinds = re.findall(r"class (\d) taken for class (\d): (\d)\n", confused)
+    assert 1 < len(kinds) <= 5
+    assert all((int(true) - int(predicted)) % 10 == 1 for true, predicted, _ in kinds)
+    assert 1 < sum(int(images) for _, _, images in kinds) <= 10
+
+
+@pytest.mark.parametrize("method", ["10-crop", "multi-scale"])
+def test_other_methods(
+    models: Path, data: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--models-dir", models, "--provider", "cpu", "--method", method)
+    assert evaluate("resnet8-cifar", "--data", data / "val", "--out", tmp_path, *options) == 0
+    assert f"{method} on {data.name}/val" in capsys.readouterr().out
+    (written,) = json.loads((tmp_path / "evaluation.json").read_text())["evaluations"]
+    assert written["method"] == method
+
+
+def test_figures_of_the_paper_stand_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    for i, name in enumerate(names):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "0.jpg").write_bytes(picture(7, i))
+    loaded = random_weights(CIFAR.model_copy(update={"depth": 20}))
+    (tmp_path / "labels.txt").write_text("\n".join(names))
+    save_safetensors(loaded.net.state_dict(), tmp_path / "net.safetensors", Record())
+    foreign = ("--depth", 20, "--family", "cifar", "--labels", tmp_path / "labels.txt")
+    evaluate(tmp_path / "net.safetensors", "--data", tmp_path / "data", *foreign)
+    assert "published for resnet20-cifar: top-1 error 8.75 % (He et al. 2015, table 6)" in capsys.readouterr().out
+
+
+def test_from_the_record_to_the_service(
+    models: Path, data: Path, photo: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = models / "resnet8-cifar" / "1"
+    before = ModelCard.read(folder)
+    options = ("--models-dir", models, "--provider", "cpu", "--data", data)
+    evaluate("resnet8-cifar", *options, "--calibrate", "--record")
+    assert "resnet8-cifar 1 (cpu, fp32): temperature " in capsys.readouterr().out
+
+    card = ModelCard.read(folder)
+    assert card.accuracy is not None
+    assert card.calibration is not None
+    assert (card.accuracy.dataset, card.accuracy.images) == (f"{data.name}/val", IMAGES)
+    assert card.model_copy(update={"accuracy": None, "calibration": None}) == before
+    assert {path.name for path in folder.iterdir()} == {"card.json", "model.onnx", "self_test.npz"}
+    assert (folder / "card.json").stat().st_mode & 0o777 == 0o644
+
+    app = create_app(Settings.model_validate({"models_dir": models, "provider": "cpu"}))
+    with TestClient(app) as client:
+        deadline = time.monotonic() + 60
+        while client.get("/healthz/ready").status_code != 200:
+            assert time.monotonic() < deadline
+        shown = client.get("/models/resnet8-cifar").json()
+        jpeg = {"Content-Type": "image/jpeg"}
+        (answer,) = client.post("/classify?top_k=10", content=photo, headers=jpeg).json()["images"]
+    assert shown["accuracy"] == card.accuracy.model_dump()
+    assert shown["calibration"] == card.calibration.model_dump()
+    assert sum(entry["probability"] for entry in answer["predictions"]) == pytest.approx(1, abs=1e-4)
+
+    evaluate("resnet8-cifar", *options, "--record")
+    assert ModelCard.read(folder).calibration == card.calibration  # measured anew only when asked for
+
+
+def test_recording_keeps_who_may_read_the_card(models: Path, data: Path) -> None:
+    path = models / "resnet8-cifar" / "1" / "card.json"
+    path.chmod(0o640)
+    evaluate("resnet8-cifar", "--models-dir", models, "--provider", "cpu", "--data", data, "--record")
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_cannot_be_recorded(models: Path, checkpoint: Path, data: Path) -> None:
+    options = ("--models-dir", models, "--data", data, "--record")
+    with pytest.raises(InputError, match=r"best.safetensors has none: export it first"):
+        evaluate("resnet8-cifar", checkpoint, *options)
+    with pytest.raises(InputError, match="--record is for the answers as they are served, not for 10-crop"):
+        evaluate("resnet8-cifar", *options, "--method", "10-crop")
+    assert ModelCard.read(models / "resnet8-cifar" / "1").accuracy is None
+
+
+def test_too_few_images_to_calibrate_record_nothing(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "few" / "class 3").mkdir(parents=True)
+    (tmp_path / "few" / "class 3" / "0.jpg").write_bytes(picture(7, 0))
+    options = ("--models-dir", models, "--provider", "cpu", "--calibrate", "--record")
+    with pytest.raises(InputError, match="few has 1 images, too few to calibrate on"):
+        evaluate("resnet8-cifar", "--data", tmp_path / "few", *options)
+    assert "TOP-1 ERROR" in capsys.readouterr().out  # what was measured is not lost
+    assert ModelCard.read(models / "resnet8-cifar" / "1").accuracy is None
+
+
+def test_models_of_other_classes_make_no_ensemble(
+    checkpoint: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = random_weights(CIFAR)
+    turned = Record(architecture=CIFAR, preprocessing=loaded.preprocessing, labels=loaded.labels[::-1])
+    save_safetensors(loaded.net.state_dict(), tmp_path / "turned.safetensors", turned)
+    with caplog.at_level(logging.WARNING):
+        evaluate(checkpoint, tmp_path / "turned.safetensors", "--data", data)
+    assert "no ensemble: " in caplog.text
+    assert "ensemble" not in capsys.readouterr().out
+
+
+def test_models_there_are_not(models: Path, data: Path) -> None:
+    options = ("--data", data, "--models-dir", models)
+    with pytest.raises(InputError, match=r"x.pth is neither a file of weights nor a model in .* holds resnet8-cifar"):
+        evaluate("x.pth", *options)
+    with pytest.raises(InputError, match="resnet8-cifar has no version 2: it has 1"):
+        evaluate("resnet8-cifar", *options, "--version", 2)
+
+
+def test_data_there_is_not(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="missing does not exist"):
+        evaluate(checkpoint, "--data", tmp_path / "missing")
+
+
+def test_broken_images(checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(shutil.copytree(data / "val", tmp_path / "pictures"))
+    (root / "class 1" / "broken.jpg").write_bytes(picture(7, 1)[:500])
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        evaluate(checkpoint, "--data", root)
+    evaluate(checkpoint, "--data", root, "--broken", "skip")
+    assert "pictures, 40 images" in capsys.readouterr().out
+
+
+def test_no_batch(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate(checkpoint, "--data", data, "--batch-size", 0)
+    assert "0 is not at least 1" in capsys.readouterr().err
+
+
+def test_of_one_tree_the_part_that_training_set_aside(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for i in range(40):
+        path = tree / f"{'ab'[i % 2]}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(0, i, STYLES["easy"].square(32)))
+    whole = open_dataset(str(tree), "refuse", None, 3)
+    kept = open_dataset(str(tree), "refuse", 0.25, 3)
+    trained_on = open_data(str(tree), val_share=0.25, seed=3).train
+    assert (len(whole), len(kept)) == (40, 10)
+    titles = [{part.title(i) for i in range(len(part))} for part in (kept, trained_on)]
+    assert not titles[0] & titles[1]

@@ -1,0 +1,212 @@
+"""`train` as a user runs it: new runs, resumed runs, and the sentences that end it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file as load_safetensors
+
+from model_export.__main__ import main
+from model_export.random_weights import random_weights
+from model_export.training.history import read_history
+from model_export.training.recipe import Recipe
+from model_export.weight_files import Record, save_safetensors
+from model_export.weights import load_file
+from service.card import Architecture
+
+DRAWN = "drawings:train=96,val=48,side=32,difficulty=easy,classes=circle+cross+stripes"
+SHORT = ["--recipe", "paper-cifar", "--depth", "8", "--batch-size", "24", "--workers", "0", "--precision", "fp32"]
+FILES = {"best.safetensors", "last.pt", "metrics.csv", "tensorboard", "curves.png", "report.html"}
+COMMAND = [sys.executable, "-m", "model_export", "train"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "pictures"
+    drawn = ["--train", "24", "--val", "12", "--classes", "circle", "cross", "stripes", "--side", "48"]
+    assert main(["draw", str(folder), *drawn, "--difficulty", "easy"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a net for ten other classes."""
+    loaded = random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=10))
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    record = Record(architecture=loaded.net.architecture, preprocessing=loaded.preprocessing, labels=loaded.labels)
+    save_safetensors(loaded.net.state_dict(), path, record)
+    return path
+
+
+def test_a_run_leaves_everything_that_its_user_needs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "--data", DRAWN, *SHORT, "--epochs", "2", "--lr", "0.05", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} >= FILES
+    with (out / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    loaded = load_file(out / "best.safetensors")
+    assert loaded.accuracy is not None
+    assert loaded.accuracy.images == 48
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "report.html").read_text()
+    for part in ("paper-cifar", "resnet8-cifar", "48", DRAWN.replace("&", "&amp;"), "He initialisation"):
+        assert part in page
+    assert "  lr 0.05\n" in caplog.text  # the recipe in full, before it begins
+    assert f"export --weights {out}/best.safetensors" in caplog.text
+
+
+def test_weights_bring_their_sizes_and_get_a_new_head(
+    pictures: Path, weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["--data", str(pictures), "--weights", str(weights), "--epochs", "1", "--workers", "0"]
+    assert main(["train", *options, "--batch-size", "12", "--out", str(tmp_path)]) == 0
+    loaded = load_file(tmp_path / "best.safetensors")
+    assert loaded.net.architecture == Architecture(depth=8, family="cifar", shortcut="A", num_classes=3)
+    assert loaded.preprocessing == load_file(weights).preprocessing
+    assert [label.name for label in loaded.labels] == ["circle", "cross", "stripes"]
+    assert "net.safetensors, with a new last layer" in caplog.text
+
+
+def test_show_prints_the_recipe_as_it_would_be(caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["train", "--show", "--recipe", "modern", "--mixup", "0.8", "--ema", "none"]) == 0
+    assert "  mixup 0.8\n" in caplog.text
+    assert "  ema none\n" in caplog.text
+    assert len(caplog.text.splitlines()) > len(Recipe.model_fields)
+
+
+def stopped(process: subprocess.Popen[str], folder: Path, signum: signal.Signals) -> tuple[int, str]:
+    """Waits for the first evaluation, then sends the signal; exit status and stderr."""
+    deadline = time.monotonic() + 90
+    while not (folder / "metrics.csv").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(signum: signal.Signals, tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    endless = [*COMMAND, "--data", DRAWN, *SHORT, "--steps", "100000", "--out", str(run)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(endless, stderr=subprocess.PIPE, text=True, env=environment)
+    status, errors = stopped(process, run, signum)
+    assert status == 128 + signum
+    last_line = errors.splitlines()[-1]
+    assert last_line.startswith(f"stopped by {signum.name} after step ")
+    assert last_line.endswith(f"resume with: python -m model_export train --resume '{run}'")
+    assert "Traceback" not in errors
+    assert torch.load(run / "last.pt", weights_only=True)["step"] == int(last_line.split(";")[0].split()[-1])
+
+
+def test_a_resumed_run_needs_nothing_but_its_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = ["--data", DRAWN, *SHORT, "--epochs", "2", "--seed", "3"]
+    assert main(["train", *options, "--out", str(whole)]) == 0
+    # The uncut run's second step-4 checkpoint is what a run cut after its first epoch leaves.
+    program = f"""
+import os, signal
+from model_export.__main__ import main
+from model_export.training import trainer
+class Cut(trainer.Trainer):
+    def train_step(self, batch):
+        if self.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().train_step(batch)
+import model_export.cli.train as cli
+cli.Trainer = Cut
+raise SystemExit(main({["train", *options, "--out", str(cut)]!r}))
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 128 + signal.SIGTERM, finished.stderr
+    assert main(["train", "--resume", str(cut)]) == 0
+    assert "resuming after step 6 of 8" in caplog.text
+    ours, theirs = (load_safetensors(folder / "best.safetensors") for folder in (cut, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert {path.name for path in cut.iterdir()} >= FILES
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--recipe", "paper-cifar", "--depth", "8"], "say what to train on with --data"),
+        (["--data", DRAWN], "say which network with --depth, or give --weights"),
+        (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "9"], "depth 6n+2"),
+        (["--data", DRAWN, "--depth", "18"], "recipe finetune goes on from trained weights: give --weights"),
+        (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "8", "--lr", "fast"], "recipe paper-cifar: lr: "),
+        (["--data", "nowhere", "--recipe", "paper-cifar", "--depth", "8"], "nowhere"),
+        (["--resume", "nowhere"], "nowhere holds no last.pt"),
+        (["--data", DRAWN, "--weights", "imagenet"], "say which published weights with --depth"),
+        (["--data", DRAWN, "--weights", "WEIGHTS", "--depth", "14"], "is another network: it records depth 8"),
+        (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "8", "--device", "cuda"], "no CUDA device"),
+    ],
+)
+def test_errors_are_one_sentence(
+    options: list[str], message: str, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--device" in options and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    options = [str(weights) if option == "WEIGHTS" else option for option in options]
+    assert main(["train", *options, *([] if "--resume" in options else ["--out", str(tmp_path / "run")])]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_folders_that_cannot_be_trained_on(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = ["--recipe", "paper-cifar", "--depth", "8", "--out", str(tmp_path / "run")]
+    tree = tmp_path / "tree"
+    shutil.copytree(pictures, tree)
+    shutil.rmtree(tree / "val" / "cross")
+    assert main(["train", "--data", str(tree), *train]) == 1
+    assert "cross" in capsys.readouterr().err
+    (tree / "val" / "cross").mkdir()
+    assert main(["train", "--data", str(tree), *train]) == 1
+    assert str(tree / "val" / "cross") in capsys.readouterr().err
+
+
+def test_a_folder_keeps_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "last.pt").write_bytes(b"precious")
+    assert main(["train", "--data", DRAWN, *SHORT, "--out", str(tmp_path)]) == 1
+    assert f"already holds a run: go on with `--resume {tmp_path}`" in capsys.readouterr().err
+    assert (tmp_path / "last.pt").read_bytes() == b"precious"
+
+
+@pytest.mark.e2e
+def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path: Path) -> None:
+    """Under torchrun on gloo, with batch norms over both: the same losses, the same weights but for rounding."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = ["--data", DRAWN, *SHORT, "--epochs", "2", "--lr", "0.01", "--sync-bn", "yes", "--device", "cpu"]
+    assert main(["train", *options, "--out", str(one)]) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(
+        [*torchrun, "-m", "model_export", "train", *options, "--out", str(two)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.count("recipe:\n") == 1  # one process talks
+    ours, theirs = (read_history(folder / "metrics.csv") for folder in (two, one))
+    for a, b in zip(ours, theirs, strict=True):
+        for figure in ("train_loss", "train_error", "val_loss", "val_error"):
+            assert getattr(a, figure) == pytest.approx(getattr(b, figure), rel=1e-4), figure
+    ours_net, theirs_net = (load_safetensors(folder / "best.safetensors") for folder in (two, one))
+    for name, tensor in theirs_net.items():
+        torch.testing.assert_close(ours_net[name], tensor, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,317 @@
+"""Trees of real image files, whole and broken, on a real file system."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_export.datasets.base import Data
+from model_export.datasets.folder import ImageFolder, open_folder, open_images
+from model_export.errors import InputError
+
+
+def encoded(kind: str = "JPEG", colour: str = "red", size: tuple[int, int] = (40, 30)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, kind)
+    return file.getvalue()
+
+
+TRUNCATED = encoded(size=(400, 300))[:-600]
+
+
+def write(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def tree(root: Path, counts: dict[str, int]) -> Path:
+    return write(root, {f"{name}/{i:03}.jpg": encoded() for name, count in counts.items() for i in range(count)})
+
+
+def relative(dataset: object, root: Path) -> list[str]:
+    assert isinstance(dataset, ImageFolder)
+    return [str(path.relative_to(root)) for path in dataset.paths]
+
+
+def refusal(action: Callable[..., object], *args: object, **options: object) -> str:
+    with pytest.raises(InputError) as caught:
+        action(*args, **options)
+    return str(caught.value)
+
+
+# --- one tree ------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_image_at_any_depth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write(
+        tmp_path / "pets",
+        {
+            "dog/b.JPG": encoded(),
+            "dog/a.jpeg": encoded(colour="blue"),
+            "cat/old/deep/z.png": encoded("PNG"),
+            "cat/a.WebP": encoded("WEBP"),
+            "cat/._a.webp": b"left by a file system",
+            "cat/.thumbnails/a.png": encoded("PNG"),
+            "cat/notes.txt": b"",
+            "dog/c.gif": b"GIF89a",
+            "dog/d.gif": b"GIF89a",
+            "dog/LICENSE": b"",
+            "labels.csv": b"",
+            ".cache/x/y.jpg": encoded(),
+        },
+    )
+    with caplog.at_level(logging.INFO):
+        dataset = ImageFolder.open(root)
+    assert dataset.classes == ("cat", "dog")
+    assert relative(dataset, root) == ["cat/a.WebP", "cat/old/deep/z.png", "dog/a.jpeg", "dog/b.JPG"]
+    assert dataset.labels.tolist() == [0, 0, 1, 1]
+    assert dataset.labels.dtype == np.int64
+    assert dataset.name == "pets"
+    assert dataset.title(3) == f"{root}/dog/b.JPG"
+    assert dataset.read(2) == encoded(colour="blue")
+    assert dataset.image(2).getpixel((5, 5)) == (0, 0, 254)
+    assert "ignored 6 files that are no images: 2 .gif" in caplog.text
+    for kind in ("1 .csv", "1 hidden", "1 .txt", "1 without extension"):
+        assert kind in caplog.text
+    assert "pets: checking: 4 of 4 images" in caplog.text
+
+
+def test_nothing_is_said_of_a_clean_tree(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        ImageFolder.open(tree(tmp_path, {"a": 1, "b": 1}), shown=False)
+    assert not caplog.text
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    elsewhere = tree(tmp_path / "elsewhere", {"a": 2, "b": 1})
+    root = tmp_path / "linked"
+    root.mkdir()
+    (root / "x").symlink_to(elsewhere / "a")
+    (root / "y").mkdir()
+    (root / "y" / "one.jpg").symlink_to(elsewhere / "b" / "000.jpg")
+    (root / "y" / "more").symlink_to(elsewhere / "a")
+    assert relative(ImageFolder.open(root), root) == [
+        "x/000.jpg",
+        "x/001.jpg",
+        "y/more/000.jpg",
+        "y/more/001.jpg",
+        "y/one.jpg",
+    ]
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": 1, "b": 1})
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
+    (tmp_path / "b" / "up").symlink_to(tmp_path / "b")
+    assert relative(ImageFolder.open(tmp_path), tmp_path) == ["a/000.jpg", "b/000.jpg"]
+
+
+def test_the_current_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree(tmp_path / "pets", {"a": 1, "b": 1}))
+    assert ImageFolder.open(Path()).name == "pets"
+
+
+def test_it_travels_to_workers(tmp_path: Path) -> None:
+    dataset = ImageFolder.open(tree(tmp_path, {"a": 1, "b": 1}))
+    assert pickle.loads(pickle.dumps(dataset)).read(1) == encoded()
+
+
+# --- broken images -------------------------------------------------------------------------------------------------
+
+
+def with_broken(root: Path) -> Path:
+    tree(root, {"a": 3, "b": 3})
+    return write(root, {"a/cut.jpg": TRUNCATED, "a/empty.png": b"", "b/text.jpg": b"hello", "b/fake.png": b"GIF89a.."})
+
+
+def test_broken_images_are_refused_by_name(tmp_path: Path) -> None:
+    message = refusal(ImageFolder.open, with_broken(tmp_path))
+    assert f"4 of the 10 images in {tmp_path} cannot be used" in message
+    for name in ("a/cut.jpg", "a/empty.png", "b/text.jpg", "b/fake.png"):
+        assert f"{tmp_path}/{name} (" in message
+    assert message.endswith("leave them out with `--broken skip`")
+
+
+def test_only_the_first_broken_images_are_named(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": 1, "b": 1})
+    message = refusal(ImageFolder.open, write(tmp_path, {f"a/{i}.png": b"" for i in range(8)}))
+    assert "8 of the 10 images" in message
+    assert "a/4.png" in message
+    assert "a/5.png" not in message
+
+
+def test_broken_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = ImageFolder.open(with_broken(tmp_path), broken="skip")
+    assert relative(dataset, tmp_path) == [f"{name}/{i:03}.jpg" for name in "ab" for i in range(3)]
+    assert dataset.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 4
+    assert warnings[0].startswith(f"left out: {tmp_path}/a/cut.jpg (")
+
+
+def test_a_class_of_broken_images_only(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": 2})
+    write(tmp_path, {"b/1.jpg": TRUNCATED, "b/2.jpg": b"x"})
+    message = refusal(open_folder, tmp_path, broken="skip")
+    assert message.startswith(f"all images in {tmp_path / 'b'} are broken: ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_an_image_that_may_not_be_read(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": 1, "b": 1})
+    (tmp_path / "a" / "000.jpg").chmod(0)
+    assert "a/000.jpg (Permission denied)" in refusal(ImageFolder.open, tmp_path)
+
+
+def test_a_link_to_nowhere(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": 1, "b": 1})
+    (tmp_path / "a" / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert "a/lost.jpg (No such file or directory)" in refusal(ImageFolder.open, tmp_path)
+
+
+def test_a_class_folder_called_like_an_image(tmp_path: Path) -> None:
+    assert ImageFolder.open(tree(tmp_path, {"a.jpg": 1, "b.png": 1})).classes == ("a.jpg", "b.png")
+
+
+# --- wrong layouts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", [open_folder, open_images])
+def test_roots_that_are_none(tmp_path: Path, action: Callable[..., object]) -> None:
+    assert f"{tmp_path}/typo does not exist: give a folder" in refusal(action, tmp_path / "typo")
+    write(tmp_path, {"archive.zip": b"PK"})
+    assert f"{tmp_path}/archive.zip is not a folder: give" in refusal(action, tmp_path / "archive.zip")
+
+
+@pytest.mark.parametrize("action", [open_folder, open_images])
+def test_images_without_class_folders(tmp_path: Path, action: Callable[..., object]) -> None:
+    message = refusal(action, write(tmp_path, {"2.jpg": encoded(), "1.jpg": encoded(), "a/1.jpg": encoded()}))
+    assert f"{tmp_path} holds images directly (2: 1.jpg, 2.jpg)" in message
+    assert "move them into one folder per class" in message
+
+
+@pytest.mark.parametrize("files", [{}, {"readme.txt": b""}, {".git/x.jpg": encoded()}])
+def test_no_class_folders(tmp_path: Path, files: dict[str, bytes]) -> None:
+    assert refusal(open_folder, write(tmp_path, files)).startswith(f"{tmp_path} holds no folders: put the images of")
+
+
+def test_one_class(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": 3})
+    assert refusal(open_folder, tmp_path) == (
+        f"{tmp_path} holds only one class folder, a: give at least two classes to tell apart"
+    )
+    assert ImageFolder.open(tmp_path).classes == ("a",)  # enough to evaluate on
+
+
+def test_train_without_val(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/a": 1, "train/b": 1})
+    assert refusal(open_folder, tmp_path).endswith(
+        f"if it is to be split for training and validation, give {tmp_path}/train"
+    )
+
+
+def test_empty_classes(tmp_path: Path) -> None:
+    write(tmp_path, {"a/1.jpg": encoded(), "b/notes.txt": b"", "d/1.jpg": encoded()})
+    (tmp_path / "c").mkdir()
+    message = refusal(open_folder, tmp_path)
+    assert message.startswith("there are no images (.jpg, .jpeg, .png, .webp) in ")
+    assert f"in {tmp_path}/b, {tmp_path}/c: put some there" in message
+
+
+def test_classes_that_differ(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/a": 1, "train/b": 1, "train/c": 1, "val/a": 1, "val/d": 1})
+    message = refusal(open_folder, tmp_path)
+    assert f"the classes of {tmp_path}/train and {tmp_path}/val differ (" in message
+    assert f"only {tmp_path}/train has b, c; only {tmp_path}/val has d)" in message
+    (tmp_path / "val" / "d").rename(tmp_path / "val" / "b")
+    message = refusal(open_folder, tmp_path)
+    assert "train has c)" in message
+    assert "only " + str(tmp_path / "val") not in message
+
+
+# --- two trees -----------------------------------------------------------------------------------------------------
+
+
+def test_two_trees(tmp_path: Path) -> None:
+    root = tree(tmp_path / "pets", {"train/a": 3, "train/b": 2, "val/a": 1, "val/b": 1})
+    data = open_folder(root)
+    assert (data.train.name, data.val.name) == ("pets/train", "pets/val")
+    assert data.train.classes == data.val.classes == ("a", "b")
+    assert relative(data.train, root) == ["train/a/000.jpg", "train/a/001.jpg", "train/a/002.jpg"] + [
+        f"train/b/00{i}.jpg" for i in range(2)
+    ]
+    assert relative(data.val, root) == ["val/a/000.jpg", "val/b/000.jpg"]
+
+
+@pytest.mark.parametrize("names", [("val", "validation"), ("validation", "valid"), ("valid", "test"), ("test",)])
+def test_names_of_the_second_tree(tmp_path: Path, names: tuple[str, ...]) -> None:
+    root = tree(tmp_path, {f"{part}/{name}": 1 for part in ("train", *names) for name in "ab"})
+    assert relative(open_folder(root).val, root)[0].startswith(f"{names[0]}/a")
+    assert relative(open_images(root), root)[0].startswith(f"{names[0]}/a")
+
+
+def test_a_class_called_train(tmp_path: Path) -> None:
+    data = open_folder(tree(tmp_path, {"bus": 2, "train": 2}))
+    assert data.train.classes == ("bus", "train")
+
+
+def test_what_is_evaluated(tmp_path: Path) -> None:
+    assert open_images(tree(tmp_path / "plain", {"a": 1, "b": 1})).classes == ("a", "b")
+    assert open_images(tree(tmp_path / "only", {"val/a": 1, "val/b": 1})).classes == ("a", "b")
+    assert open_images(tree(tmp_path / "parts", {"invalid": 1, "valid": 1})).classes == ("invalid", "valid")
+
+
+# --- the split -----------------------------------------------------------------------------------------------------
+
+
+def parts(data: Data, root: Path) -> tuple[list[str], list[str]]:
+    return relative(data.train, root), relative(data.val, root)
+
+
+def test_one_tree_is_split_class_by_class(tmp_path: Path) -> None:
+    root = tree(tmp_path / "pets", {"a": 20, "b": 10, "c": 2, "d": 1})
+    data = open_folder(root, val_share=0.2)
+    train, val = parts(data, root)
+    assert sorted(train + val) == sorted(relative(ImageFolder.open(root), root))
+    assert np.bincount(data.val.labels, minlength=4).tolist() == [4, 2, 1, 0]
+    assert np.bincount(data.train.labels, minlength=4).tolist() == [16, 8, 1, 1]
+    assert train == sorted(train)
+    assert val == sorted(val)
+    assert data.train.classes == data.val.classes == ("a", "b", "c", "d")
+    assert (data.train.name, data.val.name) == ("pets (train)", "pets (val)")
+    for names, dataset in ((train, data.train), (val, data.val)):
+        assert [name[0] for name in names] == [dataset.classes[label] for label in dataset.labels]
+
+
+def test_the_seed_decides_the_split(tmp_path: Path) -> None:
+    root = tree(tmp_path, {"a": 20, "b": 20})
+    first = parts(open_folder(root, seed=1), root)
+    assert first == parts(open_folder(root, seed=1), root)
+    assert first != parts(open_folder(root, seed=2), root)
+    assert [name[2:] for name in first[1][:2]] != [name[2:] for name in first[1][2:]]  # each class by itself
+
+
+def test_a_large_share_leaves_something_to_train_on(tmp_path: Path) -> None:
+    data = open_folder(tree(tmp_path, {"a": 3, "b": 2}), val_share=0.99)
+    assert data.train.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 10.0, float("nan")])
+def test_shares_that_are_none(tmp_path: Path, share: float) -> None:
+    message = refusal(open_folder, tree(tmp_path, {"a": 3, "b": 3}), val_share=share)
+    assert message.startswith(f"{share} is no share of the images")
+
+
+def test_nothing_left_to_validate_on(tmp_path: Path) -> None:
+    message = refusal(open_folder, tree(tmp_path / "pets", {"a": 1, "b": 1}))
+    assert message == "pets has one image of every class, which leaves none to validate on: add more"

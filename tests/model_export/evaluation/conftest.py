@@ -1,0 +1,44 @@
+"""A small data set of real JPEG files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from model_export.datasets.base import Dataset
+from model_export.drawings import picture
+
+CLASSES = tuple(f"class {i}" for i in range(10))  # of `random_weights` with 10 classes
+
+
+class Pictures(Dataset):
+    """Drawings, with labels that have nothing to do with them."""
+
+    def __init__(self, count: int, classes: Sequence[str] = CLASSES) -> None:
+        self.name = "pictures"
+        self.classes = tuple(classes)
+        self.labels = np.arange(count) % len(self.classes)
+        self.replaced: dict[int, bytes] = {}
+
+    def read(self, index: int) -> bytes:
+        return self.replaced.get(index) or picture(7, index)
+
+    def title(self, index: int) -> str:
+        return f"picture {index}"
+
+
+@pytest.fixture
+def pictures() -> Callable[..., Pictures]:
+    return Pictures
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Nets this small gain nothing from several threads, which wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,59 @@
+"""A small data set, and short runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model_export.datasets.base import Data
+from model_export.datasets.opening import open_data
+from model_export.training.recipe import RECIPES, Recipe, override
+from model_export.training.start import begin
+from model_export.training.trainer import Machine, Trainer
+from service.card import Architecture
+
+SPEC = "drawings:train=96,val=48,side=32,difficulty=easy,classes=circle+cross+stripes"
+CIFAR8 = Architecture(depth=8, family="cifar", shortcut="A", num_classes=3)
+SHORT = override(RECIPES["paper-cifar"], {"epochs": 3, "batch_size": 24, "lr": 0.05})
+PLAIN_CPU = Machine(precision="fp32", workers=0)
+
+MakeTrainer = Callable[..., Trainer]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These nets are too small to share out, and threads that wait for each other are slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data() -> Data:
+    return open_data(SPEC)
+
+
+@pytest.fixture
+def trainer(data: Data, tmp_path: Path) -> MakeTrainer:
+    """`trainer(recipe, folder="a", architecture=..., **arguments of Trainer)`; the folder is made below `tmp_path`."""
+
+    def make(
+        recipe: Recipe = SHORT, *, folder: str = "run", architecture: Architecture = CIFAR8, **arguments: Any
+    ) -> Trainer:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        start = begin(architecture, recipe, data.train, seed=arguments.get("seed", 0))
+        arguments = {"machine": PLAIN_CPU, "shown": False, **arguments}
+        return Trainer(start, recipe, data, tmp_path / folder, **arguments)
+
+    return make
+
+
+def assert_same_weights(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
+    """Bit for bit."""
+    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name

@@ -1,0 +1,49 @@
+"""`metrics.csv` and TensorBoard events, read back."""
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from model_export.errors import InputError
+from model_export.training.history import Row, TensorBoard, read_history, write_history
+
+ROWS = [Row(10 * i, i, 0.1 / i, 2.0 / i, 0.5 / i, 2.5 / i, 0.6 / i, 0.1, 1234.5, 7.25 * i) for i in (1, 2, 3)]
+
+
+def test_rows_come_back(tmp_path: Path) -> None:
+    write_history(tmp_path, ROWS[:1])
+    write_history(tmp_path, ROWS)
+    assert [tuple(row) for row in read_history(tmp_path / "metrics.csv")] == [
+        pytest.approx(tuple(row), rel=1e-5) for row in ROWS
+    ]
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == ",".join(Row._fields)
+
+
+@pytest.mark.parametrize("content", ["step,epoch\n1,2\n", "step,epoch,lr\nx,y,z\n"])
+def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(content)
+    with pytest.raises(InputError, match=r"is not the metrics\.csv of a run"):
+        read_history(tmp_path / "metrics.csv")
+    with pytest.raises(InputError, match="does not exist"):
+        read_history(tmp_path / "other.csv")
+
+
+def test_tensorboard_shows_each_row_once(tmp_path: Path) -> None:
+    first = TensorBoard(tmp_path, [])
+    first.add(ROWS[0])
+    first.add(ROWS[1])  # the checkpoint of this one was never written
+    first.close()
+    resumed = TensorBoard(tmp_path, ROWS[:1])
+    resumed.add(ROWS[1])
+    resumed.add(ROWS[2])
+    resumed.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {
+        "loss/train", "loss/val", "error/train", "error/val", "top5_error/val", "run/epoch", "run/lr",
+        "run/images_per_s",
+    }  # fmt: skip
+    assert [(event.step, event.value) for event in events.Scalars("error/val")] == [
+        (row.step, pytest.approx(row.val_error)) for row in ROWS
+    ]

@@ -1,0 +1,119 @@
+"""The same batches whatever the number of workers, the processes, or the step that one begins with."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from model_export.datasets.base import Data, Dataset
+from model_export.errors import InputError
+from model_export.training.augment import Palette
+from model_export.training.loader import Batch, Plan, evaluation_batches, training_batches
+from model_export.training.recipe import RECIPES, override
+from service.card import Preprocessing
+from service.imaging import decode
+
+RECIPE = override(RECIPES["paper-cifar"], {"batch_size": 10, "pca_colour": 0.1, "erasing": 0.5})
+PALETTE = Palette(np.array([100.0, 110.0, 120.0]), 20 * np.eye(3))
+PLAN = Plan(images=96, recipe=RECIPE, steps=21, seed=5)
+SMALL = Preprocessing(resize=32, crop=32)
+
+
+class Broken(Dataset):
+    """Its second image has become unreadable since it was opened."""
+
+    def __init__(self, whole: Dataset) -> None:
+        self.whole = whole
+        self.name, self.classes, self.labels = whole.name, whole.classes, whole.labels
+
+    def read(self, index: int) -> bytes:
+        if index == 1:
+            raise FileNotFoundError(2, "No such file or directory")
+        return self.whole.read(index)
+
+    def title(self, index: int) -> str:
+        return f"picture-{index}.jpg"
+
+
+def batches(data: Data, plan: Plan = PLAN, *, first_step: int = 0, workers: int = 0) -> list[Batch]:
+    return list(training_batches(data.train, plan, PALETTE, first_step=first_step, workers=workers, pin=False))
+
+
+def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_an_epoch_shows_every_image_at_most_once_in_a_new_order() -> None:
+    assert PLAN.steps_per_epoch == 9  # and six images are left out
+    epochs = [[key.image for step in range(9 * e, 9 * e + 9) for key in PLAN.keys(step)] for e in (0, 1)]
+    for images in epochs:
+        assert len(set(images)) == len(images) == 90
+    assert epochs[0] != epochs[1]
+    assert {key.epoch for key in PLAN.keys(9)} == {1}
+    assert PLAN._replace(seed=6).keys(0) != PLAN.keys(0)
+
+
+def test_a_set_smaller_than_a_batch_is_a_batch() -> None:
+    plan = PLAN._replace(images=7)
+    assert (plan.batch_size, plan.steps_per_epoch) == (7, 1)
+    assert sorted(key.image for key in plan.keys(3)) == list(range(7))
+
+
+def test_processes_share_a_batch() -> None:
+    whole = PLAN.keys(4)
+    shares = [PLAN._replace(rank=rank, world=2).keys(4) for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == sorted(whole)
+    assert len(shares[0]) == len(shares[1]) == 5
+
+
+def test_small_images_come_first_where_the_recipe_says_so() -> None:
+    plan = Plan(images=96, recipe=override(RECIPES["demo"], {"milestones": ["0.6"]}), steps=10, seed=0)
+    assert [plan.size(step) for step in range(10)] == [112] * 6 + [224] * 4
+
+
+def test_workers_do_not_change_what_is_seen(data: Data) -> None:
+    alone = batches(data)
+    assert len(alone) == 21
+    assert alone[0].images.shape == (10, 3, 32, 32)
+    assert alone[0].images.dtype == torch.uint8
+    assert alone[0].colours.abs().max() > 0
+    assert_same(batches(data, workers=2), alone)
+
+
+def test_a_run_goes_on_where_it_was(data: Data) -> None:
+    assert_same(batches(data, first_step=13), batches(data)[13:])
+
+
+def test_an_image_looks_different_in_every_epoch(data: Data) -> None:
+    plan = PLAN._replace(images=10, steps=3)
+    looks = [batch.images[batch.labels.argsort(stable=True)] for batch in batches(data, plan)]
+    assert not any(torch.equal(a, b) for a, b in pairwise(looks))
+
+
+def test_evaluation_sees_what_the_service_sees_in_order(data: Data) -> None:
+    found = list(evaluation_batches(data.val, SMALL, 20, workers=0, pin=False))
+    images, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    assert labels.tolist() == data.val.labels.tolist()
+    for i in (0, 17, 47):
+        assert np.array_equal(images[i].numpy(), decode(data.val.read(i), SMALL, max_pixels=10**6).pixels)
+
+
+def test_processes_share_an_evaluation(data: Data) -> None:
+    labels = [
+        torch.cat([y for _, y in evaluation_batches(data.val, SMALL, 9, workers=0, pin=False, rank=r, world=2)])
+        for r in (0, 1)
+    ]
+    assert torch.stack(labels, 1).flatten().tolist() == data.val.labels.tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_has_gone_is_named(data: Data, workers: int) -> None:
+    broken = Broken(data.train)
+    with pytest.raises(InputError, match=r"^picture-1\.jpg cannot be read any more .*resume") as caught:
+        list(training_batches(broken, PLAN, PALETTE, first_step=0, workers=workers, pin=False))
+    assert "\n" not in str(caught.value)
