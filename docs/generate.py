@@ -30,10 +30,11 @@ Every error the service answers with, by its `type`, `/problems/<name>`. [api.md
 RECIPE_PAGE = """\
 # Recipes
 
-What `train` does unless it is told otherwise; every field is an option of the same name (`--batch-size 64`, `none` and
-`yes`/`no` where that is meant), and `train --recipe NAME --show` prints the result. `paper-imagenet` and `paper-cifar` are
-sections 3.4 and 4.2 of the paper (from ResNet-110 on, `paper-cifar` has `warmup_lr 0.01`); `modern` is torchvision's
-recipe of its second weights as far as it concerns ResNets; `finetune` takes its sizes from the weights it starts from.
+What `train` does unless it is told otherwise; every field is an option of the same name (`--batch-size 64`; `none`,
+`yes` and `no` where they are meant), and `train --recipe NAME --show` prints the result. `paper-imagenet` and
+`paper-cifar` are sections 3.4 and 4.2 of the paper (from ResNet-110 on, the latter has `warmup_lr 0.01`); `modern` is
+torchvision's recipe of its second weights as far as it concerns ResNets; `finetune` takes its sizes from the weights
+that it starts from.
 
 """
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from model_export.disk import written_whole
+from model_export.disk import write_whole
 from model_export.errors import InputError
 from service.card import Accuracy, Architecture, Label, Preprocessing
 
@@ -100,11 +100,7 @@ def save_safetensors(
     if record.architecture:
         fields["architecture"] = record.architecture.model_dump(mode="json")
     metadata = {"format": "pt"} | {name: json.dumps(value) for name, value in fields.items()}
-    with written_whole(path) as temporary:
-        try:
-            save_file(content, temporary, metadata=metadata)
-        except SafetensorError as error:  # it wraps the operating system's
-            raise OSError(f"{path} cannot be written: {error}") from error
+    write_whole(path, save(content, metadata))  # `save_file` would hide why it failed, and write for its owner only
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -7,11 +7,10 @@ import logging
 from pathlib import Path
 from typing import Literal, get_args
 
-from model_export.datasets.opening import open_data
 from model_export.disk import write_whole
 from model_export.studies import report
 from model_export.studies.deepest import demonstrate
-from model_export.studies.study import PAPER, SMALL, StudyName, study, train_all
+from model_export.studies.study import PAPER, SMALL, StudyName, classes_of, study, train_all
 from model_export.studies.table import markdown, table
 
 log = logging.getLogger(__name__)
@@ -54,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
         results,
         facts=[
             ("data", f"`{data}`"),
-            ("recipe", f"`paper-cifar {' '.join(scale.recipe)}`".replace(" `", "`")),
+            ("recipe", f"`{' '.join(('paper-cifar', *scale.recipe))}`"),
             ("seed", str(args.seed)),
         ],
-        classes=open_data(data).val.classes,
+        classes=classes_of(chosen.panels, folder),
         notes=notes,
     )
     print(path.read_text(encoding="utf-8"), end="")

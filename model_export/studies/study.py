@@ -23,6 +23,7 @@ from model_export.errors import InputError
 from model_export.progress import Progress
 from model_export.training import checkpoint
 from model_export.training.history import METRICS_FILE, Row, read_history
+from model_export.weights import load_file
 from service.card import Architecture, Shortcut
 from service.providers import usable_cores
 
@@ -145,6 +146,12 @@ def train_all(
         title: {label: read_history(folder / label / METRICS_FILE) for label in labels}
         for title, labels in panels.items()
     }
+
+
+def classes_of(panels: Panels, folder: Path) -> tuple[str, ...]:
+    """The classes that the networks of a finished study tell apart."""
+    network = next(label for runs in panels.values() for label in runs)
+    return tuple(label.name for label in load_file(folder / network / checkpoint.BEST).labels)
 
 
 def _train(

@@ -180,8 +180,7 @@ class Trainer:
 
         Raises:
             Stopped: by SIGTERM or Ctrl-C; a checkpoint is written.
-            InputError: the loss is no longer a number, or an image has become unreadable.
-            OSError: a checkpoint cannot be written.
+            InputError: the loss is no longer a number, an image has become unreadable, or the disk is full.
         """
         plan = self.plan
         board = TensorBoard(self.folder, self.rows) if self.processes.first else None
@@ -347,7 +346,8 @@ class Trainer:
         self.rows.append(row)
         self.schedule.evaluated(row.val_error)
         if self.processes.first:
-            self.best.offer(self.step, row.val_error, net.state_dict(), self.start.record, self.start.mean_image)
+            with self._room_said():
+                self.best.offer(self.step, row.val_error, net.state_dict(), self.start.record, self.start.mean_image)
         return row
 
     def _recompute_batch_norms(self, net: ResNet) -> None:
@@ -416,8 +416,22 @@ class Trainer:
         }
         if self.ema is not None:
             content["state_dict_ema"] = self.ema.state_dict()
-        checkpoint.save(self.folder, content)
-        write_history(self.folder, self.rows)
+        with self._room_said():
+            checkpoint.save(self.folder, content)
+            write_history(self.folder, self.rows)
+
+    @contextlib.contextmanager
+    def _room_said(self) -> Iterator[None]:
+        """Says of a file that cannot be written what is left, and what to do."""
+        try:
+            yield
+        except OSError as error:
+            begun = (self.folder / checkpoint.LAST).exists()
+            go_on = f"go on with `--resume {self.folder}`" if begun else "begin again, perhaps with another --out"
+            raise InputError(
+                f"{self.folder} cannot take what step {self.step} leaves ({error.strerror or error}): make room and "
+                f"{go_on}"
+            ) from error
 
     def _restore(self, content: checkpoint.Content) -> list[tuple[int, float]]:
         """Takes everything over from a checkpoint; returns which weights are kept."""

@@ -16,7 +16,7 @@ from model_export.errors import InputError, Unavailable
 from model_export.resnet import ResNet, cifar_resnet, resnet
 from model_export.weight_files import Record, save_safetensors
 from model_export.weights import IMAGENET_WEIGHTS, Loaded, imagenet, load_file
-from service.card import sha256
+from service.card import Accuracy, Label, Preprocessing, sha256
 
 State = dict[str, Tensor]
 
@@ -223,11 +223,44 @@ def test_a_record_that_contradicts_the_weights(folder: Path, state: State) -> No
 
 
 @pytest.mark.parametrize(
-    "record", ["{", '{"depth": "deep"}', '{"depth": 8, "width": 2}', '{"depth": 8, "family": "cifar", "shortcut": "A"}']
+    ("record", "fault"),
+    [
+        ("{", "has metadata that is no JSON"),
+        ('{"depth": "deep"}', "records an architecture that is not valid: depth: "),
+        ('{"depth": 8, "width": 2}', "records an architecture that is not valid: width: "),
+        ('{"depth": 8, "family": "cifar", "shortcut": "A"}', "it lacks the variant, v1 or v1.5"),
+    ],
 )
-def test_a_record_that_is_not_valid(folder: Path, state: State, record: str) -> None:
+def test_a_record_that_is_not_valid(folder: Path, state: State, record: str, fault: str) -> None:
     save_file(state, folder / "net.safetensors", metadata={"architecture": record})
-    assert "records an architecture that is not valid" in refusal(folder / "net.safetensors")
+    assert fault in refusal(folder / "net.safetensors")
+
+
+def test_what_training_records_needs_not_be_said_again(tmp_path: Path, state: State) -> None:
+    net = cifar_resnet(8, num_classes=3)
+    record = Record(
+        architecture=net.architecture,
+        preprocessing=Preprocessing(resize=40, crop=32, mean_image=True),
+        labels=tuple(Label(name=name) for name in ("red", "green", "blue")),
+        accuracy=Accuracy(dataset="colours", images=10, top1=0.5, top5=1),
+    )
+    mean_image = torch.rand(3, 32, 32)
+    save_safetensors(state, tmp_path / "net.safetensors", record, mean_image)
+    entries = {**record.model_dump(mode="json"), "mean_image": mean_image, "state_dict": state, "optimizer": {}}
+    torch.save(entries, tmp_path / "net.pt")
+    for name in ("net.safetensors", "net.pt"):
+        loaded = load_file(tmp_path / name)
+        assert_same(loaded, state)
+        assert loaded.net.architecture == net.architecture
+        assert (loaded.preprocessing, loaded.labels) == (record.preprocessing, record.labels)
+        assert loaded.accuracy == record.accuracy
+        assert loaded.mean_image is not None
+        assert torch.equal(loaded.mean_image, mean_image)
+
+
+def test_entries_of_others_are_not_taken_for_a_record(folder: Path, state: State) -> None:
+    torch.save({"state_dict": state, "accuracy": 0.93, "labels": [3, 1]}, folder / "net.pth")
+    assert load(folder / "net.pth").accuracy is None
 
 
 @pytest.mark.parametrize(

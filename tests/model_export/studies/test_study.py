@@ -10,7 +10,7 @@ import pytest
 from model_export.errors import InputError
 from model_export.studies import report
 from model_export.studies.deepest import demonstrate
-from model_export.studies.study import PAPER, SMALL, Scale, StudyName, cifar, study, train_all
+from model_export.studies.study import PAPER, SMALL, Scale, StudyName, cifar, classes_of, study, train_all
 from model_export.training.history import Row
 from model_export.training.recipe import RECIPES
 
@@ -91,6 +91,7 @@ def test_networks_are_trained_once_and_written_about(tmp_path: Path) -> None:
     assert train_all(panels, TINY, tmp_path, seed=1) == results  # finished runs are not run again
     assert (tmp_path / "plain-8" / "report.html").stat().st_mtime_ns == before
 
+    assert classes_of(panels, tmp_path) == ("circle", "cross")
     chosen = study("depth", TINY)._replace(panels=panels)
     path = report.write(tmp_path, chosen, results, facts=[("seed", "1")], classes=("circle", "cross"), notes="Noted.\n")
     page = path.read_text()

@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(disk, "flush", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(InputError, match=r"run cannot take what step 12 leaves \(No space left on device\).*--resume"):
         run._save()
     assert (tmp_path / "run" / checkpoint.LAST).read_bytes() == before
     assert not list((tmp_path / "run").glob(".*"))

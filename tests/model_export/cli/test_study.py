@@ -1,0 +1,41 @@
+"""`study`: the table as it is, a comparison at a tiny scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model_export.__main__ import main
+from model_export.cli import study as study_command
+from model_export.studies.study import Scale
+
+TINY = Scale(
+    data="drawings:train=48,val=24,side=32,difficulty=easy,classes=circle+cross",
+    recipe=("--epochs", "1", "--batch-size", "24", "--workers", "0", "--precision", "fp32"),
+    degradation=(8, 14),
+    shortcuts=8,
+    depth=(8, 14),
+)
+
+
+def test_the_table_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "table", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text() == printed
+    assert "25,557,032" in printed
+    assert "11.282 G" in printed
+
+
+def test_a_comparison_leaves_a_page_a_picture_and_its_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_command, "SMALL", TINY)
+    assert main(["study", "degradation", "--out", str(tmp_path), "--seed", "4"]) == 0
+    page = (tmp_path / "degradation.md").read_text()
+    assert capsys.readouterr().out == page
+    for part in ("(degradation.png)", "| plain-14 |", "| ResNet-14 |", "- seed: 4\n", "--epochs 1 "):
+        assert part in page
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "degradation.md", "degradation.png", "plain-8", "plain-14", "ResNet-8", "ResNet-14"
+    }  # fmt: skip
