@@ -6,6 +6,7 @@ import argparse
 import logging
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,20 +71,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sub.add_argument("--broken", choices=("refuse", "skip"), default="refuse", help="images (default: refuse)")
     sub.add_argument("--seed", type=int, default=0, help="(default: 0)")
 
-    machine = sub.add_argument_group("the machine")
-    defaults = Machine()
-    machine.add_argument("--device", choices=("auto", "cpu", "cuda"), default=defaults.device, help="(default: auto)")
+    machine = sub.add_argument_group("the machine", "may be changed when a run is resumed")
+    machine.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(default: auto)")
     machine.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16", "fp16"),
-        default=defaults.precision,
         help="of convolutions (default: auto, bf16 where the hardware has it)",
     )
-    machine.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=defaults.channels_last)
-    machine.add_argument("--compile", action=argparse.BooleanOptionalAction, default=defaults.compile)
+    machine.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="(default: yes)")
+    machine.add_argument("--compile", action=argparse.BooleanOptionalAction, help="(default: no)")
     machine.add_argument("--workers", type=int, help="processes that read images (default: the cores less one, <= 16)")
-    machine.add_argument("--checkpoint-minutes", type=float, default=defaults.checkpoint_minutes, help="(default: 10)")
-    machine.add_argument("--keep", type=int, default=defaults.keep, help="best weights to keep (default: 3)")
+    machine.add_argument("--checkpoint-minutes", type=float, help="(default: 10)")
+    machine.add_argument("--keep", type=int, help="best weights to keep (default: 3)")
 
     recipe = sub.add_argument_group("the recipe", "fields to override (see docs/training.md)")
     for name, field in Recipe.model_fields.items():
@@ -98,12 +97,12 @@ def run(args: argparse.Namespace) -> int:
     if args.show:
         show(override(named(args.recipe), changes))
         return 0
-    with joined(args.device) as processes:
+    with joined(args.device or "auto") as processes:
         if not processes.first:
             logging.getLogger().setLevel(logging.ERROR)
             for ours in ("model_export", "service"):
                 logging.getLogger(ours).setLevel(logging.ERROR)
-        trainer, data = resumed(args, processes) if args.resume else new(args, changes, processes)
+        trainer, data = resumed(args, changes, processes) if args.resume else new(args, changes, processes)
         try:
             rows = trainer.run()
         except Stopped as stopped:
@@ -155,28 +154,29 @@ def new(args: argparse.Namespace, changes: dict[str, Any], processes: Processes)
     architecture = shape.model_copy(update={"num_classes": len(data.train.classes)})
     start = begin(architecture, recipe, data.train, loaded=loaded, seed=args.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    machine = Machine(
-        device=args.device,
-        precision=args.precision,
-        channels_last=args.channels_last,
-        compile=args.compile,
-        workers=args.workers,
-        checkpoint_minutes=args.checkpoint_minutes,
-        keep=args.keep,
-    )
     about = {
         "data": args.data,
         "val_share": args.val_share,
         "broken": args.broken,
         "weights": loaded.weights.source if loaded else "He initialisation",
     }
-    trainer = Trainer(start, recipe, data, folder, seed=args.seed, machine=machine, processes=processes, about=about)
+    trainer = Trainer(
+        start, recipe, data, folder, seed=args.seed, machine=machine_of(args), processes=processes, about=about
+    )
     announce(trainer, start, data)
     return trainer, data
 
 
-def resumed(args: argparse.Namespace, processes: Processes) -> tuple[Trainer, Data]:
-    """A run that was stopped, where it was. Recipe, data, seed and machine are the checkpoint's."""
+def resumed(args: argparse.Namespace, changes: dict[str, Any], processes: Processes) -> tuple[Trainer, Data]:
+    """A run that was stopped, where it was. Recipe, data and seed are the checkpoint's.
+
+    Raises:
+        InputError: there is no checkpoint, its data has changed, or options would make it another run.
+    """
+    if given := [*changes, *(name for name in ("weights", "depth", "family", "variant", "shortcut", "out")
+                             if getattr(args, name) is not None)]:  # fmt: skip
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(f"a resumed run goes on as it began: leave {options} out, or begin a new one with --weights")
     content = checkpoint.load(args.resume)
     recipe = Recipe.model_validate(content["recipe"])
     about = content["about"]
@@ -188,7 +188,7 @@ def resumed(args: argparse.Namespace, processes: Processes) -> tuple[Trainer, Da
         data,
         args.resume,
         seed=content["seed"],
-        machine=Machine(**content["machine"]),
+        machine=machine_of(args, content["machine"]),
         processes=processes,
         about=about,
         resumed=content,
@@ -196,6 +196,12 @@ def resumed(args: argparse.Namespace, processes: Processes) -> tuple[Trainer, Da
     announce(trainer, start, data)
     log.info("resuming after step %d of %d", trainer.step, trainer.plan.steps)
     return trainer, data
+
+
+def machine_of(args: argparse.Namespace, stored: dict[str, Any] | None = None) -> Machine:
+    """What is given on the command line, else stored, else the defaults."""
+    given = {field.name: getattr(args, field.name) for field in fields(Machine)}
+    return Machine(**{**(stored or {}), **{name: value for name, value in given.items() if value is not None}})
 
 
 def load_weights(args: argparse.Namespace) -> Loaded | None:

@@ -52,7 +52,7 @@ SMALL = Scale(
     data="drawings:train=4096,val=1024,side=32,difficulty=easy,classes=circle+cross+star+heart+stripes+dots",
     recipe=("--epochs", "12", "--batch-size", "32", "--lr", "0.05", "--milestones", "0.8", "--workers", "0"),
     degradation=(20, 32, 44, 56),
-    shortcuts=32,
+    shortcuts=44,
     depth=(20, 56, 110),
 )
 # Section 4.2 as it is.

@@ -35,10 +35,6 @@ class Processes(NamedTuple):
         dist.all_reduce(sums)
         return sums.tolist()
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any of the processes."""
-        return self.total(float(flag))[0] > 0
-
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ class Machine:
     compile: bool = False
     """by torch.compile: a minute at the start, faster steps on a GPU"""
     workers: int | None = None
-    """processes that read images; by default one for each core but one, at most 16"""
+    """processes that read images; by default one for each core but one, at most 16, shared out among processes"""
     checkpoint_minutes: float = 10.0
     """between checkpoints; one is also written after every evaluation, and when the run is stopped"""
     keep: int = 3
@@ -77,7 +78,10 @@ class Machine:
 
     @property
     def loader_workers(self) -> int:
-        return min(16, max(1, usable_cores() - 1)) if self.workers is None else self.workers
+        if self.workers is not None:
+            return self.workers
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this run on this machine, from torchrun
+        return min(16, max(1, (usable_cores() - 1) // here))
 
 
 class Stopped(Exception):
@@ -219,8 +223,7 @@ class Trainer:
                     figures = {"loss": self._finite(loss.item()), "accuracy": 1 - wrong.item()}
                 progress.advance(plan.batch_size, **figures)
 
-                stop = self.stop_signal is not None
-                stop = self.processes.any(stop) if self.processes.world > 1 else stop
+                stop, due = self._asked(now - saved)
                 if self.step % plan.steps_per_epoch == 0 or self.step == plan.steps:
                     row = self._evaluated()
                     self.seconds += time.monotonic() - mark
@@ -229,7 +232,7 @@ class Trainer:
                     self._report(row)
                     self._save()
                     saved = mark = time.monotonic()
-                elif stop or now - saved >= 60 * self.machine.checkpoint_minutes:
+                elif stop or due:
                     self._save()
                     saved = mark = time.monotonic()
                 if stop and self.step < plan.steps:
@@ -237,6 +240,13 @@ class Trainer:
         if board:
             board.close()
         return self.rows
+
+    def _asked(self, since_saved: float) -> tuple[bool, bool]:
+        """Whether to stop, and whether a checkpoint is due; all processes give the same answer."""
+        stop, due = self.stop_signal is not None, since_saved >= 60 * self.machine.checkpoint_minutes
+        if self.processes.world > 1:
+            stop, due = (asked > 0 for asked in self.processes.total(stop, due))
+        return stop, due
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One step; the loss and the share of wrong answers over the whole batch."""
@@ -273,7 +283,7 @@ class Trainer:
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Normalised images, float32 (N, 3, size, size), and labels."""
-        images = batch.images.to(self.device, memory_format=self.layout, non_blocking=True)
+        images = batch.images.to(self.device, non_blocking=True).to(memory_format=self.layout)
         shifted: Tensor = images
         if self.recipe.pca_colour:
             shifted = images.float() + batch.colours.to(self.device, non_blocking=True)[:, :, None, None]

@@ -148,6 +148,7 @@ raise SystemExit(main({["train", *options, "--out", str(cut)]!r}))
         (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "8", "--lr", "fast"], "recipe paper-cifar: lr: "),
         (["--data", "nowhere", "--recipe", "paper-cifar", "--depth", "8"], "nowhere"),
         (["--resume", "nowhere"], "nowhere holds no last.pt"),
+        (["--resume", "nowhere", "--epochs", "9", "--depth", "8"], "goes on as it began: leave --epochs, --depth out"),
         (["--data", DRAWN, "--weights", "imagenet"], "say which published weights with --depth"),
         (["--data", DRAWN, "--weights", "WEIGHTS", "--depth", "14"], "is another network: it records depth 8"),
         (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "8", "--device", "cuda"], "no CUDA device"),
