@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import get_args
 
 from model_export.cli import draw, evaluate, study, train
+from model_export.cli.options import Published as PublishedWeights
+from model_export.cli.options import published_weights
 from model_export.demo import train_demo
 from model_export.drawings import CLASSES
 from model_export.errors import InputError
@@ -59,14 +61,11 @@ def load(args: argparse.Namespace) -> Loaded:
     """What `--weights` and the options beside it mean."""
     if args.weights == "demo":
         return demo(args.seed)
-    if args.weights in ("imagenet", "imagenet-v2", "random") and args.depth is None:
-        raise UsageError("say which network with --depth")
-    if args.weights in ("imagenet", "imagenet-v2"):
-        asked = (args.family or "imagenet", args.shortcut or "B", args.variant or "v1.5")
-        if asked != ("imagenet", "B", "v1.5"):
-            raise UsageError("the published ImageNet weights are of v1.5 with option B: leave those options out")
-        return imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
+    if args.weights in get_args(PublishedWeights):
+        return published_weights(args)
     if args.weights == "random":
+        if args.depth is None:
+            raise UsageError("say which network with --depth")
         family: Family = args.family or "imagenet"
         architecture = Architecture(
             depth=args.depth,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from model_export.cli.options import positive
 from model_export.datasets.base import Dataset
 from model_export.datasets.folder import OnBroken, open_folder, open_images
 from model_export.datasets.opening import open_data
@@ -29,7 +30,7 @@ from model_export.evaluation.recording import accuracy_of, record, write_files
 from model_export.evaluation.result import Evaluation, Method
 from model_export.report.page import write_report
 from model_export.weights import Family, Loaded, ShortcutOption, load_file
-from service.card import Architecture, Published, Variant
+from service.card import Architecture, Calibration, Published, Variant
 from service.card import published as published_models
 from service.providers import ProviderChoice
 
@@ -71,7 +72,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--provider", choices=get_args(ProviderChoice), default="auto", help="of published models (default: auto)"
     )
     sub.add_argument("--device", choices=get_args(Device), default="cpu", help="of weight files (default: cpu)")
-    sub.add_argument("--batch-size", type=_positive, default=32, help="images computed at once (default: 32)")
+    sub.add_argument("--batch-size", type=positive, default=32, help="images computed at once (default: 32)")
     for option, choices in (("family", Family), ("variant", Variant), ("shortcut", ShortcutOption)):
         sub.add_argument(f"--{option}", choices=get_args(choices), help="of weight files that do not record it")
     sub.add_argument("--depth", type=int, help="of weight files that do not record it")
@@ -113,8 +114,10 @@ def run(args: argparse.Namespace) -> int:
     print_published([predictor.architecture for predictor in predictors], args.method, dataset)
     print_mistakes(shown[-1])
 
-    calibrations = [calibrate(evaluation) for evaluation in evaluations] if args.calibrate else []
-    for evaluation, c in zip(evaluations, calibrations, strict=False):
+    calibrations = [calibration_of(evaluation) if args.calibrate else None for evaluation in evaluations]
+    for evaluation, c in zip(evaluations, calibrations, strict=True):
+        if c is None:
+            continue
         print(
             f"\n{evaluation.model}: temperature {c.temperature:.3f}; on the half it was not fitted on, it brings the "
             f"calibration error from {100 * c.ece_before:.2f} to {100 * c.ece_after:.2f} %"
@@ -134,9 +137,18 @@ def run(args: argparse.Namespace) -> int:
     if args.record:
         for i, model in enumerate(models):
             assert isinstance(model, Published)  # check_recordable
-            record(model.path, accuracy_of(evaluations[i]), calibrations[i] if calibrations else None)
+            record(model.path, accuracy_of(evaluations[i]), calibrations[i])
             log.info("%s %d: recorded; a running service shows it after a restart", model.name, model.version)
     return 0
+
+
+def calibration_of(evaluation: Evaluation) -> Calibration | None:
+    """Its calibration; None, with a warning, where it cannot be had: the other figures are as good without."""
+    try:
+        return calibrate(evaluation)
+    except InputError as error:
+        log.warning("no calibration: %s", error)
+        return None
 
 
 def find_model(name: str, args: argparse.Namespace) -> Path | Published:
@@ -239,10 +251,3 @@ def print_mistakes(evaluation: Evaluation) -> None:
         print("\nmost often confused:")
         for confusion in confused:
             print(f"  {names[confusion.true]} taken for {names[confusion.predicted]}: {confusion.images}")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number

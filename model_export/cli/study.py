@@ -35,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    folder = args.out or Path("studies") / args.name
+    folder = args.out or Path("studies") / (args.name + "-paper-scale" * args.paper_scale)
     folder.mkdir(parents=True, exist_ok=True)
     if args.name == "table":
         text = markdown(table())

@@ -8,9 +8,11 @@ import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
+from model_export.cli.options import Published, positive, published_weights
 from model_export.datasets.base import Data
+from model_export.datasets.folder import OnBroken
 from model_export.datasets.opening import open_data
 from model_export.errors import InputError
 from model_export.evaluation.evaluating import evaluate
@@ -23,16 +25,27 @@ from model_export.report.plots import curves, save
 from model_export.training import checkpoint
 from model_export.training.distributed import Processes, joined
 from model_export.training.history import Row
-from model_export.training.recipe import NAMES, Recipe, described, named, override
-from model_export.training.start import Start, begin, fitted, resume
+from model_export.training.recipe import NAMES, Recipe, RecipeName, described, named, override
+from model_export.training.start import begin, fitted, resume
 from model_export.training.trainer import Machine, Stopped, Trainer
 from model_export.weight_files import Record, save_safetensors
-from model_export.weights import Family, Loaded, ShortcutOption, imagenet, load_file, shortcut_of
+from model_export.weights import Family, Loaded, ShortcutOption, load_file, shortcut_of
 from service.card import Architecture, Variant
 
 log = logging.getLogger(__name__)
 
+DEFAULT_RECIPE: RecipeName = "finetune"
+OF_A_NEW_RUN = ("recipe", "weights", "depth", "family", "variant", "shortcut", "out", "val_share", "broken", "seed")
 NO_OPTIONS = {"name", "family"}  # fields of a recipe that --recipe and --family choose
+
+
+class About(TypedDict):
+    """Where a run's images and first weights come from, for its checkpoint."""
+
+    data: str
+    val_share: float
+    broken: OnBroken
+    weights: str
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,7 +67,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     source.add_argument("--resume", type=Path, metavar="RUN", help="the folder of a run to go on with")
     source.add_argument("--show", action="store_true", help="print the recipe and stop")
-    sub.add_argument("--recipe", choices=NAMES, default="finetune", help="(default: finetune)")
+    sub.add_argument("--recipe", choices=NAMES, help="(default: finetune)")
     sub.add_argument(
         "--weights",
         metavar="imagenet|imagenet-v2|FILE",
@@ -67,9 +80,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     sub.add_argument("--shortcut", choices=get_args(ShortcutOption), help="none: a plain net (default: B; cifar: A)")
     sub.add_argument("--out", type=Path, help="the folder of the run (default: runs/NETWORK-RECIPE)")
-    sub.add_argument("--val-share", type=float, default=0.1, help="of a folder without val/ (default: 0.1)")
-    sub.add_argument("--broken", choices=("refuse", "skip"), default="refuse", help="images (default: refuse)")
-    sub.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    sub.add_argument("--val-share", type=float, help="of a folder without val/ (default: 0.1)")
+    sub.add_argument("--broken", choices=get_args(OnBroken), help="images (default: refuse)")
+    sub.add_argument("--seed", type=int, help="(default: 0)")
 
     machine = sub.add_argument_group("the machine", "may be changed when a run is resumed")
     machine.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(default: auto)")
@@ -82,7 +95,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     machine.add_argument("--compile", action=argparse.BooleanOptionalAction, help="(default: no)")
     machine.add_argument("--workers", type=int, help="processes that read images (default: the cores less one, <= 16)")
     machine.add_argument("--checkpoint-minutes", type=float, help="(default: 10)")
-    machine.add_argument("--keep", type=int, help="best weights to keep (default: 3)")
+    machine.add_argument("--keep", type=positive, help="best weights to keep (default: 3)")
 
     recipe = sub.add_argument_group("the recipe", "fields to override (see docs/training.md)")
     for name, field in Recipe.model_fields.items():
@@ -95,14 +108,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     changes = overrides(args)
     if args.show:
-        show(override(named(args.recipe), changes))
+        shape = Architecture(depth=args.depth or 0)
+        print("\n".join(lines(override(named(args.recipe or DEFAULT_RECIPE, shape), changes))))
         return 0
-    with joined(args.device or "auto") as processes:
+    content = checkpoint.load(args.resume) if args.resume else None
+    machine = machine_of(args, content["machine"] if content else {})
+    with joined(machine.device) as processes:
         if not processes.first:
-            logging.getLogger().setLevel(logging.ERROR)
             for ours in ("model_export", "service"):
                 logging.getLogger(ours).setLevel(logging.ERROR)
-        trainer, data = resumed(args, changes, processes) if args.resume else new(args, changes, processes)
+        trainer = (
+            resumed(args, changes, machine, content, processes) if content else new(args, changes, machine, processes)
+        )
         try:
             rows = trainer.run()
         except Stopped as stopped:
@@ -110,17 +127,22 @@ def run(args: argparse.Namespace) -> int:
                 print(f"{stopped}; resume with: {resume_command(trainer.folder)}", file=sys.stderr)
             return 128 + stopped.signum
         if processes.first:
-            finish(trainer.folder, data, rows, trainer.recipe, trainer.about)
+            finish(trainer, rows)
     return 0
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The recipe's fields that are given on the command line; "none" and "yes" mean what they say."""
     given = {name: getattr(args, f"recipe_{name}") for name in Recipe.model_fields if name not in NO_OPTIONS}
-    return {name: None if value == "none" else value for name, value in given.items() if value is not None}
+    empty = {"none": None, ("none",): ()}
+    return {
+        name: empty.get(tuple(value) if isinstance(value, list) else value, value)
+        for name, value in given.items()
+        if value is not None
+    }
 
 
-def new(args: argparse.Namespace, changes: dict[str, Any], processes: Processes) -> tuple[Trainer, Data]:
+def new(args: argparse.Namespace, changes: dict[str, Any], machine: Machine, processes: Processes) -> Trainer:
     """A run from its beginning.
 
     Raises:
@@ -128,108 +150,112 @@ def new(args: argparse.Namespace, changes: dict[str, Any], processes: Processes)
     """
     if args.data is None:
         raise InputError("say what to train on with --data: a folder of pictures, cifar10 or drawings")
+    recipe = named(args.recipe or DEFAULT_RECIPE)
     loaded = load_weights(args)
-    recipe = named(args.recipe)
-    family: Family = args.family or recipe.family
-    if loaded is None and args.depth is None:
-        raise InputError("say which network with --depth, or give --weights to go on from")
-    depth = args.depth or (loaded.net.architecture.depth if loaded else 0)
     if loaded is not None:
+        shape = loaded.net.architecture
         if recipe.normalisation == "weights":
             recipe = fitted(recipe, loaded, set(changes))
-        shape = loaded.net.architecture
+    elif args.depth is None:
+        raise InputError("say which network with --depth, or give --weights to go on from")
     else:
+        family: Family = args.family or recipe.family
         shape = Architecture(
-            depth=depth,
+            depth=args.depth,
             family=family,
             variant=args.variant or ("v1" if recipe.name.startswith("paper") else "v1.5"),
             shortcut=shortcut_of(args.shortcut, family),
         )
-    recipe = override(named(args.recipe, shape) if loaded is None else recipe, changes)
+        recipe = named(recipe.name, shape)
+    recipe = override(recipe, changes)
     folder = args.out or Path("runs") / f"{shape.name}-{recipe.name}"
     if (folder / checkpoint.LAST).exists():
         raise InputError(f"{folder} already holds a run: go on with `--resume {folder}`, or choose another --out")
 
-    data = open_data(args.data, val_share=args.val_share, seed=args.seed, broken=args.broken)
-    architecture = shape.model_copy(update={"num_classes": len(data.train.classes)})
-    start = begin(architecture, recipe, data.train, loaded=loaded, seed=args.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {
-        "data": args.data,
-        "val_share": args.val_share,
-        "broken": args.broken,
+    about: About = {
+        "data": str(Path(args.data).absolute()) if Path(args.data).is_dir() else args.data,
+        "val_share": 0.1 if args.val_share is None else args.val_share,
+        "broken": args.broken or "refuse",
         "weights": loaded.weights.source if loaded else "He initialisation",
     }
-    trainer = Trainer(
-        start, recipe, data, folder, seed=args.seed, machine=machine_of(args), processes=processes, about=about
-    )
-    announce(trainer, start, data)
-    return trainer, data
+    seed = args.seed or 0
+    data = processes.from_first(lambda: data_of(about, seed))
+    architecture = shape.model_copy(update={"num_classes": len(data.train.classes)})
+    start = begin(architecture, recipe, data.train, loaded=loaded, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(start, recipe, data, folder, seed=seed, machine=machine, processes=processes, about=dict(about))
+    announce(trainer)
+    return trainer
 
 
-def resumed(args: argparse.Namespace, changes: dict[str, Any], processes: Processes) -> tuple[Trainer, Data]:
+def resumed(
+    args: argparse.Namespace,
+    changes: dict[str, Any],
+    machine: Machine,
+    content: checkpoint.Content,
+    processes: Processes,
+) -> Trainer:
     """A run that was stopped, where it was. Recipe, data and seed are the checkpoint's.
 
     Raises:
-        InputError: there is no checkpoint, its data has changed, or options would make it another run.
+        InputError: its data has changed, or options would make it another run.
     """
-    if given := [*changes, *(name for name in ("weights", "depth", "family", "variant", "shortcut", "out")
-                             if getattr(args, name) is not None)]:  # fmt: skip
+    if given := [*changes, *(name for name in OF_A_NEW_RUN if getattr(args, name) is not None)]:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(f"a resumed run goes on as it began: leave {options} out, or begin a new one with --weights")
-    content = checkpoint.load(args.resume)
     recipe = Recipe.model_validate(content["recipe"])
-    about = content["about"]
-    data = open_data(about["data"], val_share=about["val_share"], seed=content["seed"], broken=about["broken"])
-    start = resume(content, recipe, data.train)
+    about: About = content["about"]
+    data = processes.from_first(lambda: data_of(about, content["seed"]))
     trainer = Trainer(
-        start,
+        resume(content, recipe, data.train),
         recipe,
         data,
         args.resume,
         seed=content["seed"],
-        machine=machine_of(args, content["machine"]),
+        machine=machine,
         processes=processes,
-        about=about,
+        about=dict(about),
         resumed=content,
     )
-    announce(trainer, start, data)
+    announce(trainer)
     log.info("resuming after step %d of %d", trainer.step, trainer.plan.steps)
-    return trainer, data
+    return trainer
 
 
-def machine_of(args: argparse.Namespace, stored: dict[str, Any] | None = None) -> Machine:
+def data_of(about: About, seed: int) -> Data:
+    return open_data(about["data"], val_share=about["val_share"], seed=seed, broken=about["broken"])
+
+
+def machine_of(args: argparse.Namespace, stored: dict[str, Any]) -> Machine:
     """What is given on the command line, else stored, else the defaults."""
     given = {field.name: getattr(args, field.name) for field in fields(Machine)}
-    return Machine(**{**(stored or {}), **{name: value for name, value in given.items() if value is not None}})
+    return Machine(**{**stored, **{name: value for name, value in given.items() if value is not None}})
 
 
 def load_weights(args: argparse.Namespace) -> Loaded | None:
     if args.weights is None:
         return None
-    if args.weights in ("imagenet", "imagenet-v2"):
-        if args.depth is None:
-            raise InputError("say which published weights with --depth")
-        return imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
+    if args.weights in get_args(Published):
+        return published_weights(args)
     return load_file(
         Path(args.weights), depth=args.depth, family=args.family, variant=args.variant, shortcut=args.shortcut
     )
 
 
-def announce(trainer: Trainer, start: Start, data: Data) -> None:
+def announce(trainer: Trainer) -> None:
     """The run in full, before it begins."""
     if not trainer.processes.first:
         return
-    show(trainer.recipe)
-    architecture = start.net.architecture
+    log.info("recipe:\n%s", "\n".join(f"  {line}" for line in lines(trainer.recipe)))
+    net, data = trainer.net, trainer.data
     log.info(
         "%s (%s, shortcut %s, %d classes, %.2f million parameters) on %s: %d training and %d validation images; "
         "%d steps of %d images on %s in %s, %d loader workers; run folder %s",
-        architecture.name,
-        architecture.variant,
-        architecture.shortcut or "none",
-        architecture.num_classes,
-        sum(p.numel() for p in start.net.parameters()) / 1e6,
+        net.architecture.name,
+        net.architecture.variant,
+        net.architecture.shortcut or "none",
+        net.architecture.num_classes,
+        sum(p.numel() for p in net.parameters()) / 1e6,
         data.train.name,
         len(data.train),
         len(data.val),
@@ -242,15 +268,18 @@ def announce(trainer: Trainer, start: Start, data: Data) -> None:
     )
 
 
-def show(recipe: Recipe) -> None:
-    log.info("recipe:\n%s", "\n".join(f"  {name} {value}" for name, value in described(recipe)))
+def lines(recipe: Recipe) -> list[str]:
+    return [f"{name} {value}" for name, value in described(recipe)]
 
 
-def finish(folder: Path, data: Data, rows: list[Row], recipe: Recipe, about: dict[str, Any]) -> None:
+def finish(trainer: Trainer, rows: list[Row]) -> None:
     """Evaluates the best weights as they will be served, records their accuracy, and draws the pictures."""
+    folder, data, recipe = trainer.folder, trainer.data, trainer.recipe
     path = folder / checkpoint.BEST
     loaded = load_file(path)
-    evaluation = evaluate(TorchPredictor(loaded, str(path), "cpu"), data.val)
+    evaluation = evaluate(
+        TorchPredictor(loaded, str(path), "cuda" if trainer.device.type == "cuda" else "cpu"), data.val
+    )
     record_accuracy(path, loaded, evaluation)
     save(curves(rows, f"{loaded.net.architecture.name}, {recipe.name}"), folder / "curves.png")
     best = min(rows, key=lambda row: row.val_error)
@@ -261,7 +290,7 @@ def finish(folder: Path, data: Data, rows: list[Row], recipe: Recipe, about: dic
             ("best epoch", f"{best.epoch:.4g} of {rows[-1].epoch:.4g}"),
             ("training images", str(len(data.train))),
             ("time", f"{rows[-1].seconds / 60:.1f} min, {rows[-1].images_per_s:.0f} images/s"),
-            *((name, str(value)) for name, value in about.items()),
+            *((name, str(value)) for name, value in trainer.about.items()),
         ],
         recipe=described(recipe),
         rows=rows,

@@ -52,7 +52,7 @@ def record(folder: Path, accuracy: Accuracy, calibration: Calibration | None) ->
 
 
 def write_files(
-    folder: Path, dataset: Dataset, evaluations: Sequence[Evaluation], calibrations: Sequence[Calibration]
+    folder: Path, dataset: Dataset, evaluations: Sequence[Evaluation], calibrations: Sequence[Calibration | None]
 ) -> None:
     """Writes `evaluation.json` (all figures) and `predictions.csv` (every image, by model) into a folder.
 
@@ -66,7 +66,7 @@ def write_files(
     folder.mkdir(parents=True, exist_ok=True)
     found = [_figures(evaluation) for evaluation in evaluations]
     for figures, calibration in zip(found, calibrations, strict=False):
-        figures["calibration"] = calibration.model_dump()
+        figures["calibration"] = calibration and calibration.model_dump()
     write_whole(folder / "evaluation.json", (json.dumps({"evaluations": found}) + "\n").encode())
     table = io.StringIO(newline="")
     rows = csv.writer(table)

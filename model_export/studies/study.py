@@ -7,6 +7,7 @@ second core.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -19,6 +20,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from model_export.disk import write_whole
 from model_export.errors import InputError
 from model_export.progress import Progress
 from model_export.training import checkpoint
@@ -33,6 +35,7 @@ StudyName = Literal["degradation", "shortcuts", "depth"]
 Panels = Mapping[str, Mapping[str, Architecture]]  # as drawn: title of the panel -> network's name -> network
 
 LOG_FILE = "log.txt"
+SETTINGS_FILE = "settings.json"
 POLL_S = 1.0
 
 
@@ -116,6 +119,8 @@ def train_all(
     Raises:
         InputError: a run failed; the message names its log.
     """
+    data = data or scale.data
+    _claim(folder, {"data": data, "recipe": list(scale.recipe), "seed": seed})
     nets = {label: net for runs in panels.values() for label, net in runs.items()}
     parallel = 1 if torch.cuda.is_available() else usable_cores()
     stop = threading.Event()
@@ -126,8 +131,7 @@ def train_all(
         Progress("study", len(order), unit="network") as progress,
     ):
         runs = [
-            pool.submit(_train, nets[label], scale, data or scale.data, folder / label, seed, parallel > 1, stop)
-            for label in order
+            pool.submit(_train, nets[label], scale, data, folder / label, seed, parallel > 1, stop) for label in order
         ]
         try:
             for label, run in zip(order, runs, strict=True):
@@ -146,6 +150,17 @@ def train_all(
         title: {label: read_history(folder / label / METRICS_FILE) for label in labels}
         for title, labels in panels.items()
     }
+
+
+def _claim(folder: Path, settings: dict[str, object]) -> None:
+    """Notes what a folder's runs are made with. Raises InputError if it holds runs that were made otherwise."""
+    note = folder / SETTINGS_FILE
+    if note.exists():
+        if (found := json.loads(note.read_text())) != settings:
+            raise InputError(f"{folder} holds runs of another study ({found}): choose another --out")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(note, json.dumps(settings).encode())
 
 
 def classes_of(panels: Panels, folder: Path) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ def _scale_box(image: Image.Image, recipe: Recipe, size: int, rng: Rng) -> Box:
     low, high = recipe.scale
     shorter = int(rng.integers(low, high, endpoint=True)) * size / recipe.size
     scale = min(image.size) / shorter  # source pixels per pixel of the view
-    side = size * scale
+    side = min(size * scale, *image.size)  # rounding may make it larger
     left, top = (rng.uniform(0, length - side) for length in image.size)
     return left, top, left + side, top + side
 

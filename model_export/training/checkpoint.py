@@ -33,7 +33,7 @@ def save(folder: Path, content: Content) -> None:
     """
     buffer = io.BytesIO()  # `torch.save` to a full disk aborts in C++; writing bytes raises what one can handle
     torch.save({"format": FORMAT, **content}, buffer)
-    write_whole(folder / LAST, buffer.getvalue())
+    write_whole(folder / LAST, buffer.getbuffer())
 
 
 def load(folder: Path) -> Content:

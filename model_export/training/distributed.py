@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from model_export.errors import InputError
+
+T = TypeVar("T")
 
 
 class Processes(NamedTuple):
@@ -34,6 +36,19 @@ class Processes(NamedTuple):
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(sums)
         return sums.tolist()
+
+    def share_buffers(self, net: nn.Module) -> None:
+        """Gives all processes the first one's batch-norm statistics, which are the ones that are stored."""
+        if self.world > 1:
+            for buffer in net.buffers():
+                dist.broadcast(buffer, 0)
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What the first process makes, in all of them."""
+        made: list[T | None] = [make() if self.first else None]
+        if self.world > 1:
+            dist.broadcast_object_list(made, 0, device=self.device)
+        return cast("T", made[0])
 
 
 @contextmanager
@@ -67,18 +82,19 @@ def joined(device: str) -> Iterator[Processes]:
 class SyncBatchNorm(nn.BatchNorm2d):
     """Batch norm over the batches of all processes: in training, what one process would compute of the whole batch.
 
-    PyTorch's own works on GPUs only; this one is a pair of sums, on any backend.
+    PyTorch's own works on GPUs only; this one is two sums, on any backend.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        count = x.new_tensor([x.numel() / x.shape[1]], dtype=torch.float32)
         values = x.float()
-        sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
-        total = all_reduce(sums)  # type: ignore[no-untyped-call]
-        mean, square = (total[:-1] / total[-1]).chunk(2)
-        variance = square - mean.square()
+        count = values.new_tensor([x.numel() / x.shape[1]])
+        sums, total = all_reduce(torch.cat([values.sum((0, 2, 3)), count])).split([self.num_features, 1])  # type: ignore[no-untyped-call]
+        mean = sums / total
+        # In a second pass: the difference of two large sums would lose what varies little beside its mean.
+        deviations = (values - mean[:, None, None]).square().sum((0, 2, 3))
+        variance = all_reduce(deviations) / total  # type: ignore[no-untyped-call]
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -86,7 +102,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked += 1
             share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(variance * total[-1] / (total[-1] - 1), share)
+            self.running_var.lerp_(variance * total / (total - 1), share)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
         return (values * scale[:, None, None] + shift[:, None, None]).to(x.dtype)

@@ -6,6 +6,7 @@ the epoch; so a run is the same with any number of workers, and a resumed run go
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import signal
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from service.card import Preprocessing
 from service.errors import ImageProblem
 from service.imaging import resize_and_crop, to_array
 
-PREFETCH = 4  # batches per worker
+PREFETCH = 2  # batches per worker
 
 # One stream of random numbers for each purpose.
 ORDER, VIEW = 1, 2
@@ -69,7 +70,7 @@ class Plan(NamedTuple):
     def keys(self, step: int) -> list[Key]:
         """The images that this process sees in a step: every `world`-th of the batch, so that together they see it."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, ORDER, epoch)).permutation(self.images)
+        order = _order(self.seed, epoch, self.images)
         batch = order[position * self.batch_size : (position + 1) * self.batch_size]
         return [Key(epoch, int(index), self.size(step)) for index in batch[self.rank :: self.world]]
 
@@ -78,6 +79,11 @@ class Plan(NamedTuple):
         r = self.recipe
         early = r.first_size is not None and step < round(r.milestones[0] * self.steps)
         return r.first_size if early and r.first_size is not None else r.size
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, images: int) -> np.ndarray:
+    return np.random.default_rng((seed, ORDER, epoch)).permutation(images)
 
 
 class _TrainingImages(TorchDataset[tuple[Tensor, int, Tensor]]):

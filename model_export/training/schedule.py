@@ -55,7 +55,7 @@ class Schedule:
                 done = max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
                 return 0.5 * (1 + math.cos(math.pi * done))
             case "linear":
-                return min(1.0, (self.steps - step) / (self.steps - self.milestones[0]))
+                return min(1.0, (self.steps - step) / max(1, self.steps - self.milestones[0]))
 
     def trained(self, error: float) -> None:
         """After every step: its training error, a fraction. Ends the warm-up of section 4.2."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 MIX = 3  # the stream of random numbers of mixup and CutMix; the loader's are 1 and 2
 ADAM_BETA2 = 0.98  # runs here are short: 0.999 would remember the first gradients to the end
 SHOW_EVERY_S = 1.0  # reading the loss makes a GPU wait
+ASK_EVERY = 10  # steps, of several processes: whether one has been told to stop
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -72,7 +73,11 @@ class Machine:
     def autocast(self, device: torch.device) -> torch.dtype | None:
         """The type that products are computed in; None for float32."""
         if self.precision == "auto":
-            native = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_native_bfloat16()
+            native = (
+                torch.cuda.is_bf16_supported(including_emulation=False)
+                if device.type == "cuda"
+                else has_native_bfloat16()
+            )
             return torch.bfloat16 if native else None
         return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
@@ -196,7 +201,7 @@ class Trainer:
             workers=self.machine.loader_workers,
             pin=self.device.type == "cuda",
         )
-        saved = time.monotonic()
+        saved, saved_step = time.monotonic(), self.step
         with (
             self._signals(),
             Progress(
@@ -208,45 +213,67 @@ class Trainer:
             ) as progress,
         ):
             self._set_training()
-            mark = time.monotonic()
             figures: dict[str, float] = {}
             figures_from = -math.inf
-            while self.step < plan.steps:
-                loss, wrong = self.train_step(next(batches))
-                self.step += 1
-                now = time.monotonic()
-                self.training_seconds += now - mark
-                self.seconds += now - mark
-                mark = now
-                if now - figures_from >= SHOW_EVERY_S:
-                    figures_from = now
-                    figures = {"loss": self._finite(loss.item()), "accuracy": 1 - wrong.item()}
-                progress.advance(plan.batch_size, **figures)
-
-                stop, due = self._asked(now - saved)
-                if self.step % plan.steps_per_epoch == 0 or self.step == plan.steps:
+            while True:
+                stop, due = self._asked(time.monotonic() - saved)
+                if stop and self.step < plan.steps:
+                    self._stop()
+                if self._evaluation_is_due():
+                    mark = time.monotonic()
                     row = self._evaluated()
                     self.seconds += time.monotonic() - mark
                     if board:
                         board.add(row)
                     self._report(row)
+                    due = True
+                if due and self.step > saved_step:
                     self._save()
-                    saved = mark = time.monotonic()
-                elif stop or due:
-                    self._save()
-                    saved = mark = time.monotonic()
-                if stop and self.step < plan.steps:
-                    raise Stopped(self.stop_signal or signal.SIGTERM, self.step)
+                    saved, saved_step = time.monotonic(), self.step
+                if self.step == plan.steps:
+                    break
+                mark = time.monotonic()
+                loss, wrong = self.train_step(self._next(batches))
+                self.step += 1
+                now = time.monotonic()
+                self.training_seconds += now - mark
+                self.seconds += now - mark
+                if now - figures_from >= SHOW_EVERY_S:
+                    figures_from = now
+                    figures = {"loss": self._finite(loss.item()), "accuracy": 1 - wrong.item()}
+                progress.advance(plan.batch_size, **figures)
         if board:
             board.close()
         return self.rows
+
+    def _evaluation_is_due(self) -> bool:
+        """At the end of every epoch and of the run; a run that was stopped there has not done it yet."""
+        at_end = self.step == self.plan.steps or (self.step > 0 and self.step % self.plan.steps_per_epoch == 0)
+        return at_end and (not self.rows or self.rows[-1].step < self.step)
 
     def _asked(self, since_saved: float) -> tuple[bool, bool]:
         """Whether to stop, and whether a checkpoint is due; all processes give the same answer."""
         stop, due = self.stop_signal is not None, since_saved >= 60 * self.machine.checkpoint_minutes
         if self.processes.world > 1:
+            if self.step % ASK_EVERY:
+                return False, False
             stop, due = (asked > 0 for asked in self.processes.total(stop, due))
         return stop, due
+
+    def _stop(self) -> NoReturn:
+        self._save()
+        raise Stopped(self.stop_signal or signal.SIGTERM, self.step)
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        try:
+            return next(batches)
+        except RuntimeError as error:  # a worker died
+            if self.stop_signal is not None and self.processes.world == 1:  # of the signal that we were sent too
+                self._stop()
+            raise InputError(
+                f"a process that reads images ended ({str(error).splitlines()[0]}): give a container more shared "
+                f"memory (--shm-size), or use --workers 0, and go on with `--resume {self.folder}`"
+            ) from error
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One step; the loss and the share of wrong answers over the whole batch."""
@@ -317,12 +344,13 @@ class Trainer:
         net = self.kept_net
         if self.step == self.plan.steps and self.recipe.recompute_bn and not self.recipe.freeze:
             self._recompute_batch_norms(net)
+        self.processes.share_buffers(net)
         net.eval()
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)  # loss, top-1 and top-5 misses, images
         for pixels, labels in evaluation_batches(
             self.data.val,
             self.start.preprocessing,
-            self.plan.batch_size,
+            max(1, self.plan.batch_size // (self.processes.world * self.recipe.accumulate)),
             workers=self.machine.loader_workers if len(self.data.val) > self.plan.batch_size else 0,
             pin=self.device.type == "cuda",
             rank=self.processes.rank,
@@ -330,11 +358,13 @@ class Trainer:
         ):
             x = self.normalise(pixels.to(self.device, memory_format=self.layout))
             y = labels.to(self.device)
+            if self.stop_signal is not None and self.processes.world == 1:
+                self._stop()  # nothing of this evaluation is kept: the resumed run does it again
             with self._autocast():
                 logits = net(x).float()
             ranked = logits.topk(min(5, logits.shape[1])).indices == y[:, None]  # (N, 5)
             loss = F.cross_entropy(logits, y, reduction="sum")
-            sums += torch.stack([loss, (~ranked[:, 0]).sum(), (~ranked.any(1)).sum(), torch.tensor(len(y))]).double()
+            sums += torch.stack([loss, (~ranked[:, 0]).sum(), (~ranked.any(1)).sum(), y.new_tensor(len(y))]).double()
         self._set_training()
 
         train_loss, train_wrong, seen = self.processes.total(*self.sums.tolist())
@@ -465,7 +495,8 @@ class Trainer:
 
         def ask(signum: int, _frame: FrameType | None) -> None:
             self.stop_signal = signum
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if self.processes.world == 1:  # torchrun passes on the Ctrl-C that the processes have had already
+                signal.signal(signal.SIGINT, signal.default_int_handler)
 
         before = {signum: signal.signal(signum, ask) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -199,16 +199,19 @@ def test_what_cannot_be_recorded(models: Path, checkpoint: Path, data: Path) -> 
     assert ModelCard.read(models / "resnet8-cifar" / "1").accuracy is None
 
 
-def test_too_few_images_to_calibrate_record_nothing(
-    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_too_few_images_to_calibrate_do_not_keep_the_accuracy_from_the_card(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "few" / "class 3").mkdir(parents=True)
     (tmp_path / "few" / "class 3" / "0.jpg").write_bytes(picture(7, 0))
-    options = ("--models-dir", models, "--provider", "cpu", "--calibrate", "--record")
-    with pytest.raises(InputError, match="few has 1 images, too few to calibrate on"):
-        evaluate("resnet8-cifar", "--data", tmp_path / "few", *options)
-    assert "TOP-1 ERROR" in capsys.readouterr().out  # what was measured is not lost
-    assert ModelCard.read(models / "resnet8-cifar" / "1").accuracy is None
+    options = ("--models-dir", models, "--provider", "cpu", "--calibrate", "--record", "--out", tmp_path / "out")
+    assert evaluate("resnet8-cifar", "--data", tmp_path / "few", *options) == 0
+    assert "no calibration: few has 1 images, too few to calibrate on" in caplog.text
+    card = ModelCard.read(models / "resnet8-cifar" / "1")
+    assert card.accuracy is not None
+    assert card.calibration is None
+    (figures,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["evaluations"]
+    assert figures["calibration"] is None
 
 
 def test_models_of_other_classes_make_no_ensemble(

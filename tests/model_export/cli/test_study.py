@@ -37,5 +37,5 @@ def test_a_comparison_leaves_a_page_a_picture_and_its_runs(
     for part in ("(degradation.png)", "| plain-14 |", "| ResNet-14 |", "- seed: 4\n", "--epochs 1 "):
         assert part in page
     assert {path.name for path in tmp_path.iterdir()} == {
-        "degradation.md", "degradation.png", "plain-8", "plain-14", "ResNet-8", "ResNet-14"
+        "degradation.md", "degradation.png", "settings.json", "plain-8", "plain-14", "ResNet-8", "ResNet-14"
     }  # fmt: skip

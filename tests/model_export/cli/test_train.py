@@ -76,11 +76,25 @@ def test_weights_bring_their_sizes_and_get_a_new_head(
     assert "net.safetensors, with a new last layer" in caplog.text
 
 
-def test_show_prints_the_recipe_as_it_would_be(caplog: pytest.LogCaptureFixture) -> None:
-    assert main(["train", "--show", "--recipe", "modern", "--mixup", "0.8", "--ema", "none"]) == 0
-    assert "  mixup 0.8\n" in caplog.text
-    assert "  ema none\n" in caplog.text
-    assert len(caplog.text.splitlines()) > len(Recipe.model_fields)
+def test_show_prints_the_recipe_as_it_would_be(capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "--recipe",
+        "paper-imagenet",
+        "--mixup",
+        "0.8",
+        "--epochs",
+        "none",
+        "--steps",
+        "9",
+        "--milestones",
+        "none",
+    ]
+    assert main(["train", "--show", *options]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert {"mixup 0.8", "epochs none", "steps 9", "milestones none"} <= set(shown)
+    assert len(shown) == len(Recipe.model_fields)
+    assert main(["train", "--show", "--recipe", "paper-cifar", "--depth", "110"]) == 0
+    assert "warmup_lr 0.01" in capsys.readouterr().out.splitlines()
 
 
 def stopped(process: subprocess.Popen[str], folder: Path, signum: signal.Signals) -> tuple[int, str]:
@@ -110,7 +124,9 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(signum: signal.Signa
     assert torch.load(run / "last.pt", weights_only=True)["step"] == int(last_line.split(";")[0].split()[-1])
 
 
-def test_a_resumed_run_needs_nothing_but_its_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_resumed_run_needs_nothing_but_its_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = ["--data", DRAWN, *SHORT, "--epochs", "2", "--seed", "3"]
     assert main(["train", *options, "--out", str(whole)]) == 0
@@ -130,6 +146,8 @@ raise SystemExit(main({["train", *options, "--out", str(cut)]!r}))
 """
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert finished.returncode == 128 + signal.SIGTERM, finished.stderr
+    assert main(["train", "--resume", str(cut), "--epochs", "9", "--seed", "4"]) == 1
+    assert "goes on as it began: leave --epochs, --seed out" in capsys.readouterr().err
     assert main(["train", "--resume", str(cut)]) == 0
     assert "resuming after step 6 of 8" in caplog.text
     ours, theirs = (load_safetensors(folder / "best.safetensors") for folder in (cut, whole))
@@ -148,7 +166,7 @@ raise SystemExit(main({["train", *options, "--out", str(cut)]!r}))
         (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "8", "--lr", "fast"], "recipe paper-cifar: lr: "),
         (["--data", "nowhere", "--recipe", "paper-cifar", "--depth", "8"], "nowhere"),
         (["--resume", "nowhere"], "nowhere holds no last.pt"),
-        (["--resume", "nowhere", "--epochs", "9", "--depth", "8"], "goes on as it began: leave --epochs, --depth out"),
+        (["--data", DRAWN, "--weights", "imagenet", "--depth", "50", "--variant", "v1"], "are of v1.5 with option B"),
         (["--data", DRAWN, "--weights", "imagenet"], "say which published weights with --depth"),
         (["--data", DRAWN, "--weights", "WEIGHTS", "--depth", "14"], "is another network: it records depth 8"),
         (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "8", "--device", "cuda"], "no CUDA device"),
@@ -192,6 +210,7 @@ def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path: Path) -> 
     """Under torchrun on gloo, with batch norms over both: the same losses, the same weights but for rounding."""
     one, two = tmp_path / "one", tmp_path / "two"
     options = ["--data", DRAWN, *SHORT, "--epochs", "2", "--lr", "0.01", "--sync-bn", "yes", "--device", "cpu"]
+    options += ["--checkpoint-minutes", "0"]  # which the processes have to agree on
     assert main(["train", *options, "--out", str(one)]) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

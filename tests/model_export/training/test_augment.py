@@ -52,6 +52,11 @@ def test_scale_draws_the_shorter_side_from_256_to_480_and_a_random_square_of_224
     assert np.histogram(position, bins=4, range=(0, 1.02))[0].min() > 0.18 * len(position)  # everywhere alike
 
 
+def test_a_square_as_large_as_the_image_still_fits() -> None:
+    recipe = override(RECIPES["paper-imagenet"], {"scale": [224, 226]})
+    assert views(ramp(300, 225), recipe, 2000, size=224).shape == (2000, 224, 224, 3)
+
+
 def test_half_of_the_images_are_mirrored() -> None:
     mirrored = views(ramp(64, 48), override(RECIPES["paper-imagenet"], {}))[:, 0]
     share = (mirrored[:, 0, 0] > mirrored[:, -1, 0]).mean()

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model_export.errors import InputError
+from model_export.training import distributed
 from model_export.training.distributed import SyncBatchNorm, joined, synchronise_batch_norms
 
 
@@ -57,6 +58,12 @@ def test_two_processes_normalise_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(gradient, x.grad[rank::2], rtol=1e-4, atol=1e-5)  # type: ignore[index]
         torch.testing.assert_close(state["0.running_mean"], norm.running_mean)
         torch.testing.assert_close(state["0.running_var"], norm.running_var)
+
+
+def test_what_varies_little_beside_its_mean_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "all_reduce", lambda sums: sums)  # alone
+    x = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.05 + 100
+    torch.testing.assert_close(SyncBatchNorm(4)(x), nn.BatchNorm2d(4)(x), rtol=0.01, atol=0.01)
 
 
 def test_in_evaluation_it_is_a_plain_batch_norm() -> None:

@@ -83,3 +83,10 @@ def test_state_carries_on() -> None:
         schedule.evaluated(0.55)
     assert first.state == second.state
     assert first.lr(3) == second.lr(3)
+
+
+def test_a_milestone_may_round_to_the_last_step() -> None:
+    schedule = Schedule(
+        override(RECIPES["demo"], {"epochs": None, "steps": 1, "warmup": 0}), steps=1, steps_per_epoch=1
+    )
+    assert schedule.lr(0) == pytest.approx(1e-3)

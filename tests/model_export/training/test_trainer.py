@@ -150,10 +150,10 @@ def test_one_batch_is_learned_by_heart(architecture: Architecture, data: Data, t
     run.net.train()
     for _ in range(90):
         loss, wrong = run.train_step(batch)
-        if loss < 0.02:
+        if loss < 0.05:
             break
     assert wrong == 0
-    assert loss < 0.02
+    assert loss < 0.05
 
 
 # --- options -------------------------------------------------------------------------------------------------------
