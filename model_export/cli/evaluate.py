@@ -11,7 +11,7 @@ from typing import get_args
 from model_export.cli.options import positive
 from model_export.datasets.base import Dataset
 from model_export.datasets.folder import OnBroken, open_folder, open_images
-from model_export.datasets.opening import open_data
+from model_export.datasets.opening import is_folder, open_data
 from model_export.errors import InputError
 from model_export.evaluation.calibration import calibrate
 from model_export.evaluation.evaluating import ensemble, evaluate
@@ -36,7 +36,6 @@ from service.providers import ProviderChoice
 
 log = logging.getLogger(__name__)
 
-DATA_SETS_BY_NAME = ("drawings", "cifar10")  # as `open_data` knows them; any other spec is a folder
 LINES = 5  # of the classes that do worst, and of confusions
 
 
@@ -183,7 +182,7 @@ def check_recordable(models: Sequence[Path | Published], method: Method) -> None
 
 def open_dataset(spec: str, broken: OnBroken, val_share: float | None, seed: int) -> Dataset:
     """The images that `--data` means: those kept for validation where the data set has such a part."""
-    if spec.partition(":")[0] in DATA_SETS_BY_NAME:
+    if not is_folder(spec):
         return open_data(spec).val
     if val_share is not None:
         return open_folder(Path(spec), val_share=val_share, seed=seed, broken=broken).val

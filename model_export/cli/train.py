@@ -13,7 +13,7 @@ from typing import Any, TypedDict, get_args
 from model_export.cli.options import Published, positive, published_weights
 from model_export.datasets.base import Data
 from model_export.datasets.folder import OnBroken
-from model_export.datasets.opening import open_data
+from model_export.datasets.opening import is_folder, open_data
 from model_export.errors import InputError
 from model_export.evaluation.evaluating import evaluate
 from model_export.evaluation.metrics import top_k_accuracy
@@ -173,7 +173,7 @@ def new(args: argparse.Namespace, changes: dict[str, Any], machine: Machine, pro
         raise InputError(f"{folder} already holds a run: go on with `--resume {folder}`, or choose another --out")
 
     about: About = {
-        "data": str(Path(args.data).absolute()) if Path(args.data).is_dir() else args.data,
+        "data": str(Path(args.data).absolute()) if is_folder(args.data) else args.data,  # to resume from anywhere
         "val_share": 0.1 if args.val_share is None else args.val_share,
         "broken": args.broken or "refuse",
         "weights": loaded.weights.source if loaded else "He initialisation",

@@ -13,6 +13,7 @@ from model_export.datasets.in_memory import in_memory
 from model_export.drawings import CLASSES, SIDES, STYLES, Difficulty
 from model_export.errors import InputError
 
+NAMED = ("cifar10", "drawings")  # data sets that are no folder
 HELD_SIDE = 64  # pixels: up to here drawing a picture again takes longer than training on it
 DRAWING_OPTIONS = {
     "train": "pictures to train on",
@@ -45,6 +46,11 @@ def open_data(spec: str, *, val_share: float = 0.1, seed: int = 0, broken: OnBro
             raise InputError(f"{spec} names no path: give `cifar10`, or `cifar10:PATH`")
         return open_cifar10(Path(rest) if rest else None)
     return open_folder(Path(spec), val_share=val_share, seed=seed, broken=broken)
+
+
+def is_folder(spec: str) -> bool:
+    """Whether a user's name for a data set means a folder of images."""
+    return spec.partition(":")[0] not in NAMED
 
 
 def _open_drawings(options: dict[str, str]) -> Data:

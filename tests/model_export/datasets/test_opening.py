@@ -122,3 +122,10 @@ def test_classes_and_options_that_cannot_be() -> None:
     assert "no drawings of cube: choose from circle" in refusal("drawings:classes=circle+cube")
     assert "name at least two classes" in refusal("drawings:classes=circle")
     assert refusal("drawings:val=1,val=2") == "drawings:val=1,val=2 gives an option twice: give it once"
+
+
+def test_names_of_data_sets_are_no_folders() -> None:
+    assert not is_folder("drawings")
+    assert not is_folder("cifar10:there/archive.tar.gz")
+    assert is_folder("./drawings")
+    assert is_folder("pictures")
