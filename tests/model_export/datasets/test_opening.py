@@ -10,7 +10,7 @@ from model_export.datasets.cifar10 import BINARY
 from model_export.datasets.drawn import Drawings
 from model_export.datasets.folder import ImageFolder
 from model_export.datasets.in_memory import InMemory
-from model_export.datasets.opening import DRAWING_OPTIONS, open_data
+from model_export.datasets.opening import DRAWING_OPTIONS, is_folder, open_data
 from model_export.drawings import CLASSES, STANDARD, STYLES
 from model_export.errors import InputError
 
