@@ -184,14 +184,16 @@ class _Steps:
 
 
 def _reading(workers: int, pin: bool) -> dict[str, Any]:
+    generator = torch.Generator()  # the loader draws from it, which nothing here needs: not from the caller's
     if workers == 0:
-        return {"num_workers": 0, "pin_memory": pin}
+        return {"num_workers": 0, "pin_memory": pin, "generator": generator}
     # Not forked from this process: its threads (OpenMP's, CUDA's) would not be there in the child.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return {
         "num_workers": workers,
         "pin_memory": pin,
+        "generator": generator,
         "prefetch_factor": PREFETCH,
         "multiprocessing_context": context,
         "worker_init_fn": _begin_work,

@@ -22,6 +22,7 @@ from model_export.training.recipe import Recipe
 from model_export.weight_files import Record, save_safetensors
 from model_export.weights import load_file
 from service.card import Architecture
+from tests.conftest import free_port
 
 DRAWN = "drawings:train=96,val=48,side=32,difficulty=easy,classes=circle+cross+stripes"
 SHORT = ["--recipe", "paper-cifar", "--depth", "8", "--batch-size", "24", "--workers", "0", "--precision", "fp32"]
@@ -212,21 +213,26 @@ def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path: Path) -> 
     options = ["--data", DRAWN, *SHORT, "--epochs", "2", "--lr", "0.01", "--sync-bn", "yes", "--device", "cpu"]
     options += ["--checkpoint-minutes", "0"]  # which the processes have to agree on
     assert main(["train", *options, "--out", str(one)]) == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # By address, since a machine's own name may resolve slowly or not at all.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     finished = subprocess.run(
         [*torchrun, "-m", "model_export", "train", *options, "--out", str(two)],
         capture_output=True,
         text=True,
         env=environment,
         check=False,
+        timeout=150,
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr.count("recipe:\n") == 1  # one process talks
     ours, theirs = (read_history(folder / "metrics.csv") for folder in (two, one))
     for a, b in zip(ours, theirs, strict=True):
-        for figure in ("train_loss", "train_error", "val_loss", "val_error"):
+        for figure in ("train_loss", "val_loss"):
             assert getattr(a, figure) == pytest.approx(getattr(b, figure), rel=1e-4), figure
+        assert a.train_error == pytest.approx(b.train_error, abs=1.5 / 96)  # one image may fall to the other side
+        assert a.val_error == pytest.approx(b.val_error, abs=1.5 / 48)
     ours_net, theirs_net = (load_safetensors(folder / "best.safetensors") for folder in (two, one))
     for name, tensor in theirs_net.items():
         torch.testing.assert_close(ours_net[name], tensor, rtol=1e-3, atol=1e-3)

@@ -54,7 +54,7 @@ def test_the_last_checkpoint_always_loads(data: Data, tmp_path: Path) -> None:
             assert process.is_alive()
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.2))
+        time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.join()
         content = checkpoint.load(tmp_path)
