@@ -185,7 +185,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         schedule="linear",
         # Small pictures teach most of it at a third of the price. The learning rate falls only after them: it has to
         # move the weights, and not just the batch norms, to the size of serving.
-        milestones=(0.727,),
+        milestones=(0.7,),
         first_size=112,
         warmup=0.08,
         crop="centre",
