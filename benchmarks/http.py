@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import wrk
-from benchmarks.machine import describe
+from benchmarks.machine import describe, save
 from benchmarks.photo import photo
 from model_export.publish import publish
 from model_export.random_weights import random_weights
@@ -213,8 +213,7 @@ def main() -> None:
     print(f"one JPEG of {len(photo())} bytes, 500x375; wrk on the same machine; medians of {args.rounds} rounds\n")
     print(table(rows))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"machine": machine, "rounds": args.rounds, "rows": rows}, indent=1) + "\n")
+        save(args.json, machine=machine, rounds=args.rounds, rows=rows)
 
 
 if __name__ == "__main__":

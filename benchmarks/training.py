@@ -10,7 +10,6 @@ normalisation and bookkeeping, what loading adds is reading, decoding and augmen
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, save
 from benchmarks.photo import SIZE, photo
 from model_export.datasets.base import Data
 from model_export.datasets.folder import ImageFolder
@@ -175,9 +174,7 @@ def main() -> None:
     print(f"reading, decoding and augmenting: {1000 * cost:.2f} CPU-ms per image\n")
     print(table(rows))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {"machine": machine, "rounds": args.rounds, "loading_cpu_s": cost, "rows": rows}
-        args.json.write_text(json.dumps(content, indent=1) + "\n")
+        save(args.json, machine=machine, rounds=args.rounds, loading_cpu_s=cost, rows=rows)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from model_export.cli import draw, evaluate, study, train
-from model_export.cli.options import Published as PublishedWeights
-from model_export.cli.options import published_weights
+from model_export.cli.options import PublishedWeights, published_weights, version_of
 from model_export.demo import train_demo
 from model_export.drawings import CLASSES
 from model_export.errors import InputError
@@ -40,13 +39,8 @@ QUICKSTART_DEPTHS = (18, 50)
 DEMO_NAME = "resnet18-demo"
 PREPROCESSING = ("resize", "crop", "interpolation", "mean", "std")
 
-
 # What ends a command with one sentence. (ValueError: no such network, no such name.)
 FAULTS = (InputError, ExportError, ParityFailed, CardError, ProviderUnavailable, SelfTestFailed, ValueError)
-
-
-class UsageError(InputError):
-    """Arguments that do not go together; the message names the remedy."""
 
 
 def demo(seed: int) -> Loaded:
@@ -65,7 +59,7 @@ def load(args: argparse.Namespace) -> Loaded:
         return published_weights(args)
     if args.weights == "random":
         if args.depth is None:
-            raise UsageError("say which network with --depth")
+            raise InputError("say which network with --depth")
         family: Family = args.family or "imagenet"
         architecture = Architecture(
             depth=args.depth,
@@ -85,7 +79,7 @@ def load(args: argparse.Namespace) -> Loaded:
     )
     given = {name: getattr(args, name) for name in PREPROCESSING if getattr(args, name) is not None}
     if loaded.mean_image is not None and given.keys() & {"crop", "mean"}:
-        raise UsageError(f"{args.weights} has a mean per pixel: leave --crop and --mean out")
+        raise InputError(f"{args.weights} has a mean per pixel: leave --crop and --mean out")
     return loaded._replace(preprocessing=Preprocessing.model_validate(loaded.preprocessing.model_dump() | given))
 
 
@@ -185,18 +179,13 @@ def chosen(args: argparse.Namespace) -> list[Published]:
     entries = list(published(args.models_dir))
     if args.name is None:
         if not entries:
-            raise UsageError(f"nothing is published in {args.models_dir}: run `python -m model_export quickstart`")
+            raise InputError(f"nothing is published in {args.models_dir}: run `python -m model_export quickstart`")
         return entries
     of_name = [entry for entry in entries if entry.name == args.name]
     if not of_name:
         names = ", ".join(sorted({entry.name for entry in entries})) or "nothing"
-        raise UsageError(f"there is no model {args.name} in {args.models_dir}: there is {names}")
-    if args.version is None:
-        return of_name[-1:]
-    if not (exact := [entry for entry in of_name if entry.version == args.version]):
-        versions = ", ".join(str(entry.version) for entry in of_name)
-        raise UsageError(f"{args.name} has no version {args.version}: it has {versions}")
-    return exact
+        raise InputError(f"there is no model {args.name} in {args.models_dir}: there is {names}")
+    return [version_of(of_name, args.version)]
 
 
 def parser() -> argparse.ArgumentParser:

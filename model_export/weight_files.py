@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from model_export.disk import write_whole
-from model_export.errors import InputError
+from model_export.errors import InputError, some
 from service.card import Accuracy, Architecture, Label, Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -180,9 +180,3 @@ def _as_float32(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 def _is_finite(tensor: Tensor) -> bool:
     # The extremes are found in one pass and NaN wins both; `isfinite` of a whole tensor takes six times as long.
     return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
-
-
-def some(names: Mapping[str, object] | list[str]) -> str:
-    """At most five of them."""
-    listed = list(names)
-    return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from model_export.download import download
-from model_export.errors import InputError
+from model_export.errors import InputError, some
 from model_export.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.onnx_export import ServingGraph
 from model_export.resnet import IMAGENET_BLOCKS, ResNet, build
-from model_export.weight_files import WeightFile, read_weights, some
+from model_export.weight_files import WeightFile, read_weights
 from service.card import Accuracy, Architecture, Label, Preprocessing, Shortcut, Variant, Weights, sha256
 
 logger = logging.getLogger(__name__)

@@ -135,6 +135,13 @@ def to_array(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
+def resized_size(image: Image.Image, shorter_side: int) -> tuple[int, int]:
+    """Width and height once the shorter side is resized: torchvision's `Resize` rounds the longer one down."""
+    short = min(image.size)
+    width, height = (shorter_side if side == short else int(shorter_side * side / short) for side in image.size)
+    return width, height
+
+
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """The shorter side of an image to `resize`, the centre `crop` x `crop` of that.
 
@@ -143,9 +150,7 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.I
     """
     p = preprocessing
     width, height = image.size
-    short = min(width, height)
-    resized_width = p.resize if width == short else int(p.resize * width / height)
-    resized_height = p.resize if height == short else int(p.resize * height / width)
+    resized_width, resized_height = resized_size(image, p.resize)
     left = round((resized_width - p.crop) / 2)
     top = round((resized_height - p.crop) / 2)
     scale_x, scale_y = width / resized_width, height / resized_height

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
 from model_export.drawings import CLASSES, picture
 from model_export.publish import publish
@@ -94,3 +95,12 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     yield start
     for service in started:
         service.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For nets too small to share out: threads that wait for each other are slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

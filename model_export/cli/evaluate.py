@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.options import positive
+from model_export.cli.options import positive, version_of
 from model_export.datasets.base import Dataset
 from model_export.datasets.folder import OnBroken, open_folder, open_images
 from model_export.datasets.opening import is_folder, open_data
@@ -163,13 +163,7 @@ def find_model(name: str, args: argparse.Namespace) -> Path | Published:
     if not of_name:
         names = ", ".join(sorted({entry.name for entry in entries})) or "nothing"
         raise InputError(f"{name} is neither a file of weights nor a model in {args.models_dir}, which holds {names}")
-    if args.version is None:
-        return of_name[-1]
-    for entry in of_name:
-        if entry.version == args.version:
-            return entry
-    versions = ", ".join(str(entry.version) for entry in of_name)
-    raise InputError(f"{name} has no version {args.version}: it has {versions}")
+    return version_of(of_name, args.version)
 
 
 def check_recordable(models: Sequence[Path | Published], method: Method) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Literal
 
 from model_export.errors import InputError
 from model_export.weights import Loaded, imagenet
+from service.card import Published
 
-Published = Literal["imagenet", "imagenet-v2"]
+PublishedWeights = Literal["imagenet", "imagenet-v2"]
 
 
 def published_weights(args: argparse.Namespace) -> Loaded:
-    """The published weights that `--weights`, of `Published`, and `--depth` name.
+    """The published weights that `--weights`, of `PublishedWeights`, and `--depth` name.
 
     Raises:
         InputError: there is no depth, or other options ask for a network that nobody has published.
@@ -23,6 +25,24 @@ def published_weights(args: argparse.Namespace) -> Loaded:
     if (args.family or "imagenet", args.shortcut or "B", args.variant or "v1.5") != ("imagenet", "B", "v1.5"):
         raise InputError("the published ImageNet weights are of v1.5 with option B: leave those options out")
     return imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
+
+
+def version_of(entries: Sequence[Published], version: int | None) -> Published:
+    """The version that `--version` means of a model, by default the latest.
+
+    Args:
+        entries: all versions of one model, ascending, at least one.
+
+    Raises:
+        InputError: it has no such version.
+    """
+    if version is None:
+        return entries[-1]
+    for entry in entries:
+        if entry.version == version:
+            return entry
+    versions = ", ".join(str(entry.version) for entry in entries)
+    raise InputError(f"{entries[0].name} has no version {version}: it has {versions}")
 
 
 def positive(text: str) -> int:

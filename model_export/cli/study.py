@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from model_export.disk import write_whole
 from model_export.studies import report
@@ -15,7 +15,6 @@ from model_export.studies.table import markdown, table
 
 log = logging.getLogger(__name__)
 
-Name = StudyName | Literal["table"]
 NAMES = (*get_args(StudyName), "table")
 
 
@@ -43,16 +42,17 @@ def run(args: argparse.Namespace) -> int:
         print(text, end="")
         return 0
     scale = PAPER if args.paper_scale else SMALL
-    data = args.data or scale.data
+    if args.data:
+        scale = scale._replace(data=args.data)
     chosen = study(args.name, scale)
-    results = train_all(chosen.panels, scale, folder, seed=args.seed, data=data)
+    results = train_all(chosen.panels, scale, folder, seed=args.seed)
     notes = f"\n{demonstrate()}\n" if args.name == "depth" and not args.paper_scale else "\n"
     path = report.write(
         folder,
         chosen,
         results,
         facts=[
-            ("data", f"`{data}`"),
+            ("data", f"`{scale.data}`"),
             ("recipe", f"`{' '.join(('paper-cifar', *scale.recipe))}`"),
             ("seed", str(args.seed)),
         ],

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypedDict, get_args
 
-from model_export.cli.options import Published, positive, published_weights
+from model_export.cli.options import PublishedWeights, positive, published_weights
 from model_export.datasets.base import Data
 from model_export.datasets.folder import OnBroken
 from model_export.datasets.opening import is_folder, open_data
@@ -27,7 +27,7 @@ from model_export.training.distributed import Processes, joined
 from model_export.training.history import Row
 from model_export.training.recipe import NAMES, Recipe, RecipeName, described, named, override
 from model_export.training.start import begin, fitted, resume
-from model_export.training.trainer import Machine, Stopped, Trainer
+from model_export.training.trainer import DeviceChoice, Machine, Precision, Stopped, Trainer
 from model_export.weight_files import Record, save_safetensors
 from model_export.weights import Family, Loaded, ShortcutOption, load_file, shortcut_of
 from service.card import Architecture, Variant
@@ -85,10 +85,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sub.add_argument("--seed", type=int, help="(default: 0)")
 
     machine = sub.add_argument_group("the machine", "may be changed when a run is resumed")
-    machine.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(default: auto)")
+    machine.add_argument("--device", choices=get_args(DeviceChoice), help="(default: auto)")
     machine.add_argument(
         "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        choices=get_args(Precision),
         help="of convolutions (default: auto, bf16 where the hardware has it)",
     )
     machine.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="(default: yes)")
@@ -181,7 +181,7 @@ def new(args: argparse.Namespace, changes: dict[str, Any], machine: Machine, pro
     seed = args.seed or 0
     data = processes.from_first(lambda: data_of(about, seed))
     architecture = shape.model_copy(update={"num_classes": len(data.train.classes)})
-    start = begin(architecture, recipe, data.train, loaded=loaded, seed=seed)
+    start = processes.from_first(lambda: begin(architecture, recipe, data.train, loaded=loaded, seed=seed))
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(start, recipe, data, folder, seed=seed, machine=machine, processes=processes, about=dict(about))
     announce(trainer)
@@ -207,7 +207,7 @@ def resumed(
     about: About = content["about"]
     data = processes.from_first(lambda: data_of(about, content["seed"]))
     trainer = Trainer(
-        resume(content, recipe, data.train),
+        resume(content),
         recipe,
         data,
         args.resume,
@@ -235,7 +235,7 @@ def machine_of(args: argparse.Namespace, stored: dict[str, Any]) -> Machine:
 def load_weights(args: argparse.Namespace) -> Loaded | None:
     if args.weights is None:
         return None
-    if args.weights in get_args(Published):
+    if args.weights in get_args(PublishedWeights):
         return published_weights(args)
     return load_file(
         Path(args.weights), depth=args.depth, family=args.family, variant=args.variant, shortcut=args.shortcut

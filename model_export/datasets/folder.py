@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from model_export.datasets.base import MAX_PIXELS, Data, Dataset
-from model_export.errors import InputError
+from model_export.errors import InputError, some
 from model_export.progress import Progress
 from service.errors import ImageProblem
 from service.imaging import load, open_image
@@ -120,7 +120,7 @@ def _scan(root: Path) -> _Tree:
         raise InputError(f"{root} cannot be read ({error.strerror}): check its owner and permissions") from error
     if loose := sorted(path.name for path in entries if _is_image(path) and not path.is_dir()):
         raise InputError(
-            f"{root} holds images directly ({len(loose)}: {_some(loose)}), and nothing tells their class: move them "
+            f"{root} holds images directly ({len(loose)}: {some(loose)}), and nothing tells their class: move them "
             "into one folder per class"
         )
     folders = _folders(root)
@@ -142,7 +142,7 @@ def _scan(root: Path) -> _Tree:
         logger.info("%s: ignored %d files that are no images: %s", root, ignored.total(), kinds)
     if empty:
         raise InputError(
-            f"there are no images ({', '.join(SUFFIXES)}) in {_some(empty)}: put some there, or remove the folder"
+            f"there are no images ({', '.join(SUFFIXES)}) in {some(empty)}: put some there, or remove the folder"
         )
     return _Tree(root, tuple(folder.name for folder in folders), files)
 
@@ -190,7 +190,7 @@ def _decoded(tree: _Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
             progress.advance()
     if faults and broken == "refuse":
         raise InputError(
-            f"{len(faults)} of the {len(tree.files)} images in {tree.root} cannot be used: {_some(faults)}: replace "
+            f"{len(faults)} of the {len(tree.files)} images in {tree.root} cannot be used: {some(faults)}: replace "
             "them, or leave them out with `--broken skip`"
         )
     for fault in faults:
@@ -198,7 +198,7 @@ def _decoded(tree: _Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
     labels = np.array([label for _, label in whole], dtype=np.int64)
     counts = np.bincount(labels, minlength=len(tree.classes))
     if empty := [str(tree.root / tree.classes[i]) for i in np.flatnonzero(counts == 0)]:
-        raise InputError(f"all images in {_some(empty)} are broken: put whole ones there, or remove the folder")
+        raise InputError(f"all images in {some(empty)} are broken: put whole ones there, or remove the folder")
     return ImageFolder(name, tree.classes, [path for path, _ in whole], labels)
 
 
@@ -233,7 +233,7 @@ def _check_classes(tree: _Tree) -> None:
 
 def _check_same_classes(train: _Tree, val: _Tree) -> None:
     differing = [
-        f"only {tree.root} has {_some(names)}"
+        f"only {tree.root} has {some(names)}"
         for tree, other in ((train, val), (val, train))
         if (names := [name for name in tree.classes if name not in other.classes])
     ]
@@ -260,8 +260,3 @@ def _name(root: Path) -> str:
     """A short name for people: of `/data/pictures/train` "pictures/train"."""
     parts = root.absolute().parts
     return "/".join(parts[-2:] if parts[-1] in (TRAIN, *VAL) else parts[-1:])
-
-
-def _some(names: list[str]) -> str:
-    """At most five of them."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from service.card import Interpolation, Preprocessing
-from service.imaging import RESAMPLING, to_array
+from service.imaging import RESAMPLING, resized_size, to_array
 
 SCALES = (224, 256, 384, 480, 640)  # of the shorter side, in pixels, for nets trained on crops of 224
 SCALES_FOR = 224
@@ -45,7 +45,4 @@ def whole(image: Image.Image, side: int, interpolation: Interpolation) -> np.nda
 
 
 def _resized(image: Image.Image, side: int, interpolation: Interpolation) -> np.ndarray:
-    """The grid is that of torchvision's `Resize`, as in the service: the longer side is rounded down."""
-    short = min(image.size)
-    size = tuple(side if length == short else int(side * length / short) for length in image.size)
-    return to_array(image.resize((size[0], size[1]), RESAMPLING[interpolation]))
+    return to_array(image.resize(resized_size(image, side), RESAMPLING[interpolation]))

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from model_export.datasets.base import MAX_PIXELS, Dataset
-from model_export.errors import InputError
+from model_export.errors import InputError, some
 from model_export.evaluation.crops import scales, ten_crops, whole
 from model_export.evaluation.predictors import Predictor
 from model_export.evaluation.result import Evaluation, Method
@@ -93,7 +93,7 @@ def class_ids(dataset: Dataset, predictor: Predictor) -> np.ndarray:
     if unknown := [name for name in dataset.classes if name not in ids]:
         raise InputError(
             f"{predictor.name} does not know {len(unknown)} of the {len(dataset.classes)} classes of {dataset.name} "
-            f"({_some(unknown)}): name them as the model does ({_some(names)}), or leave them out"
+            f"({some(unknown)}): name them as the model does ({some(names)}), or leave them out"
         )
     found = np.array([ids[name] for name in dataset.classes], dtype=np.int64)
     if (covered := len(np.unique(found))) < len(names):
@@ -164,8 +164,3 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities, float64 (N, classes)."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def _some(names: Sequence[str]) -> str:
-    """At most five of them."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

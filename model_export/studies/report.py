@@ -54,11 +54,12 @@ def table(study: Study, results: Results, classes: Sequence[str]) -> str:
         "| network | parameters | multiply-adds | training error | validation error | the paper's | images/s |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
+    kind = kind_of(classes)
     for title, nets in study.panels.items():
         for label, net in nets.items():
             last = results[title][label][-1]
             counts = count(net)
-            figure = published(net, "1-crop", kind_of(classes))
+            figure = published(net, "1-crop", kind)
             lines.append(
                 f"| {label} | {counts.parameters:,} | {counts.macs / 1e6:.0f} M | {100 * last.train_error:.2f} % "
                 f"| {100 * last.val_error:.2f} % | {f'{figure.top1} %' if figure else ''} | {last.images_per_s:.0f} |"

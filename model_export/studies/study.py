@@ -111,16 +111,13 @@ def cifar(depth: int, shortcut: Shortcut | None = "A") -> Architecture:
     return Architecture(depth=depth, family="cifar", shortcut=shortcut, num_classes=10)
 
 
-def train_all(
-    panels: Panels, scale: Scale, folder: Path, *, seed: int, data: str | None = None
-) -> dict[str, dict[str, list[Row]]]:
+def train_all(panels: Panels, scale: Scale, folder: Path, *, seed: int) -> dict[str, dict[str, list[Row]]]:
     """Trains every network of a study, each in `folder/<network>`; returns the histories, by panel and network.
 
     Raises:
         InputError: a run failed; the message names its log.
     """
-    data = data or scale.data
-    _claim(folder, {"data": data, "recipe": list(scale.recipe), "seed": seed})
+    _claim(folder, {"data": scale.data, "recipe": list(scale.recipe), "seed": seed})
     nets = {label: net for runs in panels.values() for label, net in runs.items()}
     parallel = 1 if torch.cuda.is_available() else usable_cores()
     stop = threading.Event()
@@ -130,11 +127,11 @@ def train_all(
         ThreadPoolExecutor(parallel) as pool,
         Progress("study", len(order), unit="network") as progress,
     ):
-        runs = [
-            pool.submit(_train, nets[label], scale, data, folder / label, seed, parallel > 1, stop) for label in order
-        ]
+        runs = {
+            label: pool.submit(_train, nets[label], scale, folder / label, seed, parallel > 1, stop) for label in order
+        }
         try:
-            for label, run in zip(order, runs, strict=True):
+            for label, run in runs.items():
                 rows = run.result()
                 log.info(
                     "%s: training error %.2f %%, validation error %.2f %% after %d steps",
@@ -146,10 +143,7 @@ def train_all(
                 progress.advance()
         finally:
             stop.set()  # on an error or Ctrl-C the others write their checkpoints and end
-    return {
-        title: {label: read_history(folder / label / METRICS_FILE) for label in labels}
-        for title, labels in panels.items()
-    }
+    return {title: {label: runs[label].result() for label in labels} for title, labels in panels.items()}
 
 
 def _claim(folder: Path, settings: dict[str, object]) -> None:
@@ -170,19 +164,18 @@ def classes_of(panels: Panels, folder: Path) -> tuple[str, ...]:
 
 
 def _train(
-    net: Architecture, scale: Scale, data: str, folder: Path, seed: int, one_core: bool, stop: threading.Event
+    net: Architecture, scale: Scale, folder: Path, seed: int, one_core: bool, stop: threading.Event
 ) -> list[Row]:
     """One run, to its end, in a process of its own; nothing if it is finished already."""
     if stop.is_set():
         raise InputError("the study was stopped: run it again to go on")
-    command = [sys.executable, "-m", "model_export", "train"]
-    if (folder / checkpoint.LAST).exists():
-        command += ["--resume", str(folder)]
-    else:
-        command += ["--data", data, "--recipe", "paper-cifar", "--depth", str(net.depth), "--seed", str(seed)]
-        command += ["--shortcut", net.shortcut or "none", "--out", str(folder), *scale.recipe]
     if not (folder / "report.html").exists():
+        options = ["--resume", str(folder)]
+        if not (folder / checkpoint.LAST).exists():
+            options = ["--data", scale.data, "--recipe", "paper-cifar", "--depth", str(net.depth), "--seed", str(seed)]
+            options += ["--shortcut", net.shortcut or "none", "--out", str(folder), *scale.recipe]
         folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "model_export", "train", *options]
         environment = os.environ | ({"OMP_NUM_THREADS": "1"} if one_core else {})
         with (folder / LOG_FILE).open("ab") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -77,8 +78,9 @@ class Plan(NamedTuple):
     def size(self, step: int) -> int:
         """The side of a step's images: `first_size`, where there is one, up to the first milestone."""
         r = self.recipe
-        early = r.first_size is not None and step < round(r.milestones[0] * self.steps)
-        return r.first_size if early and r.first_size is not None else r.size
+        if r.first_size is not None and step < r.milestone_steps(self.steps)[0]:
+            return r.first_size
+        return r.size
 
 
 @functools.lru_cache(maxsize=2)
@@ -92,11 +94,8 @@ class _TrainingImages(TorchDataset[tuple[Tensor, int, Tensor]]):
     def __init__(self, dataset: Dataset, recipe: Recipe, palette: Palette, seed: int) -> None:
         self.dataset, self.recipe, self.palette, self.seed = dataset, recipe, palette, seed
         r, g, b = np.rint(palette.mean).astype(int).tolist()
-        self.fill = (
-            r,
-            g,
-            b,
-        )  # what is invented (a border, an erased part) has the mean colour: after it is subtracted, 0
+        # of borders and erased parts: zero, once the mean is subtracted
+        self.fill = (r, g, b)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, Tensor]:
         rng = np.random.default_rng((self.seed, VIEW, key.epoch, key.image))
@@ -123,7 +122,7 @@ class _EvaluationImages(TorchDataset[tuple[Tensor, int]]):
         return torch.from_numpy(to_array(view)), int(self.dataset.labels[index])
 
 
-def read_image(dataset: Dataset, index: int) -> Any:
+def read_image(dataset: Dataset, index: int) -> Image.Image:
     """`dataset.image(index)`. Raises InputError, with the image's name, where it has become unreadable."""
     try:
         return dataset.image(index)
@@ -142,9 +141,8 @@ def training_batches(
         workers: processes that read ahead; with 0 the caller reads.
         pin: copy batches to page-locked memory, from which a GPU fetches them while it computes.
     """
-    images = _TrainingImages(dataset, plan.recipe, palette, plan.seed)
     loader: DataLoader[Any] = DataLoader(
-        images,
+        _TrainingImages(dataset, plan.recipe, palette, plan.seed),
         batch_sampler=_Steps(plan, first_step),
         **_reading(workers, pin),
     )
@@ -163,11 +161,10 @@ def evaluation_batches(
     world: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """uint8 `(N, 3, crop, crop)` and labels `(N,)` of every `world`-th image, in order, each once."""
-    indices = range(rank, len(dataset), world)
     loader: DataLoader[Any] = DataLoader(
         _EvaluationImages(dataset, preprocessing),
         batch_size=batch_size,
-        sampler=indices,
+        sampler=range(rank, len(dataset), world),
         **_reading(workers, pin),
     )
     yield from _with_plain_errors(loader)

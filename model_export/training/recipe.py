@@ -120,6 +120,10 @@ class Recipe(BaseModel):
             raise ValueError("accumulate divides batch_size")
         return self
 
+    def milestone_steps(self, steps: int) -> tuple[int, ...]:
+        """The milestones of a run of so many steps."""
+        return tuple(round(share * steps) for share in self.milestones)
+
 
 RECIPES: dict[RecipeName, Recipe] = {
     "paper-imagenet": Recipe(),

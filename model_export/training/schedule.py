@@ -27,7 +27,7 @@ class Schedule:
         self.recipe = recipe
         self.steps = steps
         self.warmup_steps = round(recipe.warmup * steps_per_epoch)
-        self.milestones = tuple(round(share * steps) for share in recipe.milestones)
+        self.milestones = recipe.milestone_steps(steps)
         self.state = ScheduleState(
             drops=0,
             best_error=math.inf,

@@ -65,15 +65,13 @@ def begin(
     return Start(net, labels, preprocessing, mean_image, palette)
 
 
-def resume(content: checkpoint.Content, recipe: Recipe, train: Dataset) -> Start:
+def resume(content: checkpoint.Content) -> Start:
     """A resumed run's start, from its checkpoint; the weights themselves are restored by the trainer."""
     record = Record.model_validate({name: content[name] for name in Record.model_fields if name in content})
     assert record.architecture is not None  # `train` wrote them all
     assert record.preprocessing is not None
     assert record.labels is not None
-    palette = _plain_palette(record.preprocessing)
-    if recipe.pca_colour:
-        palette = statistics(train, record.preprocessing).palette
+    palette = Palette(*(np.array(values) for values in content["palette"]))
     return Start(build(record.architecture), record.labels, record.preprocessing, content[MEAN_IMAGE], palette)
 
 

@@ -50,6 +50,7 @@ ADAM_BETA2 = 0.98  # runs here are short: 0.999 would remember the first gradien
 SHOW_EVERY_S = 1.0  # reading the loss makes a GPU wait
 ASK_EVERY = 10  # steps, of several processes: whether one has been told to stop
 
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -57,7 +58,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 class Machine:
     """How a run is computed; what is computed is the recipe's."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     precision: Precision = "auto"
     """of the convolutions and products, by autocast. auto: bf16 where the hardware has it, else fp32"""
     channels_last: bool = True
@@ -193,14 +194,7 @@ class Trainer:
         """
         plan = self.plan
         board = TensorBoard(self.folder, self.rows) if self.processes.first else None
-        batches = training_batches(
-            self.data.train,
-            plan,
-            self.start.palette,
-            first_step=self.step,
-            workers=self.machine.loader_workers,
-            pin=self.device.type == "cuda",
-        )
+        batches = self._batches(plan, self.step)
         saved, saved_step = time.monotonic(), self.step
         with (
             self._signals(),
@@ -263,6 +257,16 @@ class Trainer:
     def _stop(self) -> NoReturn:
         self._save()
         raise Stopped(self.stop_signal or signal.SIGTERM, self.step)
+
+    def _batches(self, plan: Plan, first_step: int) -> Iterator[Batch]:
+        return training_batches(
+            self.data.train,
+            plan,
+            self.start.palette,
+            first_step=first_step,
+            workers=self.machine.loader_workers,
+            pin=self.device.type == "cuda",
+        )
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         try:
@@ -345,30 +349,9 @@ class Trainer:
         if self.step == self.plan.steps and self.recipe.recompute_bn and not self.recipe.freeze:
             self._recompute_batch_norms(net)
         self.processes.share_buffers(net)
-        net.eval()
-        sums = torch.zeros(4, dtype=torch.float64, device=self.device)  # loss, top-1 and top-5 misses, images
-        for pixels, labels in evaluation_batches(
-            self.data.val,
-            self.start.preprocessing,
-            max(1, self.plan.batch_size // (self.processes.world * self.recipe.accumulate)),
-            workers=self.machine.loader_workers if len(self.data.val) > self.plan.batch_size else 0,
-            pin=self.device.type == "cuda",
-            rank=self.processes.rank,
-            world=self.processes.world,
-        ):
-            x = self.normalise(pixels.to(self.device, memory_format=self.layout))
-            y = labels.to(self.device)
-            if self.stop_signal is not None and self.processes.world == 1:
-                self._stop()  # nothing of this evaluation is kept: the resumed run does it again
-            with self._autocast():
-                logits = net(x).float()
-            ranked = logits.topk(min(5, logits.shape[1])).indices == y[:, None]  # (N, 5)
-            loss = F.cross_entropy(logits, y, reduction="sum")
-            sums += torch.stack([loss, (~ranked[:, 0]).sum(), (~ranked.any(1)).sum(), y.new_tensor(len(y))]).double()
+        val_loss, val_wrong, val_wrong5, images = self._validated(net)
         self._set_training()
-
         train_loss, train_wrong, seen = self.processes.total(*self.sums.tolist())
-        val_loss, val_wrong, val_wrong5, images = self.processes.total(*sums.tolist())
         row = Row(
             step=self.step,
             epoch=self.step / self.plan.steps_per_epoch,
@@ -390,21 +373,37 @@ class Trainer:
                 self.best.offer(self.step, row.val_error, net.state_dict(), self.start.record, self.start.mean_image)
         return row
 
+    def _validated(self, net: ResNet) -> list[float]:
+        """Over the validation set and all processes: the sum of losses, top-1 and top-5 misses, images."""
+        net.eval()
+        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        for pixels, labels in evaluation_batches(
+            self.data.val,
+            self.start.preprocessing,
+            max(1, self.plan.batch_size // (self.processes.world * self.recipe.accumulate)),
+            workers=self.machine.loader_workers if len(self.data.val) > self.plan.batch_size else 0,
+            pin=self.device.type == "cuda",
+            rank=self.processes.rank,
+            world=self.processes.world,
+        ):
+            x = self.normalise(pixels.to(self.device, memory_format=self.layout))
+            y = labels.to(self.device)
+            if self.stop_signal is not None and self.processes.world == 1:
+                self._stop()  # nothing of this evaluation is kept: the resumed run does it again
+            with self._autocast():
+                logits = net(x).float()
+            ranked = logits.topk(min(5, logits.shape[1])).indices == y[:, None]  # (N, 5)
+            loss = F.cross_entropy(logits, y, reduction="sum")
+            sums += torch.stack([loss, (~ranked[:, 0]).sum(), (~ranked.any(1)).sum(), y.new_tensor(len(y))]).double()
+        return self.processes.total(*sums.tolist())
+
     def _recompute_batch_norms(self, net: ResNet) -> None:
         """Over augmented training images of an epoch that the run does not have, in every process the same."""
         end = self.plan.steps_per_epoch * (-(-self.plan.steps // self.plan.steps_per_epoch))
         batches = max(1, min(self.recipe.recompute_bn, len(self.data.train)) // self.plan.batch_size)
         plan = self.plan._replace(steps=end + batches, rank=0, world=1)
-        images = training_batches(
-            self.data.train,
-            plan,
-            self.start.palette,
-            first_step=end,
-            workers=self.machine.loader_workers,
-            pin=self.device.type == "cuda",
-        )
         with self._autocast():
-            update_bn((self._on_device(batch)[0] for batch in images), net)
+            update_bn((self._on_device(batch)[0] for batch in self._batches(plan, end)), net)
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):
@@ -438,6 +437,7 @@ class Trainer:
         content = {
             **self.start.record.model_dump(mode="json"),
             MEAN_IMAGE: self.start.mean_image,
+            "palette": [values.tolist() for values in self.start.palette],
             "state_dict": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

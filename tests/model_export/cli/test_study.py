@@ -9,16 +9,8 @@ import pytest
 from model_export.__main__ import main
 from model_export.cli import study as study_command
 from model_export.studies import table as table_module
-from model_export.studies.study import Scale
 from service.card import Architecture
-
-TINY = Scale(
-    data="drawings:train=48,val=24,side=32,difficulty=easy,classes=circle+cross",
-    recipe=("--epochs", "1", "--batch-size", "24", "--workers", "0", "--precision", "fp32"),
-    degradation=(8, 14),
-    shortcuts=8,
-    depth=(8, 14),
-)
+from tests.model_export.conftest import TINY
 
 
 def test_the_table_is_printed_and_written(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-import torch
 
 from model_export.datasets.base import Dataset
 from model_export.drawings import picture
@@ -36,9 +35,5 @@ def pictures() -> Callable[..., Pictures]:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Nets this small gain nothing from several threads, which wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _small_nets(one_thread: None) -> None:
+    """All networks here are small."""

@@ -13,14 +13,8 @@ from model_export.studies.deepest import demonstrate
 from model_export.studies.study import PAPER, SMALL, Scale, StudyName, cifar, classes_of, study, train_all
 from model_export.training.history import Row
 from model_export.training.recipe import RECIPES
+from tests.model_export.conftest import TINY
 
-TINY = Scale(
-    data="drawings:train=48,val=24,side=32,difficulty=easy,classes=circle+cross",
-    recipe=("--epochs", "1", "--batch-size", "24", "--workers", "0", "--precision", "fp32"),
-    degradation=(8, 14),
-    shortcuts=8,
-    depth=(8, 14),
-)
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,8 @@ MakeTrainer = Callable[..., Trainer]
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These nets are too small to share out, and threads that wait for each other are slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _small_nets(one_thread: None) -> None:
+    """All networks here are small."""
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def train_until_killed(data: Data, folder: Path) -> None:
     torch.set_num_threads(1)
     begun = (folder / checkpoint.LAST).exists()
     content = checkpoint.load(folder) if begun else None
-    start = resume(content, ENDLESS, data.train) if content else begin(CIFAR8, ENDLESS, data.train)
+    start = resume(content) if content else begin(CIFAR8, ENDLESS, data.train)
     Trainer(start, ENDLESS, data, folder, machine=EVERY_STEP, resumed=content, shown=False).run()
 
 

@@ -52,9 +52,7 @@ def cut_and_resumed(data: Data, folder: Path, recipe: Recipe, machine: Machine =
         first.run()
     content = checkpoint.load(folder)
     stored = Recipe.model_validate(content["recipe"])
-    second = Trainer(
-        resume(content, stored, data.train), stored, data, folder, machine=machine, resumed=content, shown=False
-    )
+    second = Trainer(resume(content), stored, data, folder, machine=machine, resumed=content, shown=False)
     assert second.step == 7
     second.run()
     return second
@@ -255,7 +253,7 @@ def test_other_data_is_not_resumed(data: Data, trainer: MakeTrainer, tmp_path: P
     content = checkpoint.load(tmp_path / "run")
     other = Data(data.val, data.train)
     with pytest.raises(InputError, match="not those that the run began with"):
-        Trainer(resume(content, SHORT, other.train), SHORT, other, tmp_path / "run", resumed=content)
+        Trainer(resume(content), SHORT, other, tmp_path / "run", resumed=content)
 
 
 def test_a_batch_that_cannot_be_divided(trainer: MakeTrainer) -> None:
