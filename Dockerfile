@@ -26,18 +26,26 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /venv install --constraint constraints.txt '.[cpu,export]'
 
+# The compiled part of the service. The compiler stays behind too. (The Python of the base image brings its headers along;
+# libpython3-dev is for bases whose Python is Debian's.)
+FROM build AS native
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev libpython3-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY service service
+RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps --target /native .
+
 # ---- the images ----
 
 FROM python:3.11-slim-bookworm AS runtime
-# The home is /tmp: the only place outside /models that is ever written, so the root can be read-only. /models is owned
-# by the user because a new named volume takes over the owner of the folder it is mounted on.
+# The home is /tmp: the only place outside /models and /cache that is ever written, so the root can be read-only. Those
+# are owned by the user because a new named volume takes over the owner of the folder it is mounted on.
 RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin resnet \
-    && install --directory --owner=resnet --group=resnet /models
+    && install --directory --owner=resnet --group=resnet /models /cache
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001
 
 FROM runtime AS serving
-ENV RESNET_HOST=0.0.0.0 RESNET_PORT=8000 RESNET_MODELS_DIR=/models
+ENV RESNET_HOST=0.0.0.0 RESNET_PORT=8000 RESNET_MODELS_DIR=/models RESNET_CACHE_DIR=/cache
 EXPOSE 8000
 # Readiness, not liveness: Docker's health decides what may start next.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 CMD ["python", "-c", "\
@@ -53,6 +61,7 @@ LABEL org.opencontainers.image.title="resnet-service export" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-export /venv /venv
 COPY service /app/service
+COPY --from=native /native/service/_resample.abi3.so /app/service/
 COPY model_export /app/model_export
 ENTRYPOINT ["python", "-m", "model_export"]
 CMD ["quickstart", "--models-dir", "/models"]
@@ -63,6 +72,7 @@ LABEL org.opencontainers.image.title="resnet-service, CUDA" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-service-cuda /venv /venv
 COPY service /app/service
+COPY --from=native /native/service/_resample.abi3.so /app/service/
 
 FROM serving AS service
 LABEL org.opencontainers.image.title="resnet-service" \
@@ -70,3 +80,4 @@ LABEL org.opencontainers.image.title="resnet-service" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-service /venv /venv
 COPY service /app/service
+COPY --from=native /native/service/_resample.abi3.so /app/service/

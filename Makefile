@@ -6,10 +6,10 @@ IMAGE ?= resnet-service
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools run test lint bench docs docker lock clean
+.PHONY: help install tools run test lint bench bench-peers docs docker lock clean
 
 help:  ## show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed  ## make the virtual environment with everything in it
 
@@ -35,9 +35,13 @@ lint: install  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: install  ## measure serving (needs wrk) and training beside their limits; about 25 minutes
+bench: install  ## measure decoding, serving (needs wrk) and training beside their limits; about half an hour
+	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.http
 	$(BIN)/python -m benchmarks.training
+
+bench-peers: install  ## measure the service beside seven other servers, each in an environment of its own (needs wrk, java); an hour or two
+	$(BIN)/python -m benchmarks.peers
 
 docs: install  ## regenerate the parts of docs/ that come from the code
 	$(BIN)/python docs/generate.py

@@ -1,4 +1,4 @@
-"""`python -m model_export`: train, evaluate, prove and publish models; list, verify and inspect what is published."""
+"""`python -m model_export`: train, evaluate, prove, publish, quantise; list, verify and inspect what is published."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli import draw, evaluate, study, train
+from model_export.cli import draw, evaluate, quantize, study, train
 from model_export.cli.options import PublishedWeights, published_weights, version_of
 from model_export.demo import train_demo
 from model_export.drawings import CLASSES
@@ -17,6 +17,7 @@ from model_export.errors import InputError
 from model_export.onnx_export import ExportError
 from model_export.parity import ParityFailed
 from model_export.publish import publish
+from model_export.quantise.gate import GateFailed
 from model_export.random_weights import random_weights
 from model_export.weights import Family, Loaded, ShortcutOption, imagenet, load_file, shortcut_of
 from service.card import (
@@ -40,7 +41,7 @@ DEMO_NAME = "resnet18-demo"
 PREPROCESSING = ("resize", "crop", "interpolation", "mean", "std")
 
 # What ends a command with one sentence. (ValueError: no such network, no such name.)
-FAULTS = (InputError, ExportError, ParityFailed, CardError, ProviderUnavailable, SelfTestFailed, ValueError)
+FAULTS = (InputError, ExportError, ParityFailed, GateFailed, CardError, ProviderUnavailable, SelfTestFailed, ValueError)
 
 
 def demo(seed: int) -> Loaded:
@@ -109,7 +110,7 @@ def quickstart(args: argparse.Namespace) -> int:
 
 
 def list_models(args: argparse.Namespace) -> int:
-    rows = [("NAME", "VERSION", "DEPTH", "VARIANT", "SHORTCUT", "CLASSES", "TOP-1", "MB", "WEIGHTS")]
+    rows = [("NAME", "VERSION", "DEPTH", "VARIANT", "SHORTCUT", "CLASSES", "TOP-1", "MB", "FILES", "WEIGHTS")]
     for entry in published(args.models_dir):
         try:
             card = ModelCard.read(entry.path)
@@ -127,6 +128,7 @@ def list_models(args: argparse.Namespace) -> int:
                 str(architecture.num_classes),
                 f"{100 * card.accuracy.top1:.1f} %" if card.accuracy else "?",
                 f"{card.files['fp32'].bytes / 1e6:.0f}",
+                ", ".join(card.files),
                 card.weights.source,
             )
         )
@@ -232,7 +234,7 @@ def parser() -> argparse.ArgumentParser:
 
     command("list", list_models, "Show what is published.")
 
-    for module in (draw, train, evaluate, study):
+    for module in (draw, train, evaluate, quantize, study):
         module.add_parser(commands)
 
     for name, run, text in (

@@ -7,7 +7,10 @@ import logging
 import platform
 import re
 import shutil
+import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,9 +45,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
     if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError(f"{name!r} is no name for a model: use lower-case letters, digits, '.', '_' and '-'")
     model_root = root / name
-    model_root.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=model_root))
-    try:
+    with staging_folder(model_root) as staging:
         onnx_path = staging / MODEL_FILES["fp32"]
         log.info("%s: exporting to ONNX", name)
         graph = loaded.serving_graph()
@@ -80,12 +81,20 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
             accuracy=loaded.accuracy,
             tools=tool_versions(),
         )
-        card = _move_into_place(staging, model_root, card)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        card = publish_folder(staging, model_root, card)
     log.info("%s: published as version %d in %s", name, card.version, model_root / str(card.version))
     return card
+
+
+@contextmanager
+def staging_folder(model_root: Path) -> Iterator[Path]:
+    """A folder for the files of a version, under a name that is none; whatever `publish_folder` leaves is removed."""
+    model_root.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=model_root))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def next_version(root: Path, name: str) -> int:
@@ -101,12 +110,18 @@ def tool_versions() -> dict[str, str]:
     }
 
 
-def _move_into_place(staging: Path, model_root: Path, card: ModelCard) -> ModelCard:
-    """Writes the card and renames the folder to its version; to the next one if somebody else has just taken it."""
+def publish_folder(staging: Path, model_root: Path, card: ModelCard) -> ModelCard:
+    """Writes the card and renames the folder to its version; to the next one if somebody else has just taken it.
+
+    Returns:
+        The card as it was written.
+    """
     while True:
         (staging / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
         for path in (*staging.iterdir(), staging):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # mkdtemp made it private; the service runs as another user
+            mode = 0o755 if path.is_dir() else 0o644  # mkdtemp made it private; the service runs as another user
+            if stat.S_IMODE(path.stat().st_mode) != mode:  # a link may lead to somebody else's file
+                path.chmod(mode)
             flush(path)
         try:
             staging.rename(model_root / str(card.version))

@@ -36,6 +36,7 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
+                proxy_headers=False,  # nothing here reads the address of a client
                 access_log=False,
                 timeout_graceful_shutdown=settings.shutdown_timeout,
             )

@@ -1,8 +1,9 @@
 """Dynamic batching: when the engine frees, take what waits.
 
-There are no timers and no polling: one thread owns the engine, sleeps until an item is queued, takes as many as wait
-(up to `max_batch`), runs them, and looks again. While it runs, the next batch gathers by itself. A batch is therefore
-as large as the load makes it, and a lone request is never held back. This module knows no ONNX: it is handed `run`.
+There are no timers and no polling: a thread for each lane of the engine sleeps until an item is queued, takes its share
+of what waits, runs it, and looks again. While it runs, the next batch gathers by itself. A batch is therefore as large
+as the load makes it, and a lone request is never held back: it even has all lanes to itself. This module knows no ONNX:
+it is handed `run`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -48,106 +50,153 @@ class DrainRate:
     WEIGHT = 0.1
 
     def __init__(self) -> None:
-        self.per_second = 0.0
+        self._items = 0.0
+        self._seconds = 0.0
+        self._last = 0.0
 
-    def record(self, items: int, seconds: float) -> None:
-        rate = items / max(seconds, 1e-9)
-        self.per_second = rate if not self.per_second else self.per_second + self.WEIGHT * (rate - self.per_second)
+    @property
+    def per_second(self) -> float:
+        return self._items / self._seconds if self._seconds else 0.0
+
+    def record(self, items: int, started: float, finished: float) -> None:
+        """Of batches that overlap, the time since the one before finished counts, not the time of each."""
+        seconds = max(finished - max(started, self._last), 0.0)
+        self._last = max(finished, self._last)
+        # Smoothed apart from each other: two lanes that finish together would make rates that know no bounds.
+        weight = self.WEIGHT if self._seconds else 1.0
+        self._items += weight * (items - self._items)
+        self._seconds += weight * (seconds - self._seconds)
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs items in batches on a thread of its own.
+    """Runs items in batches on threads of its own.
 
     Args:
-        run: takes 1 to `max_batch` items and returns as many results, in order. Called on the batcher's thread only.
-        max_batch: the largest batch formed.
+        run: takes as many items as one of `sizes` says, and whether no other batch runs meanwhile; returns as many
+            results, in order. Called on the batcher's threads only.
+        sizes: of batches, ascending from 1.
+        lanes: how many batches run at once.
         max_wait: seconds a batch that is not full waits for more items, counted from its first; 0 never waits.
-        on_batch: told the size of every batch that ran, on the batcher's thread.
+        on_batch: told the size of every batch that ran, on a batcher's thread.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Sequence[Result]],
+        run: Callable[[Sequence[Item], bool], Sequence[Result]],
         *,
-        max_batch: int,
+        sizes: Sequence[int],
+        lanes: int = 1,
         max_wait: float = 0.0,
         on_batch: Callable[[int], None] = lambda size: None,
         name: str = "batcher",
     ) -> None:
         self._run = run
-        self._max_batch = max_batch
+        self._sizes = tuple(sizes)
+        self._lanes = lanes
         self._max_wait = max_wait
         self._on_batch = on_batch
         self._jobs: deque[_Job[Item, Result]] = deque()
         self._changed = threading.Condition()
+        self._running = 0  # batches
+        self._alone = False  # whether the one that runs has been promised the whole engine
         self._closed = False
         self.drain_rate = DrainRate()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}-{lane}", daemon=True) for lane in range(lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def __len__(self) -> int:
         """Items that wait, not counting those that run."""
         return len(self._jobs)
 
-    async def submit(self, item: Item) -> tuple[Result, Timing]:
-        """Queues an item and waits for its result. Cancelling the wait drops the item if it has not run yet.
+    def submit(self, item: Item, future: asyncio.Future[tuple[Result, Timing]]) -> None:
+        """Queues an item; may be called from any thread.
+
+        Args:
+            future: gets the result on its own event loop, or whatever `run` raised for the batch that the item was in.
+                Cancelling it drops the item if it has not run yet.
 
         Raises:
             Closed: the batcher has been closed.
-            Exception: whatever `run` raised for the batch the item was in.
         """
-        job: _Job[Item, Result] = _Job(item, asyncio.get_running_loop().create_future())
+        job: _Job[Item, Result] = _Job(item, future)
         with self._changed:
             if self._closed:
                 raise Closed
             self._jobs.append(job)
             self._changed.notify()
-        return await job.future
 
     def close(self) -> None:
-        """Runs what is queued, then stops the thread. Blocks until both are done."""
+        """Runs what is queued, then stops the threads. Blocks until both are done."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
         while batch := self._take():
             started = time.perf_counter()
             outcome: Sequence[Result] | BaseException
             try:
-                outcome = self._run([job.item for job in batch])
+                outcome = self._run([job.item for job in batch], self._alone)
                 if len(outcome) != len(batch):
                     raise RuntimeError(f"{len(outcome)} results for a batch of {len(batch)}")
             except BaseException as error:
                 log.exception("a batch of %d failed", len(batch))
                 outcome = error
-            ran = time.perf_counter() - started
-            if not isinstance(outcome, BaseException):  # a failure is quick, and says nothing of how fast work drains
-                self.drain_rate.record(len(batch), ran)
+            finished = time.perf_counter()
+            with self._changed:
+                self._running -= 1
+                self._alone = False
+                if self._closed:
+                    self._changed.notify_all()
+                elif self._jobs:
+                    self._changed.notify()
+                # A failure is quick, and says nothing of how fast work drains.
+                if not isinstance(outcome, BaseException):
+                    self.drain_rate.record(len(batch), started, finished)
+            if not isinstance(outcome, BaseException):
                 self._on_batch(len(batch))
             # One wake-up of the event loop for the whole batch. All items of a server come from one loop.
-            batch[0].future.get_loop().call_soon_threadsafe(_resolve, batch, outcome, started, ran)
+            ran = finished - started
+            with suppress(RuntimeError):  # the loop has been closed, and all who waited have gone with it
+                batch[0].future.get_loop().call_soon_threadsafe(_resolve, batch, outcome, started, ran)
 
     def _take(self) -> list[_Job[Item, Result]]:
-        """The next batch, once there is one; empty when closed and drained."""
+        """The next batch of this lane, once there is one; empty when closed and drained."""
         with self._changed:
             while True:
-                while not self._jobs and not self._closed:
+                while self._alone or (not self._jobs and not self._closed):
                     self._changed.wait()
-                if self._max_wait and self._jobs:
-                    until = self._jobs[0].submitted + self._max_wait
-                    while len(self._jobs) < self._max_batch and not self._closed:
-                        if (left := until - time.perf_counter()) <= 0:
-                            break
-                        self._changed.wait(left)
-                batch: list[_Job[Item, Result]] = []
-                while self._jobs and len(batch) < self._max_batch:
-                    job = self._jobs.popleft()
-                    if not job.future.cancelled():  # the client has gone: do not compute for nobody
-                        batch.append(job)
-                if batch or self._closed:
-                    return batch
+                if self._jobs and self._has_waited_for_more():
+                    continue
+                # The client of a cancelled job has gone: do not compute for nobody.
+                waiting = [job for job in self._jobs if not job.future.cancelled()]
+                if not waiting:
+                    self._jobs.clear()
+                    if self._closed:
+                        return []
+                    continue
+                # What waits is shared out among the lanes that are free, so that all finish soon.
+                share = -(-len(waiting) // (self._lanes - self._running))
+                size = max(size for size in self._sizes if size <= share)
+                self._jobs = deque(waiting[size:])
+                self._alone = not self._running and not self._jobs
+                self._running += 1
+                if self._jobs:
+                    self._changed.notify()
+                return waiting[:size]
+
+    def _has_waited_for_more(self) -> bool:
+        """Whether there was a reason to wait for a fuller batch; then everything may have changed meanwhile."""
+        left = self._jobs[0].submitted + self._max_wait - time.perf_counter()
+        if len(self._jobs) >= self._sizes[-1] or self._closed or left <= 0:
+            return False
+        self._changed.wait(left)
+        return True
 
 
 def _resolve(

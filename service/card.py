@@ -136,13 +136,46 @@ class Parity(_Part):
     top5_agreement: float
 
 
+CalibrationMethod = Literal["minmax", "entropy", "percentile"]
+
+
+class Quantisation(_Part):
+    """How a file of int8 was made: the ranges of activations, and the layers that kept their floats.
+
+    Activations are uint8, weights int8 per channel, symmetric; the graph says so with QuantizeLinear and
+    DequantizeLinear nodes (QDQ).
+    """
+
+    method: CalibrationMethod
+    dataset: str
+    images: int = Field(ge=1)
+    float_layers: tuple[str, ...] = ()
+
+
+class Gate(_Part):
+    """What a file of lower precision was found to do before it was published, beside the fp32 file.
+
+    Shares of the images, as fractions in [0, 1]; `accuracy_lost` is fp32's top-1 accuracy minus its own (below 0 where
+    it gained), None where the images have no labels that the model knows. `limit` is the most that it was allowed to
+    lose: of accuracy where there are labels, else of agreement.
+    """
+
+    dataset: str
+    images: int = Field(ge=1)
+    top1_agreement: float = Field(ge=0, le=1)
+    accuracy_lost: float | None = Field(default=None, ge=-1, le=1)
+    limit: float = Field(ge=0, le=1)
+
+
 class ModelFile(_Part):
-    """One ONNX file of the folder."""
+    """One ONNX file of the folder: that of fp32 is proven against PyTorch, the others against that one."""
 
     file: str
     sha256: str
     bytes: int
-    parity: Parity
+    parity: Parity | None = None
+    gate: Gate | None = None
+    quantisation: Quantisation | None = None
 
 
 class ModelCard(_Part):
@@ -169,7 +202,16 @@ class ModelCard(_Part):
             raise ValueError(f"{len(self.labels)} labels for {self.architecture.num_classes} classes")
         if "fp32" not in self.files:
             raise ValueError("the fp32 file is missing: every other precision is measured against it")
+        if self.files["fp32"].parity is None:
+            raise ValueError("the fp32 file has no parity: it was never proven against PyTorch")
         return self
+
+    @property
+    def parity(self) -> Parity:
+        """Of the fp32 file."""
+        parity = self.files["fp32"].parity
+        assert parity is not None  # _consistent
+        return parity
 
     @classmethod
     def read(cls, folder: Path) -> ModelCard:

@@ -2,25 +2,29 @@
 
     bytes ── decode pool ──► pixels ── batcher ──► engine ──► softmax, top-k ──► Answer
 
-Decoding happens on a bounded pool of threads (Pillow releases the GIL), inference on one thread per model. Every image
-is admitted before it is decoded and counted until it is answered, so that the images in the service are bounded.
+Decoding happens on a bounded pool of threads (Pillow releases the GIL), inference on one thread for each lane of a
+model's engine. Both pools have as many threads as there are cores: neither spins, and no computation waits for another,
+so the system shares the cores out. Every image is admitted before it is decoded and counted until it is answered, so
+that the images in the service are bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import functools
 import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple, get_args
 
 import numpy as np
 
-from service.batching import Batcher
-from service.card import Preprocessing
+from service.batching import Batcher, Timing
 from service.engine import Engine
 from service.errors import (
     ImageProblem,
@@ -33,21 +37,15 @@ from service.errors import (
     retry_after_seconds,
 )
 from service.imaging import Decoded, decode
-from service.metrics import Metrics
+from service.metrics import Metrics, Stage
 from service.repository import Model, Repository
 from service.settings import Settings
+from service.tuning import Cache
 
 log = logging.getLogger(__name__)
 
 # What a client of a model that is still loading is told to wait, in seconds: loading takes about that long.
 LOADING_RETRY_AFTER = 5
-
-
-class Query(NamedTuple):
-    """One image as the engine takes it."""
-
-    pixels: np.ndarray  # uint8 (3, crop, crop)
-    top_k: int
 
 
 class TopK(NamedTuple):
@@ -76,10 +74,22 @@ class Answer(NamedTuple):
     timings: Timings
 
 
-class _TimedDecode(NamedTuple):
-    decoded: Decoded
-    started: float
-    finished: float
+@dataclass(slots=True)
+class _Image:
+    """One image on its way: made on the event loop, decoded on the pool, then an item of a batch."""
+
+    upload: bytes
+    top_k: int
+    answer: asyncio.Future[tuple[TopK, Timing]]
+    arrived: float = field(default_factory=time.perf_counter)
+    started: float = 0.0  # decoding
+    finished: float = 0.0
+    decoded: Decoded | None = None
+
+    @property
+    def pixels(self) -> np.ndarray:
+        assert self.decoded is not None  # it is an item of a batch
+        return self.decoded.pixels
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -95,9 +105,19 @@ def top_k(logits: np.ndarray, k: int, temperature: float = 1.0) -> list[TopK]:
     Temperature changes the probabilities, never the order: that is the logits'.
     """
     probabilities = softmax(logits, temperature)
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    best = np.take_along_axis(probabilities, order, axis=1)
-    return [TopK(ids, values) for ids, values in zip(order, best, strict=True)]
+    found = []
+    # Sorting all classes would take ten times as long as finding the few that are at least as good as the k-th.
+    for row, values, least in zip(logits, probabilities, np.partition(logits, -k, axis=1)[:, -k], strict=True):
+        ids = np.flatnonzero(row >= least)
+        best = ids[np.argsort(-row[ids], kind="stable")][:k]
+        found.append(TopK(best, values[best]))
+    return found
+
+
+def return_freed_memory() -> None:
+    """Gives the system back what loading has freed, which glibc would keep: 100 MB and more of a ResNet-50."""
+    with suppress(OSError, AttributeError):  # another C library has no need of it
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 class Pipeline:
@@ -108,20 +128,26 @@ class Pipeline:
         calibration = model.card.calibration
         self._temperature = calibration.temperature if calibration else 1.0
         self._max_queue = settings.max_queue
+        self.preprocessing = model.card.preprocessing
         self.images = 0  # admitted and not answered yet
         batch_size = metrics.batch_size.labels(model=model.name)
-        self.batcher: Batcher[Query, TopK] = Batcher(
+        # Looked up once: a label costs as much as counting.
+        self._stages = [(stage, metrics.stages.labels(model=model.name, stage=stage)) for stage in get_args(Stage)]
+        self._ok = metrics.images.labels(model=model.name, outcome="ok")
+        self._failed = functools.partial(metrics.images.labels, model.name)
+        self.batcher: Batcher[_Image, TopK] = Batcher(
             self._run,
-            max_batch=settings.max_batch,
+            sizes=engine.batch_sizes,
+            lanes=engine.lanes,
             max_wait=settings.max_wait_ms / 1000,
             on_batch=batch_size.observe,
             name=f"engine-{model.name}",
         )
 
-    def _run(self, queries: Sequence[Query]) -> list[TopK]:
-        logits = self._engine.infer(np.stack([query.pixels for query in queries]))["logits"]
-        best = top_k(logits, max(query.top_k for query in queries), self._temperature)
-        return [TopK(ids[: q.top_k], p[: q.top_k]) for q, (ids, p) in zip(queries, best, strict=True)]
+    def _run(self, images: Sequence[_Image], alone: bool) -> list[TopK]:
+        logits = self._engine.infer(np.stack([image.pixels for image in images]), alone=alone)["logits"]
+        best = top_k(logits, max(image.top_k for image in images), self._temperature)
+        return [TopK(ids[: image.top_k], p[: image.top_k]) for image, (ids, p) in zip(images, best, strict=True)]
 
     def check_room(self, images: int = 1) -> None:
         """Raises Overloaded when `images` more do not fit."""
@@ -131,6 +157,15 @@ class Pipeline:
                 max_queue=self._max_queue,
                 retry_after=retry_after_seconds(self.images, self.batcher.drain_rate.per_second),
             )
+
+    def observe(self, answer: Answer | Problem) -> None:
+        """Counts an image that has been answered."""
+        if isinstance(answer, Problem):
+            self._failed(answer.slug).inc()
+            return
+        self._ok.inc()
+        for stage, histogram in self._stages:
+            histogram.observe(getattr(answer.timings, stage))
 
     @contextmanager
     def admit(self, images: int) -> Iterator[None]:
@@ -160,10 +195,16 @@ class Classifier:
         for model in self.repository.models.values():
             if self._stopping.is_set():
                 return
-            model.load(settings.provider, threads=settings.engine_threads, max_batch=settings.max_batch)
+            model.load(
+                settings.provider,
+                settings.precision,
+                threads=settings.engine_threads,
+                max_batch=settings.max_batch or Cache(settings.cache_dir),
+            )
             if model.engine is not None:
                 self._pipelines[model.name] = self._start(model, model.engine)
                 model.state = "ready"
+            return_freed_memory()
 
     @property
     def loaded(self) -> bool:
@@ -213,54 +254,64 @@ class Classifier:
             ModelNotReady, ModelFailed, Overloaded: none of the images was looked at.
         """
         pipeline = self.pipeline(model)
+        loop = asyncio.get_running_loop()
         with pipeline.admit(len(uploads)):
-            answers = await asyncio.gather(*(self._one(pipeline, model, upload, k) for upload in uploads))
+            images = [_Image(upload, k, loop.create_future()) for upload in uploads]
+            try:
+                for image in images:
+                    self._decoders.submit(self._decode, image, pipeline)
+                answers = [await self._answer(image) for image in images]
+            finally:
+                for image in images:  # those that nobody waits for any more
+                    image.answer.cancel()
         for answer in answers:
-            self._observe(model.name, answer)
+            pipeline.observe(answer)
         return answers
 
-    async def _one(self, pipeline: Pipeline, model: Model, upload: bytes, k: int) -> Answer | Problem:
+    def _decode(self, image: _Image, pipeline: Pipeline) -> None:
+        """On the pool: decodes an image and hands it on to the batcher, or its fault to whoever waits."""
+        if image.answer.cancelled():
+            return
+        settings = self._settings
+        image.started = time.perf_counter()
         try:
-            return await self._answer(pipeline, model, upload, k)
+            if len(image.upload) > settings.max_image_bytes:
+                raise ImageTooLarge(bytes=len(image.upload), max_bytes=settings.max_image_bytes)
+            image.decoded = decode(
+                image.upload,
+                pipeline.preprocessing,
+                max_pixels=settings.max_pixels,
+                scaled=settings.scaled_decoding,
+            )
+            image.finished = time.perf_counter()
+            pipeline.batcher.submit(image, image.answer)
+        except BaseException as error:  # a pool would keep it to itself
+            with suppress(RuntimeError):  # the loop has been closed, and whoever waited has gone with it
+                image.answer.get_loop().call_soon_threadsafe(_fail, image.answer, error)
+
+    async def _answer(self, image: _Image) -> Answer | Problem:
+        try:
+            top, timing = await image.answer
         except ImageProblem as problem:
             return problem
         except Exception:
-            log.exception("an image of %d bytes could not be classified", len(upload))
+            log.exception("an image of %d bytes could not be classified", len(image.upload))
             return InternalError()
-
-    async def _answer(self, pipeline: Pipeline, model: Model, upload: bytes, k: int) -> Answer:
-        """Raises ImageProblem, or whatever an accident raises."""
-        arrived = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        decoded, started, finished = await loop.run_in_executor(
-            self._decoders, self._decode, upload, model.card.preprocessing
-        )
-        best, timing = await pipeline.batcher.submit(Query(decoded.pixels, k))
+        assert image.decoded is not None
         return Answer(
-            best,
-            decoded.width,
-            decoded.height,
+            top,
+            image.decoded.width,
+            image.decoded.height,
             Timings(
-                decode=finished - started,
-                queue=(started - arrived) + timing.queued,
+                decode=image.finished - image.started,
+                queue=(image.started - image.arrived) + timing.queued,
                 inference=timing.ran,
-                total=time.perf_counter() - arrived,
+                total=time.perf_counter() - image.arrived,
                 batch_size=timing.batch_size,
             ),
         )
 
-    def _decode(self, upload: bytes, preprocessing: Preprocessing) -> _TimedDecode:
-        started = time.perf_counter()
-        if len(upload) > self._settings.max_image_bytes:
-            raise ImageTooLarge(bytes=len(upload), max_bytes=self._settings.max_image_bytes)
-        decoded = decode(upload, preprocessing, max_pixels=self._settings.max_pixels)
-        return _TimedDecode(decoded, started, time.perf_counter())
 
-    def _observe(self, model: str, answer: Answer | Problem) -> None:
-        if isinstance(answer, Problem):
-            self._metrics.images.labels(model=model, outcome=answer.slug).inc()
-            return
-        self._metrics.images.labels(model=model, outcome="ok").inc()
-        timings = answer.timings
-        for stage in ("decode", "queue", "inference", "total"):
-            self._metrics.stages.labels(model=model, stage=stage).observe(getattr(timings, stage))
+def _fail(future: asyncio.Future[tuple[TopK, Timing]], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -11,6 +11,8 @@ import ctypes.util
 import functools
 import json
 import os
+import platform
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,17 +23,30 @@ import onnxruntime as ort
 ProviderName = Literal["cuda", "openvino", "cpu"]
 ProviderChoice = Literal["auto", "cuda", "openvino", "cpu"]
 
-# What the arithmetic runs in, whatever the file holds: OpenVINO runs an fp32 file in bf16 where the CPU has bf16.
+# What the arithmetic runs in. bf16 is made of the fp32 file while it loads; int8 and fp16 have files of their own.
 Compute = Literal["fp32", "bf16", "fp16", "int8"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 
-# Fastest first; the order in which `auto` tries them.
-PREFERENCE: tuple[ProviderName, ...] = ("cuda", "openvino", "cpu")
+# Fastest first; the order in which `auto` tries providers, and precisions on each. On GPUs, quantised graphs are slow:
+# CUDA has no kernels for them.
+PREFERENCE: dict[ProviderName, tuple[Compute, ...]] = {
+    "cuda": ("fp16", "fp32"),
+    "openvino": ("int8", "bf16", "fp32"),
+    "cpu": ("int8", "fp32"),
+}
 
 ORT_NAMES: dict[ProviderName, str] = {
     "cuda": "CUDAExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
     "cpu": "CPUExecutionProvider",
 }
+
+# EXHAUSTIVE, the default search, would time every cuDNN algorithm again for every batch size. TF32, a default too, has
+# the mantissa of fp16: that is not the fp32 which `precision` says. Tensor cores compute convolutions in NHWC.
+CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0", "prefer_nhwc": "1"}
+
+# Multiply-adds of 8-bit numbers into 32 bits. ARM's are in every core that has `asimddp`.
+VNNI = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
 
 
 class ProviderUnavailable(Exception):
@@ -46,36 +61,46 @@ class Session(NamedTuple):
     compute: Compute
 
 
-def open_session(model: Path, provider: ProviderName, *, threads: int) -> Session:
-    """A session of an fp32 ONNX file on one execution provider.
+def open_session(
+    model: Path, provider: ProviderName, precision: Compute = "fp32", *, threads: int, streams: int = 1
+) -> Session:
+    """A session of an ONNX file on one execution provider.
 
     Args:
-        threads: how many cores one inference may use (ignored by CUDA).
+        model: the file that `precision` needs.
+        threads: CPU cores that the session may use (ignored by CUDA).
+        streams: how many batches it computes at once, on `threads // streams` cores each. Only OpenVINO divides its
+            cores firmly; the other providers share them among whoever calls.
 
     Raises:
-        ProviderUnavailable: the provider, or a library it needs, is not there, or it does not take the whole graph.
+        ProviderUnavailable: the provider, or a library it needs, is not there, or it does not compute in this
+            precision, or it does not take the whole graph.
     """
+    check_computes(provider, precision)
+    require(provider)
     options = ort.SessionOptions()
     # Idle threads that spin would take the cores that decoding needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads
-    compute: Compute = "fp32"
     providers: Sequence[tuple[str, dict[str, str]]] = []
     if provider == "cpu":
         providers = [(ORT_NAMES["cpu"], {})]
     else:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if provider == "cuda":
-        _probe_cuda()
-        # EXHAUSTIVE, the default, would time every cuDNN algorithm again for every batch size. TF32, a default too, has
-        # the mantissa of fp16: that is not the fp32 which `compute` says.
-        providers = [(ORT_NAMES["cuda"], {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"})]
+        providers = [(ORT_NAMES["cuda"], CUDA_OPTIONS)]
     if provider == "openvino":
-        device = _openvino_cpu()
-        if "BF16" in device.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split():
-            compute = "bf16"
-        config = {"CPU": {"INFERENCE_NUM_THREADS": threads}}
-        options.add_provider_for_devices([device], {"load_config": json.dumps(config)})
+        if precision == "bf16" and not _has_bf16():
+            raise ProviderUnavailable("this CPU has no instructions for bfloat16")
+        config: dict[str, object] = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
+            # Pinned threads of two processes would meet on the same cores while others are idle.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if precision != "int8":  # in which what is not quantised may be computed as it suits the CPU
+            config["INFERENCE_PRECISION_HINT"] = {"fp32": "f32", "bf16": "bf16"}[precision]
+        options.add_provider_for_devices([_openvino_cpu()], {"load_config": json.dumps({"CPU": config})})
 
     try:
         session = ort.InferenceSession(model, options, providers=providers or None)
@@ -83,24 +108,64 @@ def open_session(model: Path, provider: ProviderName, *, threads: int) -> Sessio
         raise ProviderUnavailable(f"{ORT_NAMES[provider]} does not run {model}: {error}") from error
     if (got := session.get_providers()[0]) != ORT_NAMES[provider]:
         raise ProviderUnavailable(f"asked for {ORT_NAMES[provider]}, onnxruntime gave {got}")
-    return Session(session, provider, compute)
+    return Session(session, provider, precision)
 
 
-def candidates(requested: ProviderChoice) -> tuple[ProviderName, ...]:
-    """The providers to try, in order."""
-    return PREFERENCE if requested == "auto" else (requested,)
+def check_computes(provider: ProviderName, precision: Compute) -> None:
+    """Raises ProviderUnavailable where a provider never computes in this precision."""
+    if precision not in PREFERENCE[provider]:
+        raise ProviderUnavailable(f"{provider} computes in {', '.join(PREFERENCE[provider])}, not in {precision}")
 
 
-def refusal_in_auto(provider: ProviderName) -> str | None:
+def require(provider: ProviderName) -> None:
+    """Raises ProviderUnavailable with the first thing that is missing for this provider."""
+    if provider == "cuda":
+        _probe_cuda()
+    if provider == "openvino":
+        _openvino_cpu()
+
+
+def unwanted_provider(provider: ProviderName) -> str | None:
     """Why `auto` passes over a provider that could run: OpenVINO is measured as the faster one on Intel CPUs only."""
     if provider == "openvino":
-        try:
-            name = _openvino_cpu().ep_metadata.get("FULL_DEVICE_NAME", "")
-        except ProviderUnavailable as error:
-            return str(error)
+        name = _openvino_cpu().ep_metadata.get("FULL_DEVICE_NAME", "")
         if "intel" not in name.lower():
             return f"the CPU is no Intel one ({name}); set the provider to openvino to use it all the same"
     return None
+
+
+def unwanted_precision(provider: ProviderName, precision: Compute) -> str | None:
+    """Why `auto` passes over a precision that could run."""
+    if provider == "cpu" and precision == "int8" and not cpu_flags() & VNNI:
+        # Products of uint8 and int8 are added in 16 bits there, which overflow (ONNX Runtime's guide to quantisation).
+        return "this CPU has no VNNI instructions: 8-bit sums would be slow and could overflow"
+    return None
+
+
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets of the CPU, as Linux names them; empty where they cannot be read."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]  # x86 and ARM
+    return frozenset(lines[0].partition(":")[2].split()) if lines else frozenset()
+
+
+def processor(provider: ProviderName) -> str:
+    """What computes, by name: results of measurements hold for this one only."""
+    if provider == "cuda":
+        names = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+        return "; ".join(re.findall(r"^Model:\s*(.*)$", "\n".join(names), re.MULTILINE)) or "unknown GPU"
+    try:
+        found = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _has_bf16() -> bool:
+    return "BF16" in _openvino_cpu().ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
 
 
 @functools.cache

@@ -10,7 +10,8 @@ from typing import Literal
 from service.card import CardError, ModelCard, published, verify_digests
 from service.engine import Engine, SelfTestFailed, load_engine
 from service.errors import AmbiguousModel, UnknownModel
-from service.providers import ProviderChoice, ProviderUnavailable
+from service.providers import PrecisionChoice, ProviderChoice, ProviderUnavailable
+from service.tuning import Cache
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +45,21 @@ class Model:
     def depth(self) -> int:
         return self.card.architecture.depth
 
-    def load(self, provider: ProviderChoice, *, threads: int, max_batch: int) -> None:
-        """Checks the files' digests, then opens, warms up and proves the engine. Never raises for a bad model."""
+    def load(
+        self, provider: ProviderChoice, precision: PrecisionChoice, *, threads: int, max_batch: int | Cache
+    ) -> None:
+        """Checks the files' digests, then opens, tunes and proves the engine. Never raises for a bad model."""
         try:
             verify_digests(self.path, self.card)
-            self.engine = load_engine(self.path, self.card, provider=provider, threads=threads, max_batch=max_batch)
+            self.engine = load_engine(
+                self.path,
+                self.card,
+                provider=provider,
+                precision=precision,
+                threads=threads,
+                lanes=threads,
+                max_batch=max_batch,
+            )
         except (CardError, ProviderUnavailable, SelfTestFailed) as error:
             log.error("%s %d: not served: %s", self.name, self.card.version, error)
             self.state, self.reason = "failed", str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
-from service.providers import ProviderChoice, usable_cores
+from service.providers import PrecisionChoice, ProviderChoice, usable_cores
 
 PREFIX = "RESNET_"
 ENV_FILE = ".env"
@@ -54,13 +55,34 @@ class Settings(BaseSettings):
         description="Execution provider. `auto` takes the first that works of cuda, openvino (on Intel CPUs) and cpu; "
         "any other value takes that one or refuses to start.",
     )
+    precision: PrecisionChoice = Field(
+        default="auto",
+        description="Precision of the arithmetic. `auto` takes the fastest that the provider and the processor have: "
+        "int8 and fp16 only from files that passed their gate, bf16 where the CPU has instructions for it. Any other "
+        "value takes that one or refuses to start.",
+    )
     engine_threads: int = Field(
         default_factory=usable_cores, ge=1, description="CPU cores that one batch may use; unset, all of them."
     )
     decode_threads: int = Field(
         default_factory=usable_cores, ge=1, description="Images decoded at the same time; unset, one per core."
     )
-    max_batch: int = Field(default=8, ge=1, le=64, description="The largest batch, in images.")
+    max_batch: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="The largest batch, in images; unset, measured at the first start: batches grow for as long as the "
+        "engine gets faster by it.",
+    )
+    cache_dir: Path = Field(
+        default=Path("~/.cache/resnet-service"),
+        description="Where such measurements are kept, so that the next start is quick.",
+    )
+    scaled_decoding: bool = Field(
+        default=True,
+        description="Let the JPEG decoder shrink large photographs while it decodes: up to ten times faster, with "
+        "pixels that differ a little from training's. `false` decodes every photograph whole.",
+    )
     max_wait_ms: float = Field(
         default=0.0,
         ge=0,
@@ -98,6 +120,14 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _home(cls, path: Path) -> Path:
+        try:
+            return path.expanduser()
+        except RuntimeError:  # a user without a home
+            return Path(tempfile.gettempdir()) / path.name
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

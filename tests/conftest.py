@@ -24,6 +24,14 @@ from service.card import Architecture
 STARTUP_S = 120
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Services that tests start, in this process or another, remember what they measured here and not at home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNET_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two published models with random weights: `resnet18` (1000 classes, 224 pixels) and `resnet8-cifar` (10, 32)."""

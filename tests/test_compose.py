@@ -57,7 +57,9 @@ def test_containers_are_hardened() -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert "privileged" not in service, name
-    assert all(mount.endswith(":ro") for name in ("service", "nginx") for mount in COMPOSE["services"][name]["volumes"])
+    mounts = [mount for name in ("service", "nginx") for mount in COMPOSE["services"][name]["volumes"]]
+    assert [mount for mount in mounts if not mount.endswith(":ro")] == ["cache:/cache"]
+    assert "RESNET_CACHE_DIR=/cache" in stage("serving")
 
 
 def test_images_are_built_from_stages_that_exist() -> None:

@@ -18,11 +18,13 @@ ARROWS = {
     "metrics": set(),
     "providers": set(),
     "settings": {"providers"},
-    "imaging": {"card", "errors"},
-    "engine": {"card", "providers"},
-    "repository": {"card", "errors", "providers", "engine"},
-    "classifier": {"batching", "card", "engine", "errors", "imaging", "metrics", "repository", "settings"},
-    "api": {"api", "card", "classifier", "errors", "metrics", "providers", "repository", "settings"},
+    "imaging": {"card", "errors", "_resample"},
+    "_resample": set(),
+    "tuning": set(),
+    "engine": {"card", "providers", "tuning"},
+    "repository": {"card", "errors", "providers", "engine", "tuning"},
+    "classifier": {"batching", "card", "engine", "errors", "imaging", "metrics", "repository", "settings", "tuning"},
+    "api": {"api", "card", "classifier", "engine", "errors", "metrics", "providers", "repository", "settings"},
     "app": {"api", "classifier", "metrics", "repository", "settings"},
     "__main__": {"app", "repository", "settings"},
 }
@@ -61,10 +63,11 @@ def test_model_export_uses_only_the_contract(path: Path) -> None:
 PARTS = {
     "datasets": {"datasets"},
     "evaluation": {"evaluation", "datasets"},
+    "quantise": {"quantise", "evaluation", "datasets"},
     "training": {"training", "datasets"},
     "report": {"report", "evaluation", "training", "datasets"},
     "studies": {"studies", "report", "evaluation", "training", "datasets"},
-    "cli": {"cli", "studies", "report", "evaluation", "training", "datasets"},
+    "cli": {"cli", "quantise", "studies", "report", "evaluation", "training", "datasets"},
 }
 
 
@@ -89,7 +92,7 @@ from pathlib import Path
 from service.app import create_app
 from service.settings import Settings
 from starlette.testclient import TestClient
-with TestClient(create_app(Settings(models_dir=Path({str(models_dir)!r}), provider="cpu"))) as client:
+with TestClient(create_app(Settings(models_dir=Path({str(models_dir)!r}), provider="cpu", max_batch=1))) as client:
     while client.get("/healthz/ready").status_code != 200: pass
 assert "onnxruntime" in sys.modules
 print(sorted(name for name in sys.modules if name.split(".")[0] in ("torch", "onnx", "model_export")))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from service.imaging import load, on_white, open_image, to_rgb_or_rgba, turn_upright
+from service.imaging import load, on_white, open_image, orientation, to_rgb_or_rgba, turned
 
 MAX_PIXELS = 200_000_000  # of a picture to train on: far more than any camera makes
 
@@ -45,8 +45,7 @@ class Dataset(ABC):
         data = self.read(index)
         image = open_image(data, MAX_PIXELS)
         load(image, data)
-        turn_upright(image)
-        return on_white(to_rgb_or_rgba(image))
+        return on_white(to_rgb_or_rgba(turned(image, orientation(image))))
 
 
 class Data(NamedTuple):

@@ -45,4 +45,4 @@ def whole(image: Image.Image, side: int, interpolation: Interpolation) -> np.nda
 
 
 def _resized(image: Image.Image, side: int, interpolation: Interpolation) -> np.ndarray:
-    return to_array(image.resize(resized_size(image, side), RESAMPLING[interpolation]))
+    return to_array(image.resize(resized_size(image.size, side), RESAMPLING[interpolation]))

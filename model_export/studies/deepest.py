@@ -54,7 +54,7 @@ def demonstrate(depth: int = DEPTH) -> str:
         clock = time.perf_counter()
         engine.infer(images)
         ran = time.perf_counter() - clock
-    parity = card.files["fp32"].parity
+    parity = card.parity
     return (
         f"ResNet-{depth} ({card.parameters:,} parameters) is built in {built:.1f} s, takes a training step of {BATCH} "
         f"images in {stepped:.1f} s (loss {loss.item():.2f}), is exported and proven in {exported:.0f} s (largest "

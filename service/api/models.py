@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from service.api import schema
 from service.api.problems import responses
+from service.engine import FILES
 from service.errors import UnknownModel
 from service.repository import Model, Repository
 
@@ -33,9 +34,16 @@ def info(model: Model, *, default: bool) -> schema.ModelInfo:
         state=model.state,
         reason=model.reason,
         precision=engine.compute if engine else None,
+        gate=card.files[FILES[engine.compute]].gate if engine else None,
         provider=engine.provider if engine else None,
-        providers_refused=engine.refused if engine else {},
-        batch_sizes=list(engine.warmed) if engine else [],
+        refused=engine.refused if engine else {},
+        batch_sizes=list(engine.batch_sizes) if engine else [],
+        lanes=engine.lanes if engine else None,
+        tuning=schema.TuningInfo(
+            images_per_second=engine.tuned.tuning.images_per_second, remembered=engine.tuned.remembered
+        )
+        if engine and engine.tuned
+        else None,
     )
 
 

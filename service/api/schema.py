@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.card import Accuracy, Calibration, Interpolation, Shortcut, Variant, Weights
+from service.card import Accuracy, Calibration, Gate, Interpolation, Shortcut, Variant, Weights
 from service.providers import Compute, ProviderName
 from service.repository import State
 
@@ -52,6 +52,11 @@ class Input(BaseModel):
     interpolation: Interpolation
 
 
+class TuningInfo(BaseModel):
+    images_per_second: dict[int, float] = Field(description="Of the engine alone, by batch size.")
+    remembered: bool = Field(description="From an earlier start, not measured at this one.")
+
+
 class ModelInfo(BaseModel):
     name: str
     default: bool = Field(description="Whether it answers requests that name no model.")
@@ -68,9 +73,14 @@ class ModelInfo(BaseModel):
     state: State
     reason: str | None = Field(description="Why it failed.")
     precision: Compute | None = Field(description="The precision of the arithmetic, once loaded.")
+    gate: Gate | None = Field(
+        description="What this precision was found to lose beside fp32, where it has its own file."
+    )
     provider: ProviderName | None = Field(description="The execution provider in use, once loaded.")
-    providers_refused: dict[ProviderName, str] = Field(description="Why `auto` did not take the faster ones.")
-    batch_sizes: list[int] = Field(description="Warmed up.")
+    refused: dict[str, str] = Field(description="Why `auto` took no faster provider or precision, by its name.")
+    batch_sizes: list[int] = Field(description="Those that are formed, ascending.")
+    lanes: int | None = Field(description="How many batches run at once.")
+    tuning: TuningInfo | None = Field(description="How the batch sizes were chosen; null if they were set.")
 
 
 class ModelList(BaseModel):

@@ -28,7 +28,7 @@ def test_a_depth_exports_passes_parity_loads_and_answers(
 ) -> None:
     loaded = random_weights(Architecture(depth=depth))
     card = publish(loaded, tmp_path)
-    parity = card.files["fp32"].parity
+    parity = card.parity
     assert (parity.top1_agreement, parity.top5_agreement) == (1, 1)
 
     service = start_service(tmp_path, max_batch=2)

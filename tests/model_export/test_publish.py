@@ -30,7 +30,7 @@ def test_what_is_published(loaded: Loaded, tmp_path: Path) -> None:
     verify_digests(folder, card)
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.onnx", "self_test.npz"]
     assert card.parameters == sum(parameter.numel() for parameter in loaded.net.parameters())
-    assert card.files["fp32"].parity.batch_sizes == (1, 2, 3, 8)
+    assert card.parity.batch_sizes == (1, 2, 3, 8)
     assert card.tools["torch"] == torch.__version__
     assert SelfTest.read(folder).images.shape == (4, 3, 32, 32)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755  # readable for the service's user

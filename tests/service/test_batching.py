@@ -20,17 +20,22 @@ class GatedEngine:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.alone: list[bool] = []
         self.started = threading.Semaphore(0)
         self.gate = threading.Semaphore(0)
+        self._recording = threading.Lock()
 
-    def __call__(self, items: Sequence[int]) -> list[int]:
-        self.batches.append(list(items))
+    def __call__(self, items: Sequence[int], alone: bool) -> list[int]:
+        with self._recording:
+            self.batches.append(list(items))
+            self.alone.append(alone)
         self.started.release()
         assert self.gate.acquire(timeout=TIMEOUT_S)
         return [10 * item for item in items]
 
-    async def wait_started(self) -> None:
-        assert await asyncio.to_thread(self.started.acquire, timeout=TIMEOUT_S)
+    async def wait_started(self, batches: int = 1) -> None:
+        for _ in range(batches):
+            assert await asyncio.to_thread(self.started.acquire, timeout=TIMEOUT_S)
 
     def release(self, batches: int = 1) -> None:
         self.gate.release(batches)
@@ -38,13 +43,24 @@ class GatedEngine:
 
 @contextmanager
 def batcher(
-    run: Callable[[Sequence[int]], Sequence[int]], *, max_batch: int = 4, max_wait: float = 0
+    run: Callable[[Sequence[int], bool], Sequence[int]],
+    *,
+    sizes: Sequence[int] = (1, 2, 3, 4),
+    lanes: int = 1,
+    max_wait: float = 0,
 ) -> Iterator[Batcher[int, int]]:
-    made: Batcher[int, int] = Batcher(run, max_batch=max_batch, max_wait=max_wait)
+    made: Batcher[int, int] = Batcher(run, sizes=sizes, lanes=lanes, max_wait=max_wait)
     try:
         yield made
     finally:
         made.close()
+
+
+async def submit(made: Batcher[int, int], item: int) -> tuple[int, Timing]:
+    """Queues an item and waits for its result."""
+    future: asyncio.Future[tuple[int, Timing]] = asyncio.get_running_loop().create_future()
+    made.submit(item, future)
+    return await future
 
 
 async def queued(made: Batcher[int, int], count: int) -> None:
@@ -62,9 +78,9 @@ def test_a_lone_item_runs_at_once_and_what_gathers_meanwhile_is_one_batch() -> N
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        first = asyncio.create_task(made.submit(0))
+        first = asyncio.create_task(submit(made, 0))
         await engine.wait_started()
-        rest = [asyncio.create_task(made.submit(item)) for item in (1, 2, 3)]
+        rest = [asyncio.create_task(submit(made, item)) for item in (1, 2, 3)]
         await queued(made, 3)
         engine.release(2)
         return await gather(first, *rest)
@@ -74,18 +90,18 @@ def test_a_lone_item_runs_at_once_and_what_gathers_meanwhile_is_one_batch() -> N
     assert engine.batches == [[0], [1, 2, 3]]
 
 
-def test_a_batch_is_never_larger_than_max_batch_and_keeps_the_order() -> None:
+def test_a_batch_is_never_larger_than_the_largest_size_and_keeps_the_order() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        tasks = [asyncio.create_task(made.submit(0))]
+        tasks = [asyncio.create_task(submit(made, 0))]
         await engine.wait_started()
-        tasks += [asyncio.create_task(made.submit(item)) for item in range(1, 10)]
+        tasks += [asyncio.create_task(submit(made, item)) for item in range(1, 10)]
         await queued(made, 9)
         engine.release(4)
         return await gather(*tasks)
 
-    with batcher(engine, max_batch=4) as made:
+    with batcher(engine) as made:
         assert asyncio.run(scenario(made)) == [10 * item for item in range(10)]
     assert engine.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
 
@@ -94,9 +110,9 @@ def test_timings_say_where_the_time_went() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[Timing]:
-        tasks = [asyncio.create_task(made.submit(0))]
+        tasks = [asyncio.create_task(submit(made, 0))]
         await engine.wait_started()
-        tasks += [asyncio.create_task(made.submit(item)) for item in (1, 2)]
+        tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]
         await queued(made, 2)
         await asyncio.sleep(0.05)
         engine.release(2)
@@ -114,9 +130,9 @@ def test_whoever_leaves_before_the_batch_is_dropped_and_strands_nobody() -> None
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        first = asyncio.create_task(made.submit(0))
+        first = asyncio.create_task(submit(made, 0))
         await engine.wait_started()
-        leaving, staying = (asyncio.create_task(made.submit(item)) for item in (1, 2))
+        leaving, staying = (asyncio.create_task(submit(made, item)) for item in (1, 2))
         await queued(made, 2)
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -133,9 +149,9 @@ def test_whoever_leaves_during_the_batch_strands_nobody() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        first = asyncio.create_task(made.submit(0))
+        first = asyncio.create_task(submit(made, 0))
         await engine.wait_started()
-        leaving, staying = (asyncio.create_task(made.submit(item)) for item in (1, 2))
+        leaving, staying = (asyncio.create_task(submit(made, item)) for item in (1, 2))
         await queued(made, 2)
         engine.release()
         await engine.wait_started()
@@ -149,15 +165,15 @@ def test_whoever_leaves_during_the_batch_strands_nobody() -> None:
 
 
 def test_a_failing_batch_fails_its_items_and_the_next_one_runs() -> None:
-    def run(items: Sequence[int]) -> list[int]:
+    def run(items: Sequence[int], alone: bool) -> list[int]:
         if 13 in items:
             raise ValueError("thirteen")
         return list(items)
 
     async def scenario(made: Batcher[int, int]) -> None:
         with pytest.raises(ValueError, match="thirteen"):
-            await made.submit(13)
-        assert (await made.submit(14))[0] == 14
+            await submit(made, 13)
+        assert (await submit(made, 14))[0] == 14
 
     with batcher(run) as made:
         asyncio.run(scenario(made))
@@ -166,32 +182,32 @@ def test_a_failing_batch_fails_its_items_and_the_next_one_runs() -> None:
 def test_a_wrong_number_of_results_is_an_error_not_a_mixup() -> None:
     async def scenario(made: Batcher[int, int]) -> None:
         with pytest.raises(RuntimeError, match="2 results for a batch of 1"):
-            await made.submit(1)
+            await submit(made, 1)
 
-    with batcher(lambda items: [*items, 0]) as made:
+    with batcher(lambda items, alone: [*items, 0]) as made:
         asyncio.run(scenario(made))
 
 
 def test_max_wait_gathers_until_the_batch_is_full() -> None:
     batches: list[int] = []
 
-    def run(items: Sequence[int]) -> list[int]:
+    def run(items: Sequence[int], alone: bool) -> list[int]:
         batches.append(len(items))
         return list(items)
 
     async def scenario(made: Batcher[int, int]) -> None:
-        await gather(*(made.submit(item) for item in range(3)))
+        await gather(*(submit(made, item) for item in range(3)))
 
-    with batcher(run, max_batch=3, max_wait=TIMEOUT_S) as made:
+    with batcher(run, sizes=(1, 2, 3), max_wait=TIMEOUT_S) as made:
         asyncio.run(scenario(made))  # would time out if a full batch waited on
     assert batches == [3]
 
 
 def test_max_wait_ends_counted_from_the_first_item() -> None:
     async def scenario(made: Batcher[int, int]) -> tuple[int, Timing]:
-        return await made.submit(7)
+        return await submit(made, 7)
 
-    with batcher(lambda items: list(items), max_batch=8, max_wait=0.05) as made:
+    with batcher(lambda items, alone: list(items), sizes=(1, 8), max_wait=0.05) as made:
         result, timing = asyncio.run(scenario(made))
     assert result == 7
     assert timing.queued >= 0.05
@@ -201,9 +217,9 @@ def test_closing_finishes_what_is_queued_and_takes_no_more() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> None:
-        tasks = [asyncio.create_task(made.submit(0))]
+        tasks = [asyncio.create_task(submit(made, 0))]
         await engine.wait_started()
-        tasks += [asyncio.create_task(made.submit(item)) for item in (1, 2)]
+        tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]
         await queued(made, 2)
         closing = asyncio.create_task(asyncio.to_thread(made.close))
         await asyncio.sleep(0.01)
@@ -211,7 +227,7 @@ def test_closing_finishes_what_is_queued_and_takes_no_more() -> None:
         assert await gather(*tasks) == [0, 10, 20]
         await closing
         with pytest.raises(Closed):
-            await made.submit(3)
+            await submit(made, 3)
 
     with batcher(engine) as made:
         asyncio.run(scenario(made))
@@ -219,24 +235,282 @@ def test_closing_finishes_what_is_queued_and_takes_no_more() -> None:
 
 def test_on_batch_is_told_every_batch() -> None:
     told: list[int] = []
-    made: Batcher[int, int] = Batcher(list, max_batch=4, on_batch=told.append)
+    made: Batcher[int, int] = Batcher(lambda items, alone: items, sizes=(1,), on_batch=told.append)
 
     async def scenario() -> None:
-        await made.submit(1)
+        await submit(made, 1)
 
     asyncio.run(scenario())
     made.close()
     assert told == [1]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "batches"),
+    [
+        ((1, 2, 4), [[0], [1, 2, 3, 4], [5, 6], [7]]),
+        ((1, 4), [[0], [1, 2, 3, 4], [5], [6], [7]]),
+        ((1, 2, 4, 8), [[0], [1, 2, 3, 4], [5, 6], [7]]),
+        ((1,), [[item] for item in range(8)]),
+    ],
+)
+def test_batches_have_only_the_sizes_that_the_engine_knows(sizes: Sequence[int], batches: list[list[int]]) -> None:
+    engine = GatedEngine()
+
+    async def scenario(made: Batcher[int, int]) -> list[int]:
+        tasks = [asyncio.create_task(submit(made, 0))]
+        await engine.wait_started()
+        tasks += [asyncio.create_task(submit(made, item)) for item in range(1, 8)]
+        await queued(made, 7)
+        engine.release(8)
+        return await gather(*tasks)
+
+    with batcher(engine, sizes=sizes) as made:
+        assert asyncio.run(scenario(made)) == [10 * item for item in range(8)]
+    assert engine.batches == batches
+
+
+def test_a_lone_item_has_all_lanes_and_nothing_starts_meanwhile() -> None:
+    engine = GatedEngine()
+
+    async def scenario(made: Batcher[int, int]) -> list[int]:
+        tasks = [asyncio.create_task(submit(made, 0))]
+        await engine.wait_started()
+        tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]
+        await queued(made, 2)
+        assert not await asyncio.to_thread(engine.started.acquire, timeout=0.05)  # the two lanes that are free wait
+        assert engine.batches == [[0]]
+        engine.release()
+        await engine.wait_started(2)  # and then start together
+        engine.release(2)
+        return await gather(*tasks)
+
+    with batcher(engine, lanes=3) as made:
+        assert asyncio.run(scenario(made)) == [0, 10, 20]
+    assert sorted(engine.batches) == [[0], [1], [2]]
+    assert engine.alone == [True, False, False]
+
+
+def test_with_one_lane_every_item_that_leaves_nobody_waiting_is_alone() -> None:
+    engine = GatedEngine()
+
+    async def scenario(made: Batcher[int, int]) -> None:
+        for item in (0, 1):
+            engine.release()
+            await gather(submit(made, item))
+
+    with batcher(engine) as made:
+        asyncio.run(scenario(made))
+    assert engine.alone == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("lanes", "waiting", "batches"),
+    [
+        (2, 4, [[1, 2], [3, 4]]),
+        (2, 3, [[1, 2], [3]]),
+        (4, 4, [[1], [2], [3], [4]]),
+        (3, 12, [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]),
+        (2, 2, [[1], [2]]),
+        (3, 7, [[1, 2], [3, 4], [5, 6], [7]]),  # of 3, sizes know 2; the last one comes when a lane is free again
+    ],
+)
+def test_what_waits_is_shared_out_among_the_lanes(lanes: int, waiting: int, batches: list[list[int]]) -> None:
+    engine = GatedEngine()
+
+    async def scenario(made: Batcher[int, int]) -> list[int]:
+        tasks = [asyncio.create_task(submit(made, 0))]
+        await engine.wait_started()
+        tasks += [asyncio.create_task(submit(made, item)) for item in range(1, waiting + 1)]
+        await queued(made, waiting)
+        engine.release()
+        await engine.wait_started(min(lanes, len(batches)))  # all of them run at once
+        engine.release(len(batches))
+        return await gather(*tasks)
+
+    with batcher(engine, sizes=(1, 2, 4), lanes=lanes) as made:
+        assert asyncio.run(scenario(made)) == [10 * item for item in range(waiting + 1)]
+    assert sorted(engine.batches[1:]) == batches
+    assert engine.alone[:2] == [True, False]
+
+
+def test_a_free_lane_takes_what_comes_while_another_is_busy() -> None:
+    engine = GatedEngine()
+
+    async def scenario(made: Batcher[int, int]) -> list[int]:
+        tasks = [asyncio.create_task(submit(made, 0))]
+        await engine.wait_started()
+        tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]
+        await queued(made, 2)
+        engine.release()
+        await engine.wait_started(2)
+        engine.release()  # of 1 and 2, one finishes, the other goes on
+        await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
+        tasks.append(asyncio.create_task(submit(made, 3)))
+        await engine.wait_started()
+        engine.release(2)
+        return await gather(*tasks)
+
+    with batcher(engine, lanes=2) as made:
+        assert asyncio.run(scenario(made)) == [0, 10, 20, 30]
+    assert engine.batches[-1] == [3]
+    assert engine.alone == [True, False, False, False]  # 3 ran beside another
+
+
+def test_a_failing_batch_fails_its_items_and_not_those_of_another_lane() -> None:
+    started, first = threading.Event(), threading.Event()
+    second = threading.Barrier(2, timeout=TIMEOUT_S)
+
+    def run(items: Sequence[int], alone: bool) -> list[int]:
+        if 0 in items:
+            started.set()
+            assert first.wait(TIMEOUT_S)
+        elif not alone:
+            second.wait()
+        if 1 in items:
+            raise ValueError("one")
+        return list(items)
+
+    async def scenario(made: Batcher[int, int]) -> list[int | type]:
+        tasks = [asyncio.create_task(submit(made, 0))]
+        assert await asyncio.to_thread(started.wait, TIMEOUT_S)
+        tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]
+        await queued(made, 2)
+        first.set()
+        async with asyncio.timeout(TIMEOUT_S):
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+        last, _ = await submit(made, 3)
+        return [type(one) if isinstance(one, BaseException) else one[0] for one in found] + [last]
+
+    with batcher(run, lanes=2) as made:
+        assert asyncio.run(scenario(made)) == [0, ValueError, 2, 3]
+
+
+def test_closing_several_lanes_finishes_what_is_queued() -> None:
+    engine = GatedEngine()
+
+    async def scenario(made: Batcher[int, int]) -> None:
+        tasks = [asyncio.create_task(submit(made, 0))]
+        await engine.wait_started()
+        tasks += [asyncio.create_task(submit(made, item)) for item in range(1, 10)]
+        await queued(made, 9)
+        closing = asyncio.create_task(asyncio.to_thread(made.close))
+        engine.release(10)
+        assert await gather(*tasks) == [10 * item for item in range(10)]
+        async with asyncio.timeout(TIMEOUT_S):
+            await closing
+        assert not any(thread.is_alive() for thread in made._threads)
+
+    with batcher(engine, lanes=3, sizes=(1, 2)) as made:
+        asyncio.run(scenario(made))
+
+
+def test_closing_idle_lanes_returns() -> None:
+    with batcher(lambda items, alone: list(items), lanes=4) as made:
+        pass
+    assert not any(thread.is_alive() for thread in made._threads)
+
+
+def test_closing_while_a_lone_item_runs_stops_every_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = GatedEngine()
+    asleep = threading.Semaphore(0)
+
+    class Watched(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            asleep.release()
+            return super().wait(timeout)
+
+    monkeypatch.setattr("service.batching.threading.Condition", Watched)
+    made: Batcher[int, int] = Batcher(engine, sizes=(1, 2), lanes=2)
+    closing = threading.Thread(target=made.close, daemon=True)
+
+    async def scenario() -> bool:
+        for _ in range(2):
+            assert await asyncio.to_thread(asleep.acquire, timeout=TIMEOUT_S)
+        task = asyncio.create_task(submit(made, 0))
+        await engine.wait_started()
+        closing.start()
+        await asyncio.to_thread(asleep.acquire, timeout=5)  # the other lane has looked, and may sleep again
+        engine.release()
+        assert await gather(task) == [0]
+        await asyncio.to_thread(closing.join, 1)
+        return not closing.is_alive()
+
+    stopped = asyncio.run(scenario())
+    with made._changed:
+        made._changed.notify_all()
+    closing.join(TIMEOUT_S)
+    assert stopped
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_lane_survives_whoever_leaves_with_the_event_loop() -> None:
+    engine = GatedEngine()
+
+    async def leave(made: Batcher[int, int]) -> None:
+        leaving = asyncio.create_task(submit(made, 0))
+        await engine.wait_started()
+        leaving.cancel()
+
+    async def stay(made: Batcher[int, int]) -> tuple[int, Timing]:
+        async with asyncio.timeout(1):
+            return await submit(made, 1)
+
+    with batcher(engine) as made:
+        asyncio.run(leave(made))
+        engine.release(2)
+        assert asyncio.run(stay(made))[0] == 10
+
+
+def test_many_items_on_several_lanes_get_their_own_results_and_alone_is_alone() -> None:
+    counting = threading.Lock()
+    running: list[bool] = []  # for each batch, whether it was promised to be alone
+    faults: list[list[bool]] = []
+
+    def run(items: Sequence[int], alone: bool) -> list[int]:
+        with counting:
+            running.append(alone)
+            if len(running) > 1 and any(running):
+                faults.append(list(running))
+        found = [10 * item for item in items]
+        with counting:
+            running.remove(alone)
+        return found
+
+    async def scenario(made: Batcher[int, int]) -> list[int]:
+        return await gather(*(submit(made, item) for item in range(500)))
+
+    with batcher(run, sizes=(1, 2, 4, 8), lanes=4) as made:
+        for _ in range(3):
+            assert asyncio.run(scenario(made)) == [10 * item for item in range(500)]
+    assert faults == []
+
+
 def test_drain_rate_follows_what_is_measured() -> None:
     rate = DrainRate()
     assert rate.per_second == 0
-    rate.record(8, 0.1)
+    rate.record(8, 5.0, 5.1)
     assert rate.per_second == pytest.approx(80)
-    for _ in range(100):
-        rate.record(8, 0.2)
+    for batch in range(100):
+        rate.record(8, 10 + batch, 10 + batch + 0.2)
     assert rate.per_second == pytest.approx(40, rel=0.01)
+
+
+def test_drain_rate_of_batches_that_overlap_is_that_of_all_lanes() -> None:
+    rate = DrainRate()
+    for batch in range(100):  # two lanes, 0.2 s a batch, one finishes every 0.1 s
+        rate.record(8, 0.1 * batch, 0.1 * batch + 0.2)
+    assert rate.per_second == pytest.approx(80, rel=0.01)
+
+
+@pytest.mark.parametrize("late", [0.001, 1e-6, -1e-6])
+def test_drain_rate_of_lanes_that_finish_together_is_not_that_of_the_moment_between(late: float) -> None:
+    """A negative one: the lane that finished first was second to tell."""
+    rate = DrainRate()
+    for batch in range(200):  # two lanes side by side, 0.2 s a batch
+        rate.record(8, 0.2 * batch, 0.2 * batch + 0.2)
+        rate.record(8, 0.2 * batch, 0.2 * batch + 0.2 + late)
+    assert rate.per_second == pytest.approx(80, rel=0.2)
 
 
 def test_an_idle_batcher_sleeps_without_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,25 +519,25 @@ def test_an_idle_batcher_sleeps_without_a_clock(monkeypatch: pytest.MonkeyPatch)
 
     class Watched(threading.Condition):
         def wait(self, timeout: float | None = None) -> bool:
-            if threading.current_thread().name == "batcher":
+            if threading.current_thread().name == "batcher-0":
                 waits.append(timeout)
                 asleep.set()
             return super().wait(timeout)
 
     monkeypatch.setattr("service.batching.threading.Condition", Watched)
-    with batcher(lambda items: list(items)):
+    with batcher(lambda items, alone: list(items)):
         assert asleep.wait(TIMEOUT_S)
         time.sleep(0.05)
     assert waits == [None]  # once, without a timeout: no polling
 
 
 def test_failures_do_not_count_as_draining() -> None:
-    def fail(items: Sequence[int]) -> list[int]:
+    def fail(items: Sequence[int], alone: bool) -> list[int]:
         raise ValueError("broken")
 
     async def scenario(made: Batcher[int, int]) -> None:
         with pytest.raises(ValueError, match="broken"):
-            await made.submit(1)
+            await submit(made, 1)
 
     with batcher(fail) as made:
         asyncio.run(scenario(made))

@@ -15,8 +15,11 @@ from service.card import (
     Architecture,
     Calibration,
     CardError,
+    Gate,
     ModelCard,
+    ModelFile,
     Preprocessing,
+    Quantisation,
     SelfTest,
     published,
     verify_digests,
@@ -46,6 +49,36 @@ def test_a_calibration_is_part_of_a_card_and_older_cards_are_valid_without(folde
     assert ModelCard.read(folder).calibration == found
 
 
+def test_a_file_of_lower_precision_tells_how_it_was_made_and_what_it_loses(folder: Path) -> None:
+    card = ModelCard.read(folder)
+    assert card.parity == card.files["fp32"].parity
+    assert card.files["fp32"].gate is card.files["fp32"].quantisation is None
+    gate = Gate(dataset="pictures", images=100, top1_agreement=0.99, accuracy_lost=-0.01, limit=0.01)
+    quantisation = Quantisation(method="entropy", dataset="pictures", images=64, float_layers=("fc",))
+    file = ModelFile(file="model.int8.onnx", sha256="0", bytes=1, gate=gate, quantisation=quantisation)
+    (folder / "card.json").write_text(card.model_copy(update={"files": card.files | {"int8": file}}).to_json())
+    assert ModelCard.read(folder).files["int8"] == file
+
+
+def test_cards_from_before_there_were_other_precisions_are_valid(folder: Path) -> None:
+    path = folder / "card.json"
+    card = json.loads(path.read_text())
+    for name in ("gate", "quantisation"):
+        card["files"]["fp32"].pop(name, None)
+    path.write_text(json.dumps(card))
+    assert list(ModelCard.read(folder).files) == ["fp32"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"top1_agreement": 1.1}, {"accuracy_lost": -1.5}, {"limit": -0.1}, {"images": 0}, {"surprise": 1}]
+)
+def test_a_gate_that_is_none(change: dict[str, object]) -> None:
+    good = {"dataset": "pictures", "images": 1, "top1_agreement": 1, "limit": 0}
+    assert Gate.model_validate(good).accuracy_lost is None
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        Gate.model_validate(good | change)
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_that_is_none(temperature: float) -> None:
     with pytest.raises(ValidationError, match="temperature"):
@@ -65,6 +98,8 @@ def test_a_missing_card(tmp_path: Path) -> None:
         ({"labels": [{"name": "only one"}]}, "1 labels for 10 classes"),
         ({"files": {}}, "the fp32 file is missing"),
         ({"schema_version": 2}, "schema_version"),
+        ({"files": {"fp32": {"file": "model.onnx", "sha256": "0", "bytes": 1}}}, "the fp32 file has no parity"),
+        ({"files": {"fp8": {"file": "model.fp8.onnx", "sha256": "0", "bytes": 1}}}, "files.fp8"),
     ],
 )
 def test_a_wrong_card_is_refused_with_its_fault(folder: Path, change: dict[str, object], message: str) -> None:

@@ -16,13 +16,14 @@ from service.classifier import Answer, Classifier, TopK, softmax, top_k
 from service.errors import ImageTooLarge, InternalError, ModelFailed, ModelNotReady, Overloaded, TruncatedImage
 from service.imaging import Decoded, decode
 from service.metrics import Metrics
-from service.repository import Repository
+from service.repository import Model, Repository
 from service.settings import Settings
+from service.tuning import Cache
 
 
 def make(models_dir: Path, **changes: object) -> Classifier:
-    settings = Settings.model_validate({"models_dir": models_dir, "provider": "cpu", **changes})
-    return Classifier(Repository(models_dir), settings, Metrics())
+    settings = Settings.model_validate({"models_dir": models_dir, "provider": "cpu", "max_batch": 8, **changes})
+    return Classifier(Repository(models_dir, only=settings.models), settings, Metrics())
 
 
 @pytest.fixture
@@ -49,6 +50,17 @@ def test_top_k() -> None:
     assert first.class_ids.tolist() == [1, 3, 2]  # equal ones in the order of their ids
     assert second.class_ids.tolist() == [0, 1, 2]
     assert second.probabilities[0] == pytest.approx(np.exp(3) / np.exp([3, 2, 1, 0]).sum())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_best_are_those_of_sorting_them_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(-5, 5, (3, 40)).astype(np.float32)  # with many equal ones
+    for k in (1, 2, 7, 39, 40):
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+        for found, ids, row in zip(top_k(logits, k), order, softmax(logits), strict=True):
+            assert found.class_ids.tolist() == ids.tolist()
+            np.testing.assert_array_equal(found.probabilities, row[ids])
 
 
 def test_temperature_changes_probabilities_and_nothing_else() -> None:
@@ -104,10 +116,10 @@ def test_one_bad_image_fails_alone(classifier: Classifier, photo: bytes) -> None
 def test_an_accident_with_one_image_is_its_own(
     classifier: Classifier, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fragile(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> Decoded:
+    def fragile(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool) -> Decoded:
         if data == b"cursed":
             raise MemoryError
-        return decode(data, preprocessing, max_pixels=max_pixels)
+        return decode(data, preprocessing, max_pixels=max_pixels, scaled=scaled)
 
     monkeypatch.setattr("service.classifier.decode", fragile)
     model = classifier.repository.get("resnet18")
@@ -126,16 +138,82 @@ def test_each_gets_as_many_classes_as_asked_for(classifier: Classifier, photo: b
     assert asyncio.run(several()) == [1, 7, 1000]
 
 
-def test_requests_that_arrive_together_are_computed_together(classifier: Classifier, photo: bytes) -> None:
+def test_requests_that_arrive_together_are_computed_together(models_dir: Path, photo: bytes) -> None:
+    classifier = make(models_dir, models=("resnet18",), engine_threads=1)  # one lane
+    classifier.load()
     model = classifier.repository.get("resnet18")
 
     async def many() -> list[int]:
-        answers = await asyncio.gather(*(classifier.classify(model, [photo], 1) for _ in range(24)))
+        answers = await asyncio.gather(*(classifier.classify(model, [photo], 1) for _ in range(12)))
         return [answer[0].timings.batch_size for answer in answers if isinstance(answer[0], Answer)]
 
     sizes = asyncio.run(many())
-    assert len(sizes) == 24
+    classifier.close()
+    assert len(sizes) == 12
     assert 1 < max(sizes) <= 8
+    assert set(sizes) <= {1, 2, 4, 8}
+
+
+def test_the_engine_is_asked_for_no_other_sizes_than_it_was_warmed_up_for(models_dir: Path, photo: bytes) -> None:
+    classifier = make(models_dir, max_batch=3, engine_threads=2)
+    classifier.load()
+    model = classifier.repository.get("resnet8-cifar")
+    pipeline = classifier.pipeline(model)
+    infer, sizes = pipeline._engine.infer, []
+
+    def watched(images: np.ndarray, *, alone: bool) -> dict[str, np.ndarray]:
+        sizes.append(len(images))
+        return infer(images, alone=alone)  # type: ignore[return-value]
+
+    pipeline._engine.infer = watched  # type: ignore[method-assign, assignment]
+    answers = asyncio.run(classifier.classify(model, [photo] * 20, 1))
+    classifier.close()
+    assert [type(answer) for answer in answers] == [Answer] * 20
+    assert sum(sizes) == 20
+    assert set(sizes) <= {1, 2, 3}
+
+
+def test_what_the_settings_say_of_loading_reaches_the_engine(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[dict[str, object]] = []
+
+    def load(self: Model, provider: str, precision: str, **options: object) -> None:
+        loads.append({"provider": provider, "precision": precision, **options})
+        self.state = "failed"
+
+    monkeypatch.setattr(Model, "load", load)
+    given = make(models_dir, precision="bf16", engine_threads=3, max_batch=5)
+    given.load()
+    assert loads == [{"provider": "cpu", "precision": "bf16", "threads": 3, "max_batch": 5}] * 2
+    loads.clear()
+    unset = make(models_dir, max_batch=None, cache_dir=tmp_path / "here")
+    unset.load()
+    for load_ in loads:
+        assert isinstance(load_["max_batch"], Cache)
+        assert load_["max_batch"]._folder == tmp_path / "here"
+    for classifier in (given, unset):
+        assert classifier.loaded
+        assert not classifier.ready
+        classifier.close()
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_photographs_are_scaled_while_they_are_decoded_if_the_settings_say_so(
+    models_dir: Path, photo: bytes, scaled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def watched(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool) -> Decoded:
+        asked.append(scaled)
+        return decode(data, preprocessing, max_pixels=max_pixels, scaled=scaled)
+
+    monkeypatch.setattr("service.classifier.decode", watched)
+    classifier = make(models_dir, max_batch=1, scaled_decoding=scaled)
+    classifier.load()
+    asyncio.run(classifier.classify(classifier.repository.get("resnet8-cifar"), [photo, photo], 1))
+    classifier.close()
+    assert asked == [scaled, scaled]
 
 
 def test_timings_add_up(classifier: Classifier, photo: bytes) -> None:
@@ -155,9 +233,9 @@ def test_beyond_the_queue_requests_are_refused_and_it_empties_again(models_dir: 
     gate = threading.Event()
     infer = pipeline._engine.infer
 
-    def held(images: np.ndarray) -> dict[str, np.ndarray]:
+    def held(images: np.ndarray, *, alone: bool) -> dict[str, np.ndarray]:
         assert gate.wait(30)
-        return infer(images)  # type: ignore[return-value]
+        return infer(images, alone=alone)  # type: ignore[return-value]
 
     pipeline._engine.infer = held  # type: ignore[method-assign, assignment]
 
@@ -181,8 +259,10 @@ def test_beyond_the_queue_requests_are_refused_and_it_empties_again(models_dir: 
         classifier.close()
 
 
-def test_a_request_that_is_abandoned_gives_its_place_back(classifier: Classifier, photo: bytes) -> None:
-    model = classifier.repository.get("resnet18")
+def test_a_request_that_is_abandoned_gives_its_place_back(models_dir: Path, photo: bytes) -> None:
+    classifier = make(models_dir, engine_threads=1)  # one lane: the next answer comes after all before it
+    classifier.load()
+    model = classifier.repository.get("resnet8-cifar")
     pipeline = classifier.pipeline(model)
 
     async def scenario() -> None:
@@ -193,8 +273,11 @@ def test_a_request_that_is_abandoned_gives_its_place_back(classifier: Classifier
         with pytest.raises(asyncio.CancelledError):
             await task
         assert pipeline.images == 0
+        (answer,) = await classifier.classify(model, [photo], 1)
+        assert isinstance(answer, Answer)
 
     asyncio.run(scenario())
+    classifier.close()
 
 
 def test_a_model_that_failed_says_so_and_without_the_default_it_is_not_ready(models_dir: Path, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from service.card import Preprocessing
+from service import imaging
+from service.card import Interpolation, Preprocessing
 from service.errors import (
     CorruptImage,
     EmptyImage,
@@ -18,7 +20,7 @@ from service.errors import (
     TruncatedImage,
     UnsupportedImageFormat,
 )
-from service.imaging import decode, resize_and_crop, to_array
+from service.imaging import crop_box, decode, open_image, orientation, resize_and_crop, shrink, to_array
 
 STANDARD = Preprocessing()
 WHOLE = Preprocessing(resize=32, crop=32)
@@ -36,6 +38,23 @@ def photograph(width: int, height: int) -> Image.Image:
     y, x = np.mgrid[:height, :width]
     base = np.stack([x * 255 / width, y * 255 / height, (x * y) % 256], axis=2)
     return Image.fromarray(np.clip(base + rng.normal(0, 12, base.shape), 0, 255).astype(np.uint8))
+
+
+@functools.cache
+def real_photograph(width: int, height: int) -> Image.Image:
+    """Of the two photographs that come with scikit-learn, side by side and mirrored until they fill it."""
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn carries the photographs")
+    china, flower = datasets.load_sample_images().images
+    tile = np.concatenate([china, flower], axis=1)
+    tile = np.concatenate([tile, tile[::-1, ::-1]])
+    rows, columns = (-(-side // tile.shape[axis]) for axis, side in enumerate((height, width)))
+    return Image.fromarray(np.tile(tile, (rows, columns, 1))[:height, :width])
+
+
+def turned_jpeg(image: Image.Image, turn: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    return encode(image, "JPEG", exif=exif, quality=92)
 
 
 def corner(data: bytes) -> tuple[int, ...]:
@@ -109,6 +128,189 @@ def test_exif_orientation_is_applied() -> None:
     assert decode(encode(image, "JPEG", exif=exif), WHOLE, max_pixels=10_000).pixels.shape == (3, 32, 32)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encode(image, "JPEG", exif=exif, quality=95))))
     assert np.array_equal(decoded.pixels, to_array(resize_and_crop(upright, WHOLE)))
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_orientation_is_shown_as_a_viewer_does(turn: int, scaled: bool) -> None:
+    data = turned_jpeg(photograph(90, 75), turn)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    decoded = decode(data, Preprocessing(resize=60, crop=40), max_pixels=10_000, scaled=scaled)
+    assert (decoded.width, decoded.height) == upright.size == ((90, 75) if turn < 5 else (75, 90))
+    expected = to_array(resize_and_crop(upright, Preprocessing(resize=60, crop=40))).astype(int)
+    # Exchanging the axes exchanges the two passes of the resize, between which values are rounded.
+    assert np.abs(decoded.pixels - expected).max() <= (0 if turn < 5 else 1)
+
+
+@pytest.mark.parametrize("turn", [0, 9, 65535])
+def test_an_orientation_that_is_none_is_upright(turn: int) -> None:
+    data = turned_jpeg(photograph(90, 61), turn)
+    assert orientation(open_image(data, 10_000)) == 1
+    plain = decode(encode(photograph(90, 61), "JPEG", quality=92), WHOLE, max_pixels=10_000)
+    assert np.array_equal(decode(data, WHOLE, max_pixels=10_000).pixels, plain.pixels)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "divisor"),
+    [
+        ((100, 100), 100, 1),
+        ((200, 199), 100, 1),
+        ((200, 200), 100, 2),
+        ((200, 900), 100, 2),
+        ((900, 200), 100, 2),
+        ((399, 399), 100, 2),
+        ((400, 401), 100, 4),
+        ((799, 1000), 100, 4),
+        ((800, 800), 100, 8),
+        ((801, 807), 100, 8),
+        ((2000, 1800), 100, 8),  # the decoder goes no further
+        ((99, 50), 100, 1),
+        ((1, 1), 100, 1),
+        ((65, 3), 1, 2),
+    ],
+)
+def test_a_jpeg_shrinks_to_no_less_than_what_is_needed(size: tuple[int, int], side: int, divisor: int) -> None:
+    image = open_image(encode(Image.new("RGB", size), "JPEG"), 10**9)
+    assert shrink(image, side) == divisor
+    image.load()
+    assert image.size == tuple(-(-length // divisor) for length in size)
+    assert divisor == 1 or min(image.size) >= side
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+def test_other_formats_do_not_shrink(file_format: str) -> None:
+    image = open_image(encode(photograph(900, 800), file_format), 10**9)
+    assert shrink(image, 32) == 1
+    image.load()
+    assert image.size == (900, 800)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpegs_of_every_colour_space_shrink(mode: str) -> None:
+    image = real_photograph(900, 800).convert(mode)
+    data = encode(image, "JPEG", quality=92)
+    assert shrink(open_image(data, 10**9), 100) == 8
+    assert_close_when_scaled(data, Preprocessing(resize=100, crop=90), (900, 800))
+
+
+def assert_close_when_scaled(
+    data: bytes, preprocessing: Preprocessing, size: tuple[int, int], *, mean: float = 2, largest: int = 32
+) -> None:
+    """The pixels differ from those of decoding it whole by so many grey levels at most."""
+    scaled, whole = (decode(data, preprocessing, max_pixels=10**9, scaled=scaled) for scaled in (True, False))
+    assert (scaled.width, scaled.height) == (whole.width, whole.height) == size
+    assert not np.array_equal(scaled.pixels, whole.pixels)  # else nothing was scaled
+    difference = np.abs(scaled.pixels.astype(int) - whole.pixels)
+    assert difference.mean() < mean
+    assert difference.max() < largest
+
+
+@pytest.mark.parametrize(
+    ("size", "resize"),
+    [
+        ((2560, 1708), 256),
+        ((1708, 2560), 256),
+        ((2559, 1707), 256),
+        ((620, 1200), 256),
+        ((3001, 2999), 256),
+        ((641, 479), 32),
+    ],
+)
+def test_a_scaled_photograph_is_close_to_the_whole_one(size: tuple[int, int], resize: int) -> None:
+    data = encode(real_photograph(*size), "JPEG", quality=92)
+    assert_close_when_scaled(data, Preprocessing(resize=resize, crop=resize - resize // 8), size)
+
+
+@pytest.mark.parametrize("size", [(616, 616), (1232, 1300), (2464, 2465)])
+def test_the_smallest_that_are_divided_are_close_too(size: tuple[int, int]) -> None:
+    data = encode(real_photograph(*size), "JPEG", quality=92)
+    assert_close_when_scaled(data, STANDARD, size)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("size", [(1288, 808), (808, 1288)])
+def test_a_scaled_photograph_is_close_in_every_orientation(size: tuple[int, int], turn: int) -> None:
+    shown = size if turn < 5 else size[::-1]
+    assert_close_when_scaled(turned_jpeg(real_photograph(*size), turn), Preprocessing(resize=80, crop=70), shown)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_sides_that_the_divisor_does_not_divide_are_close_too(turn: int) -> None:
+    size = (1281, 801)  # 160.125 x 100.125 pixels after division by 8, in a picture of 161 x 101
+    shown = size if turn < 5 else size[::-1]
+    assert_close_when_scaled(turned_jpeg(real_photograph(*size), turn), Preprocessing(resize=80, crop=70), shown)
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_one_that_is_square_only_when_scaled_is_no_square(turn: int) -> None:
+    size = (801, 808)  # both are 101 when divided by 8
+    shown = size if turn < 5 else size[::-1]
+    data = turned_jpeg(real_photograph(*size), turn)
+    image = open_image(data, 10**9)
+    assert shrink(image, 80) == 8
+    image.load()
+    assert image.size == (101, 101)
+    scaled, whole = (decode(data, Preprocessing(resize=80, crop=70), max_pixels=10**9, scaled=s) for s in (True, False))
+    assert (scaled.width, scaled.height) == shown
+    assert np.abs(scaled.pixels.astype(int) - whole.pixels).mean() < 2
+
+
+@pytest.mark.parametrize("size", [(615, 800), (800, 615), (256, 256), (100, 60)])
+def test_small_photographs_are_decoded_whole(size: tuple[int, int]) -> None:
+    data = encode(photograph(*size), "JPEG")
+    scaled, whole = (decode(data, STANDARD, max_pixels=10**9, scaled=scaled) for scaled in (True, False))
+    assert np.array_equal(scaled.pixels, whole.pixels)
+    assert scaled[1:] == whole[1:] == size
+
+
+def test_a_scaled_jpeg_is_limited_by_its_full_size() -> None:
+    assert isinstance(fault(encode(Image.new("RGB", (2001, 2000)), "JPEG"), max_pixels=2000 * 2000), TooManyPixels)
+
+
+def test_the_box_is_that_of_the_crop() -> None:
+    assert crop_box((256, 256), STANDARD) == (16, 16, 240, 240)
+    assert crop_box((1024, 512), STANDARD) == (288, 32, 736, 480)
+    assert crop_box((32, 64), WHOLE) == (0, 16, 32, 48)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(photograph(500, 375)),
+        encode(photograph(1201, 97)),
+        encode(photograph(500, 375), "JPEG"),
+        encode(photograph(500, 375), "WEBP"),
+        encode(photograph(2600, 1900), "JPEG"),
+        encode(photograph(1, 1)),
+        encode(photograph(500, 375).convert("L")),
+        encode(photograph(500, 375).convert("P")),
+        encode(photograph(500, 375).convert("RGBA")),
+        encode(photograph(300, 500)),
+    ],
+    ids=["PNG", "wide", "JPEG", "WEBP", "large", "pixel", "grey", "palette", "alpha", "tall"],
+)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_without_the_extension_the_pixels_are_the_same(
+    data: bytes, interpolation: Interpolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preprocessing = Preprocessing(interpolation=interpolation)
+    fast = decode(data, preprocessing, max_pixels=10**9)
+    monkeypatch.setattr(imaging, "resample", None)
+    slow = decode(data, preprocessing, max_pixels=10**9)
+    assert np.array_equal(fast.pixels, slow.pixels)
+    assert fast[1:] == slow[1:]
+    for decoded in (fast, slow):
+        assert (decoded.pixels.dtype, decoded.pixels.shape) == (np.uint8, (3, 224, 224))
+        assert decoded.pixels.flags.c_contiguous
+
+
+def test_an_image_that_pillow_keeps_in_several_blocks_has_its_pixels_too() -> None:
+    """16 MB are a block. `resample` gets such an image as an array."""
+    image = real_photograph(2400, 2000)
+    with pytest.raises(ValueError, match=r"memory|block|layout"):
+        image.__arrow_c_array__()
+    decoded = decode(encode(image, compress_level=1), STANDARD, max_pixels=10**9)
+    assert np.array_equal(decoded.pixels, to_array(resize_and_crop(image, STANDARD)))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

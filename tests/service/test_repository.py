@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from service.card import ModelCard, ModelFile
 from service.errors import AmbiguousModel, UnknownModel
 from service.repository import Repository, RepositoryError
+from service.tuning import Cache
 
 
 @pytest.fixture
@@ -95,16 +97,57 @@ def test_a_model_whose_card_cannot_be_read_does_not_stop_the_others(root: Path) 
 def test_loading(root: Path) -> None:
     model = Repository(root).get("resnet8-cifar")
     assert model.state == "loading"
-    model.load("cpu", threads=1, max_batch=2)
+    model.load("cpu", "auto", threads=1, max_batch=2)
     assert model.reason is None
     assert model.engine is not None
-    assert model.engine.warmed == (1, 2)
+    assert model.engine.batch_sizes == (1, 2)
+    assert model.engine.compute == "fp32"
+    assert model.state == "loading"  # whoever puts it to work says that it is ready
 
 
 def test_a_changed_file_is_not_served(root: Path) -> None:
     path = root / "resnet8-cifar" / "1" / "model.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     model = Repository(root).get("resnet8-cifar")
-    model.load("cpu", threads=1, max_batch=1)
+    model.load("cpu", "auto", threads=1, max_batch=1)
     assert (model.state, model.engine) == ("failed", None)
     assert "SHA-256" in (model.reason or "")
+
+
+def test_a_model_has_as_many_lanes_as_threads(root: Path) -> None:
+    model = Repository(root).get("resnet8-cifar")
+    model.load("cpu", "fp32", threads=3, max_batch=1)
+    assert model.engine is not None
+    assert (model.engine.lanes, model.engine.refused) == (3, {})
+
+
+def test_batch_sizes_are_measured_and_remembered(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.tuning.SECONDS", 0.0)
+    remembered = []
+    for _ in range(2):
+        model = Repository(root).get("resnet8-cifar")
+        model.load("cpu", "fp32", threads=1, max_batch=Cache(tmp_path / "cache"))
+        assert model.engine is not None
+        assert model.engine.tuned is not None
+        assert model.engine.batch_sizes == model.engine.tuned.tuning.batch_sizes
+        remembered.append(model.engine.tuned.remembered)
+    assert remembered == [False, True]
+
+
+def test_a_precision_that_cannot_be_had_fails_the_model_with_its_reason(root: Path) -> None:
+    model = Repository(root).get("resnet8-cifar")
+    model.load("cpu", "int8", threads=1, max_batch=1)
+    assert (model.state, model.engine) == ("failed", None)
+    assert "has no int8 file: make one with" in (model.reason or "")
+
+
+def test_every_file_of_the_card_is_checked(root: Path) -> None:
+    folder = root / "resnet8-cifar" / "1"
+    (folder / "model.int8.onnx").write_bytes(b"not what was published")
+    card = ModelCard.read(folder)
+    entry = ModelFile(file="model.int8.onnx", sha256="0" * 64, bytes=22)
+    (folder / "card.json").write_text(card.model_copy(update={"files": card.files | {"int8": entry}}).to_json())
+    model = Repository(root).get("resnet8-cifar")
+    model.load("cpu", "fp32", threads=1, max_batch=1)
+    assert model.state == "failed"
+    assert "model.int8.onnx has SHA-256" in (model.reason or "")

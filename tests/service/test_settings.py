@@ -24,7 +24,37 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_defaults() -> None:
     settings = read_settings([])
     assert (settings.port, settings.provider, settings.max_wait_ms) == (8000, "auto", 0)
+    assert (settings.precision, settings.max_batch, settings.scaled_decoding) == ("auto", None, True)
+    assert settings.cache_dir == Path.home() / ".cache" / "resnet-service"
     assert settings.engine_threads >= 1
+
+
+def test_speed_can_be_given_up_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--precision", "int8", "--max-batch", "16", "--cache-dir", "x/y", "--scaled-decoding", "false"]
+    settings = read_settings(arguments)
+    assert (settings.precision, settings.max_batch, settings.scaled_decoding) == ("int8", 16, False)
+    assert settings.cache_dir == Path("x/y")
+    monkeypatch.setenv("RESNET_PRECISION", "bf16")
+    monkeypatch.setenv("RESNET_MAX_BATCH", "")  # as in a compose file whose variable is not set
+    monkeypatch.setenv("RESNET_SCALED_DECODING", "false")
+    settings = read_settings([])
+    assert (settings.precision, settings.max_batch, settings.scaled_decoding) == ("bf16", None, False)
+
+
+def test_the_home_folder_is_found_in_every_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_settings([]).cache_dir == tmp_path / ".cache" / "resnet-service"
+    assert read_settings(["--cache-dir", "~/a"]).cache_dir == tmp_path / "a"
+    assert Settings(cache_dir=Path("~/b")).cache_dir == tmp_path / "b"
+    monkeypatch.setenv("RESNET_CACHE_DIR", "~/c")
+    assert read_settings([]).cache_dir == tmp_path / "c"
+    monkeypatch.setenv("RESNET_CACHE_DIR", "/d~/e")
+    assert read_settings([]).cache_dir == Path("/d~/e")
+
+
+def test_a_user_without_a_home_can_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME, and a user id that is not in passwd
+    read_settings([])
 
 
 def test_the_command_line_beats_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +90,10 @@ def test_unknown_settings_in_the_file_are_refused_but_those_of_others_are_not_ou
     [
         (["--port", "70000"], r"port: .*less than or equal to 65535 \(it is '70000'\)"),
         (["--provider", "tpu"], "provider: .*'auto', 'cuda', 'openvino' or 'cpu'"),
+        (["--precision", "fp64"], "precision: .*'auto', 'fp32', 'bf16', 'fp16' or 'int8'"),
+        (["--max-batch", "0"], r"max_batch: .*greater than or equal to 1 \(it is '0'\)"),
+        (["--max-batch", "65"], r"max_batch: .*less than or equal to 64 \(it is '65'\)"),
+        (["--scaled-decoding", "perhaps"], "scaled_decoding: .*boolean"),
         (["--max-queue", "8"], r"max_images \(32\) is above max_queue \(8\)"),
     ],
 )

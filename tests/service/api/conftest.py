@@ -19,7 +19,7 @@ LIMITS = {"max_images": 3, "max_image_bytes": 300_000, "max_request_bytes": 700_
 def client(models_dir: Path) -> Iterator[TestClient]:
     """With small limits; the default model is `resnet18`."""
     settings = Settings.model_validate(
-        {"models_dir": models_dir, "provider": "cpu", "default_model": "resnet18", **LIMITS}
+        {"models_dir": models_dir, "provider": "cpu", "max_batch": 8, "default_model": "resnet18", **LIMITS}
     )
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         deadline = time.monotonic() + 60

@@ -217,7 +217,7 @@ def test_every_class_can_be_asked_for(client: TestClient, photo: bytes) -> None:
 
 def test_a_model_with_fewer_classes_than_the_default_answers_with_all_of_them(tmp_path: Path, photo: bytes) -> None:
     publish(random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=2)), tmp_path)
-    with TestClient(create_app(Settings(models_dir=tmp_path, provider="cpu"))) as client:
+    with TestClient(create_app(Settings(models_dir=tmp_path, provider="cpu", max_batch=1))) as client:
         while client.get("/healthz/ready").status_code != 200:
             time.sleep(0.02)
         assert len(client.post("/classify", files=form(photo)).json()["images"][0]["predictions"]) == 2

@@ -30,7 +30,7 @@ def test_live_and_ready(client: TestClient) -> None:
 
 def test_while_draining_it_is_live_but_not_ready(models_dir: Path, photo: bytes) -> None:
     draining = False
-    settings = Settings(models_dir=models_dir, models=("resnet8-cifar",), provider="cpu")
+    settings = Settings(models_dir=models_dir, models=("resnet8-cifar",), provider="cpu", max_batch=1)
     with TestClient(create_app(settings, draining=lambda: draining)) as client:
         while client.get("/healthz/ready").status_code != 200:
             time.sleep(0.02)
@@ -46,7 +46,7 @@ def test_while_loading_it_is_live_but_not_ready(models_dir: Path, monkeypatch: p
     gate = threading.Event()
     monkeypatch.setattr("service.repository.load_engine", lambda *args, **options: gate.wait(30) and 1 / 0)
     failed: list[Exception] = []
-    settings = Settings(models_dir=models_dir, models=("resnet8-cifar",), provider="cpu")
+    settings = Settings(models_dir=models_dir, models=("resnet8-cifar",), provider="cpu", max_batch=1)
     with TestClient(create_app(settings, on_fatal=failed.append)) as client:
         assert client.get("/healthz/ready").status_code == 503
         assert client.get("/healthz/live").status_code == 200

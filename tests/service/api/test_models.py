@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from starlette.testclient import TestClient
+
+from service.api.models import info
+from service.card import Gate
+from service.providers import usable_cores
+from service.repository import Repository
+from service.tuning import Tuned, Tuning
 
 
 def test_the_list(client: TestClient) -> None:
@@ -36,10 +44,44 @@ def test_one_model(client: TestClient) -> None:
         "state": "ready",
         "reason": None,
         "precision": "fp32",
+        "gate": None,
         "provider": "cpu",
-        "providers_refused": {},
-        "batch_sizes": [1, 2, 3, 4, 5, 6, 7, 8],
+        "refused": {
+            "cpu int8": "resnet18 1 has no int8 file: make one with "
+            "`python -m model_export quantize resnet18 --precision int8`"
+        },
+        "batch_sizes": [1, 2, 4, 8],
+        "lanes": usable_cores(),
+        "tuning": None,
     }
+
+
+def test_one_that_was_tuned_tells_how(models_dir: Path) -> None:
+    model = Repository(models_dir).get("resnet8-cifar")
+    model.load("cpu", "fp32", threads=1, max_batch=2)
+    assert model.engine is not None
+    model.engine.tuned = Tuned(Tuning(images_per_second={1: 100.0, 2: 150.0, 4: 151.0}), remembered=True)
+    found = info(model, default=False).model_dump(mode="json")
+    assert found["tuning"] == {"images_per_second": {"1": 100.0, "2": 150.0, "4": 151.0}, "remembered": True}
+    assert (found["lanes"], found["batch_sizes"], found["refused"]) == (1, [1, 2], {})
+
+
+def test_one_of_int8_tells_what_it_was_found_to_lose(models_dir: Path) -> None:
+    model = Repository(models_dir).get("resnet8-cifar")
+    gate = Gate(dataset="pictures", images=100, top1_agreement=0.99, accuracy_lost=0.002, limit=0.01)
+    file = model.card.files["fp32"].model_copy(update={"gate": gate, "parity": None})
+    model.card = model.card.model_copy(update={"files": model.card.files | {"int8": file}})
+    model.load("cpu", "fp32", threads=1, max_batch=1)
+    assert model.engine is not None
+    assert info(model, default=False).gate is None  # that of the file in use
+    model.engine.compute = "int8"
+    assert info(model, default=False).gate == gate
+
+
+def test_one_that_is_not_loaded_tells_nothing_of_its_engine(models_dir: Path) -> None:
+    found = info(Repository(models_dir).get("resnet8-cifar"), default=True)
+    assert (found.state, found.refused, found.batch_sizes) == ("loading", {}, [])
+    assert found.precision is found.gate is found.provider is found.lanes is found.tuning is None
 
 
 def test_labels(client: TestClient) -> None:

@@ -1,0 +1,129 @@
+"""What decoding costs, and what scaled decoding changes: CPU time beside Pillow's plain way, pixels and answers.
+
+The plain way is what tutorials do: open, convert to RGB, resize, crop. Our way and the plain one alternate, image after
+image; medians count.
+
+    python -m benchmarks.decoding [--seconds 10] [--models-dir DIR --model NAME [--images 200]] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from benchmarks.machine import describe, save
+from benchmarks.photo import large_photo, photo
+from model_export.drawings import CLASSES, STANDARD, draw
+from service.card import ModelCard, Preprocessing, published
+from service.engine import Engine, load_engine
+from service.imaging import COMPILED, RESAMPLING, decode, resized_size
+from service.providers import usable_cores
+
+# Drawings as large as a phone's pictures: decoded at an eighth of their size.
+LARGE = dataclasses.replace(STANDARD, shorter_side=(2048, 2400))
+
+
+def plain(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
+    """As tutorials decode: uint8 (3, crop, crop)."""
+    p = preprocessing
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    width, height = size = resized_size(image.size, p.resize)
+    image = image.resize(size, RESAMPLING[p.interpolation])
+    left, top = round((width - p.crop) / 2), round((height - p.crop) / 2)
+    image = image.crop((left, top, left + p.crop, top + p.crop))
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def ours(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
+    return decode(data, preprocessing, max_pixels=10**9).pixels
+
+
+def whole(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
+    """Ours with scaled decoding turned off."""
+    return decode(data, preprocessing, max_pixels=10**9, scaled=False).pixels
+
+
+def cpu_ms(data: bytes, seconds: float) -> dict[str, float]:
+    """Median CPU time of each way, in milliseconds of one thread."""
+    ways: dict[str, Callable[[bytes, Preprocessing], np.ndarray]] = {"plain": plain, "ours": ours, "whole": whole}
+    samples: dict[str, list[float]] = {name: [] for name in ways}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for name, way in ways.items():
+            start = time.thread_time()
+            way(data, Preprocessing())
+            samples[name].append(1000 * (time.thread_time() - start))
+    return {name: statistics.median(times) for name, times in samples.items()}
+
+
+def agreement(engine: Engine, preprocessing: Preprocessing, images: int) -> dict[str, float]:
+    """What scaled decoding changes in the answers to large drawings, as shares; pixels in grey levels."""
+    same = 0
+    right = {"scaled": 0, "whole": 0}
+    differences = []
+    for number in tqdm(range(images), unit="image", desc="scaled and whole"):
+        label = number % len(CLASSES)
+        buffer = io.BytesIO()
+        draw(label, np.random.default_rng((1, number)), LARGE).save(buffer, "JPEG", quality=90)
+        pixels = {"scaled": ours(buffer.getvalue(), preprocessing), "whole": whole(buffer.getvalue(), preprocessing)}
+        differences.append(np.abs(pixels["scaled"].astype(int) - pixels["whole"]).mean())
+        answers = {name: int(engine.infer(array[None])["logits"].argmax()) for name, array in pixels.items()}
+        same += answers["scaled"] == answers["whole"]
+        for name, answer in answers.items():
+            right[name] += answer == label
+    return {
+        "images": images,
+        "top1_agreement": same / images,
+        "top1_scaled": right["scaled"] / images,
+        "top1_whole": right["whole"] / images,
+        "mean_difference": float(np.mean(differences)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.decoding", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=10, help="of measuring each photograph")
+    parser.add_argument("--models-dir", type=Path, default=Path("models"), help="that holds --model (default: models)")
+    parser.add_argument("--model", help="a network trained on drawings, to see what scaled decoding changes")
+    parser.add_argument("--images", type=int, default=200, help="large drawings it is shown (default: 200)")
+    parser.add_argument("--json", type=Path, help="also write the results and the machine here")
+    args = parser.parse_args()
+    machine = describe()
+    print("\n".join(f"{name}: {value}" for name, value in machine.items()))
+    print(f"resampling: {'compiled' if COMPILED else 'by Pillow (the C extension is not built)'}\n")
+    print("| photograph | plain, CPU ms | ours | ours ÷ plain | ours without scaled decoding |")
+    print("|---|---|---|---|---|")
+    rows = {}
+    photos = {"500x375": photo(), "4000x3000": large_photo(), "4000x3000, noisy": large_photo(noise=4)}
+    for name, data in photos.items():
+        rows[name] = found = cpu_ms(data, args.seconds)
+        print(
+            f"| {name}, {len(data) / 1000:.0f} kB | {found['plain']:.2f} | {found['ours']:.2f} "
+            f"| {found['ours'] / found['plain']:.3f} | {found['whole']:.2f} |"
+        )
+    changed = None
+    if args.model:
+        folder = [entry.path for entry in published(args.models_dir) if entry.name == args.model][-1]
+        card = ModelCard.read(folder)
+        engine = load_engine(folder, card, provider="cpu", precision="fp32", threads=usable_cores())
+        changed = agreement(engine, card.preprocessing, args.images)
+        print(
+            f"\n{args.model}, {args.images} large drawings: top-1 agreement of scaled with whole decoding "
+            f"{100 * changed['top1_agreement']:.1f} %; right {100 * changed['top1_scaled']:.1f} and "
+            f"{100 * changed['top1_whole']:.1f} %; pixels {changed['mean_difference']:.2f} levels apart"
+        )
+    if args.json:
+        save(args.json, machine=machine, cpu_ms=rows, scaled=changed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Open-loop load: requests leave at random times, whether or not earlier ones have been answered.
+
+A closed loop (wrk) sends a request only when an answer came: a server that stalls also stops its load, and hides its
+own delay. Here arrivals form a Poisson process, fixed before the run by rate and seed, and the latency of a request
+counts from the moment it was *due*: waiting for a free connection counts as waiting. The timers of the event loop are
+a millisecond coarse; latencies include that.
+
+    python -m benchmarks.open_loop URL --body FILE --rate 20 --seconds 10 [--content-type image/jpeg] [--seed 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import httptools
+
+MAX_CONNECTIONS = 512  # beyond it requests wait for a connection; their waiting counts
+DRAIN_S = 30.0  # how long answers may take after the last arrival
+
+
+class OpenLoad(NamedTuple):
+    """What one run saw: rates per second, latencies in milliseconds."""
+
+    offered: float  # arrivals per second in this schedule; differs from the rate asked for by chance
+    completed: int
+    failed: int  # answers other than 2xx, broken connections and requests without an answer in time
+    p50: float
+    p95: float
+    p99: float
+
+
+def schedule(rate: float, seconds: float, seed: int) -> list[float]:
+    """The moments of a Poisson process, in seconds from the start of a run."""
+    chance = random.Random(seed)
+    moments = []
+    moment = chance.expovariate(rate)
+    while moment < seconds:
+        moments.append(moment)
+        moment += chance.expovariate(rate)
+    return moments
+
+
+def percentile(ascending: Sequence[float], percent: float) -> float:
+    """The smallest value that `percent` of all values do not exceed; not a number if there is none."""
+    if not ascending:
+        return float("nan")
+    return ascending[max(0, -int(-len(ascending) * percent // 100) - 1)]
+
+
+class _Connection(asyncio.Protocol):
+    """A keep-alive connection that carries one request at a time."""
+
+    def __init__(self, load: _Load) -> None:
+        self._load = load
+        self._transport: asyncio.Transport | None = None
+        self._due: float | None = None  # of the request on its way, on the loop's clock
+        self._parser = httptools.HttpResponseParser(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def send(self, due: float) -> None:
+        assert self._transport is not None
+        self._due = due
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport.write(self._load.request)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.abort()
+
+    def on_message_complete(self) -> None:
+        assert self._due is not None
+        assert self._transport is not None
+        due, self._due = self._due, None
+        if 200 <= self._parser.get_status_code() < 300:
+            self._load.answered(due)
+        else:
+            self._load.fail()
+        if self._parser.should_keep_alive():
+            self._load.free(self)
+        else:
+            self._transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._due is not None:
+            self._load.fail()
+        self._load.closed(self)
+
+    def abort(self) -> None:
+        """Closes at once; a request on its way has failed."""
+        assert self._transport is not None
+        self._transport.abort()
+
+
+class _Load:
+    """One run: a pool of connections and what they have measured."""
+
+    def __init__(self, url: str, body: bytes, content_type: str, max_connections: int) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        self._address = (parts.hostname, parts.port or 80)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        head = (
+            f"POST {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
+            f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        self.request = head.encode() + body
+        self.failed = 0
+        self.latencies: list[float] = []  # seconds
+        self._max_connections = max_connections
+        self._waiting: deque[float] = deque()  # when they were due
+        self._idle: list[_Connection] = []
+        self._open: set[_Connection] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._left = 0  # requests without an outcome, those not yet due included
+        self._all_settled = asyncio.Event()
+
+    async def run(self, moments: Sequence[float], drain: float) -> None:
+        """Sends a request at every moment, then waits up to `drain` seconds for what is on its way."""
+        self._left = len(moments)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for moment in moments:
+            if (pause := start + moment - loop.time()) > 0:
+                await asyncio.sleep(pause)
+            self._arrive(start + moment)
+        if self._left:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_settled.wait(), drain)
+        for task in self._opening:
+            task.cancel()
+        for connection in tuple(self._open):
+            connection.abort()
+        self.failed += self._left
+
+    def _arrive(self, due: float) -> None:
+        if self._idle:
+            self._idle.pop().send(due)  # the last one used: those that the load needs no more are left to time out
+            return
+        self._waiting.append(due)
+        self._grow()
+
+    def _grow(self) -> None:
+        """Opens connections for what waits, within the limit."""
+        while len(self._opening) < len(self._waiting) and len(self._open) + len(self._opening) < self._max_connections:
+            task = asyncio.create_task(self._connect())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _connect(self) -> None:
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(self), *self._address
+            )
+        except OSError:
+            if self._waiting:  # the request for which this connection was opened
+                self._waiting.popleft()
+                self.fail()
+            return
+        self._open.add(connection)
+        self.free(connection)
+
+    def free(self, connection: _Connection) -> None:
+        """A connection can take a request."""
+        if self._waiting:
+            connection.send(self._waiting.popleft())
+        else:
+            self._idle.append(connection)
+
+    def answered(self, due: float) -> None:
+        self.latencies.append(asyncio.get_running_loop().time() - due)
+        self._settle()
+
+    def fail(self) -> None:
+        self.failed += 1
+        self._settle()
+
+    def _settle(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._all_settled.set()
+
+    def closed(self, connection: _Connection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._grow()
+
+
+async def drive(
+    url: str,
+    body: bytes,
+    *,
+    rate: float,
+    seconds: float,
+    content_type: str = "image/jpeg",
+    seed: int = 0,
+    max_connections: int = MAX_CONNECTIONS,
+    drain: float = DRAIN_S,
+) -> OpenLoad:
+    """POSTs `body` in this process, at `rate` requests per second on average."""
+    moments = schedule(rate, seconds, seed)
+    load = _Load(url, body, content_type, max_connections)
+    await load.run(moments, drain)
+    milliseconds = sorted(1000 * latency for latency in load.latencies)
+    p50, p95, p99 = (percentile(milliseconds, percent) for percent in (50, 95, 99))
+    return OpenLoad(len(moments) / seconds, len(milliseconds), load.failed, p50, p95, p99)
+
+
+def run(url: str, body: bytes, *, rate: float, seconds: float, content_type: str, seed: int) -> OpenLoad:
+    """As `drive`, in a process of its own: what measures shares no interpreter with what is measured, or with us."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        options = {"body": file.name, "rate": rate, "seconds": seconds, "content-type": content_type, "seed": seed}
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        command = [sys.executable, "-m", "benchmarks.open_loop", url, *arguments]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return OpenLoad(**json.loads(output))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.open_loop", description=__doc__.partition("\n")[0])
+    parser.add_argument("url")
+    parser.add_argument("--body", type=Path, required=True, help="the file to POST")
+    parser.add_argument("--rate", type=float, required=True, help="requests per second, on average")
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--content-type", default="image/jpeg")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments at which requests leave")
+    args = parser.parse_args()
+    driving = drive(
+        args.url,
+        args.body.read_bytes(),
+        rate=args.rate,
+        seconds=args.seconds,
+        content_type=args.content_type,
+        seed=args.seed,
+    )
+    print(json.dumps(asyncio.run(driving)._asdict()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Who is compared, and how each is started and asked, as its own documentation shows it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.peers.environments import environment, version
+from benchmarks.peers.model import MAX_BATCH, WINDOW_S, EngineName
+
+HERE = Path(__file__).parent
+OURS = "resnet-service"
+BOUNDARY = "part-of-a-form"
+
+
+class Place(NamedTuple):
+    """Where a server is to run."""
+
+    python: Path  # of its environment
+    folder: Path  # empty, its working directory
+    ports: Sequence[int]  # free ones; it answers on the first
+    model: Path  # the published model's folder, `models/<name>/<version>`
+
+
+Command = Callable[[Place], Sequence[object]]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server to measure.
+
+    Attributes:
+        name: of its folder here, and in the results.
+        package: the distribution whose version is reported; None is our own service, which needs no environment.
+        command: writes what it needs into the folder and returns how to start it.
+        path: of the URL that classifies.
+        encode: a JPEG file -> the body of a request.
+        predicted: a parsed answer -> the class it puts first.
+        engines: the engines it is measured with.
+        variables: environment variables it is started with.
+    """
+
+    name: str
+    package: str | None
+    command: Command
+    path: str
+    content_type: str = "image/jpeg"
+    encode: Callable[[bytes], bytes] = bytes
+    predicted: Callable[[Any], int] = lambda answer: int(answer["predictions"][0]["class_id"])
+    engines: tuple[EngineName, ...] = ("default", "ours")
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def python(self) -> Path:
+        """Its interpreter, with what it needs installed. Raises EnvironmentFailed."""
+        if self.package is None:
+            return Path(sys.executable)
+        return environment(self.name, HERE / self.name / "requirements.txt")
+
+    def version(self, python: Path) -> str:
+        return "this" if self.package is None else version(python, self.package)
+
+
+def _script(name: str) -> Path:
+    return HERE / name / "server.py"
+
+
+def _service(options: Sequence[str]) -> Command:
+    def command(place: Place) -> Sequence[object]:
+        models, name = place.model.parent.parent, place.model.parent.name
+        start = ["-m", "service", "--log-level=error", f"--models-dir={models}", f"--models={name}"]
+        return [place.python, *start, f"--port={place.ports[0]}", *options]
+
+    return command
+
+
+def _fastapi(place: Place) -> Sequence[object]:
+    app = ["--app-dir", HERE / "fastapi_tutorial", "server:app"]
+    return [place.python, "-m", "uvicorn", *app, "--port", place.ports[0], "--log-level", "warning"]
+
+
+def _litserve(place: Place) -> Sequence[object]:
+    return [place.python, _script("litserve"), place.ports[0]]
+
+
+def _mosec(place: Place) -> Sequence[object]:
+    # Its default refuses requests after 3 s, the others' after 30 s or never: 32 of them take longer on a slow machine.
+    address = ["--address", "127.0.0.1", "--port", place.ports[0], "--timeout", 30_000]
+    return [place.python, _script("mosec"), *address]
+
+
+def _ray_serve(place: Place) -> Sequence[object]:
+    return [place.python, _script("ray_serve"), place.ports[0]]
+
+
+def _mlserver(place: Place) -> Sequence[object]:
+    shutil.copy(_script("mlserver"), place.folder / "runtime.py")
+    http, grpc, metrics = place.ports[:3]
+    settings = {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "metrics_port": metrics}
+    model = {"name": "resnet50", "implementation": "runtime.Classifier"}
+    batching = {"max_batch_size": MAX_BATCH, "max_batch_time": WINDOW_S}
+    (place.folder / "settings.json").write_text(json.dumps(settings))
+    (place.folder / "model-settings.json").write_text(json.dumps(model | batching))
+    return [place.python.with_name("mlserver"), "start", "."]
+
+
+def _bentoml(place: Place) -> Sequence[object]:
+    shutil.copy(_script("bentoml"), place.folder / "server.py")
+    serve = ["serve", "server:Classifier", "--host", "127.0.0.1", "--port", place.ports[0]]
+    return [place.python.with_name("bentoml"), *serve]
+
+
+def _torchserve(place: Place) -> Sequence[object]:
+    (place.folder / "store").mkdir()
+    archive = ["--model-name", "resnet50", "--version", "1.0", "--handler", str(_script("torchserve"))]
+    archiver = place.python.with_name("torch-model-archiver")
+    subprocess.run([archiver, *archive, "--export-path", "store"], cwd=place.folder, check=True, capture_output=True)
+    names = ("inference_address", "management_address", "metrics_address")
+    addresses = {name: f"http://127.0.0.1:{port}" for name, port in zip(names, place.ports, strict=False)}
+    grpc = {f"grpc_{name}_port": port for name, port in zip(("inference", "management"), place.ports[3:], strict=True)}
+    workers = {"minWorkers": 1, "maxWorkers": 1, "batchSize": MAX_BATCH, "maxBatchDelay": round(1000 * WINDOW_S)}
+    models = {"resnet50": {"1.0": {"defaultVersion": True, "marName": "resnet50.mar", **workers}}}
+    # it unpacks models below Java's temporary folder, and leaves them there
+    settings = addresses | grpc | {"models": json.dumps(models), "vmargs": f"-Djava.io.tmpdir={place.folder}"}
+    lines = [f"{name}={value}" for name, value in settings.items()]
+    (place.folder / "config.properties").write_text("\n".join(lines) + "\n")
+    start = ["--start", "--foreground", "--ncs", "--disable-token-auth", "--model-store", "store", "--models", "all"]
+    return [place.python.with_name("torchserve"), *start, "--ts-config", "config.properties"]
+
+
+def _in_json(jpeg: bytes) -> bytes:
+    return json.dumps({"image": base64.b64encode(jpeg).decode()}).encode()
+
+
+def _in_v2(jpeg: bytes) -> bytes:
+    data = {"datatype": "BYTES", "shape": [1, 1], "data": [base64.b64encode(jpeg).decode()]}
+    return json.dumps({"inputs": [{"name": "image", "parameters": {"content_type": "base64"}, **data}]}).encode()
+
+
+def _in_form(jpeg: bytes) -> bytes:
+    head = 'content-disposition: form-data; name="images"; filename="image.jpg"\r\ncontent-type: image/jpeg'
+    return f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + jpeg + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def peers(service_options: Sequence[str] = ()) -> dict[str, Peer]:
+    """Everyone, by name; our own service with further command-line options."""
+    everyone = [
+        Peer(
+            OURS,
+            None,
+            _service(service_options),
+            "/classify",
+            predicted=lambda answer: int(answer["images"][0]["predictions"][0]["class_id"]),
+            engines=("ours",),
+        ),
+        Peer("fastapi_tutorial", "fastapi", _fastapi, "/predict"),
+        Peer("litserve", "litserve", _litserve, "/predict", "application/json", _in_json),
+        Peer(
+            "bentoml",
+            "bentoml",
+            _bentoml,
+            "/classify",
+            f"multipart/form-data; boundary={BOUNDARY}",
+            _in_form,
+            predicted=lambda answer: int(answer[0][0]["class_id"]),
+            variables={"BENTOML_DO_NOT_TRACK": "True"},
+        ),
+        Peer("ray_serve", "ray", _ray_serve, "/", variables={"RAY_USAGE_STATS_ENABLED": "0"}),
+        Peer("mosec", "mosec", _mosec, "/inference", predicted=lambda answer: int(answer[0]["class_id"])),
+        Peer(
+            "mlserver",
+            "mlserver",
+            _mlserver,
+            "/v2/models/resnet50/infer",
+            "application/json",
+            _in_v2,
+            predicted=lambda answer: int(answer["outputs"][0]["data"][0]),
+        ),
+        Peer(
+            "torchserve",
+            "torchserve",
+            _torchserve,
+            "/predictions/resnet50",
+            predicted=lambda answer: int(answer[0]["class_id"]),
+        ),
+    ]
+    return {peer.name: peer for peer in everyone}

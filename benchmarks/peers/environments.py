@@ -1,0 +1,70 @@
+"""A virtual environment per peer, made on first use.
+
+All peers get the same NumPy, Pillow and ONNX Runtime, in the versions that our service is tested with: what is compared
+is the serving layer. Everything else is what the peer itself asks for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+CACHE = Path(".cache/peers")
+CONSTRAINTS = Path("docker/constraints.txt")
+# What `benchmarks.peers.model` imports, itself and through `service`.
+SHARED = ("numpy", "onnxruntime", "onnxruntime-ep-openvino", "pillow", "pydantic")
+
+
+class EnvironmentFailed(Exception):
+    """pip could not install a peer; the message is its last line."""
+
+
+def shared_pins(constraints: str) -> list[str]:
+    """`name==version` of the shared packages, from the text of a constraints file."""
+    pins = dict(line.split("==") for line in constraints.splitlines() if "==" in line)
+    return [f"{name}=={pins[name]}" for name in SHARED if name in pins]
+
+
+def environment(peer: str, requirements: Path) -> Path:
+    """The `python` of a peer's environment, which is made again when its requirements have changed.
+
+    Raises:
+        EnvironmentFailed: pip says why.
+    """
+    folder = (CACHE / peer).absolute()
+    python = folder / "bin" / "python"
+    pins = shared_pins(CONSTRAINTS.read_text())
+    wanted = "\n".join([sys.version, requirements.read_text(), *pins])
+    fingerprint = hashlib.sha256(wanted.encode()).hexdigest()
+    marker = folder / "installed"
+    if marker.exists() and marker.read_text() == fingerprint:
+        return python
+    print(f"{peer}: installing into {folder} ...", file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+    _pip(python, "install", "--requirement", str(requirements), *pins)
+    marker.write_text(fingerprint)
+    return python
+
+
+def version(python: Path, package: str) -> str:
+    """The installed version of a package in an environment."""
+    installed = json.loads(_pip(python, "list", "--format=json"))
+    by_name = {_normal(entry["name"]): str(entry["version"]) for entry in installed}
+    return by_name.get(_normal(package), "?")
+
+
+def _pip(python: Path, *arguments: str) -> str:
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
+        raise EnvironmentFailed(f"pip: {said[-1].removeprefix('ERROR: ')}")
+    return done.stdout
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

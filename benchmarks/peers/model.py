@@ -1,0 +1,105 @@
+"""The model as every peer's server imports it: with what users write by default, or with our engine inside.
+
+The only module of the peers that knows `service`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple, TypedDict
+
+import numpy as np
+import onnxruntime as ort
+from PIL import Image
+
+from service.card import ModelCard
+from service.engine import load_engine
+from service.imaging import decode
+from service.providers import usable_cores
+
+EngineName = Literal["default", "ours"]
+
+# How the benchmark tells a server what to load.
+ENGINE_VARIABLE = "PEER_ENGINE"
+FOLDER_VARIABLE = "PEER_MODEL"
+
+MAX_BATCH = 8  # of every server that batches
+WINDOW_S = 0.005  # that it may wait for a batch to fill
+TOP = 5
+
+
+class Prediction(TypedDict):
+    class_id: int
+    probability: float
+
+
+Decode = Callable[[bytes], np.ndarray]  # a JPEG file -> uint8 (3, 224, 224), RGB
+Infer = Callable[[np.ndarray], list[list[Prediction]]]  # uint8 (N, 3, 224, 224) -> the best classes of each, best first
+
+
+class Model(NamedTuple):
+    """A loaded ResNet."""
+
+    decode: Decode
+    infer: Infer
+
+
+def load(engine: EngineName, folder: Path) -> Model:
+    """A published model: on ONNX Runtime and Pillow as their documentation shows them, or on our engine."""
+    infer = _default_infer(folder) if engine == "default" else _our_infer(folder)
+    return Model(load_decode(engine, folder), infer)
+
+
+def load_decode(engine: EngineName, folder: Path) -> Decode:
+    """The first half of `load`, for processes that only decode."""
+    return _plain_decode if engine == "default" else _our_decode(folder)
+
+
+def asked_for() -> tuple[EngineName, Path]:
+    """What the benchmark has asked this server to load."""
+    engine: EngineName = "ours" if os.environ[ENGINE_VARIABLE] == "ours" else "default"
+    return engine, Path(os.environ[FOLDER_VARIABLE])
+
+
+def best(logits: np.ndarray) -> list[list[Prediction]]:
+    """The best five classes of every row of logits."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    order = np.argsort(-probabilities, axis=1)[:, :TOP]
+    return [
+        [{"class_id": int(class_id), "probability": float(row[class_id])} for class_id in classes]
+        for row, classes in zip(probabilities, order, strict=True)
+    ]
+
+
+def _plain_decode(data: bytes) -> np.ndarray:
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    scale = 256 / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+    left, top = (image.width - 224) // 2, (image.height - 224) // 2
+    cropped = image.crop((left, top, left + 224, top + 224))
+    return np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1))
+
+
+def _default_infer(folder: Path) -> Infer:
+    session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+
+    def infer(images: np.ndarray) -> list[list[Prediction]]:
+        (logits,) = session.run(["logits"], {"image": images})
+        return best(logits)
+
+    return infer
+
+
+def _our_decode(folder: Path) -> Decode:
+    preprocessing = ModelCard.read(folder).preprocessing
+    return lambda data: decode(data, preprocessing, max_pixels=64_000_000).pixels
+
+
+def _our_infer(folder: Path) -> Infer:
+    card = ModelCard.read(folder)
+    engine = load_engine(folder, card, provider="auto", threads=usable_cores(), max_batch=MAX_BATCH)
+    return lambda images: best(engine.infer(images)["logits"])

@@ -1,0 +1,162 @@
+"""How many images a batch should have: measured once for a model and a machine, then remembered.
+
+A larger batch makes everybody wait longer, so it has to earn its place: sizes double for as long as the engine gets
+faster by them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+
+log = logging.getLogger(__name__)
+
+# A size stays if it brings this much over the next smaller one. Less is within the noise of a busy machine.
+GAIN = 1.04
+
+SECONDS = 0.4  # of measuring a size, at least
+BATCHES = 3  # of each caller, at least
+
+
+class Tuning(BaseModel):
+    """What was measured: images/s of the engine alone, by batch size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images_per_second: dict[PositiveInt, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+
+    @field_validator("images_per_second")
+    @classmethod
+    def _has_single_images(cls, found: dict[int, float]) -> dict[int, float]:
+        if 1 not in found:
+            raise ValueError("batches of 1 are missing")
+        return found
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Those that gain, ascending: up to the first that does not."""
+        sizes = sorted(self.images_per_second)
+        kept = sizes[:1]
+        for size in sizes[1:]:
+            if self.images_per_second[size] < GAIN * self.images_per_second[kept[-1]]:
+                break
+            kept.append(size)
+        return tuple(kept)
+
+
+class Tuned(NamedTuple):
+    tuning: Tuning
+    remembered: bool  # and not measured just now
+
+
+def powers_of_two(largest: int) -> tuple[int, ...]:
+    """1, 2, 4, ... up to `largest`, and `largest` itself: few shapes to warm up, and any number is made of them."""
+    sizes = [1]
+    while 2 * sizes[-1] <= largest:
+        sizes.append(2 * sizes[-1])
+    return (*sizes, largest) if sizes[-1] != largest else tuple(sizes)
+
+
+def measure(run: Callable[[int], object], *, callers: int, largest: int) -> Tuning:
+    """Times batches of 1, 2, 4, ... images until they gain nothing more.
+
+    Args:
+        run: runs one batch of the size it is given; called from several threads at once.
+        callers: how many batches run at once when the engine is busy.
+        largest: where to stop at the latest.
+    """
+    found: dict[int, float] = {}
+    for size in powers_of_two(largest):
+        try:
+            found[size] = _images_per_second(run, size, callers)
+        except Exception as error:
+            if not found:
+                raise
+            log.warning("batches of %d do not run, smaller ones do: %s", size, error)  # out of memory, say
+            break
+        if Tuning(images_per_second=found).batch_sizes[-1] != size:
+            break
+    return Tuning(images_per_second=found)
+
+
+def _images_per_second(run: Callable[[int], object], size: int, callers: int) -> float:
+    run(size)  # compiles for this shape
+    fastest: list[float] = []  # batch of each caller: what else the machine does can only make them slower
+    failures: list[Exception] = []
+    end = time.perf_counter() + SECONDS
+
+    def call() -> None:
+        seconds: list[float] = []
+        try:
+            while len(seconds) < BATCHES or time.perf_counter() < end:
+                started = time.perf_counter()
+                run(size)
+                seconds.append(time.perf_counter() - started)
+        except Exception as error:  # out of memory, say: raised below, on the thread of whoever measures
+            failures.append(error)
+        else:
+            fastest.append(min(seconds))
+
+    threads = [threading.Thread(target=call, name=f"tuning-{i}") for i in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return sum(size / seconds for seconds in fastest)
+
+
+class Cache:
+    """Tunings that outlive the process, one small file each; a folder that cannot be used is done without.
+
+    Args:
+        folder: made when there is something to remember.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def tuned(self, key: Mapping[str, str], measure: Callable[[], Tuning]) -> Tuned:
+        """What is remembered for this key, or else measured now, and remembered.
+
+        Args:
+            key: everything that the result depends on: the model, the machine, the software.
+        """
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        path = self._folder / f"tuning-{digest[:32]}.json"
+        try:
+            return Tuned(Tuning.model_validate_json(path.read_bytes()), True)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValidationError) as error:
+            log.warning("%s is not used, and measured again: %s", path, error)
+        tuning = measure()
+        try:
+            self._write(path, tuning)
+        except OSError as error:
+            log.warning("%s cannot be written (%s): batch sizes are measured at every start", path, error.strerror)
+        return Tuned(tuning, False)
+
+    def _write(self, path: Path, tuning: Tuning) -> None:
+        """Under a temporary name first: another replica may be reading."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=self._folder)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(tuning.model_dump_json())
+            Path(temporary).chmod(0o644)  # mkstemp made it private; a replica may run as another user
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,64 @@
+"""What the benchmark asks of peers, as far as it can be checked without them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers.catalogue import HERE, OURS, Place, peers
+from benchmarks.peers.environments import SHARED, shared_pins
+
+JPEG = b"\xff\xd8\xff\r\n--\0\xff\xd9"
+
+
+def test_every_peer_has_a_server_and_pinned_requirements() -> None:
+    for name in peers().keys() - {OURS}:
+        assert (HERE / name / "server.py").exists()
+        lines = (HERE / name / "requirements.txt").read_text().splitlines()
+        assert all("==" in line or "<" in line for line in lines), name
+
+
+def test_our_service_takes_further_options() -> None:
+    place = Place(Path("python"), Path(), [8000], Path("models/resnet50/1"))
+    command = [str(part) for part in peers(["--provider=cpu"])[OURS].command(place)]
+    assert command[-2:] == ["--port=8000", "--provider=cpu"]
+    assert {"--models-dir=models", "--models=resnet50"} <= set(command)
+
+
+def test_json_bodies_hold_the_image_in_base64() -> None:
+    assert base64.b64decode(json.loads(peers()["litserve"].encode(JPEG))["image"]) == JPEG
+    (tensor,) = json.loads(peers()["mlserver"].encode(JPEG))["inputs"]
+    assert base64.b64decode(tensor["data"][0]) == JPEG
+
+
+def test_forms_hold_the_image_as_it_is() -> None:
+    peer = peers()["bentoml"]
+    form = message_from_bytes(f"content-type: {peer.content_type}\r\n\r\n".encode() + peer.encode(JPEG))
+    (part,) = list(form.walk())[1:]
+    assert part.get_param("name", header="content-disposition") == "images"
+    assert JPEG in peer.encode(JPEG)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        (OURS, {"images": [{"predictions": [{"class_id": 7}, {"class_id": 1}]}]}),
+        ("litserve", {"predictions": [{"class_id": 7}, {"class_id": 1}]}),
+        ("bentoml", [[{"class_id": 7}, {"class_id": 1}]]),
+        ("mosec", [{"class_id": 7}, {"class_id": 1}]),
+        ("mlserver", {"outputs": [{"name": "class_id", "data": [7, 1]}]}),
+    ],
+)
+def test_the_first_class_of_an_answer(name: str, answer: object) -> None:
+    assert peers()[name].predicted(answer) == 7
+
+
+def test_the_engine_is_the_same_in_every_environment() -> None:
+    constraints = "# written\nfastapi==1.0\nnumpy==2.4.6\nonnxruntime==1.31.1\n"
+    assert shared_pins(constraints) == ["numpy==2.4.6", "onnxruntime==1.31.1"]
+    pinned = shared_pins(Path("docker/constraints.txt").read_text())
+    assert len(pinned) == len(SHARED)

@@ -1,0 +1,166 @@
+"""The open-loop generator, against a small real server."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+
+import pytest
+
+from benchmarks.open_loop import OpenLoad, drive, percentile, schedule
+
+Answer = Callable[[int], Awaitable[bytes]]  # number of the request, from 0 -> what is sent back
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+class Server:
+    """HTTP on 127.0.0.1, for the length of a run; it knows what was sent to it."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.requests: list[bytes] = []
+        self.connections = 0
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+                self.requests.append(head + await reader.readexactly(length))
+                answer = await self._answer(len(self.requests) - 1)
+                if not answer:
+                    return
+                writer.write(answer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    def loaded(
+        self, *, rate: float = 200, seconds: float = 0.25, max_connections: int = 512, drain: float = 10
+    ) -> OpenLoad:
+        """What a run against this server sees."""
+
+        async def run() -> OpenLoad:
+            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            port = server.sockets[0].getsockname()[1]
+            url = f"http://127.0.0.1:{port}/path?x=1"
+            found = await drive(
+                url, b"body", rate=rate, seconds=seconds, seed=1, max_connections=max_connections, drain=drain
+            )
+            server.close()
+            return found
+
+        return asyncio.run(run())
+
+
+async def ok(number: int) -> bytes:
+    return OK
+
+
+def test_the_schedule_is_a_poisson_process_of_the_rate() -> None:
+    moments = schedule(rate=100, seconds=100, seed=0)
+    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    mean = sum(gaps) / len(gaps)
+    assert abs(len(moments) - 10_000) < 4 * math.sqrt(10_000)
+    # exponential gaps: as wide as they are long, and e^-1 of them longer than the mean
+    assert math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) == pytest.approx(mean, rel=0.05)
+    assert sum(gap > mean for gap in gaps) / len(gaps) == pytest.approx(math.exp(-1), abs=0.02)
+    assert 0 < moments[0] < moments[-1] < 100
+
+
+def test_a_seed_gives_one_schedule() -> None:
+    assert schedule(50, 2, seed=3) == schedule(50, 2, seed=3)
+    assert schedule(50, 2, seed=3) != schedule(50, 2, seed=4)
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert [percentile(values, percent) for percent in (50, 95, 99, 100)] == [50, 95, 99, 100]
+    assert percentile([7.0], 1) == 7
+    assert math.isnan(percentile([], 50))
+
+
+def test_every_scheduled_request_is_sent_and_counted() -> None:
+    server = Server(ok)
+    found = server.loaded()
+    moments = schedule(200, 0.25, seed=1)
+    assert (found.completed, found.failed) == (len(moments), 0)
+    assert found.offered == len(moments) / 0.25
+    assert len(server.requests) == len(moments)
+    assert server.requests[0].startswith(b"POST /path?x=1 HTTP/1.1\r\nhost: 127.0.0.1:")
+    assert server.requests[0].endswith(b"content-type: image/jpeg\r\ncontent-length: 4\r\n\r\nbody")
+
+
+def test_connections_are_kept() -> None:
+    server = Server(ok)
+    server.loaded(max_connections=2)
+    assert server.connections <= 2
+
+
+def test_chunked_answers_end_where_their_last_chunk_does() -> None:
+    async def chunked(number: int) -> bytes:
+        return b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+
+    assert Server(chunked).loaded(max_connections=1).failed == 0
+
+
+def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:
+    """One connection, and the first answer takes 0.6 s: those due in the first 0.25 s wait for most of it."""
+
+    async def stalls_once(number: int) -> bytes:
+        await asyncio.sleep(0.6 if number == 0 else 0)
+        return OK
+
+    found = Server(stalls_once).loaded(max_connections=1)
+    assert found.failed == 0
+    assert found.p50 > 300  # a closed loop would see one slow answer, and a median of nearly nothing
+
+
+def test_a_stall_of_one_connection_does_not_hold_the_others_back() -> None:
+    """As many connections as it takes: requests go out while the first is still unanswered."""
+    everything = len(schedule(200, 0.25, seed=1))
+    all_sent = asyncio.Event()
+
+    async def answers_all_at_the_end(number: int) -> bytes:
+        if number == everything - 1:
+            all_sent.set()
+        await all_sent.wait()
+        return OK
+
+    server = Server(answers_all_at_the_end)
+    assert server.loaded().completed == everything
+    assert server.connections == everything
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", b"no HTTP\r\n\r\n", b""],
+    ids=["an error", "garbage", "hanging up"],
+)
+def test_failures_are_counted_and_not_timed(answer: bytes) -> None:
+    async def second_fails(number: int) -> bytes:
+        return answer if number == 1 else OK
+
+    found = Server(second_fails).loaded()
+    assert found.failed == 1
+    assert found.completed == len(schedule(200, 0.25, seed=1)) - 1
+
+
+def test_what_is_never_answered_has_failed() -> None:
+    async def never(number: int) -> bytes:
+        await asyncio.Event().wait()
+        return OK
+
+    found = Server(never).loaded(max_connections=3, drain=0.1)
+    assert (found.completed, found.failed) == (0, len(schedule(200, 0.25, seed=1)))
+    assert math.isnan(found.p50)
+
+
+def test_nobody_listening_is_all_failures() -> None:
+    found = asyncio.run(drive("http://127.0.0.1:1/", b"", rate=100, seconds=0.1, seed=1))
+    assert (found.completed, found.failed) == (0, len(schedule(100, 0.1, seed=1)))

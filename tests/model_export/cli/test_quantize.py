@@ -1,0 +1,101 @@
+"""`python -m model_export quantize`, from its options to what is published."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from model_export.__main__ import main
+from model_export.drawings import picture
+from service.card import ModelCard
+
+
+@pytest.fixture
+def models(models_dir: Path, tmp_path: Path) -> Path:
+    """`resnet8-cifar`, to write into."""
+    root = tmp_path / "models"
+    shutil.copytree(models_dir / "resnet8-cifar", root / "resnet8-cifar")
+    return root
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty images without labels."""
+    root = tmp_path_factory.mktemp("pictures")
+    for i in range(40):
+        (root / f"{i}.jpg").write_bytes(picture(7, i))
+    return root
+
+
+def quantize(models: Path, *arguments: object) -> int:
+    return main(["quantize", "resnet8-cifar", "--models-dir", str(models), *map(str, arguments)])
+
+
+def test_a_folder_without_labels(models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert quantize(models, "--data", pictures, "--method", "entropy", "--images", 16, "--limit", 100) == 0
+    card = ModelCard.read(models / "resnet8-cifar" / "2")
+    file = card.files["int8"]
+    assert file.quantisation is not None
+    assert file.gate is not None
+    assert (file.quantisation.method, file.quantisation.images) == ("entropy", 16)
+    assert (file.gate.images, file.gate.accuracy_lost, file.gate.limit) == (20, None, 1)
+    printed = capsys.readouterr().out
+    assert printed.startswith("resnet8-cifar 2: int8, 0.")
+    assert (
+        f"{100 * file.gate.top1_agreement:.2f} % top-1 agreement with fp32, on 20 images of {pictures.name}" in printed
+    )
+
+    assert main(["list", "--models-dir", str(models)]) == 0
+    first, second = capsys.readouterr().out.splitlines()[1:]
+    assert "fp32, int8" not in first
+    assert "fp32, int8" in second
+    assert main(["inspect", "resnet8-cifar", "--models-dir", str(models)]) == 0
+    assert "'top1_agreement': " in capsys.readouterr().out
+
+
+def test_fp16_of_an_older_version(models: Path, pictures: Path) -> None:
+    for version in (2, 3):
+        options = ("--data", pictures, "--precision", "fp16", "--limit", 5, "--version", 1, "--held-out", 20)
+        assert quantize(models, *options) == 0
+        assert set(ModelCard.read(models / "resnet8-cifar" / str(version)).files) == {"fp32", "fp16"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("--data", "PICTURES"), "has 20 images to judge by, which cannot tell a limit of 1 points: give at least 100"),
+        (("--data", "PICTURES", "--version", "9"), "resnet8-cifar has no version 9: it has 1"),
+        (("--data", "PICTURES", "--precision", "fp16", "--images", "9"), "fp16 needs no calibration"),
+        (("--data", "/nowhere"), "/nowhere does not exist"),
+        (("--data", "drawings:train=1,val=120,side=32,frames=3"), "drawings have no option 'frames'"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(
+    models: Path, pictures: Path, arguments: tuple[str, ...], fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert quantize(models, *(str(pictures) if argument == "PICTURES" else argument for argument in arguments)) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert fault in error
+    assert [path.name for path in (models / "resnet8-cifar").iterdir()] == ["1"]
+
+
+def test_an_unknown_name(models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", "resnet9", "--models-dir", str(models), "--data", str(pictures)]) == 1
+    assert "there is no model resnet9 in" in capsys.readouterr().err
+
+
+def test_a_failed_gate_says_what_was_lost(models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Percentages of so few images are coarse: a limit of a hair's breadth needs many, no limit at all a hundred."""
+    data = "drawings:train=8,val=160,side=32"
+    assert quantize(models, "--data", data, "--images", 1, "--limit", 0) == 1
+    assert "more was lost than the 0 points allowed" in capsys.readouterr().err
+    assert [path.name for path in (models / "resnet8-cifar").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("limit", ["-1", "101", "much"])
+def test_limits_that_are_none(models: Path, pictures: Path, limit: str) -> None:
+    with pytest.raises(SystemExit):
+        quantize(models, "--data", pictures, "--limit", limit)

@@ -1,0 +1,36 @@
+"""What is compared of two graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from model_export.onnx_export import ExportError
+from model_export.quantise.graphs import check_same_interface, layers
+
+
+@pytest.fixture(scope="module")
+def model(published_once: Path) -> onnx.ModelProto:
+    return onnx.load(published_once / "net" / "1" / "model.onnx")
+
+
+def test_layers_have_the_names_of_pytorch_in_order(model: onnx.ModelProto) -> None:
+    found = layers(model)
+    assert list(found) == [
+        "conv1",
+        *(f"layer{stage}.0.conv{i}" for stage in (1, 2, 3) for i in (1, 2)),
+        "fc",
+    ]
+    nodes = {node.name: node.op_type for node in model.graph.node}
+    assert [nodes[name] for name in found.values()] == ["Conv"] * 7 + ["Gemm"]
+
+
+def test_a_fixed_batch_is_another_interface(model: onnx.ModelProto) -> None:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    check_same_interface(changed, model)
+    changed.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 8
+    with pytest.raises(ExportError, match="the interface changed"):
+        check_same_interface(changed, model)

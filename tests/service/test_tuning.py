@@ -1,0 +1,284 @@
+"""Choosing batch sizes: on engines whose speed is written down, so that nothing here depends on a clock."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service import tuning
+from service.tuning import Cache, Tuning, measure, powers_of_two
+
+KEY = {"model": "abc", "processor": "a slow one"}
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"),
+    [
+        (1, (1,)),
+        (2, (1, 2)),
+        (3, (1, 2, 3)),
+        (8, (1, 2, 4, 8)),
+        (9, (1, 2, 4, 8, 9)),
+        (48, (1, 2, 4, 8, 16, 32, 48)),
+        (64, (1, 2, 4, 8, 16, 32, 64)),
+    ],
+)
+def test_powers_of_two(largest: int, sizes: tuple[int, ...]) -> None:
+    assert powers_of_two(largest) == sizes
+
+
+@pytest.mark.parametrize(
+    ("speeds", "sizes"),
+    [
+        ({1: 100.0}, (1,)),
+        ({1: 100.0, 2: 104.0}, (1, 2)),  # just enough
+        ({1: 100.0, 2: 103.9}, (1,)),
+        ({1: 100.0, 2: 90.0}, (1,)),
+        ({1: 100.0, 2: 150.0, 4: 200.0, 8: 201.0}, (1, 2, 4)),
+        ({1: 100.0, 2: 90.0, 4: 500.0}, (1,)),  # whatever comes behind the first that does not gain
+        ({4: 400.0, 1: 100.0, 2: 200.0}, (1, 2, 4)),  # in any order
+    ],
+)
+def test_sizes_are_kept_for_as_long_as_they_gain(speeds: dict[int, float], sizes: tuple[int, ...]) -> None:
+    assert Tuning(images_per_second=speeds).batch_sizes == sizes
+
+
+def test_a_tuning_of_nothing_is_none() -> None:
+    with pytest.raises(ValidationError):
+        Tuning(images_per_second={})
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Says how fast each size is, an exception for one that does not run; returns the sizes as they are measured."""
+
+    def write(speeds: dict[int, float | Exception]) -> list[int]:
+        measured: list[int] = []
+
+        def images_per_second(run: Callable[[int], object], size: int, callers: int) -> float:
+            measured.append(size)
+            run(size)
+            speed = speeds[size]
+            if isinstance(speed, Exception):
+                raise speed
+            return speed
+
+        monkeypatch.setattr(tuning, "_images_per_second", images_per_second)
+        return measured
+
+    return write
+
+
+def test_measuring_stops_at_the_first_size_that_does_not_gain(script: Callable[..., list[int]]) -> None:
+    measured = script({1: 100.0, 2: 180.0, 4: 181.0, 8: 1000.0})
+    ran: list[int] = []
+    found = measure(ran.append, callers=1, largest=16)
+    assert measured == ran == [1, 2, 4]
+    assert found.images_per_second == {1: 100.0, 2: 180.0, 4: 181.0}
+    assert found.batch_sizes == (1, 2)
+
+
+def test_measuring_stops_at_the_largest(script: Callable[..., list[int]]) -> None:
+    measured = script({size: 100.0 * size for size in (1, 2, 4, 6, 8)})
+    assert measure(lambda size: None, callers=1, largest=6).batch_sizes == (1, 2, 4, 6)
+    assert measured == [1, 2, 4, 6]
+
+
+def test_a_size_that_does_not_run_ends_it_and_the_smaller_ones_stay(
+    script: Callable[..., list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    script({1: 100.0, 2: 180.0, 4: MemoryError("no room")})
+    found = measure(lambda size: None, callers=1, largest=16)
+    assert found.images_per_second == {1: 100.0, 2: 180.0}
+    assert "batches of 4 do not run, smaller ones do: no room" in caplog.text
+
+
+def test_an_engine_that_runs_nothing_says_why(script: Callable[..., list[int]]) -> None:
+    script({1: MemoryError("no room")})
+    with pytest.raises(MemoryError, match="no room"):
+        measure(lambda size: None, callers=1, largest=16)
+
+
+class Clock:
+    now = 100.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: made.now)
+    return made
+
+
+def test_the_speed_is_images_over_time_without_the_first_batch(clock: Clock) -> None:
+    sizes: list[int] = []
+
+    def run(size: int) -> None:
+        clock.now += 5.0 if not sizes else 0.125  # the first one compiles
+        sizes.append(size)
+
+    found = tuning._images_per_second(run, 8, callers=1)
+    assert found == pytest.approx(8 / 0.125)
+    assert set(sizes) == {8}
+    assert (len(sizes) - 1) * 0.125 >= tuning.SECONDS
+
+
+def test_slow_batches_are_run_several_times(clock: Clock) -> None:
+    sizes: list[int] = []
+
+    def run(size: int) -> None:
+        clock.now += 10
+        sizes.append(size)
+
+    assert tuning._images_per_second(run, 2, callers=1) == pytest.approx(0.2)
+    assert len(sizes) == 1 + tuning.BATCHES
+
+
+def test_as_many_batches_run_at_once_as_there_are_callers(clock: Clock) -> None:
+    names: set[str] = set()
+    counting = threading.Lock()
+
+    def tick() -> None:
+        clock.now += 1
+
+    together = threading.Barrier(3, action=tick, timeout=10)
+
+    def run(size: int) -> None:
+        name = threading.current_thread().name
+        if name.startswith("tuning"):
+            with counting:
+                names.add(name)
+            if clock.now < 100 + tuning.BATCHES:
+                together.wait()
+
+    assert tuning._images_per_second(run, 4, callers=3) == pytest.approx(3 * 4)  # three batches of four each second
+    assert len(names) == 3
+
+
+def test_a_failure_on_any_thread_is_told(clock: Clock) -> None:
+    def run(size: int) -> None:
+        clock.now += 1
+        if threading.current_thread().name == "tuning-1":
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tuning._images_per_second(run, 1, callers=2)
+
+
+class Measuring:
+    """Counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> Tuning:
+        self.times += 1
+        return Tuning(images_per_second={1: 100.5, 2: 150.0 + self.times})
+
+
+def test_what_was_measured_is_remembered(tmp_path: Path) -> None:
+    measuring = Measuring()
+    first = Cache(tmp_path / "made" / "for it").tuned(KEY, measuring)
+    again = Cache(tmp_path / "made" / "for it").tuned(dict(reversed(KEY.items())), measuring)
+    assert (first.remembered, again.remembered) == (False, True)
+    assert first.tuning == again.tuning
+    assert measuring.times == 1
+
+
+@pytest.mark.parametrize("other", [{"model": "abd"}, {"threads": "2"}, {"processor": ""}])
+def test_what_was_measured_elsewhere_does_not_count(tmp_path: Path, other: dict[str, str]) -> None:
+    cache, measuring = Cache(tmp_path), Measuring()
+    first = cache.tuned(KEY, measuring)
+    second = cache.tuned(KEY | other, measuring)
+    assert not second.remembered
+    assert measuring.times == 2
+    assert cache.tuned(KEY, measuring) == first._replace(remembered=True)
+    assert cache.tuned(KEY | other, measuring) == second._replace(remembered=True)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"{",
+        b"[]",
+        b'{"images_per_second": {}}',
+        b'{"images_per_second": {"one": 2}}',
+        b'{"images_per_second": {"1": "fast"}}',
+        b'{"images_per_second": {"1": 2}, "more": 1}',
+    ],
+)
+def test_a_damaged_file_is_measured_again(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    cache, measuring = Cache(tmp_path), Measuring()
+    cache.tuned(KEY, measuring)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(content)
+    assert not cache.tuned(KEY, measuring).remembered
+    assert f"{path} is not used, and measured again" in caplog.text
+    assert cache.tuned(KEY, measuring).remembered  # and mended
+
+
+@pytest.mark.parametrize("speeds", [{"4": 100.0}, {"0": 100.0}, {"-1": 5.0, "1": 9.0}])
+def test_sizes_that_cannot_be_are_measured_again(tmp_path: Path, speeds: dict[str, float]) -> None:
+    cache, measuring = Cache(tmp_path), Measuring()
+    cache.tuned(KEY, measuring)
+    (path,) = tmp_path.iterdir()
+    path.write_text(json.dumps({"images_per_second": speeds}))
+    assert not cache.tuned(KEY, measuring).remembered
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    cache, measuring = Cache(tmp_path / "file" / "folder"), Measuring()
+    for times in (1, 2):
+        assert not cache.tuned(KEY, measuring).remembered
+        assert measuring.times == times
+    assert "cannot be written (Not a directory): batch sizes are measured at every start" in caplog.text
+
+
+def test_a_writing_that_fails_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tuning.Path, "replace", full)
+    found = Cache(tmp_path).tuned(KEY, Measuring())
+    assert found.tuning.batch_sizes == (1, 2)
+    assert list(tmp_path.iterdir()) == []
+    assert "(No space left on device)" in caplog.text
+
+
+def test_a_measurement_that_fails_is_not_remembered(tmp_path: Path) -> None:
+    def fail() -> Tuning:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        Cache(tmp_path / "cache").tuned(KEY, fail)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_replicas_that_start_together_read_whole_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    expected = Measuring()()
+
+    def replica() -> None:
+        found.extend(Cache(tmp_path).tuned(KEY, lambda: expected).tuning for _ in range(20))
+
+    found: list[Tuning] = []
+    threads = [threading.Thread(target=replica) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 80
+    assert caplog.text == ""
+    assert len(list(tmp_path.iterdir())) == 1
