@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from model_export.cli import draw, evaluate, quantize, study, train
-from model_export.cli.options import PublishedWeights, published_weights, version_of
+from model_export.cli.options import PublishedWeights, published_weights, version_of, versions_of
 from model_export.demo import train_demo
 from model_export.drawings import CLASSES
 from model_export.errors import InputError
@@ -148,7 +148,7 @@ def verify(args: argparse.Namespace) -> int:
         try:
             card = ModelCard.read(entry.path)
             check_digests(entry.path, card)
-            engine = load_engine(entry.path, card, provider=args.provider, threads=usable_cores(), max_batch=1)
+            engine = load_engine(entry.path, card, provider=args.provider, threads=usable_cores())
         except (CardError, ProviderUnavailable, SelfTestFailed) as error:
             print(f"{entry.name} {entry.version}: FAILED: {error}")
             failed = True
@@ -178,16 +178,12 @@ def inspect(args: argparse.Namespace) -> int:
 
 def chosen(args: argparse.Namespace) -> list[Published]:
     """The versions that `NAME` and `--version` mean: of a name its latest version, without a name everything."""
-    entries = list(published(args.models_dir))
     if args.name is None:
+        entries = list(published(args.models_dir))
         if not entries:
             raise InputError(f"nothing is published in {args.models_dir}: run `python -m model_export quickstart`")
         return entries
-    of_name = [entry for entry in entries if entry.name == args.name]
-    if not of_name:
-        names = ", ".join(sorted({entry.name for entry in entries})) or "nothing"
-        raise InputError(f"there is no model {args.name} in {args.models_dir}: there is {names}")
-    return [version_of(of_name, args.version)]
+    return [version_of(versions_of(args.models_dir, args.name), args.version)]
 
 
 def parser() -> argparse.ArgumentParser:

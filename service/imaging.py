@@ -255,18 +255,19 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.I
 
 def resize_to_array(image: Image.Image, box: Box, preprocessing: Preprocessing) -> np.ndarray:
     """A part of an RGB or RGBA image, resized to `crop` x `crop`: uint8 (3, crop, crop), RGB, on white."""
-    if image.mode != "RGB" or resample is None:
-        # Transparency is laid on white after the resize, which makes a picture of any size small. The result is the
-        # same: Pillow resizes premultiplied colours.
-        return to_array(on_white(_resize(image, box, preprocessing)))
-    try:
-        _, source = image.__arrow_c_array__()
-    except ValueError:  # Pillow keeps more than 16 MB in several blocks
-        source = np.asarray(image.convert("RGBX"))
-    crop = preprocessing.crop
-    pixels = np.empty((3, crop, crop), np.uint8)
-    resample(source, image.width, image.height, preprocessing.interpolation, box, pixels, crop, crop)
-    return pixels
+    if image.mode == "RGB" and resample is not None:
+        try:
+            _, source = image.__arrow_c_array__()
+        except ValueError:  # Pillow keeps more than 16 MB in several blocks: it has to resize them itself
+            pass
+        else:
+            crop = preprocessing.crop
+            pixels = np.empty((3, crop, crop), np.uint8)
+            resample(source, image.width, image.height, preprocessing.interpolation, box, pixels, crop, crop)
+            return pixels
+    # Transparency is laid on white after the resize, which makes a picture of any size small. The result is the same:
+    # Pillow resizes premultiplied colours.
+    return to_array(on_white(_resize(image, box, preprocessing)))
 
 
 def _resize(image: Image.Image, box: Box, preprocessing: Preprocessing) -> Image.Image:

@@ -32,7 +32,7 @@ from model_export.report.page import write_report
 from model_export.weights import Family, Loaded, ShortcutOption, load_file
 from service.card import Architecture, Calibration, Published, Variant
 from service.card import published as published_models
-from service.providers import ProviderChoice
+from service.providers import PrecisionChoice, ProviderChoice
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sub.add_argument("--version", type=int, help="of published models (default: the latest)")
     sub.add_argument(
         "--provider", choices=get_args(ProviderChoice), default="auto", help="of published models (default: auto)"
+    )
+    sub.add_argument(
+        "--precision",
+        choices=get_args(PrecisionChoice),
+        default="auto",
+        help="of published models: auto is what the service would take (default: auto)",
     )
     sub.add_argument("--device", choices=get_args(Device), default="cpu", help="of weight files (default: cpu)")
     sub.add_argument("--batch-size", type=positive, default=32, help="images computed at once (default: 32)")
@@ -185,7 +191,7 @@ def open_dataset(spec: str, broken: OnBroken, val_share: float | None, seed: int
 
 def open_predictor(model: Path | Published, args: argparse.Namespace) -> Predictor:
     if isinstance(model, Published):
-        return OnnxPredictor(model, args.provider)
+        return OnnxPredictor(model, args.provider, args.precision)
     return TorchPredictor(load_checkpoint(model, args), str(model), args.device)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from model_export.errors import InputError
 from model_export.weights import Loaded, imagenet
-from service.card import Published
+from service.card import Published, published
 
 PublishedWeights = Literal["imagenet", "imagenet-v2"]
 
@@ -25,6 +26,20 @@ def published_weights(args: argparse.Namespace) -> Loaded:
     if (args.family or "imagenet", args.shortcut or "B", args.variant or "v1.5") != ("imagenet", "B", "v1.5"):
         raise InputError("the published ImageNet weights are of v1.5 with option B: leave those options out")
     return imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
+
+
+def versions_of(root: Path, name: str) -> list[Published]:
+    """All versions of a published model, ascending, at least one.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    entries = list(published(root))
+    of_name = [entry for entry in entries if entry.name == name]
+    if not of_name:
+        names = ", ".join(sorted({entry.name for entry in entries})) or "nothing"
+        raise InputError(f"there is no model {name} in {root}: there is {names}")
+    return of_name
 
 
 def version_of(entries: Sequence[Published], version: int | None) -> Published:

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.options import positive, version_of
+from model_export.cli.options import positive, version_of, versions_of
 from model_export.errors import InputError
 from model_export.quantise.images import open_parts
 from model_export.quantise.quantising import CALIBRATION_IMAGES, HELD_OUT_IMAGES, LIMIT, METHOD, quantise
-from service.card import CalibrationMethod, published
+from service.card import CalibrationMethod
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,13 +54,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     if args.precision == "fp16" and (args.method or args.images):
         raise InputError("fp16 needs no calibration: leave --method and --images out")
-    entries = list(published(args.models_dir))
-    of_name = [entry for entry in entries if entry.name == args.name]
-    if not of_name:
-        names = ", ".join(sorted({entry.name for entry in entries})) or "nothing"
-        raise InputError(f"there is no model {args.name} in {args.models_dir}: there is {names}")
     card = quantise(
-        version_of(of_name, args.version),
+        version_of(versions_of(args.models_dir, args.name), args.version),
         args.models_dir,
         open_parts(args.data),
         precision=args.precision,

@@ -15,8 +15,8 @@ import torch
 from model_export.errors import InputError
 from model_export.weights import Loaded
 from service.card import MODEL_FILES, Architecture, Label, ModelCard, Preprocessing, Published, verify_digests
-from service.engine import INPUT, Engine, load_engine
-from service.providers import ProviderChoice, open_session, usable_cores
+from service.engine import FILES, INPUT, Engine, load_engine
+from service.providers import PrecisionChoice, ProviderChoice, open_session, usable_cores
 
 Device = Literal["cpu", "cuda"]
 
@@ -73,11 +73,13 @@ class OnnxPredictor(Predictor):
         ProviderUnavailable, SelfTestFailed: as `service.engine.load_engine`.
     """
 
-    def __init__(self, published: Published, provider: ProviderChoice = "auto") -> None:
+    def __init__(
+        self, published: Published, provider: ProviderChoice = "auto", precision: PrecisionChoice = "auto"
+    ) -> None:
         self.folder = published.path
         card = ModelCard.read(self.folder)
         verify_digests(self.folder, card)
-        self.engine = load_engine(self.folder, card, provider=provider, threads=usable_cores(), max_batch=1)
+        self.engine = load_engine(self.folder, card, provider=provider, precision=precision, threads=usable_cores())
         self.name = f"{card.name} {card.version} ({self.engine.provider}, {self.engine.compute})"
         self.architecture = card.architecture
         self.preprocessing = card.preprocessing
@@ -100,7 +102,8 @@ class OnnxPredictor(Predictor):
                 f"{self.name} subtracts a mean per pixel, so its ONNX file takes images of its own size only: give the "
                 "PyTorch weights instead, or another method than multi-scale"
             )
-        model = onnx.load(self.folder / MODEL_FILES["fp32"])
+        file = MODEL_FILES[FILES[self.engine.compute]]
+        model = onnx.load(self.folder / file)
         for value in (*model.graph.input, *model.graph.output):
             # the batch and the channels stay; logits and embedding have nothing behind them
             for axis, dimension in enumerate(value.type.tensor_type.shape.dim[2:]):
@@ -108,6 +111,6 @@ class OnnxPredictor(Predictor):
         assert model.graph.input[0].name == INPUT
         del model.graph.value_info[:]  # inferred for the fixed size
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / MODEL_FILES["fp32"]
+            path = Path(folder) / file
             onnx.save(model, path)
-            return Engine(open_session(path, self.engine.provider, threads=usable_cores()))
+            return Engine(open_session(path, self.engine.provider, self.engine.compute, threads=usable_cores()))
