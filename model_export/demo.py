@@ -1,4 +1,4 @@
-"""A ResNet-18 trained on the spot, on drawings, for machines that can download no weights: about three minutes.
+"""A ResNet-18 trained on the spot, on drawings, for machines that can download no weights: some minutes.
 
 Held-out accuracy is measured on JPEG files through the decoder of the service, so it is that of serving.
 """
