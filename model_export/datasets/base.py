@@ -45,7 +45,8 @@ class Dataset(ABC):
         data = self.read(index)
         image = open_image(data, MAX_PIXELS)
         load(image, data)
-        return on_white(to_rgb_or_rgba(turned(image, orientation(image))))
+        # converted in any case: an opened image would hold on to its file
+        return on_white(to_rgb_or_rgba(turned(image, orientation(image)))).convert("RGB")
 
 
 class Data(NamedTuple):

@@ -136,7 +136,7 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
 
 
 def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIRouter:
-    async def classify(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         parameters = read_parameters(request.scope["query_string"])
         model = classifier.repository.select(parameters.model, parameters.depth)
         request.state.model = model.name
@@ -180,7 +180,7 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
             request = Request(scope, receive, send)
             status = 500
             try:
-                response = await classify(request)
+                response = await respond(request)
                 status = response.status_code
             except errors.Problem as problem:
                 status = problem.status
@@ -189,7 +189,7 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
                 metrics.requests.labels(getattr(request.state, "model", "unknown"), status).inc()
             await response(scope, receive, send)
 
-    async def endpoint(parameters: Annotated[Parameters, Query()]) -> None:
+    async def classify(parameters: Annotated[Parameters, Query()]) -> None:
         """Send one image as the raw body, or one or many as a form with the field `file`.
 
         One bad image among many is an error for that item alone. A request with a single image has that image's
@@ -203,5 +203,5 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
         responses=responses(*PROBLEMS),
         openapi_extra={"requestBody": REQUEST_BODY},
         summary="Classify one or many images",
-    )(endpoint)
+    )(classify)
     return routes
