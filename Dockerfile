@@ -32,7 +32,7 @@ FROM build AS native
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev libpython3-dev \
     && rm -rf /var/lib/apt/lists/*
 COPY service service
-RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps --target /native .
+RUN pip install --no-cache-dir --no-deps --target /native .
 
 # ---- the images ----
 

@@ -108,12 +108,11 @@ class Engine:
 
     def tune(self, cache: Cache, key: dict[str, str]) -> Tuned:
         """How fast the batch sizes are with all lanes busy, measured now or remembered."""
-        images = {size: self._blank(size) for size in powers_of_two(LARGEST[self.provider])}
         alone = self.lanes == 1
         return cache.tuned(
             key | {"provider": self.provider, "precision": self.compute, "lanes": str(self.lanes)},
             lambda: measure(
-                lambda size: self.infer(images[size], alone=alone),
+                lambda size: self.infer(self._blank(size), alone=alone),
                 callers=self.lanes,
                 largest=LARGEST[self.provider],
             ),

@@ -114,12 +114,14 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
     """
     task = asyncio.current_task()
     assert task is not None
+    waiting = True
     gone = False
 
     def leave(message: asyncio.Future[Message]) -> None:
         nonlocal gone
-        gone = not message.cancelled()
-        if gone:
+        # Once the work is done nothing is cancelled any more: this may have been scheduled in the same moment.
+        if waiting and not message.cancelled():
+            gone = True
             task.cancel()
 
     leaving = asyncio.ensure_future(receive())  # the body has been read: all that can come is the disconnect
@@ -131,7 +133,7 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
             raise ClientDisconnect from None
         raise
     finally:
-        leaving.remove_done_callback(leave)
+        waiting = False
         leaving.cancel()
 
 
@@ -170,7 +172,7 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
         """Counts every request by model and status, and goes from the socket to the handler without detours.
 
         FastAPI documents the operation by the signature of its endpoint. Its machinery of dependencies, which this
-        operation does not need, costs as much as all the rest of a request: `handle` does without.
+        operation does not need, takes more time than the handler itself: `handle` does without.
         """
 
         async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
