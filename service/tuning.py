@@ -145,7 +145,12 @@ class Cache:
         try:
             self._write(path, tuning)
         except OSError as error:
-            log.warning("%s cannot be written (%s): batch sizes are measured at every start; set cache_dir to a folder that can be", path, error.strerror)
+            log.warning(
+                "%s cannot be written (%s): batch sizes are measured at every start until cache_dir is a folder that "
+                "can be",
+                path,
+                error.strerror,
+            )
         return Tuned(tuning, False)
 
     def _write(self, path: Path, tuning: Tuning) -> None:
