@@ -16,6 +16,7 @@ from fastapi.staticfiles import StaticFiles
 
 from service.api import classify, health, models, problems
 from service.classifier import Classifier
+from service.inference import Backend, InProcess
 from service.metrics import Metrics
 from service.repository import Repository
 from service.settings import Settings
@@ -40,11 +41,12 @@ class NothingServed(Exception):
 
 def create_app(
     settings: Settings,
+    backend: Backend | None = None,
     *,
     draining: Callable[[], bool] = lambda: False,
     on_fatal: Callable[[Exception], None] = lambda error: None,
 ) -> FastAPI:
-    """The service over the models of `settings.models_dir`.
+    """The service over the models of a backend, by default those of `settings.models_dir` in this process.
 
     It answers at once and loads the models in the background: until they are loaded, readiness is off.
 
@@ -56,8 +58,11 @@ def create_app(
         RepositoryError: there are no published models, or not those that the settings name.
     """
     metrics = Metrics()
-    repository = Repository(settings.models_dir, only=settings.models, default=settings.default_model)
-    classifier = Classifier(repository, settings, metrics)
+    if backend is None:
+        repository = Repository(settings.models_dir, only=settings.models, default=settings.default_model)
+        backend = InProcess(repository, settings, metrics)
+    repository = backend.repository
+    classifier = Classifier(backend, settings, metrics)
 
     async def load() -> None:
         try:

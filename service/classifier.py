@@ -1,6 +1,6 @@
 """The pipeline: bytes of images in, predictions out. Knows no HTTP.
 
-    bytes ── decode pool ──► pixels ── batcher ──► engine ──► softmax, top-k ──► Answer
+    bytes ── decode pool ──► pixels ── executor (batches, engine, softmax, top-k) ──► Answer
 
 Decoding happens on a bounded pool of threads (Pillow releases the GIL), inference on one thread for each lane of a
 model's engine. Both pools have as many threads as there are cores: neither spins, and no computation waits for another,
@@ -11,10 +11,8 @@ that the images in the service are bounded.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import functools
 import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +22,6 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from service.batching import Batcher, Timing
-from service.engine import Engine
 from service.errors import (
     ImageProblem,
     ImageTooLarge,
@@ -37,22 +33,15 @@ from service.errors import (
     retry_after_seconds,
 )
 from service.imaging import Decoded, decode
+from service.inference import Backend, Executor, Prediction, TopK
 from service.metrics import Metrics, Stage
-from service.repository import Model, Repository
+from service.repository import Model
 from service.settings import Settings
-from service.tuning import Cache
 
 log = logging.getLogger(__name__)
 
 # What a client of a model that is still loading is told to wait, in seconds: loading takes about that long.
 LOADING_RETRY_AFTER = 5
-
-
-class TopK(NamedTuple):
-    """The most probable classes, best first."""
-
-    class_ids: np.ndarray  # int64 (k,)
-    probabilities: np.ndarray  # float32 (k,)
 
 
 class Timings(NamedTuple):
@@ -80,7 +69,7 @@ class _Image:
 
     upload: bytes
     top_k: int
-    answer: asyncio.Future[tuple[TopK, Timing]]
+    answer: Prediction
     arrived: float = field(default_factory=time.perf_counter)
     started: float = 0.0  # decoding
     finished: float = 0.0
@@ -92,70 +81,27 @@ class _Image:
         return self.decoded.pixels
 
 
-def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities `(N, classes)` of logits `(N, classes)`; those of a calibrated model have its temperature."""
-    exponentials: np.ndarray = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
-    exponentials /= exponentials.sum(axis=1, keepdims=True)
-    return exponentials
-
-
-def top_k(logits: np.ndarray, k: int, temperature: float = 1.0) -> list[TopK]:
-    """The `k` best classes of each row of logits `(N, classes)`; equal ones in the order of their ids.
-
-    Temperature changes the probabilities, never the order: that is the logits'.
-    """
-    probabilities = softmax(logits, temperature)
-    found = []
-    # Sorting all classes would take ten times as long as finding the few that are at least as good as the k-th.
-    for row, values, least in zip(logits, probabilities, np.partition(logits, -k, axis=1)[:, -k], strict=True):
-        ids = np.flatnonzero(row >= least)
-        best = ids[np.argsort(-row[ids], kind="stable")][:k]
-        found.append(TopK(best, values[best]))
-    return found
-
-
-def return_freed_memory() -> None:
-    """Gives the system back what loading has freed, which glibc would keep: 100 MB and more of a ResNet-50."""
-    with suppress(OSError, AttributeError):  # another C library has no need of it
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 class Pipeline:
-    """A ready model with its batcher, and the images that are in it."""
+    """A ready model, and the images that are on their way through it."""
 
-    def __init__(self, model: Model, engine: Engine, settings: Settings, metrics: Metrics) -> None:
-        self._engine = engine
-        calibration = model.card.calibration
-        self._temperature = calibration.temperature if calibration else 1.0
+    def __init__(self, model: Model, executor: Executor, settings: Settings, metrics: Metrics) -> None:
+        self.executor = executor
         self._max_queue = settings.max_queue
         self.preprocessing = model.card.preprocessing
-        self.images = 0  # admitted and not answered yet
-        batch_size = metrics.batch_size.labels(model=model.name)
         # Looked up once: a label costs as much as counting.
+        self._queue = metrics.queue.labels(model=model.name)
         self._stages = [(stage, metrics.stages.labels(model=model.name, stage=stage)) for stage in get_args(Stage)]
         self._ok = metrics.images.labels(model=model.name, outcome="ok")
         self._failed = functools.partial(metrics.images.labels, model.name)
-        self.batcher: Batcher[_Image, TopK] = Batcher(
-            self._run,
-            sizes=engine.batch_sizes,
-            lanes=engine.lanes,
-            max_wait=settings.max_wait_ms / 1000,
-            on_batch=batch_size.observe,
-            name=f"engine-{model.name}",
-        )
-
-    def _run(self, images: Sequence[_Image], alone: bool) -> list[TopK]:
-        logits = self._engine.infer(np.stack([image.pixels for image in images]), alone=alone)["logits"]
-        best = top_k(logits, max(image.top_k for image in images), self._temperature)
-        return [TopK(ids[: image.top_k], p[: image.top_k]) for image, (ids, p) in zip(images, best, strict=True)]
 
     def check_room(self, images: int = 1) -> None:
         """Raises Overloaded when `images` more do not fit."""
-        if self.images + images > self._max_queue:
+        queued = self.executor.in_service
+        if queued + images > self._max_queue:
             raise Overloaded(
-                queued=self.images,
+                queued=queued,
                 max_queue=self._max_queue,
-                retry_after=retry_after_seconds(self.images, self.batcher.drain_rate.per_second),
+                retry_after=retry_after_seconds(queued, self.executor.per_second),
             )
 
     def observe(self, answer: Answer | Problem) -> None:
@@ -171,40 +117,32 @@ class Pipeline:
     def admit(self, images: int) -> Iterator[None]:
         """Counts images in, and out again when they are answered, failed or abandoned. Raises Overloaded."""
         self.check_room(images)
-        self.images += images
+        self.executor.count(images)
+        self._queue.inc(images)
         try:
             yield
         finally:
-            self.images -= images
+            self.executor.count(-images)
+            self._queue.dec(images)
 
 
 class Classifier:
-    """Classifies images with the models of a repository."""
+    """Classifies images with the models of a backend."""
 
-    def __init__(self, repository: Repository, settings: Settings, metrics: Metrics) -> None:
-        self.repository = repository
+    def __init__(self, backend: Backend, settings: Settings, metrics: Metrics) -> None:
+        self.repository = backend.repository
+        self._backend = backend
         self._settings = settings
         self._metrics = metrics
         self._pipelines: dict[str, Pipeline] = {}
-        self._stopping = threading.Event()
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     def load(self) -> None:
-        """Loads every model, one after the other. Blocks; run it on a thread of its own. Bad models end as failed."""
-        settings = self._settings
-        for model in self.repository.models.values():
-            if self._stopping.is_set():
-                return
-            model.load(
-                settings.provider,
-                settings.precision,
-                threads=settings.engine_threads,
-                max_batch=settings.max_batch or Cache(settings.cache_dir),
-            )
-            if model.engine is not None:
-                self._pipelines[model.name] = self._start(model, model.engine)
+        """Puts every model to work as soon as it is ready. Blocks; run it on a thread. Bad models end as failed."""
+        for model, executor in self._backend.load():
+            if executor is not None:
+                self._pipelines[model.name] = Pipeline(model, executor, self._settings, self._metrics)
                 model.state = "ready"
-            return_freed_memory()
 
     @property
     def loaded(self) -> bool:
@@ -216,28 +154,15 @@ class Classifier:
         """Whether loading is over and the default model answers."""
         return self.loaded and self.repository.default in self._pipelines
 
-    def _start(self, model: Model, engine: Engine) -> Pipeline:
-        pipeline = Pipeline(model, engine, self._settings, self._metrics)
-        info = {
-            "model": model.name,
-            "version": str(model.card.version),
-            "depth": str(model.depth),
-            "variant": model.card.architecture.variant,
-            "provider": engine.provider,
-            "compute": engine.compute,
-        }
-        self._metrics.watch_model(info, lambda: pipeline.images)
-        return pipeline
-
     def stop_loading(self) -> None:
         """Makes `load` return before the next model."""
-        self._stopping.set()
+        self._backend.stop_loading()
 
     def close(self) -> None:
         """Finishes what is queued and stops the threads. Blocks."""
         self._decoders.shutdown()
         for pipeline in self._pipelines.values():
-            pipeline.batcher.close()
+            pipeline.executor.close()
 
     def pipeline(self, model: Model) -> Pipeline:
         """Raises ModelNotReady or ModelFailed."""
@@ -263,7 +188,8 @@ class Classifier:
                 answers = [await self._answer(image) for image in images]
             finally:
                 for image in images:  # those that nobody waits for any more
-                    image.answer.cancel()
+                    if image.answer.cancel():
+                        pipeline.executor.withdraw(image.answer)
         for answer in answers:
             pipeline.observe(answer)
         return answers
@@ -284,7 +210,7 @@ class Classifier:
                 scaled=settings.scaled_decoding,
             )
             image.finished = time.perf_counter()
-            pipeline.batcher.submit(image, image.answer)
+            pipeline.executor.submit(image, image.answer)
         except BaseException as error:  # a pool would keep it to itself
             with suppress(RuntimeError):  # the loop has been closed, and whoever waited has gone with it
                 image.answer.get_loop().call_soon_threadsafe(_fail, image.answer, error)
@@ -312,6 +238,6 @@ class Classifier:
         )
 
 
-def _fail(future: asyncio.Future[tuple[TopK, Timing]], error: BaseException) -> None:
+def _fail(future: Prediction, error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)

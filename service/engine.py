@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -59,8 +59,8 @@ class SelfTestFailed(Exception):
     """The session's answers are not those stored at export."""
 
 
-class Engine:
-    """One model in one or two sessions, and what is known of them.
+class EngineInfo(NamedTuple):
+    """What is known of an engine, for those who cannot see it.
 
     Attributes:
         provider: the execution provider in use.
@@ -70,6 +70,17 @@ class Engine:
         batch_sizes: those run by `warm_up`, ascending.
         tuned: how they were chosen; None if they were given.
     """
+
+    provider: ProviderName
+    compute: Compute
+    lanes: int
+    refused: dict[str, str]
+    batch_sizes: tuple[int, ...]
+    tuned: Tuned | None
+
+
+class Engine:
+    """One model in one or two sessions. Its attributes are those of `EngineInfo`."""
 
     def __init__(self, wide: Session, narrow: Session | None = None, *, lanes: int = 1) -> None:
         """
@@ -85,6 +96,10 @@ class Engine:
         self.refused: dict[str, str] = {}
         self.batch_sizes: tuple[int, ...] = ()
         self.tuned: Tuned | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo(self.provider, self.compute, self.lanes, self.refused, self.batch_sizes, self.tuned)
 
     def infer(
         self, images: np.ndarray, outputs: Sequence[Output] = ("logits",), *, alone: bool = True

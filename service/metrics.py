@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -43,18 +42,24 @@ class Metrics:
         self.batch_size = Histogram(
             "resnet_batch_size", "Images in a batch", ["model"], buckets=BATCH_SIZES, registry=self.registry
         )
-        self._queue = Gauge("resnet_queue_images", "Images in the service now", ["model"], registry=self.registry)
+        self.queue = Gauge(
+            "resnet_queue_images",
+            "Images in the service now",
+            ["model"],
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
         self._info = Gauge(
             "resnet_model_info",
             "1 for each model that is ready, with what it runs on",
             ["model", "version", "depth", "variant", "provider", "compute"],
+            multiprocess_mode="max",
             registry=self.registry,
         )
 
-    def watch_model(self, labels: dict[str, str], queued: Callable[[], int]) -> None:
-        """A model has become ready: `labels` are those of `resnet_model_info`, `queued` its images in the service."""
+    def model_is_ready(self, **labels: str) -> None:
+        """`labels` are those of `resnet_model_info`."""
         self._info.labels(**labels).set(1)
-        self._queue.labels(model=labels["model"]).set_function(queued)
 
     def text(self) -> bytes:
         """The Prometheus text exposition format."""

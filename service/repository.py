@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from service.card import CardError, ModelCard, published, verify_digests
-from service.engine import Engine, SelfTestFailed, load_engine
+from service.engine import Engine, EngineInfo, SelfTestFailed, load_engine
 from service.errors import AmbiguousModel, UnknownModel
 from service.providers import PrecisionChoice, ProviderChoice, ProviderUnavailable
 from service.tuning import Cache
@@ -28,6 +28,8 @@ class Model:
     Attributes:
         state: `loading`; `failed` after `load` went wrong, with the reason in `reason`; `ready` once it answers
             (set by whoever puts it to work).
+        info: how it is computed, once it is loaded.
+        engine: what computes it, in the process that does.
     """
 
     def __init__(self, path: Path, card: ModelCard) -> None:
@@ -35,6 +37,7 @@ class Model:
         self.card = card
         self.state: State = "loading"
         self.reason: str | None = None
+        self.info: EngineInfo | None = None
         self.engine: Engine | None = None
 
     @property
@@ -60,6 +63,7 @@ class Model:
                 lanes=threads,
                 max_batch=max_batch,
             )
+            self.info = self.engine.info
         except (CardError, ProviderUnavailable, SelfTestFailed) as error:
             log.error("%s %d: not served: %s", self.name, self.card.version, error)
             self.state, self.reason = "failed", str(error)

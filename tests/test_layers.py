@@ -23,9 +23,10 @@ ARROWS = {
     "tuning": set(),
     "engine": {"card", "providers", "tuning"},
     "repository": {"card", "errors", "providers", "engine", "tuning"},
-    "classifier": {"batching", "card", "engine", "errors", "imaging", "metrics", "repository", "settings", "tuning"},
+    "inference": {"batching", "metrics", "repository", "settings", "tuning"},
+    "classifier": {"errors", "imaging", "inference", "metrics", "repository", "settings"},
     "api": {"api", "card", "classifier", "engine", "errors", "metrics", "providers", "repository", "settings"},
-    "app": {"api", "classifier", "metrics", "repository", "settings"},
+    "app": {"api", "classifier", "inference", "metrics", "repository", "settings"},
     "__main__": {"app", "repository", "settings"},
 }
 CONTRACT = {"card", "imaging", "engine", "providers", "errors"}  # what model_export may use of service

@@ -13,7 +13,7 @@ from service.repository import Model, Repository
 
 def info(model: Model, *, default: bool) -> schema.ModelInfo:
     """Everything about one model that a client may want to know."""
-    card, engine = model.card, model.engine
+    card, engine = model.card, model.info
     return schema.ModelInfo(
         name=card.name,
         default=default,

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from service.card import Calibration, ModelCard, Preprocessing
-from service.classifier import Answer, Classifier, TopK, softmax, top_k
+from service.classifier import Answer, Classifier
 from service.errors import ImageTooLarge, InternalError, ModelFailed, ModelNotReady, Overloaded, TruncatedImage
 from service.imaging import Decoded, decode
+from service.inference import InProcess, TopK, top_k
 from service.metrics import Metrics
 from service.repository import Model, Repository
 from service.settings import Settings
@@ -23,7 +24,8 @@ from service.tuning import Cache
 
 def make(models_dir: Path, **changes: object) -> Classifier:
     settings = Settings.model_validate({"models_dir": models_dir, "provider": "cpu", "max_batch": 8, **changes})
-    return Classifier(Repository(models_dir, only=settings.models), settings, Metrics())
+    metrics = Metrics()
+    return Classifier(InProcess(Repository(models_dir, only=settings.models), settings, metrics), settings, metrics)
 
 
 @pytest.fixture
@@ -32,43 +34,6 @@ def classifier(models_dir: Path) -> Iterator[Classifier]:
     made.load()
     yield made
     made.close()
-
-
-def test_softmax() -> None:
-    probabilities = softmax(np.array([[1000.0, 1000.0, 0.0], [1.0, 2.0, 3.0]], np.float32))
-    np.testing.assert_allclose(probabilities, [[0.5, 0.5, 0.0], [0.0900, 0.2447, 0.6652]], atol=1e-4)
-
-
-def test_softmax_at_a_temperature() -> None:
-    logits = np.array([[1.0, 2.0, 3.0], [1000.0, 0.0, 0.0]], np.float32)
-    np.testing.assert_allclose(softmax(logits, 2.0), softmax(logits / 2), rtol=1e-6)
-    assert softmax(logits, 2.0).dtype == np.float32
-
-
-def test_top_k() -> None:
-    first, second = top_k(np.array([[0.0, 5.0, 1.0, 5.0], [3.0, 2.0, 1.0, 0.0]], np.float32), 3)
-    assert first.class_ids.tolist() == [1, 3, 2]  # equal ones in the order of their ids
-    assert second.class_ids.tolist() == [0, 1, 2]
-    assert second.probabilities[0] == pytest.approx(np.exp(3) / np.exp([3, 2, 1, 0]).sum())
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_best_are_those_of_sorting_them_all(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    logits = rng.integers(-5, 5, (3, 40)).astype(np.float32)  # with many equal ones
-    for k in (1, 2, 7, 39, 40):
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-        for found, ids, row in zip(top_k(logits, k), order, softmax(logits), strict=True):
-            assert found.class_ids.tolist() == ids.tolist()
-            np.testing.assert_array_equal(found.probabilities, row[ids])
-
-
-def test_temperature_changes_probabilities_and_nothing_else() -> None:
-    logits = np.array([[0.0, 5.0, 1.0, 5.0, -2e-8, 2e-8]], np.float32)
-    (cold,), (hot,) = top_k(logits, 6), top_k(logits, 6, 1000.0)
-    assert cold.class_ids.tolist() == hot.class_ids.tolist() == [1, 3, 2, 5, 0, 4]
-    assert hot.probabilities[0] == pytest.approx(np.exp(0.005) / np.exp(logits / 1000).sum())
-    assert cold.probabilities[0] > 0.4 > hot.probabilities[0]
 
 
 def test_the_cards_temperature_is_applied(models_dir: Path, tmp_path: Path, photo: bytes) -> None:
@@ -125,7 +90,7 @@ def test_an_accident_with_one_image_is_its_own(
     model = classifier.repository.get("resnet18")
     answers = asyncio.run(classifier.classify(model, [photo, b"cursed", photo], 1))
     assert [type(answer) for answer in answers] == [Answer, InternalError, Answer]
-    assert classifier.pipeline(model).images == 0
+    assert classifier.pipeline(model).executor.in_service == 0
 
 
 def test_each_gets_as_many_classes_as_asked_for(classifier: Classifier, photo: bytes) -> None:
@@ -158,14 +123,14 @@ def test_the_engine_is_asked_for_no_other_sizes_than_it_was_warmed_up_for(models
     classifier = make(models_dir, max_batch=3, engine_threads=2)
     classifier.load()
     model = classifier.repository.get("resnet8-cifar")
-    pipeline = classifier.pipeline(model)
-    infer, sizes = pipeline._engine.infer, []
+    assert model.engine is not None
+    infer, sizes = model.engine.infer, []
 
     def watched(images: np.ndarray, *, alone: bool) -> dict[str, np.ndarray]:
         sizes.append(len(images))
         return infer(images, alone=alone)  # type: ignore[return-value]
 
-    pipeline._engine.infer = watched  # type: ignore[method-assign, assignment]
+    model.engine.infer = watched  # type: ignore[method-assign, assignment]
     answers = asyncio.run(classifier.classify(model, [photo] * 20, 1))
     classifier.close()
     assert [type(answer) for answer in answers] == [Answer] * 20
@@ -231,25 +196,26 @@ def test_beyond_the_queue_requests_are_refused_and_it_empties_again(models_dir: 
     model = classifier.repository.get("resnet18")
     pipeline = classifier.pipeline(model)
     gate = threading.Event()
-    infer = pipeline._engine.infer
+    assert model.engine is not None
+    infer = model.engine.infer
 
     def held(images: np.ndarray, *, alone: bool) -> dict[str, np.ndarray]:
         assert gate.wait(30)
         return infer(images, alone=alone)  # type: ignore[return-value]
 
-    pipeline._engine.infer = held  # type: ignore[method-assign, assignment]
+    model.engine.infer = held  # type: ignore[method-assign, assignment]
 
     async def scenario() -> None:
         waiting = [asyncio.create_task(classifier.classify(model, [photo, photo], 1)) for _ in range(2)]
         await asyncio.sleep(0)
-        assert pipeline.images == 4
+        assert pipeline.executor.in_service == 4
         with pytest.raises(Overloaded) as refused:
             await classifier.classify(model, [photo], 1)
         assert refused.value.members["queued"] == 4
         assert int(refused.value.headers["Retry-After"]) >= 1
         gate.set()
         await asyncio.gather(*waiting)
-        assert pipeline.images == 0
+        assert pipeline.executor.in_service == 0
         await classifier.classify(model, [photo], 1)
 
     try:
@@ -268,11 +234,11 @@ def test_a_request_that_is_abandoned_gives_its_place_back(models_dir: Path, phot
     async def scenario() -> None:
         task = asyncio.create_task(classifier.classify(model, [photo] * 8, 1))
         await asyncio.sleep(0)
-        assert pipeline.images == 8
+        assert pipeline.executor.in_service == 8
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert pipeline.images == 0
+        assert pipeline.executor.in_service == 0
         (answer,) = await classifier.classify(model, [photo], 1)
         assert isinstance(answer, Answer)
 

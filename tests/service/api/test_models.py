@@ -59,8 +59,9 @@ def test_one_model(client: TestClient) -> None:
 def test_one_that_was_tuned_tells_how(models_dir: Path) -> None:
     model = Repository(models_dir).get("resnet8-cifar")
     model.load("cpu", "fp32", threads=1, max_batch=2)
-    assert model.engine is not None
-    model.engine.tuned = Tuned(Tuning(images_per_second={1: 100.0, 2: 150.0, 4: 151.0}), remembered=True)
+    assert model.info is not None
+    tuned = Tuned(Tuning(images_per_second={1: 100.0, 2: 150.0, 4: 151.0}), remembered=True)
+    model.info = model.info._replace(tuned=tuned)
     found = info(model, default=False).model_dump(mode="json")
     assert found["tuning"] == {"images_per_second": {"1": 100.0, "2": 150.0, "4": 151.0}, "remembered": True}
     assert (found["lanes"], found["batch_sizes"], found["refused"]) == (1, [1, 2], {})
@@ -72,9 +73,9 @@ def test_one_of_int8_tells_what_it_was_found_to_lose(models_dir: Path) -> None:
     file = model.card.files["fp32"].model_copy(update={"gate": gate, "parity": None})
     model.card = model.card.model_copy(update={"files": model.card.files | {"int8": file}})
     model.load("cpu", "fp32", threads=1, max_batch=1)
-    assert model.engine is not None
+    assert model.info is not None
     assert info(model, default=False).gate is None  # that of the file in use
-    model.engine.compute = "int8"
+    model.info = model.info._replace(compute="int8")
     assert info(model, default=False).gate == gate
 
 
