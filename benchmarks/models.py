@@ -12,6 +12,7 @@ from service.card import Architecture, ModelCard, published
 
 CACHE = Path(".cache/benchmark-models")
 NAME = "resnet50"
+TINY = "resnet8-cifar"
 
 
 def resnet50() -> Path:
@@ -25,6 +26,14 @@ def resnet50() -> Path:
     if "int8" not in ModelCard.read(latest(root)).files:
         entry = [entry for entry in published(root) if entry.name == NAME][-1]
         quantise(entry, root, open_parts("drawings:train=64,val=64"), limit=1.0)
+    return root
+
+
+def tiny() -> Path:
+    """The model folder that holds a ResNet-8 for 32x32 pixels: next to nothing to compute, so all the rest shows."""
+    root = CACHE.resolve()
+    if not any(entry.name == TINY for entry in published(root)):
+        publish(random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)), root, TINY)
     return root
 
 

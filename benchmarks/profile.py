@@ -24,7 +24,7 @@ from benchmarks import wrk
 from benchmarks.machine import describe, save
 from benchmarks.models import NAME, resnet50
 from benchmarks.photo import photo
-from benchmarks.serving import service
+from benchmarks.serving import service, thread_seconds
 
 PY_SPY = str(Path(sys.executable).with_name("py-spy"))
 CONNECTIONS = 32
@@ -48,15 +48,6 @@ def thread_names(pid: int) -> dict[int, str]:
     """Names of the Python threads of a process, by the system's id."""
     output = subprocess.run([PY_SPY, "dump", "--json", "--pid", str(pid)], check=True, capture_output=True).stdout
     return {thread["os_thread_id"]: thread["thread_name"] or "" for thread in json.loads(output)}
-
-
-def thread_seconds(pid: int) -> dict[int, float]:
-    """CPU-seconds of every thread so far, by the system's id."""
-    found = {}
-    for path in Path(f"/proc/{pid}/task").iterdir():
-        fields = (path / "stat").read_text().rpartition(")")[2].split()
-        found[int(path.name)] = (int(fields[11]) + int(fields[12])) / 100
-    return found
 
 
 def kind(name: str | None) -> str:

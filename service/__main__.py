@@ -3,67 +3,14 @@
 from __future__ import annotations
 
 import logging
-import signal
+import os
 import sys
-import time
+import tempfile
 from collections.abc import Sequence
-from types import FrameType
 
-import uvicorn
-
-from service.app import create_app
-from service.repository import RepositoryError
 from service.settings import Settings, SettingsError, read_settings
 
 log = logging.getLogger("service")
-
-
-class Server(uvicorn.Server):
-    """uvicorn, with a shutdown that load balancers can follow.
-
-    SIGTERM turns readiness off, and `shutdown_delay` seconds later the port closes; requests in flight are finished
-    and the process exits with 0. A second signal, or Ctrl-C, closes the port at once.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._delay = settings.shutdown_delay
-        self._close_port_at: float | None = None
-        self.fatal: Exception | None = None
-        app = create_app(settings, draining=lambda: self.draining, on_fatal=self._stop_for)
-        super().__init__(
-            uvicorn.Config(
-                app,
-                host=settings.host,
-                port=settings.port,
-                log_config=None,
-                proxy_headers=False,  # nothing here reads the address of a client
-                access_log=False,
-                timeout_graceful_shutdown=settings.shutdown_timeout,
-            )
-        )
-
-    @property
-    def draining(self) -> bool:
-        """Whether shutting down has begun."""
-        return self._close_port_at is not None or self.should_exit
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # uvicorn's own handler would raise the signal again after the shutdown, and the process would not exit with 0.
-        if sig == signal.SIGTERM and not self.draining:
-            self._close_port_at = time.monotonic() + self._delay
-        elif self.should_exit:
-            self.force_exit = True
-        else:
-            self.should_exit = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn ten times a second; true ends the serving."""
-        due = self._close_port_at is not None and time.monotonic() >= self._close_port_at
-        return await super().on_tick(counter) or due
-
-    def _stop_for(self, error: Exception) -> None:
-        self.fatal = error
-        self.should_exit = True
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -79,6 +26,21 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    status = serve_here(settings) if settings.workers == 1 else serve_with_workers(settings)
+    if status == 0:
+        log.info("stopped")
+    return status
+
+
+# What serves is imported where it is needed: prometheus_client looks at its import whether to count for one process or
+# for several.
+
+
+def serve_here(settings: Settings) -> int:
+    """Everything in this process."""
+    from service.repository import RepositoryError
+    from service.server import Server
+
     try:
         server = Server(settings)
     except RepositoryError as error:
@@ -88,8 +50,16 @@ def main(arguments: Sequence[str]) -> int:
     if server.fatal:
         log.error("%s", server.fatal)
         return 1
-    log.info("stopped")
     return 0
+
+
+def serve_with_workers(settings: Settings) -> int:
+    """Workers talk HTTP and decode; this process computes."""
+    with tempfile.TemporaryDirectory(prefix="resnet-service-") as counters:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
+        from service.workers.main import serve
+
+        return serve(settings)
 
 
 if __name__ == "__main__":

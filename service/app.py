@@ -35,10 +35,6 @@ WHERE = {
 }
 
 
-class NothingServed(Exception):
-    """The default model, which most requests mean, failed to load; the message says why."""
-
-
 def create_app(
     settings: Settings,
     backend: Backend | None = None,
@@ -69,9 +65,7 @@ def create_app(
             await asyncio.to_thread(classifier.load)
             if not classifier.loaded:
                 return  # stopped before the end
-            if not classifier.ready:
-                reasons = "; ".join(f"{m.name}: {m.reason}" for m in repository.models.values() if m.reason)
-                raise NothingServed(f"the default model, {repository.default}, could not be loaded: {reasons}")
+            repository.require_default()
             log.info("ready: %s", ", ".join(m.name for m in repository.models.values() if m.state == "ready"))
         except Exception as error:
             on_fatal(error)

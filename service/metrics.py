@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
 Stage = Literal["decode", "queue", "inference", "total"]
@@ -62,5 +64,10 @@ class Metrics:
         self._info.labels(**labels).set(1)
 
     def text(self) -> bytes:
-        """The Prometheus text exposition format."""
-        return generate_latest(self.registry)
+        """The Prometheus text exposition format. With workers, of all processes; `process_` of the engine's."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        ProcessCollector(pid=os.getppid, registry=together)
+        return generate_latest(together)

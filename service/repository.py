@@ -22,6 +22,10 @@ class RepositoryError(Exception):
     """The model folder holds nothing that can be served; the message names the remedy."""
 
 
+class NothingServed(Exception):
+    """The default model, which most requests mean, failed to load; the message says why."""
+
+
 class Model:
     """The latest published version of one model, and its engine once it is loaded.
 
@@ -110,6 +114,12 @@ class Repository:
         if name not in self.models:
             raise UnknownModel(wanted=f"the name {name}", available=", ".join(self.models))
         return self.models[name]
+
+    def require_default(self) -> None:
+        """Raises NothingServed when the default model has failed."""
+        if self.models[self.default].state == "failed":
+            reasons = "; ".join(f"{m.name}: {m.reason}" for m in self.models.values() if m.reason)
+            raise NothingServed(f"the default model, {self.default}, could not be loaded: {reasons}")
 
     def select(self, name: str | None, depth: int | None) -> Model:
         """The model that a request means: by name, else by depth, else the default.

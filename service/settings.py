@@ -61,6 +61,14 @@ class Settings(BaseSettings):
         "int8 and fp16 only from files that passed their gate, bf16 where the CPU has instructions for it. Any other "
         "value takes that one or refuses to start.",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that talk HTTP and decode. 1 does everything in one process; with more, one process "
+        "besides them computes for all (Linux only). Worth it where one core's worth of Python is not enough: beside a "
+        "GPU, or on more than about eight cores.",
+    )
     engine_threads: int = Field(
         default_factory=usable_cores, ge=1, description="CPU cores that one batch may use; unset, all of them."
     )

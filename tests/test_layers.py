@@ -26,8 +26,10 @@ ARROWS = {
     "inference": {"batching", "metrics", "repository", "settings", "tuning"},
     "classifier": {"errors", "imaging", "inference", "metrics", "repository", "settings"},
     "api": {"api", "card", "classifier", "engine", "errors", "metrics", "providers", "repository", "settings"},
+    "server": {"app", "inference", "settings"},
+    "workers": {"workers", "batching", "engine", "inference", "metrics", "repository", "server", "settings"},
     "app": {"api", "classifier", "inference", "metrics", "repository", "settings"},
-    "__main__": {"app", "repository", "settings"},
+    "__main__": {"repository", "server", "settings", "workers"},
 }
 CONTRACT = {"card", "imaging", "engine", "providers", "errors"}  # what model_export may use of service
 

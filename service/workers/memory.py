@@ -1,0 +1,88 @@
+"""The memory that the engine's process shares with its workers.
+
+It has no name and no file: a descriptor that is handed on (Linux's memfd), gone with the last process that has it, and
+not bounded by the small /dev/shm of a container. Pages take memory only once they are written.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from service.inference import TopK
+
+
+class Layout(NamedTuple):
+    """What lies where: first the numbers that everybody reads, then the slots, `slots` for each worker in turn."""
+
+    workers: int
+    models: int
+    slots: int
+    side: int  # of the largest crop, in pixels
+    classes: int  # of the model that has most
+
+    @property
+    def numbers_bytes(self) -> int:
+        return _whole_pages(8 * self.models * (self.workers + 1))
+
+    @property
+    def top_at(self) -> int:
+        """Where in a slot the prediction begins."""
+        return -(-3 * self.side**2 // 8) * 8
+
+    @property
+    def slot_bytes(self) -> int:
+        """Pixels, one byte each, then a class id and a probability, four bytes each, for every class."""
+        return _whole_pages(self.top_at + 8 * self.classes)
+
+    @property
+    def bytes(self) -> int:
+        return self.numbers_bytes + self.workers * self.slots * self.slot_bytes
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+class SharedMemory:
+    """Attributes:
+    fd: the descriptor, for other processes.
+    in_service: int64 (workers, models), the images in the service. A worker writes its own row only.
+    per_second: float64 (models,), how fast they leave. The engine's process writes it.
+    """
+
+    def __init__(self, layout: Layout, fd: int) -> None:
+        self.layout = layout
+        self.fd = fd
+        self._map = mmap.mmap(fd, layout.bytes)
+        self.in_service = np.frombuffer(self._map, np.int64, layout.workers * layout.models).reshape(layout.workers, -1)
+        self.per_second = np.frombuffer(self._map, np.float64, layout.models, offset=self.in_service.nbytes)
+
+    @classmethod
+    def create(cls, layout: Layout) -> SharedMemory:
+        """Raises OSError where there is no memfd: on systems other than Linux."""
+        if not hasattr(os, "memfd_create"):
+            raise OSError("more than one worker needs Linux (memfd)")
+        fd = os.memfd_create("resnet-service")
+        os.ftruncate(fd, layout.bytes)
+        return cls(layout, fd)
+
+    def slots_of(self, worker: int) -> range:
+        """The slots that a worker may use."""
+        return range(worker * self.layout.slots, (worker + 1) * self.layout.slots)
+
+    def pixels(self, slot: int, side: int) -> np.ndarray:
+        """uint8 `(3, side, side)`, to be written by the worker and read by the engine."""
+        return np.frombuffer(self._map, np.uint8, 3 * side * side, self._start(slot)).reshape(3, side, side)
+
+    def top(self, slot: int, k: int) -> TopK:
+        """int32 and float32 `(k,)`, to be written by the engine and read by the worker."""
+        start = self._start(slot) + self.layout.top_at
+        ids = np.frombuffer(self._map, np.int32, k, start)
+        return TopK(ids, np.frombuffer(self._map, np.float32, k, start + 4 * k))
+
+    def _start(self, slot: int) -> int:
+        return self.layout.numbers_bytes + slot * self.layout.slot_bytes

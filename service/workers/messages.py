@@ -1,0 +1,76 @@
+"""What a worker and the engine's process tell each other, over a socket that keeps messages apart (SOCK_SEQPACKET).
+
+Both ends are the same program on the same machine: records are plain structs, and the rare news of a model a pickle.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from service.engine import EngineInfo
+
+MAX_BYTES = 1 << 16  # of a message; more records than that are sent in several
+
+# From worker to engine: slot, model, top_k.
+HELLO = b"h"  # the worker listens
+SUBMIT = b"s"
+WITHDRAW = b"w"
+_REQUEST = struct.Struct("<cIHH")
+
+# From engine to worker.
+_DONE = b"d"
+_NEWS = b"n"
+_RECORD = struct.Struct("<I?ddH")
+
+
+class Request(NamedTuple):
+    kind: bytes
+    slot: int = 0
+    model: int = 0  # its place among the repository's
+    top_k: int = 0
+
+    def pack(self) -> bytes:
+        return _REQUEST.pack(*self)
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Request:
+        return cls(*_REQUEST.unpack(message))
+
+
+class Done(NamedTuple):
+    """A slot's image has been answered."""
+
+    slot: int
+    ok: bool
+    queued: float  # seconds, as in `batching.Timing`
+    ran: float
+    batch_size: int
+
+
+class News(NamedTuple):
+    """A model is ready, with `info`, or has failed for a `reason`."""
+
+    model: int
+    reason: str | None
+    info: EngineInfo | None
+
+    def pack(self) -> bytes:
+        return _NEWS + pickle.dumps(tuple(self))
+
+
+def pack_done(records: Iterable[Done]) -> Iterator[bytes]:
+    """As few messages as hold them all."""
+    packed = b"".join(_RECORD.pack(*record) for record in records)
+    room = (MAX_BYTES - 1) // _RECORD.size * _RECORD.size
+    for start in range(0, len(packed), room):
+        yield _DONE + packed[start : start + room]
+
+
+def unpack(message: bytes) -> News | list[Done]:
+    """A message from the engine's process."""
+    if message[:1] == _NEWS:
+        return News(*pickle.loads(message[1:]))
+    return [Done(*fields) for fields in _RECORD.iter_unpack(message[1:])]

@@ -1,0 +1,160 @@
+"""The worker's end of the socket to the engine's process: models that are computed elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from service.batching import Timing
+from service.inference import Item, Prediction, TopK
+from service.repository import Model, Repository
+from service.workers.memory import SharedMemory
+from service.workers.messages import HELLO, MAX_BYTES, SUBMIT, WITHDRAW, Done, News, Request, unpack
+
+log = logging.getLogger(__name__)
+
+
+class EngineFailed(Exception):
+    """The engine's process could not compute an image."""
+
+
+class Remote:
+    """The models of a repository, computed by the process at the other end of a socket. A `Backend`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        memory: SharedMemory,
+        worker: int,
+        repository: Repository,
+        on_lost: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            on_lost: told, on the event loop, when the other process has gone.
+        """
+        self.repository = repository
+        self.memory = memory
+        self.worker = worker
+        self._sock = sock
+        self._on_lost = on_lost
+        self._models = list(repository.models.values())
+        self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()  # None: stop waiting for more
+        # The last one that was freed is taken first: only as many slots take memory as are ever in use at once. Images
+        # are admitted before they come here, so there is nearly always a free one; else a decode thread waits for it.
+        self._free: queue.LifoQueue[int] = queue.LifoQueue()
+        for slot in reversed(memory.slots_of(worker)):
+            self._free.put(slot)
+        self._waiting: dict[int, tuple[Prediction, int]] = {}  # slot -> whose it is, and its top_k
+        self._slots: dict[Prediction, int] = {}
+
+    def attach(self) -> None:
+        """Begins to listen to the engine's process. On the event loop that requests are served on."""
+        asyncio.get_running_loop().add_reader(self._sock, self._read)
+
+    def hello(self) -> None:
+        """Tells the engine's process that this worker listens."""
+        self._sock.send(Request(HELLO).pack())
+
+    def load(self) -> Iterator[tuple[Model, RemoteExecutor | None]]:
+        for _ in self._models:
+            news = self._news.get()
+            if news is None:
+                return
+            model = self._models[news.model]
+            model.info, model.reason = news.info, news.reason
+            if news.info is None:
+                model.state = "failed"
+                yield model, None
+            else:
+                yield model, RemoteExecutor(self, news.model, model.card.preprocessing.crop)
+
+    def stop_loading(self) -> None:
+        self._news.put(None)
+
+    def submit(self, model: int, side: int, item: Item, prediction: Prediction) -> None:
+        """Raises OSError when the engine's process has gone."""
+        slot = self._free.get()
+        self.memory.pixels(slot, side)[:] = item.pixels
+        self._waiting[slot] = prediction, item.top_k
+        self._slots[prediction] = slot
+        self._sock.send(Request(SUBMIT, slot, model, item.top_k).pack())
+
+    def withdraw(self, prediction: Prediction) -> None:
+        """The slot stays taken until the engine's process has let go of it."""
+        if (slot := self._slots.get(prediction)) is not None:
+            with suppress(BlockingIOError):  # it will be computed for nobody
+                self._sock.send(Request(WITHDRAW, slot).pack(), socket.MSG_DONTWAIT)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message = self._sock.recv(MAX_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                message = b""
+            if not message:
+                self._lose()
+                return
+            received = unpack(message)
+            if isinstance(received, News):
+                self._news.put(received)
+            else:
+                for done in received:
+                    self._finish(done)
+
+    def _finish(self, done: Done) -> None:
+        prediction, k = self._waiting.pop(done.slot)
+        del self._slots[prediction]
+        if not prediction.done():  # its client is still there
+            if done.ok:
+                ids, probabilities = self.memory.top(done.slot, k)
+                timing = Timing(done.queued, done.ran, done.batch_size)
+                prediction.set_result((TopK(ids.copy(), probabilities.copy()), timing))
+            else:
+                prediction.set_exception(EngineFailed("the engine's process could not compute this: its log says why"))
+        self._free.put(done.slot)
+
+    def _lose(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._sock)
+        self._news.put(None)
+        for prediction, _ in self._waiting.values():
+            if not prediction.done():
+                prediction.set_exception(EngineFailed("the engine's process has gone"))
+        self._on_lost()
+
+
+class RemoteExecutor:
+    """One ready model of a `Remote`. An `Executor`."""
+
+    def __init__(self, remote: Remote, index: int, side: int) -> None:
+        self._remote = remote
+        self._index = index
+        self._side = side
+        self._in_service = remote.memory.in_service[:, index]
+        self._per_second = remote.memory.per_second[index : index + 1]
+
+    @property
+    def in_service(self) -> int:
+        return int(self._in_service.sum())
+
+    @property
+    def per_second(self) -> float:
+        return float(self._per_second[0])
+
+    def count(self, images: int) -> None:
+        self._in_service[self._remote.worker] += images
+
+    def submit(self, item: Item, prediction: Prediction) -> None:
+        self._remote.submit(self._index, self._side, item, prediction)
+
+    def withdraw(self, prediction: Prediction) -> None:
+        self._remote.withdraw(prediction)
+
+    def close(self) -> None:
+        """Nothing to do: the queue is that of the engine's process."""

@@ -1,0 +1,40 @@
+"""What goes over the socket."""
+
+from __future__ import annotations
+
+from service.engine import EngineInfo
+from service.tuning import Tuned, Tuning
+from service.workers.messages import MAX_BYTES, SUBMIT, Done, News, Request, pack_done, unpack
+
+
+def test_requests() -> None:
+    request = Request(SUBMIT, slot=70_000, model=3, top_k=1000)
+    assert Request.unpack(request.pack()) == request
+    assert len(request.pack()) < 16
+
+
+def test_done_in_one_message() -> None:
+    done = [Done(slot, ok=slot % 2 == 0, queued=0.25, ran=slot / 8, batch_size=slot) for slot in range(64)]
+    (message,) = pack_done(done)
+    assert unpack(message) == done
+
+
+def test_more_than_a_message_holds() -> None:
+    done = [Done(slot, ok=True, queued=0.0, ran=0.0, batch_size=1) for slot in range(10_000)]
+    messages = list(pack_done(done))
+    assert len(messages) > 1
+    assert max(map(len, messages)) <= MAX_BYTES
+    found: list[Done] = []
+    for message in messages:
+        part = unpack(message)
+        assert isinstance(part, list)
+        found += part
+    assert found == done
+
+
+def test_news() -> None:
+    tuned = Tuned(Tuning(images_per_second={1: 10.0, 2: 15.0}), remembered=False)
+    news = News(2, None, EngineInfo("cpu", "fp32", 2, {"cuda": "none here"}, (1, 2), tuned))
+    assert unpack(news.pack()) == news
+    failed = News(0, "the file is damaged", None)
+    assert unpack(failed.pack()) == failed
