@@ -38,6 +38,7 @@ lint: install  ## check style (ruff) and types (mypy)
 bench: install  ## measure decoding, serving (needs wrk) and training beside their limits; about half an hour
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.http
+	$(BIN)/python -m benchmarks.workers
 	$(BIN)/python -m benchmarks.training
 
 bench-peers: install  ## measure the service beside seven other servers, each in an environment of its own (needs wrk, java); an hour or two

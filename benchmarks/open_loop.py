@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import heapq
 import json
 import random
 import subprocess
@@ -50,6 +51,20 @@ def schedule(rate: float, seconds: float, seed: int) -> list[float]:
         moments.append(moment)
         moment += chance.expovariate(rate)
     return moments
+
+
+def ideal_latencies(moments: Sequence[float], *, servers: int, service_s: float) -> list[float]:
+    """Seconds that requests would spend in a queue with nothing to improve, for the chance in their arrivals alone.
+
+    First come, first served, by `servers` that take `service_s` for each request, always the same (M/D/c).
+    """
+    free = [0.0] * servers
+    latencies = []
+    for moment in moments:
+        ended = max(moment, heapq.heappop(free)) + service_s
+        heapq.heappush(free, ended)
+        latencies.append(ended - moment)
+    return latencies
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:

@@ -78,6 +78,8 @@ class Remote:
 
     def submit(self, model: int, side: int, item: Item, prediction: Prediction) -> None:
         """Raises OSError when the engine's process has gone."""
+        if prediction.cancelled():  # while it was decoded
+            return
         slot = self._free.get()
         self.memory.pixels(slot, side)[:] = item.pixels
         self._waiting[slot] = prediction, item.top_k

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.open_loop import OpenLoad, drive, percentile, schedule
+from benchmarks.open_loop import OpenLoad, drive, ideal_latencies, percentile, schedule
 
 Answer = Callable[[int], Awaitable[bytes]]  # number of the request, from 0 -> what is sent back
 
@@ -164,3 +164,11 @@ def test_what_is_never_answered_has_failed() -> None:
 def test_nobody_listening_is_all_failures() -> None:
     found = asyncio.run(drive("http://127.0.0.1:1/", b"", rate=100, seconds=0.1, seed=1))
     assert (found.completed, found.failed) == (0, len(schedule(100, 0.1, seed=1)))
+
+
+def test_an_ideal_queue() -> None:
+    assert ideal_latencies([0, 1, 1.5, 10], servers=1, service_s=2) == [2, 3, 4.5, 2]
+    assert ideal_latencies([0, 1, 1.5, 10], servers=2, service_s=2) == [2, 2, 2.5, 2]
+    # of M/D/1 at a load of 0.7 (Pollaczek and Khinchine): waiting for 0.7 / (2 * 0.3) of a service, and the service
+    latencies = ideal_latencies(schedule(0.7, 200_000, seed=1), servers=1, service_s=1)
+    assert sum(latencies) / len(latencies) == pytest.approx(1 + 0.7 / 0.6, rel=0.03)
