@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -34,10 +35,13 @@ def main(arguments: Sequence[str]) -> int:
 
 # What serves is imported where it is needed: prometheus_client looks at its import whether to count for one process or
 # for several.
+COUNTERS = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def serve_here(settings: Settings) -> int:
     """Everything in this process."""
+    for name in (COUNTERS, COUNTERS.lower()):  # somebody else's; with it, counters would outlive the process
+        os.environ.pop(name, None)
     from service.repository import RepositoryError
     from service.server import Server
 
@@ -55,8 +59,14 @@ def serve_here(settings: Settings) -> int:
 
 def serve_with_workers(settings: Settings) -> int:
     """Workers talk HTTP and decode; this process computes."""
-    with tempfile.TemporaryDirectory(prefix="resnet-service-") as counters:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # until there is something to stop
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="resnet-service-")
+    except OSError as error:
+        log.error("there is no folder for the workers' counters: %s; set TMPDIR", error)
+        return 1
+    with folder as counters:
+        os.environ[COUNTERS] = counters
         from service.workers.main import serve
 
         return serve(settings)

@@ -73,7 +73,9 @@ class Settings(BaseSettings):
         default_factory=usable_cores, ge=1, description="CPU cores that one batch may use; unset, all of them."
     )
     decode_threads: int = Field(
-        default_factory=usable_cores, ge=1, description="Images decoded at the same time; unset, one per core."
+        default_factory=usable_cores,
+        ge=1,
+        description="Images decoded at the same time; unset, one per core. Workers share them out.",
     )
     max_batch: int | None = Field(
         default=None,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +14,7 @@ import numpy as np
 from service.inference import Executor, Prediction
 from service.repository import Model
 from service.workers.memory import SharedMemory
-from service.workers.messages import HELLO, MAX_BYTES, WITHDRAW, Done, News, Request, pack_done
-
-log = logging.getLogger(__name__)
+from service.workers.messages import HELLO, MAX_BYTES, WITHDRAW, Done, News, Request, Stop, pack_done
 
 
 class SlotItem(NamedTuple):
@@ -41,12 +38,12 @@ class Link:
         worker: int,
         models: Sequence[Model],
         executors: Sequence[Executor | None],
-        on_lost: Callable[[], None],
+        on_hello: Callable[[], None],
     ) -> None:
         """
         Args:
             executors: of the models, as they become ready.
-            on_lost: told when the worker has closed its end, or does not read what it is sent.
+            on_hello: told when the worker listens.
         """
         self.greeted = False
         self._sock = sock
@@ -54,15 +51,17 @@ class Link:
         self._worker = worker
         self._models = models
         self._executors = executors
-        self._on_lost = on_lost
+        self._on_hello = on_hello
         self._loop = asyncio.get_running_loop()
         self._predictions: dict[int, Prediction] = {}  # by slot
         self._done: list[Done] = []
+        # What the socket has no room for, because the worker is slow to read. A worker has no more images than slots.
+        self._unsent: deque[bytes] = deque()
         self._open = True
         self._loop.add_reader(sock, self._read)
 
-    def tell(self, news: News) -> None:
-        self._send(news.pack())
+    def tell(self, message: News | Stop) -> None:
+        self._send(message.pack())
 
     def close(self) -> None:
         """Forgets the worker's images: those that wait are not computed any more."""
@@ -70,6 +69,7 @@ class Link:
             return
         self._open = False
         self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
         self._sock.close()
         for prediction in self._predictions.values():
             prediction.cancel()
@@ -84,11 +84,12 @@ class Link:
             except ConnectionError:
                 message = b""
             if not message:
-                self._lose()
+                self.close()
                 return
             request = Request.unpack(message)
             if request.kind == HELLO:
                 self.greeted = True
+                self._on_hello()
             elif request.kind == WITHDRAW:
                 if prediction := self._predictions.get(request.slot):
                     prediction.cancel()
@@ -130,15 +131,19 @@ class Link:
     def _send(self, message: bytes) -> None:
         if not self._open:
             return
-        try:
-            self._sock.send(message, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            log.error("worker %d does not read its answers", self._worker)
-            self._lose()
-        except ConnectionError:
-            self._lose()
+        self._unsent.append(message)
+        if len(self._unsent) == 1:
+            self._write()
 
-    def _lose(self) -> None:
-        self.close()
-        with suppress(ProcessLookupError):
-            self._on_lost()
+    def _write(self) -> None:
+        while self._unsent:
+            try:
+                self._sock.send(self._unsent[0], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._write)
+                return
+            except ConnectionError:
+                self.close()
+                return
+            self._unsent.popleft()
+        self._loop.remove_writer(self._sock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import logging
 import pickle
 import signal
@@ -20,56 +21,46 @@ from service.metrics import Metrics
 from service.repository import Model, Repository, RepositoryError
 from service.settings import Settings
 from service.workers.link import Link
-from service.workers.memory import Layout, SharedMemory
-from service.workers.messages import News
-from service.workers.worker import Start, bound
+from service.workers.memory import Layout, MemoryNotShared, SharedMemory
+from service.workers.messages import News, Start, Stop
+from service.workers.ports import Reserved
 
 log = logging.getLogger("service")
 
 PORT_TAKEN = 3  # uvicorn's exit status
+LONGEST_PAUSE = 30.0  # seconds before a worker that does not come up is tried again
+GRACE = 5.0  # seconds beyond the shutdown's own limits, after which workers are killed
 
 
 class WorkerFailed(Exception):
-    """A worker ended before it ever listened: the next one would, too."""
+    """A worker ended before any ever listened: the next one would, too."""
 
 
 def serve(settings: Settings) -> int:
     """Serves until SIGTERM or Ctrl-C. Returns the exit status, as `service.__main__.main` does."""
     try:
-        reserved = reserve(settings.host, settings.port)
+        reserved = Reserved(settings.host, settings.port)
     except OSError as error:
         log.error("%s port %d: %s", settings.host, settings.port, error)
         return PORT_TAKEN
     with reserved:
-        port = reserved.getsockname()[1]
         try:
-            supervisor = Supervisor(settings.model_copy(update={"port": port}))
-        except (RepositoryError, OSError) as error:
+            supervisor = Supervisor(settings.model_copy(update={"port": reserved.port}))
+        except (RepositoryError, MemoryNotShared) as error:
             log.error("%s", error)
             return 1
-        log.info("%d workers on http://%s:%d", settings.workers, settings.host, port)
         return uvloop.run(supervisor.run())
-
-
-def reserve(host: str, port: int) -> socket.socket:
-    """Keeps a port for the workers, without listening. Raises OSError if somebody else has it."""
-    # Sharing a port is allowed to every process of this user: a second service would take half of the requests.
-    bound(host, port, shared=False).close()
-    return bound(host, port)
 
 
 class Supervisor:
     """The models, and the workers they are computed for."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises RepositoryError when there is nothing to serve, OSError where memory cannot be shared."""
+        """Raises RepositoryError when there is nothing to serve, MemoryNotShared."""
         self._settings = settings
-        self._settings_of_worker = settings.model_copy(
-            update={"decode_threads": -(-settings.decode_threads // settings.workers)}
-        )
         self._repository = Repository(settings.models_dir, only=settings.models, default=settings.default_model)
-        self._models = list(self._repository.models.values())
         self._unloaded = copy.deepcopy(self._repository)  # for the workers: later the models have engines
+        self._models = list(self._repository.models.values())
         self._memory = SharedMemory.create(
             Layout(
                 workers=settings.workers,
@@ -84,8 +75,10 @@ class Supervisor:
         self._news: list[News] = []
         self._links: dict[int, Link] = {}
         self._processes: dict[int, Process] = {}
-        self._stopping = False
-        self._failure: Exception | None = None
+        self._all_loaded = False
+        self._listening = asyncio.Event()  # any worker, ever
+        self._stopping = asyncio.Event()
+        self._failure: str | None = None
 
     async def run(self) -> int:
         """The exit status."""
@@ -94,7 +87,6 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop, number)
         loading = asyncio.create_task(self._load())
         await asyncio.gather(*(self._keep(worker) for worker in range(self._settings.workers)))
-        self._backend.stop_loading()
         await loading
         for executor in self._executors:
             if executor is not None:
@@ -104,15 +96,31 @@ class Supervisor:
             return 1
         return 0
 
-    def _stop(self, number: signal.Signals) -> None:
-        """Workers know what to do with signals; when all have ended, so does this process."""
-        self._stopping = True
-        for process in self._processes.values():
-            with suppress(ProcessLookupError):
-                process.send_signal(number)
+    def _stop(self, number: int) -> None:
+        """Passes a signal on; when all workers have ended, so does this process."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._backend.stop_loading()
+            limit = self._settings.shutdown_delay + self._settings.shutdown_timeout + GRACE
+            asyncio.get_running_loop().call_later(limit, self._kill)
+        for worker in self._processes:
+            self._stop_worker(worker, number)
 
-    def _fail(self, error: Exception) -> None:
-        self._failure = self._failure or error
+    def _stop_worker(self, worker: int, number: int) -> None:
+        link, process = self._links[worker], self._processes[worker]
+        if link.greeted:
+            link.tell(Stop(number))
+        elif process.returncode is None:  # it has nothing to finish
+            process.terminate()
+
+    def _kill(self) -> None:
+        for worker, process in self._processes.items():
+            if process.returncode is None:
+                log.error("worker %d (process %d) does not end: killing it", worker, process.pid)
+                process.kill()
+
+    def _fail(self, reason: str) -> None:
+        self._failure = self._failure or reason
         self._stop(signal.SIGINT)
 
     async def _load(self) -> None:
@@ -126,10 +134,10 @@ class Supervisor:
             await asyncio.to_thread(load)
             self._repository.require_default()
         except Exception as error:
-            self._fail(error)
+            self._fail(str(error))
             return
-        if not self._stopping:
-            log.info("ready: %s", ", ".join(model.name for model in self._models if model.state == "ready"))
+        self._all_loaded = True
+        self._announce()
 
     def _loaded(self, model: Model, executor: Executor | None) -> None:
         index = self._models.index(model)
@@ -143,43 +151,80 @@ class Supervisor:
 
     async def _keep(self, worker: int) -> None:
         """Runs a worker, and another in its place when it ends, until all of them are to stop."""
+        pause = 0.0
         while True:
-            link, process = await self._start(worker)
-            status = await process.wait()
-            link.close()
-            mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
-            if self._stopping:
+            try:
+                link, process = await self._start(worker)
+            except OSError as error:  # no more processes, no more descriptors
+                greeted, ended = False, f"could not be started ({error})"
+            else:
+                status = await process.wait()
+                link.close()
+                mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
+                greeted, ended = link.greeted, f"(process {process.pid}) ended with status {status}"
+                if self._stopping.is_set():
+                    if greeted and status:
+                        self._failure = self._failure or f"worker {worker} {ended} while it was stopping"
+                    return
+            if self._stopping.is_set():
                 return
-            if not link.greeted:
-                self._fail(WorkerFailed(f"worker {worker} ended with status {status} before it listened"))
+            if not self._listening.is_set():
+                self._fail(f"worker {worker} {ended} before it listened; the reason is above")
                 return
-            log.error("worker %d (process %d) ended with status %d: starting another", worker, process.pid, status)
+            pause = 0.0 if greeted else min(2 * pause or 1.0, LONGEST_PAUSE)
+            log.error("worker %d %s: starting another%s", worker, ended, f" in {pause:.0f} s" if pause else "")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+                return
 
     async def _start(self, worker: int) -> tuple[Link, Process]:
+        """Raises OSError when the system has no room for another process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "service.workers.worker"),
-                stdin=PIPE,
-                pass_fds=(theirs.fileno(), self._memory.fd),
-                start_new_session=True,  # Ctrl-C in a terminal reaches this process alone, which passes it on
-            )
-            start = Start(
-                worker,
-                self._settings_of_worker,
-                self._unloaded,
-                self._memory.layout,
-                memory_fd=self._memory.fd,
-                socket_fd=theirs.fileno(),
-            )
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-m", "service.workers.worker"),
+                    stdin=PIPE,
+                    pass_fds=(theirs.fileno(), self._memory.fd),
+                    start_new_session=True,  # Ctrl-C in a terminal reaches this process alone, which passes it on
+                )
+                start = Start(
+                    worker,
+                    # decode threads are shared out
+                    self._settings.model_copy(
+                        update={"decode_threads": -(-self._settings.decode_threads // self._settings.workers)}
+                    ),
+                    self._unloaded,
+                    self._memory.layout,
+                    memory_fd=self._memory.fd,
+                    socket_fd=theirs.fileno(),
+                )
             assert process.stdin is not None
             process.stdin.write(pickle.dumps(start))
             process.stdin.close()
-        link = Link(ours, self._memory, worker, self._models, self._executors, on_lost=process.kill)
+        except OSError:
+            ours.close()
+            raise
+        hello = functools.partial(self._hello, worker, again=worker in self._links)
+        link = Link(ours, self._memory, worker, self._models, self._executors, on_hello=hello)
         self._links[worker], self._processes[worker] = link, process
         for news in self._news:
             link.tell(news)
-        if self._stopping:  # the signal came while it was being started
-            process.send_signal(signal.SIGINT)
+        if self._stopping.is_set():  # while it was being started
+            self._stop_worker(worker, signal.SIGINT)
         return link, process
+
+    def _hello(self, worker: int, *, again: bool) -> None:
+        """A worker listens."""
+        if again:
+            log.info("worker %d (process %d) listens in its place", worker, self._processes[worker].pid)
+        if not self._listening.is_set():
+            self._listening.set()
+            host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+            log.info("%d workers on http://%s:%d", self._settings.workers, host, self._settings.port)
+            self._announce()
+
+    def _announce(self) -> None:
+        if self._all_loaded and self._listening.is_set() and not self._stopping.is_set():
+            log.info("ready: %s", ", ".join(model.name for model in self._models if model.state == "ready"))

@@ -47,6 +47,10 @@ def _whole_pages(size: int) -> int:
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
+class MemoryNotShared(Exception):
+    """There is no memory to share; the message names the remedy."""
+
+
 class SharedMemory:
     """Attributes:
     fd: the descriptor, for other processes.
@@ -63,12 +67,18 @@ class SharedMemory:
 
     @classmethod
     def create(cls, layout: Layout) -> SharedMemory:
-        """Raises OSError where there is no memfd: on systems other than Linux."""
+        """Raises MemoryNotShared."""
         if not hasattr(os, "memfd_create"):
-            raise OSError("more than one worker needs Linux (memfd)")
+            raise MemoryNotShared("more than one worker needs Linux (memfd): set workers to 1")
         fd = os.memfd_create("resnet-service")
-        os.ftruncate(fd, layout.bytes)
-        return cls(layout, fd)
+        try:
+            os.ftruncate(fd, layout.bytes)
+            return cls(layout, fd)
+        except (OSError, OverflowError) as error:
+            os.close(fd)
+            raise MemoryNotShared(
+                f"{layout.bytes:,} bytes of memory cannot be shared ({error}): lower workers or max_queue"
+            ) from error
 
     def slots_of(self, worker: int) -> range:
         """The slots that a worker may use."""

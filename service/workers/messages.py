@@ -8,9 +8,13 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.engine import EngineInfo
+from service.repository import Repository
+from service.settings import Settings
+from service.workers.memory import Layout
 
 MAX_BYTES = 1 << 16  # of a message; more records than that are sent in several
 
@@ -23,7 +27,20 @@ _REQUEST = struct.Struct("<cIHH")
 # From engine to worker.
 _DONE = b"d"
 _NEWS = b"n"
+_STOP = b"q"
 _RECORD = struct.Struct("<I?ddH")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a worker is told on its standard input, before anything else."""
+
+    worker: int
+    settings: Settings
+    repository: Repository  # nothing is loaded yet
+    layout: Layout
+    memory_fd: int
+    socket_fd: int
 
 
 class Request(NamedTuple):
@@ -61,6 +78,15 @@ class News(NamedTuple):
         return _NEWS + pickle.dumps(tuple(self))
 
 
+class Stop(NamedTuple):
+    """The engine's process was sent this signal."""
+
+    signal: int
+
+    def pack(self) -> bytes:
+        return _STOP + bytes([self.signal])
+
+
 def pack_done(records: Iterable[Done]) -> Iterator[bytes]:
     """As few messages as hold them all."""
     packed = b"".join(_RECORD.pack(*record) for record in records)
@@ -69,8 +95,10 @@ def pack_done(records: Iterable[Done]) -> Iterator[bytes]:
         yield _DONE + packed[start : start + room]
 
 
-def unpack(message: bytes) -> News | list[Done]:
+def unpack(message: bytes) -> News | Stop | list[Done]:
     """A message from the engine's process."""
+    if message[:1] == _STOP:
+        return Stop(message[1])
     if message[:1] == _NEWS:
         return News(*pickle.loads(message[1:]))
     return [Done(*fields) for fields in _RECORD.iter_unpack(message[1:])]

@@ -13,7 +13,7 @@ from service.batching import Timing
 from service.inference import Item, Prediction, TopK
 from service.repository import Model, Repository
 from service.workers.memory import SharedMemory
-from service.workers.messages import HELLO, MAX_BYTES, SUBMIT, WITHDRAW, Done, News, Request, unpack
+from service.workers.messages import HELLO, MAX_BYTES, SUBMIT, WITHDRAW, Done, News, Request, Stop, unpack
 
 log = logging.getLogger(__name__)
 
@@ -31,16 +31,20 @@ class Remote:
         memory: SharedMemory,
         worker: int,
         repository: Repository,
+        *,
+        on_stop: Callable[[int], None],
         on_lost: Callable[[], None],
     ) -> None:
         """
         Args:
-            on_lost: told, on the event loop, when the other process has gone.
+            on_stop: told, on the event loop, of a signal that the engine's process was sent.
+            on_lost: told, on the event loop, when that process has gone. Nothing that waits for it is ever answered.
         """
         self.repository = repository
         self.memory = memory
         self.worker = worker
         self._sock = sock
+        self._on_stop = on_stop
         self._on_lost = on_lost
         self._models = list(repository.models.values())
         self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()  # None: stop waiting for more
@@ -55,10 +59,12 @@ class Remote:
     def attach(self) -> None:
         """Begins to listen to the engine's process. On the event loop that requests are served on."""
         asyncio.get_running_loop().add_reader(self._sock, self._read)
+        # uvloop has made it non-blocking; but where the engine's process is behind with reading, decode threads wait.
+        self._sock.setblocking(True)
 
     def hello(self) -> None:
         """Tells the engine's process that this worker listens."""
-        self._sock.send(Request(HELLO).pack())
+        self._send(Request(HELLO))
 
     def load(self) -> Iterator[tuple[Model, RemoteExecutor | None]]:
         for _ in self._models:
@@ -77,20 +83,23 @@ class Remote:
         self._news.put(None)
 
     def submit(self, model: int, side: int, item: Item, prediction: Prediction) -> None:
-        """Raises OSError when the engine's process has gone."""
         if prediction.cancelled():  # while it was decoded
             return
         slot = self._free.get()
         self.memory.pixels(slot, side)[:] = item.pixels
         self._waiting[slot] = prediction, item.top_k
         self._slots[prediction] = slot
-        self._sock.send(Request(SUBMIT, slot, model, item.top_k).pack())
+        self._send(Request(SUBMIT, slot, model, item.top_k))
 
     def withdraw(self, prediction: Prediction) -> None:
         """The slot stays taken until the engine's process has let go of it."""
         if (slot := self._slots.get(prediction)) is not None:
             with suppress(BlockingIOError):  # it will be computed for nobody
-                self._sock.send(Request(WITHDRAW, slot).pack(), socket.MSG_DONTWAIT)
+                self._send(Request(WITHDRAW, slot), socket.MSG_DONTWAIT)
+
+    def _send(self, request: Request, flags: int = 0) -> None:
+        with suppress(ConnectionError):  # the engine's process has gone: the event loop is about to hear of it
+            self._sock.send(request.pack(), flags)
 
     def _read(self) -> None:
         while True:
@@ -101,11 +110,14 @@ class Remote:
             except ConnectionError:
                 message = b""
             if not message:
-                self._lose()
+                asyncio.get_running_loop().remove_reader(self._sock)
+                self._on_lost()
                 return
             received = unpack(message)
             if isinstance(received, News):
                 self._news.put(received)
+            elif isinstance(received, Stop):
+                self._on_stop(received.signal)
             else:
                 for done in received:
                     self._finish(done)
@@ -121,14 +133,6 @@ class Remote:
             else:
                 prediction.set_exception(EngineFailed("the engine's process could not compute this: its log says why"))
         self._free.put(done.slot)
-
-    def _lose(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._sock)
-        self._news.put(None)
-        for prediction, _ in self._waiting.values():
-            if not prediction.done():
-                prediction.set_exception(EngineFailed("the engine's process has gone"))
-        self._on_lost()
 
 
 class RemoteExecutor:

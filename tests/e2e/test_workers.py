@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.mmap_dict import MmapedDict
 
-from tests.conftest import Service
+from tests.conftest import Service, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -45,6 +46,14 @@ def alive(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+def requests_of(pid: int) -> float:
+    """How many a worker has answered, by the file in which it counts."""
+    environment = dict(entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if entry)
+    file = Path(environment["PROMETHEUS_MULTIPROC_DIR"]) / f"counter_{pid}.db"
+    counts = MmapedDict.read_all_values_from_file(str(file))  # type: ignore[no-untyped-call]
+    return sum(value for key, value, *_ in counts if "resnet_requests_total" in key)
 
 
 def samples(service: Service) -> dict[str, float]:
@@ -79,6 +88,9 @@ def test_every_worker_serves_and_metrics_are_of_all_of_them(service: Service, ph
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(classify, range(64))) == {200}
+    counts = [requests_of(pid) for pid in processes(service)]
+    assert min(counts) > 0
+    assert sum(counts) == 64
     for _ in range(8):  # whichever worker answers
         found = samples(service)
         assert found['resnet_requests_total{model="resnet8-cifar",status="200"}'] == 64
@@ -87,10 +99,6 @@ def test_every_worker_serves_and_metrics_are_of_all_of_them(service: Service, ph
         assert found['resnet_queue_images{model="resnet8-cifar"}'] == 0
         (info,) = [name for name in found if name.startswith("resnet_model_info") and 'depth="8"' in name]
         assert found[info] == 1
-    seconds = [
-        float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11]) for pid in processes(service)
-    ]
-    assert min(seconds) > 0
 
 
 def test_the_queue_is_that_of_all_workers(
@@ -113,7 +121,7 @@ def test_a_worker_that_dies_is_replaced(service: Service, photo: bytes) -> None:
     os.kill(before[0], signal.SIGKILL)
     until(lambda: len(processes(service)) == WORKERS and before[0] not in processes(service))
     new = next(pid for pid in processes(service) if pid not in before)
-    until(lambda: b"ready" in Path(service.log).read_bytes().partition(b"starting another")[2])
+    until(lambda: f"worker 0 (process {new}) listens in its place" in service.log.read_text())
     assert f"worker 0 (process {before[0]}) ended with status -9: starting another" in service.log.read_text()
     os.kill(before[1], signal.SIGSTOP)  # so that it is the new one that answers, sooner or later
     try:
@@ -129,6 +137,26 @@ def test_a_worker_that_dies_is_replaced(service: Service, photo: bytes) -> None:
     finally:
         os.kill(before[1], signal.SIGCONT)
     assert alive(new)
+
+
+def test_a_replacement_that_dies_is_tried_again_while_the_others_serve(service: Service, photo: bytes) -> None:
+    before = processes(service)
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: len(processes(service)) == WORKERS and before[0] not in processes(service))
+    replacement = next(pid for pid in processes(service) if pid != before[1])
+    os.kill(replacement, signal.SIGKILL)
+    until(lambda: f"(process {replacement}) ended with status -9: starting another in 1 s" in service.log.read_text())
+    assert httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code == 200
+    until(lambda: "listens in its place" in service.log.read_text())
+
+
+def test_a_signal_to_the_workers_themselves_changes_nothing(service: Service, photo: bytes) -> None:
+    before = processes(service)
+    for pid in before:
+        os.kill(pid, signal.SIGTERM)  # as systemd does, besides the engine's process
+    time.sleep(0.5)
+    assert processes(service) == before
+    assert httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code == 200
 
 
 def test_sigterm_finishes_what_was_begun(service: Service, photo: bytes) -> None:
@@ -150,11 +178,62 @@ def test_ctrl_c_ends_it_at_once(service: Service) -> None:
     assert service.stop(signal.SIGINT) == 0
 
 
-def test_no_worker_outlives_the_engines_process(service: Service) -> None:
+def test_when_the_engines_process_dies_so_do_its_workers_and_no_answer_is_made_up(
+    service: Service, photo: bytes
+) -> None:
     workers = processes(service)
-    os.kill(service.process.pid, signal.SIGKILL)
+    files = [("file", ("a.jpg", photo, "image/jpeg"))] * 16
+
+    def classify(_: int) -> int | None:
+        try:
+            return httpx.post(f"{service.url}/classify?depth=18", files=files, timeout=60).status_code
+        except httpx.TransportError:  # a balancer would ask another replica
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        waiting = pool.map(classify, range(8))
+        until(lambda: samples(service)['resnet_queue_images{model="resnet18"}'] == 128)
+        os.kill(service.process.pid, signal.SIGKILL)
+        assert set(waiting) <= {200, None}
     until(lambda: not any(map(alive, workers)))
-    assert service.log.read_text().count("the engine's process has gone") == WORKERS
+    log = service.log.read_text()
+    assert log.count("the engine's process has gone") == WORKERS
+    assert "Traceback" not in log
+
+
+def test_a_worker_that_hangs_does_not_keep_the_service_from_ending(
+    models_dir: Path, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(models_dir, provider="cpu", max_batch=1, workers=2, shutdown_delay=0, shutdown_timeout=1)
+    hanging = processes(service)[0]
+    os.kill(hanging, signal.SIGSTOP)
+    assert service.stop() == 1
+    assert f"worker 0 (process {hanging}) does not end: killing it" in service.log.read_text()
+    assert not alive(hanging)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_loading_ends_it_without_a_word_too_many(
+    models_dir: Path, start_service: Callable[..., Service], number: signal.Signals
+) -> None:
+    service = start_service(models_dir, ready=False, workers=2)
+    until(lambda: len(processes(service)) == WORKERS)
+    assert service.stop(number) == 0
+    log = service.log.read_text()
+    assert log.splitlines()[-1].endswith("INFO service: stopped")
+    assert "Traceback" not in log
+
+
+def test_two_services_that_start_together_do_not_share_a_port(models_dir: Path) -> None:
+    command = [sys.executable, "-m", "service", f"--models-dir={models_dir}", f"--port={free_port()}", "--workers=2"]
+    pair = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    until(lambda: any(process.poll() is not None for process in pair))
+    (refused,) = (process for process in pair if process.poll() is not None)
+    (serving,) = (process for process in pair if process is not refused)
+    serving.terminate()
+    for process in pair:
+        process.communicate(timeout=60)
+    assert (refused.returncode, serving.returncode) == (3, 0)
 
 
 def test_a_port_that_another_service_has_is_refused(service: Service, models_dir: Path, tmp_path: Path) -> None:
@@ -174,6 +253,7 @@ def test_when_the_default_model_fails_everything_ends(tmp_path: Path, models_dir
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 1
     assert "the default model, resnet8-cifar, could not be loaded" in finished.stderr.splitlines()[-1]
+    assert "Traceback" not in finished.stderr
 
 
 def test_a_worker_that_cannot_start_ends_everything(models_dir: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from service.workers.memory import Layout, SharedMemory
+from service.workers.memory import Layout, MemoryNotShared, SharedMemory
 
 LAYOUT = Layout(workers=2, models=3, slots=4, side=5, classes=7)
 
@@ -48,7 +48,7 @@ def test_a_smaller_network_uses_a_part_of_a_slot(memory: SharedMemory) -> None:
 def test_another_process_sees_it(memory: SharedMemory) -> None:
     memory.pixels(5, 5)[2, 4, 4] = 77
     program = f"""
-from service.workers.memory import Layout, SharedMemory
+from service.workers.memory import Layout, MemoryNotShared, SharedMemory
 memory = SharedMemory(Layout(*{tuple(LAYOUT)}), {memory.fd})
 assert memory.pixels(5, 5)[2, 4, 4] == 77
 memory.top(5, 1).probabilities[0] = 0.25
@@ -64,3 +64,14 @@ def test_it_takes_memory_only_where_it_is_written() -> None:
     memory.pixels(70_000, 224)[:] = 1
     used = os.fstat(memory.fd).st_blocks * 512
     assert 3 * 224 * 224 <= used < 10**6
+
+
+def test_more_than_there_can_be_names_the_remedy() -> None:
+    with pytest.raises(MemoryNotShared, match="lower workers or max_queue"):
+        SharedMemory.create(Layout(workers=64, models=5, slots=2**30, side=224, classes=1000))
+
+
+def test_without_memfd_the_remedy_is_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(MemoryNotShared, match="set workers to 1"):
+        SharedMemory.create(LAYOUT)

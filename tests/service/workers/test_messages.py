@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.engine import EngineInfo
 from service.tuning import Tuned, Tuning
-from service.workers.messages import MAX_BYTES, SUBMIT, Done, News, Request, pack_done, unpack
+from service.workers.messages import MAX_BYTES, SUBMIT, Done, News, Request, Stop, pack_done, unpack
 
 
 def test_requests() -> None:
@@ -38,3 +38,7 @@ def test_news() -> None:
     assert unpack(news.pack()) == news
     failed = News(0, "the file is damaged", None)
     assert unpack(failed.pack()) == failed
+
+
+def test_stop() -> None:
+    assert unpack(Stop(15).pack()) == Stop(15)
