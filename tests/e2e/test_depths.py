@@ -13,8 +13,8 @@ from model_export.parity import torch_answers
 from model_export.publish import publish
 from model_export.random_weights import random_weights
 from service.card import Architecture
-from service.classifier import top_k
 from service.imaging import decode
+from service.inference import top_k
 from tests.conftest import Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
