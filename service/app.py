@@ -73,6 +73,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
+        await backend.catch_up()
         yield
         classifier.stop_loading()
         await loading

@@ -152,7 +152,7 @@ class Classifier:
     @property
     def ready(self) -> bool:
         """Whether loading is over and the default model answers."""
-        return self.loaded and self.repository.default in self._pipelines
+        return self.loaded and self.repository.default in self._pipelines and self._backend.ready
 
     def stop_loading(self) -> None:
         """Makes `load` return before the next model."""

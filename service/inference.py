@@ -85,6 +85,13 @@ class Backend(Protocol):
     def stop_loading(self) -> None:
         """Makes `load` end before the next model. From any thread."""
 
+    async def catch_up(self) -> None:
+        """Returns when `load`, on its thread, has been through all models that were ready before it began."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether all processes that share a port with this one have been through all models."""
+
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Probabilities `(N, classes)` of logits `(N, classes)`; those of a calibrated model have its temperature."""
@@ -191,3 +198,11 @@ class InProcess:
 
     def stop_loading(self) -> None:
         self._stopping.set()
+
+    async def catch_up(self) -> None:
+        """None was ready before."""
+
+    @property
+    def ready(self) -> bool:
+        """There are no others."""
+        return True

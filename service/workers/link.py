@@ -13,7 +13,7 @@ import numpy as np
 
 from service.inference import Executor, Prediction
 from service.repository import Model
-from service.workers.memory import SharedMemory
+from service.workers.memory import ABSENT, SharedMemory
 from service.workers.messages import HELLO, MAX_BYTES, WITHDRAW, Done, News, Request, Stop, pack_done
 
 
@@ -74,6 +74,7 @@ class Link:
         for prediction in self._predictions.values():
             prediction.cancel()
         self._memory.in_service[self._worker] = 0
+        self._memory.been_through[self._worker] = ABSENT
 
     def _read(self) -> None:
         while self._open:

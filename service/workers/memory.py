@@ -14,6 +14,8 @@ import numpy as np
 
 from service.inference import TopK
 
+ABSENT = -1
+
 
 class Layout(NamedTuple):
     """What lies where: first the numbers that everybody reads, then the slots, `slots` for each worker in turn."""
@@ -26,7 +28,7 @@ class Layout(NamedTuple):
 
     @property
     def numbers_bytes(self) -> int:
-        return _whole_pages(8 * self.models * (self.workers + 1))
+        return _whole_pages(8 * (self.workers * self.models + self.models + self.workers))
 
     @property
     def top_at(self) -> int:
@@ -56,6 +58,7 @@ class SharedMemory:
     fd: the descriptor, for other processes.
     in_service: int64 (workers, models), the images in the service. A worker writes its own row only.
     per_second: float64 (models,), how fast they leave. The engine's process writes it.
+    been_through: int64 (workers,), how many models a worker has put to work or given up; ABSENT until it can listen.
     """
 
     def __init__(self, layout: Layout, fd: int) -> None:
@@ -64,6 +67,8 @@ class SharedMemory:
         self._map = mmap.mmap(fd, layout.bytes)
         self.in_service = np.frombuffer(self._map, np.int64, layout.workers * layout.models).reshape(layout.workers, -1)
         self.per_second = np.frombuffer(self._map, np.float64, layout.models, offset=self.in_service.nbytes)
+        offset = self.in_service.nbytes + self.per_second.nbytes
+        self.been_through = np.frombuffer(self._map, np.int64, layout.workers, offset=offset)
 
     @classmethod
     def create(cls, layout: Layout) -> SharedMemory:
@@ -73,12 +78,14 @@ class SharedMemory:
         fd = os.memfd_create("resnet-service")
         try:
             os.ftruncate(fd, layout.bytes)
-            return cls(layout, fd)
+            memory = cls(layout, fd)
         except (OSError, OverflowError) as error:
             os.close(fd)
             raise MemoryNotShared(
                 f"{layout.bytes:,} bytes of memory cannot be shared ({error}): lower workers or max_queue"
             ) from error
+        memory.been_through[:] = ABSENT
+        return memory
 
     def slots_of(self, worker: int) -> range:
         """The slots that a worker may use."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from service.batching import Timing
 from service.inference import Item, Prediction, TopK
 from service.repository import Model, Repository
-from service.workers.memory import SharedMemory
+from service.workers.memory import ABSENT, SharedMemory
 from service.workers.messages import HELLO, MAX_BYTES, SUBMIT, WITHDRAW, Done, News, Request, Stop, unpack
 
 log = logging.getLogger(__name__)
@@ -55,19 +55,34 @@ class Remote:
             self._free.put(slot)
         self._waiting: dict[int, tuple[Prediction, int]] = {}  # slot -> whose it is, and its top_k
         self._slots: dict[Prediction, int] = {}
+        self._caught_up = asyncio.Event()
 
     def attach(self) -> None:
         """Begins to listen to the engine's process. On the event loop that requests are served on."""
-        asyncio.get_running_loop().add_reader(self._sock, self._read)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._sock, self._read)
         # uvloop has made it non-blocking; but where the engine's process is behind with reading, decode threads wait.
         self._sock.setblocking(True)
+        self._read()
+        self._known = self._news.qsize()
+        if not self._known:
+            self._been_through(0)
 
     def hello(self) -> None:
         """Tells the engine's process that this worker listens."""
         self._send(Request(HELLO))
 
+    @property
+    def ready(self) -> bool:
+        """Whether all workers that clients can reach have been through all models."""
+        here = self.memory.been_through[self.memory.been_through != ABSENT]
+        return bool((here == len(self._models)).all())
+
+    async def catch_up(self) -> None:
+        await self._caught_up.wait()
+
     def load(self) -> Iterator[tuple[Model, RemoteExecutor | None]]:
-        for _ in self._models:
+        for done in range(1, len(self._models) + 1):
             news = self._news.get()
             if news is None:
                 return
@@ -78,6 +93,14 @@ class Remote:
                 yield model, None
             else:
                 yield model, RemoteExecutor(self, news.model, model.card.preprocessing.crop)
+            self._been_through(done)
+
+    def _been_through(self, models: int) -> None:
+        """Once it has caught up, this worker listens, and no other says that it is ready before this one is."""
+        if models >= self._known:
+            self.memory.been_through[self.worker] = models
+        if models == self._known:
+            self._loop.call_soon_threadsafe(self._caught_up.set)
 
     def stop_loading(self) -> None:
         self._news.put(None)

@@ -21,7 +21,7 @@ from service.metrics import Metrics
 from service.repository import Repository
 from service.settings import Settings
 from service.workers.link import Link, SlotItem
-from service.workers.memory import Layout, SharedMemory
+from service.workers.memory import ABSENT, Layout, SharedMemory
 from service.workers.messages import News, Stop
 from service.workers.remote import EngineFailed, Remote
 
@@ -65,6 +65,12 @@ class Ends:
         self.remote.submit(0, SIDE, SlotItem(pixels, top_k), prediction)
         return prediction
 
+    async def close(self) -> None:
+        self.link.close()
+        asyncio.get_running_loop().remove_reader(self.theirs)
+        self.theirs.close()
+        await asyncio.to_thread(self.inference.close)
+
     def free_slots(self) -> int:
         return self.remote._free.qsize()
 
@@ -88,10 +94,7 @@ async def both(models_dir: Path, *, slots: int = 8) -> AsyncIterator[Ends]:
     try:
         yield ends
     finally:
-        ends.link.close()
-        asyncio.get_running_loop().remove_reader(ends.theirs)
-        ends.theirs.close()
-        await asyncio.to_thread(ends.inference.close)
+        await ends.close()
 
 
 def run(models_dir: Path, scenario: Callable[[Ends], Awaitable[None]], *, slots: int = 8) -> None:
@@ -168,6 +171,57 @@ def test_loading_can_be_stopped(models_dir: Path) -> None:
         assert await loading == []
 
     run(models_dir, scenario)
+
+
+async def soon(awaited: Awaitable[None]) -> bool:
+    """Whether it comes, without anything else happening."""
+    try:
+        await asyncio.wait_for(awaited, 0.2)
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_no_worker_is_ready_before_all_that_listen_are(models_dir: Path) -> None:
+    async def scenario(ends: Ends) -> None:
+        others = ends.memory.been_through[:1]
+        assert ends.memory.been_through.tolist() == [ABSENT, 0]  # nothing has been said yet, so this one may listen
+        assert await soon(ends.remote.catch_up())
+        loading = ends.remote.load()
+        ends.link.tell(News(0, None, ends.model.info))
+        await asyncio.to_thread(next, loading)
+        assert not ends.remote.ready
+        ends.link.tell(News(1, "its file is damaged", None))
+        await asyncio.to_thread(list, loading)
+        assert ends.remote.ready
+        others[0] = 1  # it listens, and does not know the second model yet
+        assert not ends.remote.ready
+        others[0] = 2
+        assert ends.remote.ready
+        ends.link.close()
+        assert ends.memory.been_through.tolist() == [2, ABSENT]
+
+    run(models_dir, scenario)
+
+
+def test_a_worker_that_comes_later_catches_up_before_it_listens(models_dir: Path) -> None:
+    async def scenario() -> None:
+        ends = Ends(models_dir)
+        ends.link.tell(News(0, None, ends.model.info))
+        ends.remote.attach()
+        assert ends.memory.been_through[WORKER] == ABSENT
+        loading = ends.remote.load()
+        await asyncio.to_thread(next, loading)
+        assert not await soon(ends.remote.catch_up())  # it has been told, and does not serve yet
+        ends.link.tell(News(1, "its file is damaged", None))
+        await asyncio.to_thread(next, loading)
+        assert await soon(ends.remote.catch_up())
+        assert ends.memory.been_through[WORKER] == 1
+        await asyncio.to_thread(list, loading)
+        assert ends.memory.been_through[WORKER] == 2
+        await ends.close()
+
+    asyncio.run(scenario())
 
 
 def test_what_fails_fails_alone_and_gives_its_slot_back(models_dir: Path) -> None:

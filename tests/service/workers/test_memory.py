@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from service.workers.memory import Layout, MemoryNotShared, SharedMemory
+from service.workers.memory import ABSENT, Layout, MemoryNotShared, SharedMemory
 
 LAYOUT = Layout(workers=2, models=3, slots=4, side=5, classes=7)
 
@@ -24,6 +24,8 @@ def test_nothing_overlaps(memory: SharedMemory) -> None:
     assert slots == list(range(8))
     memory.in_service[:] = np.arange(6).reshape(2, 3)
     memory.per_second[:] = [0.5, 1.5, 2.5]
+    assert memory.been_through.tolist() == [ABSENT, ABSENT]
+    memory.been_through[:] = [6, 7]
     for slot in slots:
         memory.pixels(slot, LAYOUT.side)[:] = slot
         top = memory.top(slot, LAYOUT.classes)
@@ -35,6 +37,7 @@ def test_nothing_overlaps(memory: SharedMemory) -> None:
         assert (memory.top(slot, LAYOUT.classes).probabilities == np.float32(slot / 10)).all()
     assert memory.in_service.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert memory.per_second.tolist() == [0.5, 1.5, 2.5]
+    assert memory.been_through.tolist() == [6, 7]
 
 
 def test_a_smaller_network_uses_a_part_of_a_slot(memory: SharedMemory) -> None:
@@ -48,7 +51,7 @@ def test_a_smaller_network_uses_a_part_of_a_slot(memory: SharedMemory) -> None:
 def test_another_process_sees_it(memory: SharedMemory) -> None:
     memory.pixels(5, 5)[2, 4, 4] = 77
     program = f"""
-from service.workers.memory import Layout, MemoryNotShared, SharedMemory
+from service.workers.memory import ABSENT, Layout, MemoryNotShared, SharedMemory
 memory = SharedMemory(Layout(*{tuple(LAYOUT)}), {memory.fd})
 assert memory.pixels(5, 5)[2, 4, 4] == 77
 memory.top(5, 1).probabilities[0] = 0.25
