@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import httptools
 
 MAX_CONNECTIONS = 512  # beyond it requests wait for a connection; their waiting counts
+MAX_IDLE_S = 4.0  # a connection is not used again after that: servers close idle ones, uvicorn after 5 s
 DRAIN_S = 30.0  # how long answers may take after the last arrival
 
 
@@ -81,6 +82,7 @@ class _Connection(asyncio.Protocol):
         self._load = load
         self._transport: asyncio.Transport | None = None
         self._due: float | None = None  # of the request on its way, on the loop's clock
+        self.idle_since = 0.0
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -165,9 +167,12 @@ class _Load:
         self.failed += self._left
 
     def _arrive(self, due: float) -> None:
-        if self._idle:
-            self._idle.pop().send(due)  # the last one used: those that the load needs no more are left to time out
-            return
+        while self._idle:
+            connection = self._idle.pop()  # the last one used: those that the load needs no more are left to time out
+            if asyncio.get_running_loop().time() - connection.idle_since < MAX_IDLE_S:
+                connection.send(due)
+                return
+            connection.abort()
         self._waiting.append(due)
         self._grow()
 
@@ -196,6 +201,7 @@ class _Load:
         if self._waiting:
             connection.send(self._waiting.popleft())
         else:
+            connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
 
     def answered(self, due: float) -> None:

@@ -172,3 +172,14 @@ def test_an_ideal_queue() -> None:
     # of M/D/1 at a load of 0.7 (Pollaczek and Khinchine): waiting for 0.7 / (2 * 0.3) of a service, and the service
     latencies = ideal_latencies(schedule(0.7, 200_000, seed=1), servers=1, service_s=1)
     assert sum(latencies) / len(latencies) == pytest.approx(1 + 0.7 / 0.6, rel=0.03)
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ok(number: int) -> bytes:
+        return OK
+
+    monkeypatch.setattr("benchmarks.open_loop.MAX_IDLE_S", 0.0)
+    server = Server(ok)
+    found = server.loaded(rate=50)
+    assert (found.failed, found.completed) == (0, len(server.requests))
+    assert server.connections == len(server.requests) > 1
