@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from model_export.cli import draw, evaluate, quantize, study, train
-from model_export.cli.options import PublishedWeights, published_weights, version_of, versions_of
+from model_export.cli.options import PublishedWeights, published_weights, version_of
 from model_export.demo import train_demo
 from model_export.drawings import CLASSES
 from model_export.errors import InputError
@@ -183,7 +183,7 @@ def chosen(args: argparse.Namespace) -> list[Published]:
         if not entries:
             raise InputError(f"nothing is published in {args.models_dir}: run `python -m model_export quickstart`")
         return entries
-    return [version_of(versions_of(args.models_dir, args.name), args.version)]
+    return [version_of(args.models_dir, args.name, args.version)]
 
 
 def parser() -> argparse.ArgumentParser:

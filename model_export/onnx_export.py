@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model_export.normalise import Normalise
 from model_export.resnet import ResNet
@@ -54,7 +57,7 @@ def export_onnx(graph: ServingGraph, crop: int, path: Path) -> None:
     example = torch.zeros((2, 3, crop, crop), dtype=torch.uint8)
     with _quiet_exporter():
         program = torch.onnx.export(
-            graph.eval(),
+            folded(graph),
             (example,),
             dynamo=True,
             opset_version=OPSET,
@@ -69,6 +72,21 @@ def export_onnx(graph: ServingGraph, crop: int, path: Path) -> None:
     onnx.helper.set_model_props(model, {"architecture": graph.net.architecture.model_dump_json()})
     _check(model)
     path.write_bytes(model.SerializeToString())
+
+
+def folded(graph: ServingGraph) -> ServingGraph:
+    """A copy in evaluation mode, with every batch norm inside the convolution before it.
+
+    The exporter does that too, but only after several passes through the graph: with a third fewer nodes in it from the
+    beginning they take a third less time.
+    """
+    result = copy.deepcopy(graph).eval()
+    for module in list(result.modules()):
+        for (name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                module.add_module(name, fuse_conv_bn_eval(conv, norm))
+                module.add_module(norm_name, nn.Identity())
+    return result
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -170,7 +170,9 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(c_in, architecture.num_classes)
 
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # He initialisation (reference [13] of the paper)
+            # On the meta device there are no values, and torch takes long to draw none.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
+                # He initialisation (reference [13] of the paper)
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x: Tensor) -> Tensor:

@@ -31,7 +31,6 @@ from model_export.evaluation.result import Evaluation, Method
 from model_export.report.page import write_report
 from model_export.weights import Family, Loaded, ShortcutOption, load_file
 from service.card import Architecture, Calibration, Published, Variant
-from service.card import published as published_models
 from service.providers import PrecisionChoice, ProviderChoice
 
 log = logging.getLogger(__name__)
@@ -164,12 +163,10 @@ def find_model(name: str, args: argparse.Namespace) -> Path | Published:
     """
     if (path := Path(name)).is_file():
         return path
-    entries = list(published_models(args.models_dir))
-    of_name = [entry for entry in entries if entry.name == name]
-    if not of_name:
-        names = ", ".join(sorted({entry.name for entry in entries})) or "nothing"
-        raise InputError(f"{name} is neither a file of weights nor a model in {args.models_dir}, which holds {names}")
-    return version_of(of_name, args.version)
+    try:
+        return version_of(args.models_dir, name, args.version)
+    except InputError as error:
+        raise InputError(f"{name} is no file of weights, and {error}") from error
 
 
 def check_recordable(models: Sequence[Path | Published], method: Method) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,36 +27,24 @@ def published_weights(args: argparse.Namespace) -> Loaded:
     return imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
 
 
-def versions_of(root: Path, name: str) -> list[Published]:
-    """All versions of a published model, ascending, at least one.
+def version_of(root: Path, name: str, version: int | None) -> Published:
+    """The version of a published model that `--version` means, by default the latest.
 
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or it has no such version.
     """
     entries = list(published(root))
-    of_name = [entry for entry in entries if entry.name == name]
+    of_name = [entry for entry in entries if entry.name == name]  # ascending
     if not of_name:
         names = ", ".join(sorted({entry.name for entry in entries})) or "nothing"
         raise InputError(f"there is no model {name} in {root}: there is {names}")
-    return of_name
-
-
-def version_of(entries: Sequence[Published], version: int | None) -> Published:
-    """The version that `--version` means of a model, by default the latest.
-
-    Args:
-        entries: all versions of one model, ascending, at least one.
-
-    Raises:
-        InputError: it has no such version.
-    """
     if version is None:
-        return entries[-1]
-    for entry in entries:
+        return of_name[-1]
+    for entry in of_name:
         if entry.version == version:
             return entry
-    versions = ", ".join(str(entry.version) for entry in entries)
-    raise InputError(f"{entries[0].name} has no version {version}: it has {versions}")
+    versions = ", ".join(str(entry.version) for entry in of_name)
+    raise InputError(f"{name} has no version {version}: it has {versions}")
 
 
 def positive(text: str) -> int:

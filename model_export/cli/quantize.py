@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.options import positive, version_of, versions_of
+from model_export.cli.options import positive, version_of
 from model_export.errors import InputError
 from model_export.quantise.images import open_parts
 from model_export.quantise.quantising import CALIBRATION_IMAGES, HELD_OUT_IMAGES, LIMIT, METHOD, quantise
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.precision == "fp16" and (args.method or args.images):
         raise InputError("fp16 needs no calibration: leave --method and --images out")
     card = quantise(
-        version_of(versions_of(args.models_dir, args.name), args.version),
+        version_of(args.models_dir, args.name, args.version),
         args.models_dir,
         open_parts(args.data),
         precision=args.precision,

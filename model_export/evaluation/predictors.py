@@ -77,7 +77,7 @@ class OnnxPredictor(Predictor):
         self, published: Published, provider: ProviderChoice = "auto", precision: PrecisionChoice = "auto"
     ) -> None:
         self.folder = published.path
-        card = ModelCard.read(self.folder)
+        self.card = card = ModelCard.read(self.folder)
         verify_digests(self.folder, card)
         self.engine = load_engine(self.folder, card, provider=provider, precision=precision, threads=usable_cores())
         self.name = f"{card.name} {card.version} ({self.engine.provider}, {self.engine.compute})"

@@ -11,11 +11,11 @@ import numpy as np
 from model_export.datasets.base import Dataset
 from model_export.errors import InputError
 from model_export.evaluation.evaluating import class_ids
-from model_export.evaluation.predictors import Predictor
+from model_export.evaluation.predictors import OnnxPredictor, Predictor
 from model_export.progress import Progress
 from model_export.quantise.images import batches
-from service.card import MODEL_FILES, Gate, ModelCard, Precision, Published, SelfTest, verify_digests
-from service.engine import Engine, load_engine
+from service.card import Gate, Precision, SelfTest
+from service.engine import Engine
 from service.providers import ProviderName, ProviderUnavailable, open_session, unwanted_precision, usable_cores
 
 log = logging.getLogger(__name__)
@@ -28,26 +28,6 @@ SERVED_BY: dict[Precision, tuple[ProviderName, ...]] = {"int8": ("openvino", "cp
 
 class GateFailed(Exception):
     """The file of lower precision loses more than was allowed; nothing is published."""
-
-
-class Fp32(Predictor):
-    """The fp32 file of a published model on the CPU provider, digests and self-test included.
-
-    Raises:
-        CardError: the folder cannot be used.
-        ProviderUnavailable, SelfTestFailed: as `service.engine.load_engine`.
-    """
-
-    def __init__(self, published: Published) -> None:
-        self.card = card = ModelCard.read(published.path)
-        verify_digests(published.path, card)
-        self.path = published.path / MODEL_FILES["fp32"]
-        self.engine = load_engine(published.path, card, provider="cpu", precision="fp32", threads=usable_cores())
-        self.name = f"{card.name} {card.version}"
-        self.architecture, self.preprocessing, self.labels = card.architecture, card.preprocessing, card.labels
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        return self.engine.infer(images)["logits"]
 
 
 class Comparison(NamedTuple):
@@ -103,7 +83,7 @@ def check_enough(dataset: Dataset, limit: float) -> None:
         )
 
 
-def compare(fp32: Fp32, others: list[Engine], dataset: Dataset) -> list[Comparison]:
+def compare(fp32: OnnxPredictor, others: list[Engine], dataset: Dataset) -> list[Comparison]:
     """Shows every image of a data set to all.
 
     Raises:

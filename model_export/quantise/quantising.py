@@ -16,6 +16,7 @@ from onnx import ModelProto
 
 from model_export.datasets.base import Data, Dataset
 from model_export.errors import InputError
+from model_export.evaluation.predictors import OnnxPredictor
 from model_export.progress import Progress
 from model_export.publish import next_version, publish_folder, staging_folder
 from model_export.quantise import gate
@@ -84,14 +85,15 @@ def quantise(
         raise ValueError("fp32 is what a model is exported in: choose int8 or fp16")
     judged = drawn(data.val, held_out)
     gate.check_enough(judged, limit)
-    fp32 = gate.Fp32(published)
+    fp32 = OnnxPredictor(published, "cpu", "fp32")
+    fp32_path = published.path / MODEL_FILES["fp32"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODEL_FILES[precision]
         quantisation = None
         if precision == "int8":
-            model, quantisation = _int8(fp32, data.train, method, images, target=1 - limit)
+            model, quantisation = _int8(fp32_path, fp32.preprocessing, data.train, method, images, target=1 - limit)
         else:
-            model = halved(onnx.load(fp32.path))
+            model = halved(onnx.load(fp32_path))
         onnx.save(model, path)
         others = gate.engines(path, precision, SelfTest.read(published.path))
         comparisons = gate.compare(fp32, others, judged)
@@ -108,15 +110,15 @@ def quantise(
 
 
 def _int8(
-    fp32: gate.Fp32, dataset: Dataset, method: CalibrationMethod, images: int, *, target: float
+    fp32: Path, preprocessing: Preprocessing, dataset: Dataset, method: CalibrationMethod, images: int, *, target: float
 ) -> tuple[ModelProto, Quantisation]:
-    model = onnx.load(fp32.path)
-    calibration = _pixels(drawn(dataset, images), fp32.preprocessing)
+    model = onnx.load(fp32)
+    calibration = _pixels(drawn(dataset, images), preprocessing)
     runs = len(calibration) * (1 if method == "minmax" else 2)
     with Progress(f"calibrating on {dataset.name}", runs, unit="image") as progress:
-        ranges = activation_ranges(fp32.path, calibration, method, progress.advance)
+        ranges = activation_ranges(fp32, calibration, method, progress.advance)
     others = drawn(dataset, SENSITIVITY_IMAGES, after=max(0, min(images, len(dataset) - SENSITIVITY_IMAGES)))
-    bench = Bench(fp32.path, _pixels(others, fp32.preprocessing), lambda kept: quantised(model, ranges, kept))
+    bench = Bench(fp32, _pixels(others, preprocessing), lambda kept: quantised(model, ranges, kept))
     float_layers = choose_float_layers(bench, list(layers(model)), target)
     return quantised(model, ranges, float_layers), Quantisation(
         method=method, dataset=dataset.name, images=len(calibration), float_layers=float_layers

@@ -64,12 +64,16 @@ def count(architecture: Architecture) -> Counts:
 
     with torch.device("meta"), torch.no_grad():
         net = build(architecture).eval()
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.register_forward_hook(add)
+        parameters = sum(parameter.numel() for parameter in net.parameters())
+        for module in list(net.modules()):
+            for name, layer in module.named_children():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    layer.register_forward_hook(add)
+                elif isinstance(layer, nn.BatchNorm2d | nn.ReLU):  # not counted, and slow to find the shapes of
+                    module.add_module(name, nn.Identity())
         side = usual_preprocessing(architecture.family).crop
         net(torch.empty(1, 3, side, side))
-    return Counts(sum(parameter.numel() for parameter in net.parameters()), macs)
+    return Counts(parameters, macs)
 
 
 def table() -> list[Row]:

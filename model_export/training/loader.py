@@ -202,7 +202,9 @@ def _with_plain_errors(loader: DataLoader[Any]) -> Iterator[Any]:
     try:
         yield from loader
     except InputError as error:
-        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error
+        # Its frames hold the workers, which would be told to end only when the garbage is collected: too late, and for
+        # each of them there would be a wait of five seconds.
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error.with_traceback(None)
 
 
 def _begin_work(_worker: int) -> None:

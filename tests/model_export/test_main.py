@@ -12,6 +12,7 @@ from model_export import __main__ as cli
 from model_export.__main__ import main
 from model_export.errors import InputError, Unavailable
 from model_export.random_weights import random_weights
+from model_export.resnet import build
 from model_export.weight_files import Record, save_safetensors
 from model_export.weights import Loaded
 from service.card import Architecture, ModelCard, published
@@ -108,14 +109,14 @@ def test_quickstart_prefers_imagenet_weights(
         asked.append(depth)
         if depth == 50:
             raise Unavailable("the line went dead")
-        return random_weights(Architecture(depth=depth))
+        return random_weights(CIFAR)
 
     monkeypatch.setattr(cli, "imagenet", imagenet)
     assert main(["quickstart", "--models-dir", str(tmp_path)]) == 0
     assert asked == [18, 50]
-    assert [entry.name for entry in published(tmp_path)] == ["resnet18"]  # and no demo beside it
+    assert [entry.name for entry in published(tmp_path)] == ["resnet8-cifar"]  # and no demo beside it
     assert "the line went dead" in caplog.text
-    assert "now holds resnet18" in caplog.text
+    assert "now holds resnet8-cifar" in caplog.text
 
 
 def test_quickstart_trains_the_demo_where_the_weights_are_not_to_be_had(
@@ -142,6 +143,6 @@ def test_list_goes_on_past_an_unreadable_card(
 
 def test_a_variant_that_is_not_recorded_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "net.pth"
-    torch.save(random_weights(Architecture(depth=50, num_classes=1000)).net.state_dict(), path)
+    torch.save(build(Architecture(depth=50)).state_dict(), path)
     assert main(["export", "--weights", str(path), "--depth", "50", "--models-dir", str(tmp_path / "m")]) == 1
     assert "--variant v1.5" in capsys.readouterr().err

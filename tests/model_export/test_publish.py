@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,25 @@ def loaded() -> Loaded:
     return random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=10))
 
 
-def test_what_is_published(loaded: Loaded, tmp_path: Path) -> None:
-    card = publish(loaded, tmp_path)
-    folder = tmp_path / "resnet8-cifar" / "1"
+@pytest.fixture(scope="module")
+def exported(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelCard]:
+    """The folder and the card of `loaded`, published."""
+    root = tmp_path_factory.mktemp("models")
+    card = publish(loaded, root)
+    return root / "resnet8-cifar" / "1", card
+
+
+@pytest.fixture
+def exported_before(exported: tuple[Path, ModelCard], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter, which takes seconds, gives the file that it wrote for `loaded` before."""
+    folder, _ = exported
+    monkeypatch.setattr(
+        publish_module, "export_onnx", lambda graph, crop, path: shutil.copyfile(folder / "model.onnx", path)
+    )
+
+
+def test_what_is_published(loaded: Loaded, exported: tuple[Path, ModelCard]) -> None:
+    folder, card = exported
     assert ModelCard.read(folder) == card
     verify_digests(folder, card)
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.onnx", "self_test.npz"]
@@ -37,12 +54,14 @@ def test_what_is_published(loaded: Loaded, tmp_path: Path) -> None:
     assert stat.S_IMODE((folder / "model.onnx").stat().st_mode) & 0o444 == 0o444
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_versions_count_up(loaded: Loaded, tmp_path: Path) -> None:
     assert [publish(loaded, tmp_path, "m").version for _ in range(2)] == [1, 2]
     (tmp_path / "m" / "7").mkdir()
     assert next_version(tmp_path, "m") == 8
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_somebody_elses_version_is_not_overwritten(
     loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +75,7 @@ def test_somebody_elses_version_is_not_overwritten(
     assert theirs.read_text() == "theirs"
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_a_failed_gate_publishes_nothing(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise ParityFailed("no")
@@ -76,36 +96,36 @@ def test_names_that_are_none(loaded: Loaded, tmp_path: Path, name: str) -> None:
 FLUSHES = 4  # of three files and their folder; then comes the renaming, then the flush of the folder above
 
 
-@pytest.mark.e2e
-def test_killed_at_any_step_nothing_half_written_is_seen(tmp_path: Path) -> None:
-    """The process ends without any clean-up before the first step of publishing, then before the second, and so on."""
-    program = """
-import os, sys
-from pathlib import Path
-from model_export import publish as module
-from model_export.random_weights import random_weights
-from service.card import Architecture
+@pytest.mark.usefixtures("exported_before")
+def test_stopped_at_any_step_nothing_half_written_is_seen(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on disk before a step of publishing is what a process leaves that is killed there.
 
-left = int(sys.argv[2])
+    Nothing cleans up after it, and what it has not yet written it will never write.
+    """
+    root = tmp_path / "models"
+    left: list[Path] = []
 
-def or_die(step):
-    def wrapped(*args):
-        global left
-        left -= 1
-        if left == 0:
-            os._exit(9)
-        return step(*args)
-    return wrapped
+    def recorded(step: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
+            left.append(shutil.copytree(root, tmp_path / f"before-step-{len(left)}"))
+            return step(*args)
 
-module.flush = or_die(module.flush)
-Path.rename = or_die(Path.rename)
-loaded = random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=10))
-module.publish(loaded, Path(sys.argv[1]), "m")
-"""
-    for step in range(1, FLUSHES + 3):
-        finished = subprocess.run([sys.executable, "-c", program, str(tmp_path), str(step)], capture_output=True)
-        assert finished.returncode == 9, finished.stderr
-        renamed = step > FLUSHES + 1
-        assert len(list(published(tmp_path))) == (1 if renamed else 0), step
-    for entry in published(tmp_path):
-        verify_digests(entry.path, ModelCard.read(entry.path))
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish_module, "flush", recorded(publish_module.flush))
+        patch.setattr(Path, "rename", recorded(Path.rename))
+        publish(loaded, root, "m")
+    assert len(left) == FLUSHES + 2
+    *before_renaming, after_renaming = left
+    for folder in before_renaming:
+        assert list(published(folder)) == []
+    (entry,) = published(after_renaming)
+    verify_digests(entry.path, ModelCard.read(entry.path))
+
+    for folder, version in ((before_renaming[-1], 1), (after_renaming, 2)):  # what was left is in nobody's way
+        assert publish(loaded, folder, "m").version == version
+        for entry in published(folder):
+            verify_digests(entry.path, ModelCard.read(entry.path))

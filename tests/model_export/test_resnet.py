@@ -86,15 +86,15 @@ def test_cifar_depth_is_the_number_of_weighted_layers(depth: int) -> None:
 
 
 def test_shapes_of_the_imagenet_nets() -> None:
-    net = resnet(50).eval()
-    with torch.inference_mode():
+    with torch.device("meta"), torch.inference_mode():
+        net = resnet(50).eval()
         assert net.features(torch.zeros(2, 3, 224, 224)).shape == (2, 2048, 7, 7)
         assert net(torch.zeros(2, 3, 256, 320)).shape == (2, 1000)  # fully convolutional up to the pooling
 
 
 def test_shapes_of_the_cifar_nets() -> None:
-    net = cifar_resnet(20).eval()
-    with torch.inference_mode():
+    with torch.device("meta"), torch.inference_mode():
+        net = cifar_resnet(20).eval()
         assert net.features(torch.zeros(2, 3, 32, 32)).shape == (2, 64, 8, 8)
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 

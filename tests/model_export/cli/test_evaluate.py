@@ -228,7 +228,9 @@ def test_models_of_other_classes_make_no_ensemble(
 
 def test_models_there_are_not(models: Path, data: Path) -> None:
     options = ("--data", data, "--models-dir", models)
-    with pytest.raises(InputError, match=r"x.pth is neither a file of weights nor a model in .* holds resnet8-cifar"):
+    with pytest.raises(
+        InputError, match=r"x.pth is no file of weights, and there is no model x.pth in .*: there is resnet8"
+    ):
         evaluate("x.pth", *options)
     with pytest.raises(InputError, match="resnet8-cifar has no version 2: it has 1"):
         evaluate("resnet8-cifar", *options, "--version", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from model_export.__main__ import main
 from model_export.cli import study as study_command
 from model_export.studies import table as table_module
 from service.card import Architecture
-from tests.model_export.conftest import TINY
+from tests.model_export.conftest import TINY, Trained
 
 
 def test_the_table_is_printed_and_written(
@@ -26,13 +27,15 @@ def test_the_table_is_printed_and_written(
 
 
 def test_a_comparison_leaves_a_page_a_picture_and_its_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of four runs, two of which it finds finished."""
     monkeypatch.setattr(study_command, "SMALL", TINY)
-    assert main(["study", "degradation", "--out", str(tmp_path), "--seed", "4"]) == 0
+    shutil.copytree(trained.folder, tmp_path, dirs_exist_ok=True)
+    assert main(["study", "degradation", "--out", str(tmp_path), "--seed", str(trained.seed)]) == 0
     page = (tmp_path / "degradation.md").read_text()
     assert capsys.readouterr().out == page
-    for part in ("(degradation.png)", "| plain-14 |", "| ResNet-14 |", "- seed: 4\n", "--epochs 1 "):
+    for part in ("(degradation.png)", "| plain-14 |", "| ResNet-14 |", f"- seed: {trained.seed}\n", "--epochs 1 "):
         assert part in page
     assert {path.name for path in tmp_path.iterdir()} == {
         "degradation.md", "degradation.png", "settings.json", "plain-8", "plain-14", "ResNet-8", "ResNet-14"

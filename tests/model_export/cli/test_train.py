@@ -9,16 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file as load_safetensors
+from torch import Tensor
 
 from model_export.__main__ import main
+from model_export.cli import train as train_command
 from model_export.random_weights import random_weights
 from model_export.training.history import read_history
+from model_export.training.loader import Batch
 from model_export.training.recipe import Recipe
+from model_export.training.trainer import Trainer
 from model_export.weight_files import Record, save_safetensors
 from model_export.weights import load_file
 from service.card import Architecture
@@ -27,7 +32,6 @@ from tests.conftest import free_port
 DRAWN = "drawings:train=96,val=48,side=32,difficulty=easy,classes=circle+cross+stripes"
 SHORT = ["--recipe", "paper-cifar", "--depth", "8", "--batch-size", "24", "--workers", "0", "--precision", "fp32"]
 FILES = {"best.safetensors", "last.pt", "metrics.csv", "tensorboard", "curves.png", "report.html"}
-COMMAND = [sys.executable, "-m", "model_export", "train"]
 
 
 @pytest.fixture(scope="module")
@@ -98,26 +102,32 @@ def test_show_prints_the_recipe_as_it_would_be(capsys: pytest.CaptureFixture[str
     assert "warmup_lr 0.01" in capsys.readouterr().out.splitlines()
 
 
-def stopped(process: subprocess.Popen[str], folder: Path, signum: signal.Signals) -> tuple[int, str]:
-    """Waits for the first evaluation, then sends the signal; exit status and stderr."""
-    deadline = time.monotonic() + 90
-    while not (folder / "metrics.csv").exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
-    return process.returncode, errors
+def train_in_a_process(options: list[str], errors: Path, trainer: type[Trainer] = Trainer) -> None:
+    """`train` as a process of its own; what it says goes to a file."""
+    torch.set_num_threads(1)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+    train_command.Trainer = trainer  # type: ignore[misc]
+    raise SystemExit(main(["train", *options]))
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(signum: signal.Signals, tmp_path: Path) -> None:
-    run = tmp_path / "my run"
-    endless = [*COMMAND, "--data", DRAWN, *SHORT, "--steps", "100000", "--out", str(run)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(endless, stderr=subprocess.PIPE, text=True, env=environment)
-    status, errors = stopped(process, run, signum)
-    assert status == 128 + signum
+def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
+    signum: signal.Signals, forkserver: ForkServerContext, tmp_path: Path
+) -> None:
+    run, said = tmp_path / "my run", tmp_path / "stderr.txt"
+    endless = ["--data", DRAWN, *SHORT, "--steps", "100000", "--out", str(run)]
+    process = forkserver.Process(target=train_in_a_process, args=(endless, said))
+    process.start()
+    deadline = time.monotonic() + 90
+    while not (run / "metrics.csv").exists():  # until the first evaluation
+        assert process.is_alive(), said.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert process.pid is not None
+    os.kill(process.pid, signum)
+    process.join(60)
+    assert process.exitcode == 128 + signum
+    errors = said.read_text()
     last_line = errors.splitlines()[-1]
     assert last_line.startswith(f"stopped by {signum.name} after step ")
     assert last_line.endswith(f"resume with: python -m model_export train --resume '{run}'")
@@ -125,28 +135,28 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(signum: signal.Signa
     assert torch.load(run / "last.pt", weights_only=True)["step"] == int(last_line.split(";")[0].split()[-1])
 
 
-def test_a_resumed_run_needs_nothing_but_its_folder(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    options = ["--data", DRAWN, *SHORT, "--epochs", "2", "--seed", "3"]
-    assert main(["train", *options, "--out", str(whole)]) == 0
-    # The uncut run's second step-4 checkpoint is what a run cut after its first epoch leaves.
-    program = f"""
-import os, signal
-from model_export.__main__ import main
-from model_export.training import trainer
-class Cut(trainer.Trainer):
-    def train_step(self, batch):
+class Cut(Trainer):
+    """Is told to stop in the middle of its sixth step."""
+
+    def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if self.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().train_step(batch)
-import model_export.cli.train as cli
-cli.Trainer = Cut
-raise SystemExit(main({["train", *options, "--out", str(cut)]!r}))
-"""
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert finished.returncode == 128 + signal.SIGTERM, finished.stderr
+
+
+def test_a_resumed_run_needs_nothing_but_its_folder(
+    forkserver: ForkServerContext,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, cut, said = tmp_path / "whole", tmp_path / "cut", tmp_path / "stderr.txt"
+    options = ["--data", DRAWN, *SHORT, "--epochs", "2", "--seed", "3"]
+    assert main(["train", *options, "--out", str(whole)]) == 0
+    process = forkserver.Process(target=train_in_a_process, args=([*options, "--out", str(cut)], said, Cut))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM, said.read_text()
     assert main(["train", "--resume", str(cut), "--epochs", "9", "--seed", "4"]) == 1
     assert "goes on as it began: leave --epochs, --seed out" in capsys.readouterr().err
     assert main(["train", "--resume", str(cut)]) == 0

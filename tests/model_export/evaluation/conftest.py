@@ -32,8 +32,3 @@ class Pictures(Dataset):
 @pytest.fixture
 def pictures() -> Callable[..., Pictures]:
     return Pictures
-
-
-@pytest.fixture(autouse=True)
-def _small_nets(one_thread: None) -> None:
-    """All networks here are small."""

@@ -10,10 +10,10 @@ import pytest
 
 from model_export.datasets.base import Data
 from model_export.errors import InputError
+from model_export.evaluation.predictors import OnnxPredictor
 from model_export.quantise.fp16 import halved
 from model_export.quantise.gate import (
     Comparison,
-    Fp32,
     GateFailed,
     check_enough,
     compare,
@@ -27,8 +27,8 @@ from service.engine import SelfTestFailed
 
 
 @pytest.fixture
-def fp32(net_1: Published) -> Fp32:
-    return Fp32(net_1)
+def fp32(net_1: Published) -> OnnxPredictor:
+    return OnnxPredictor(net_1, "cpu", "fp32")
 
 
 @pytest.mark.parametrize(("limit", "images"), [(1, 1), (0.05, 20), (0.01, 100), (0.003, 334), (0.001, 1000), (0, 100)])
@@ -42,12 +42,12 @@ def test_too_few_images_are_refused(data: Data) -> None:
         check_enough(drawn(data.val, 99), 0.01)
 
 
-def test_fp32_agrees_with_itself_and_loses_nothing(fp32: Fp32, data: Data) -> None:
+def test_fp32_agrees_with_itself_and_loses_nothing(fp32: OnnxPredictor, data: Data) -> None:
     part = drawn(data.val, 20)
     assert compare(fp32, [fp32.engine, fp32.engine], part) == [Comparison("cpu", 1.0, 0.0)] * 2
 
 
-def test_accuracy_is_counted_with_the_models_classes(fp32: Fp32, data: Data) -> None:
+def test_accuracy_is_counted_with_the_models_classes(fp32: OnnxPredictor, data: Data) -> None:
     """Against a network that answers the next class, on images labelled with what fp32 answers."""
     part = drawn(data.val, 20)
     answers = np.concatenate([fp32.logits(batch).argmax(axis=1) for batch in batches(part, fp32.preprocessing, 8)])
@@ -64,7 +64,7 @@ def test_accuracy_is_counted_with_the_models_classes(fp32: Fp32, data: Data) -> 
 
 @pytest.mark.parametrize("classes", [(), ("cat", "dog")])
 def test_labels_that_mean_nothing_leave_agreement(
-    fp32: Fp32, data: Data, classes: tuple[str, ...], caplog: pytest.LogCaptureFixture
+    fp32: OnnxPredictor, data: Data, classes: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "model_export")
     part = drawn(data.val, 8)
@@ -86,8 +86,10 @@ def test_beyond_the_limit_nothing_passes(data: Data, comparison: Comparison) -> 
         passed([comparison], drawn(data.val, 100), 0.01)
 
 
-def test_a_file_that_answers_something_else_is_not_even_judged(fp32: Fp32, net_1: Published, tmp_path: Path) -> None:
-    model = halved(onnx.load(fp32.path))
+def test_a_file_that_answers_something_else_is_not_even_judged(
+    fp32: OnnxPredictor, net_1: Published, tmp_path: Path
+) -> None:
+    model = halved(onnx.load(net_1.path / "model.onnx"))
     path = tmp_path / "model.fp16.onnx"
     onnx.save(model, path)
     stored = SelfTest.read(net_1.path)

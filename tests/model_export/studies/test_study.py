@@ -13,7 +13,7 @@ from model_export.studies.deepest import demonstrate
 from model_export.studies.study import PAPER, SMALL, Scale, StudyName, cifar, classes_of, study, train_all
 from model_export.training.history import Row
 from model_export.training.recipe import RECIPES
-from tests.model_export.conftest import TINY
+from tests.model_export.conftest import TINY, Trained
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -69,7 +69,7 @@ def test_depth_is_called_harmless_only_where_it_is() -> None:
 
 
 def test_the_papers_figures_stand_beside_those_of_cifar10_only() -> None:
-    chosen = study("depth", PAPER)
+    chosen = study("depth", PAPER._replace(depth=(20, 110)))  # counting 1202 layers takes seconds
     results = {"": {label: rows(0.01, 0.08) for label in chosen.panels[""]}}
     assert "| ResNet-110 | 1,727,962 | 253 M | 1.00 % | 8.00 % | 6.43 % |" in report.table(
         chosen, results, CIFAR10_CLASSES
@@ -77,17 +77,16 @@ def test_the_papers_figures_stand_beside_those_of_cifar10_only() -> None:
     assert "6.43" not in report.table(chosen, results, ("circle", "cross"))
 
 
-def test_networks_are_trained_once_and_written_about(tmp_path: Path) -> None:
-    panels = {"": {"ResNet-8": cifar(8), "plain-8": cifar(8, None)}}
-    results = train_all(panels, TINY, tmp_path, seed=1)
+def test_networks_are_trained_once_and_written_about(trained: Trained, tmp_path: Path) -> None:
+    panels, seed, folder, results = trained
     assert [row.step for row in results[""]["plain-8"]] == [2]
-    before = (tmp_path / "plain-8" / "report.html").stat().st_mtime_ns
-    assert train_all(panels, TINY, tmp_path, seed=1) == results  # finished runs are not run again
-    assert (tmp_path / "plain-8" / "report.html").stat().st_mtime_ns == before
+    before = (folder / "plain-8" / "report.html").stat().st_mtime_ns
+    assert train_all(panels, TINY, folder, seed=seed) == results  # finished runs are not run again
+    assert (folder / "plain-8" / "report.html").stat().st_mtime_ns == before
 
-    assert classes_of(panels, tmp_path) == ("circle", "cross")
+    assert classes_of(panels, folder) == ("circle", "cross")
     with pytest.raises(InputError, match="holds runs of another study"):
-        train_all(panels, TINY, tmp_path, seed=2)
+        train_all(panels, TINY, folder, seed=seed + 1)
     chosen = study("depth", TINY)._replace(panels=panels)
     path = report.write(tmp_path, chosen, results, facts=[("seed", "1")], classes=("circle", "cross"), notes="Noted.\n")
     page = path.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,14 @@ PLAIN_CPU = Machine(precision="fp32", workers=0)
 MakeTrainer = Callable[..., Trainer]
 
 
-@pytest.fixture(autouse=True)
-def _small_nets(one_thread: None) -> None:
-    """All networks here are small."""
-
-
 @pytest.fixture(scope="session")
 def data() -> Data:
     return open_data(SPEC)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _everything_loaded(forkserver: ForkServerContext) -> None:
+    """Before a training starts the one server of processes for its loaders, with less."""
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import time
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +38,14 @@ def train_until_killed(data: Data, folder: Path) -> None:
     Trainer(start, ENDLESS, data, folder, machine=EVERY_STEP, resumed=content, shown=False).run()
 
 
-def test_the_last_checkpoint_always_loads(data: Data, tmp_path: Path) -> None:
+def test_the_last_checkpoint_always_loads(data: Data, forkserver: ForkServerContext, tmp_path: Path) -> None:
     """Killed with SIGKILL at twenty random moments, and resumed each time from what was left."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["model_export.training.trainer"])
     rng = np.random.default_rng(0)
     last = tmp_path / checkpoint.LAST
     step = 0
     for _ in range(20):
         before = last.stat().st_mtime_ns if last.exists() else 0
-        process = context.Process(target=train_until_killed, args=(data, tmp_path))
+        process = forkserver.Process(target=train_until_killed, args=(data, tmp_path))
         process.start()
         deadline = time.monotonic() + 60
         while not (last.exists() and last.stat().st_mtime_ns > before):  # until it writes

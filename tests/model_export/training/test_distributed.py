@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -38,10 +38,8 @@ def example() -> tuple[Tensor, nn.BatchNorm2d]:
     return torch.randn(6, 3, 4, 4, generator=generator) * 3 + 1, norm
 
 
-def test_two_processes_normalise_as_one(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["model_export.training.distributed"])
-    processes = [context.Process(target=share_of_two, args=(rank, str(tmp_path))) for rank in (0, 1)]
+def test_two_processes_normalise_as_one(forkserver: ForkServerContext, tmp_path: Path) -> None:
+    processes = [forkserver.Process(target=share_of_two, args=(rank, str(tmp_path))) for rank in (0, 1)]
     for process in processes:
         process.start()
     for process in processes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from itertools import pairwise
 
 import numpy as np
@@ -117,3 +118,4 @@ def test_an_image_that_has_gone_is_named(data: Data, workers: int) -> None:
     with pytest.raises(InputError, match=r"^picture-1\.jpg cannot be read any more .*resume") as caught:
         list(training_batches(broken, PLAN, PALETTE, first_step=0, workers=workers, pin=False))
     assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children()  # nobody has to wait for workers
