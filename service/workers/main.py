@@ -32,10 +32,6 @@ LONGEST_PAUSE = 30.0  # seconds before a worker that does not come up is tried a
 GRACE = 5.0  # seconds beyond the shutdown's own limits, after which workers are killed
 
 
-class WorkerFailed(Exception):
-    """A worker ended before any ever listened: the next one would, too."""
-
-
 def serve(settings: Settings) -> int:
     """Serves until SIGTERM or Ctrl-C. Returns the exit status, as `service.__main__.main` does."""
     try:
@@ -168,7 +164,7 @@ class Supervisor:
                     return
             if self._stopping.is_set():
                 return
-            if not self._listening.is_set():
+            if not self._listening.is_set():  # the next one would end, too
                 self._fail(f"worker {worker} {ended} before it listened; the reason is above")
                 return
             pause = 0.0 if greeted else min(2 * pause or 1.0, LONGEST_PAUSE)
@@ -217,6 +213,8 @@ class Supervisor:
 
     def _hello(self, worker: int, *, again: bool) -> None:
         """A worker listens."""
+        if self._stopping.is_set():  # it came up while the others were told
+            self._links[worker].tell(Stop(signal.SIGINT))
         if again:
             log.info("worker %d (process %d) listens in its place", worker, self._processes[worker].pid)
         if not self._listening.is_set():

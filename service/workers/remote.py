@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import queue
 import socket
 from collections.abc import Callable, Iterator
@@ -14,8 +13,6 @@ from service.inference import Item, Prediction, TopK
 from service.repository import Model, Repository
 from service.workers.memory import ABSENT, SharedMemory
 from service.workers.messages import HELLO, MAX_BYTES, SUBMIT, WITHDRAW, Done, News, Request, Stop, unpack
-
-log = logging.getLogger(__name__)
 
 
 class EngineFailed(Exception):
@@ -79,6 +76,7 @@ class Remote:
         return bool((here == len(self._models)).all())
 
     async def catch_up(self) -> None:
+        """Returns when `load` has been through all that had been said before `attach`."""
         await self._caught_up.wait()
 
     def load(self) -> Iterator[tuple[Model, RemoteExecutor | None]]:
