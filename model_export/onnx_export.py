@@ -78,7 +78,7 @@ def folded(graph: ServingGraph) -> ServingGraph:
     """A copy in evaluation mode, with every batch norm inside the convolution before it.
 
     The exporter does that too, but only after several passes through the graph: with a third fewer nodes in it from the
-    beginning they take a third less time.
+    beginning an export takes a fifth to a third less time.
     """
     result = copy.deepcopy(graph).eval()
     for module in list(result.modules()):
