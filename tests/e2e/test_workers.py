@@ -201,7 +201,7 @@ def test_when_the_engines_process_dies_so_do_its_workers_and_no_answer_is_made_u
 
     with ThreadPoolExecutor(8) as pool:
         waiting = pool.map(classify, range(8))
-        until(lambda: samples(service)['resnet_queue_images{model="resnet18"}'] == 128)
+        until(lambda: samples(service)['resnet_queue_images{model="resnet18"}'] >= 64)
         os.kill(service.process.pid, signal.SIGKILL)
         assert set(waiting) <= {200, None}
     until(lambda: not any(map(alive, workers)))
