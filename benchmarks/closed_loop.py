@@ -13,13 +13,12 @@ import time
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import NamedTuple, cast
-from urllib.parse import urlsplit
 
 import httptools
 import uvloop
 
 from benchmarks import wrk
-from benchmarks.open_loop import percentile
+from benchmarks.open_loop import percentile, post
 from service.providers import usable_cores
 
 LOADERS = 4  # processes of the load where wrk is not installed
@@ -78,22 +77,14 @@ class _Client(asyncio.Protocol):
 
 def drive(url: str, jpeg: bytes, connections: int, seconds: float) -> Driven:
     """Closed-loop load from this process, as wrk makes it. Raises OSError where nobody listens."""
-    parts = urlsplit(url)
-    host, port = parts.hostname, parts.port
-    assert host
-    assert port
-    head = (
-        f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
-        f"content-type: image/jpeg\r\ncontent-length: {len(jpeg)}\r\n\r\n"
-    )
-    request = head.encode() + jpeg
+    address, request = post(url, jpeg, "image/jpeg")
 
     async def run() -> Driven:
         loop = asyncio.get_running_loop()
         cpu, start = time.process_time(), time.perf_counter()
         clients = []
         for _ in range(connections):
-            _, client = await loop.create_connection(lambda: _Client(request), host, port)
+            _, client = await loop.create_connection(lambda: _Client(request), *address)
             clients.append(client)
         await asyncio.sleep(start + seconds - time.perf_counter())
         elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu

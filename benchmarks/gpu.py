@@ -17,7 +17,6 @@ import functools
 import multiprocessing
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -34,6 +33,7 @@ from tqdm import tqdm
 from benchmarks.closed_loop import closed_loop
 from benchmarks.machine import describe, save
 from benchmarks.serving import children, cpu_seconds, service
+from benchmarks.spread import medians, spread
 from service.card import Architecture, ModelCard, Preprocessing, published
 from service.engine import LARGEST, Engine, SelfTestFailed, load_engine
 from service.imaging import COMPILED, decode
@@ -82,10 +82,6 @@ def per_second(step: Callable[[], object], seconds: float) -> float:
         step()
         count += 1
     return count / (time.perf_counter() - start)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
 
 
 # Over HTTP
@@ -412,7 +408,7 @@ def http_table(rows: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        m = {name: value["median"] for name, value in row.items() if isinstance(value, dict)}
+        m = medians(row)
         lines.append(
             f"| {row['workers']} | {row['connections']} | {cell(row['images_per_second'])} "
             f"| {cell(row['decode_capacity'])} | {m['ratio']:.2f} | {m['p50']:.1f} | {m['p99']:.1f} "

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from benchmarks.machine import describe, save
 from benchmarks.models import latest, resnet50
 from benchmarks.photo import photo
 from benchmarks.serving import cpu_seconds, resident_mb, service
+from benchmarks.spread import medians, spread
 from service.card import ModelCard, Preprocessing
 from service.engine import load_engine
 from service.imaging import decode
@@ -225,10 +225,7 @@ def measure(folder: Path, rounds: int, seconds: int) -> list[dict[str, Any]]:
     return [
         {
             **setting._asdict(),
-            **{
-                name: {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
-                for name, values in by_name.items()
-            },
+            **{name: spread(values) for name, values in by_name.items()},
         }
         for setting, by_name in samples.items()
     ]
@@ -242,7 +239,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        m = {name: value["median"] for name, value in row.items() if isinstance(value, dict)}
+        m = medians(row)
         for c in CONNECTIONS:
             rate = row[f"{c}.images_per_second"]
             lines.append(
@@ -257,12 +254,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        m = {name: value["median"] for name, value in row.items() if isinstance(value, dict)}
+        m = medians(row)
+        # results that were saved before it was computed have none
+        ideal = f"{m['open.ideal_p99']:.0f}" if "open.ideal_p99" in m else "–"
         lines.append(
             f"| {row['provider']} | {row['precision']} | {m['decode_ms']:.2f} | {m['engine_ms']:.2f} "
             f"({m['best_batch']:.0f}) | {m['1.p50']:.1f} ÷ {m['alone_ms']:.1f}: {m['latency_ratio']:.2f} "
             f"| {m['open.p99']:.0f} ÷ {m['largest_batch_ms']:.0f} ({m['largest_batch']:.0f}): {m['open_ratio']:.1f} "
-            f"| {m['open.ideal_p99']:.0f} | {m['ready_s']:.1f} | {m['resident_mb']:.0f} |"
+            f"| {ideal} | {m['ready_s']:.1f} | {m['resident_mb']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 

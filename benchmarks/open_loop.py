@@ -75,6 +75,18 @@ def percentile(ascending: Sequence[float], percent: float) -> float:
     return ascending[max(0, -int(-len(ascending) * percent // 100) - 1)]
 
 
+def post(url: str, body: bytes, content_type: str) -> tuple[tuple[str, int], bytes]:
+    """The address that a request goes to, and its bytes."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    head = (
+        f"POST {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
+        f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return (parts.hostname, parts.port or 80), head.encode() + body
+
+
 class _Connection(asyncio.Protocol):
     """A keep-alive connection that carries one request at a time."""
 
@@ -129,15 +141,7 @@ class _Load:
     """One run: a pool of connections and what they have measured."""
 
     def __init__(self, url: str, body: bytes, content_type: str, max_connections: int) -> None:
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        self._address = (parts.hostname, parts.port or 80)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        head = (
-            f"POST {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
-            f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        self.request = head.encode() + body
+        self._address, self.request = post(url, body, content_type)
         self.failed = 0
         self.latencies: list[float] = []  # seconds
         self._max_connections = max_connections

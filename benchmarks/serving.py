@@ -65,17 +65,18 @@ def service(options: Mapping[str, object]) -> Iterator[Running]:
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100  # in ticks of 1/100 s
+    return _seconds(Path(f"/proc/{pid}"))
 
 
 def thread_seconds(pid: int) -> dict[int, float]:
     """CPU-seconds of every thread so far, by the system's id."""
-    found = {}
-    for path in Path(f"/proc/{pid}/task").iterdir():
-        fields = (path / "stat").read_text().rpartition(")")[2].split()
-        found[int(path.name)] = (int(fields[11]) + int(fields[12])) / 100
-    return found
+    return {int(path.name): _seconds(path) for path in Path(f"/proc/{pid}/task").iterdir()}
+
+
+def _seconds(path: Path) -> float:
+    """User and system time of what /proc has under this path."""
+    fields = (path / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100  # in ticks of 1/100 s
 
 
 def resident_mb(pid: int) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -21,8 +20,6 @@ from service.metrics import Metrics
 from service.repository import Model, Repository
 from service.settings import Settings
 from service.tuning import Cache
-
-log = logging.getLogger(__name__)
 
 
 class TopK(NamedTuple):

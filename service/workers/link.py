@@ -14,7 +14,7 @@ import numpy as np
 from service.inference import Executor, Prediction
 from service.repository import Model
 from service.workers.memory import ABSENT, SharedMemory
-from service.workers.messages import HELLO, MAX_BYTES, WITHDRAW, Done, News, Request, Stop, pack_done
+from service.workers.messages import HELLO, WITHDRAW, Done, News, Request, Stop, pack_done, received
 
 
 class SlotItem(NamedTuple):
@@ -77,13 +77,7 @@ class Link:
         self._memory.been_through[self._worker] = ABSENT
 
     def _read(self) -> None:
-        while self._open:
-            try:
-                message = self._sock.recv(MAX_BYTES, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                message = b""
+        for message in received(self._sock):
             if not message:
                 self.close()
                 return
@@ -91,6 +85,8 @@ class Link:
             if request.kind == HELLO:
                 self.greeted = True
                 self._on_hello()
+                if not self._open:  # it has gone while it was answered
+                    return
             elif request.kind == WITHDRAW:
                 if prediction := self._predictions.get(request.slot):
                     prediction.cancel()

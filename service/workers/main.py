@@ -72,7 +72,7 @@ class Supervisor:
         self._links: dict[int, Link] = {}
         self._processes: dict[int, Process] = {}
         self._all_loaded = False
-        self._listening = asyncio.Event()  # any worker, ever
+        self._listening = False  # any worker, ever
         self._stopping = asyncio.Event()
         self._failure: str | None = None
 
@@ -164,7 +164,7 @@ class Supervisor:
                     return
             if self._stopping.is_set():
                 return
-            if not self._listening.is_set():  # the next one would end, too
+            if not self._listening:  # the next one would end, too
                 self._fail(f"worker {worker} {ended} before it listened; the reason is above")
                 return
             pause = 0.0 if greeted else min(2 * pause or 1.0, LONGEST_PAUSE)
@@ -217,12 +217,12 @@ class Supervisor:
             self._links[worker].tell(Stop(signal.SIGINT))
         if again:
             log.info("worker %d (process %d) listens in its place", worker, self._processes[worker].pid)
-        if not self._listening.is_set():
-            self._listening.set()
+        if not self._listening:
+            self._listening = True
             host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
             log.info("%d workers on http://%s:%d", self._settings.workers, host, self._settings.port)
             self._announce()
 
     def _announce(self) -> None:
-        if self._all_loaded and self._listening.is_set() and not self._stopping.is_set():
+        if self._all_loaded and self._listening and not self._stopping.is_set():
             log.info("ready: %s", ", ".join(model.name for model in self._models if model.state == "ready"))

@@ -6,6 +6,7 @@ Both ends are the same program on the same machine: records are plain structs, a
 from __future__ import annotations
 
 import pickle
+import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -85,6 +86,20 @@ class Stop(NamedTuple):
 
     def pack(self) -> bytes:
         return _STOP + bytes([self.signal])
+
+
+def received(sock: socket.socket) -> Iterator[bytes]:
+    """The messages that have come, without waiting for more; at last an empty one, if the other end has gone."""
+    while True:
+        try:
+            message = sock.recv(MAX_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            message = b""
+        yield message
+        if not message:
+            return
 
 
 def pack_done(records: Iterable[Done]) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from service.batching import Timing
 from service.inference import Item, Prediction, TopK
 from service.repository import Model, Repository
 from service.workers.memory import ABSENT, SharedMemory
-from service.workers.messages import HELLO, MAX_BYTES, SUBMIT, WITHDRAW, Done, News, Request, Stop, unpack
+from service.workers.messages import HELLO, SUBMIT, WITHDRAW, Done, News, Request, Stop, received, unpack
 
 
 class EngineFailed(Exception):
@@ -123,24 +123,18 @@ class Remote:
             self._sock.send(request.pack(), flags)
 
     def _read(self) -> None:
-        while True:
-            try:
-                message = self._sock.recv(MAX_BYTES, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                message = b""
+        for message in received(self._sock):
             if not message:
-                asyncio.get_running_loop().remove_reader(self._sock)
+                self._loop.remove_reader(self._sock)
                 self._on_lost()
                 return
-            received = unpack(message)
-            if isinstance(received, News):
-                self._news.put(received)
-            elif isinstance(received, Stop):
-                self._on_stop(received.signal)
+            content = unpack(message)
+            if isinstance(content, News):
+                self._news.put(content)
+            elif isinstance(content, Stop):
+                self._on_stop(content.signal)
             else:
-                for done in received:
+                for done in content:
                     self._finish(done)
 
     def _finish(self, done: Done) -> None:

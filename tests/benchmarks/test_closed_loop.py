@@ -3,54 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
-from typing import Any
 
 import pytest
 
 from benchmarks import closed_loop
 from benchmarks.closed_loop import Driven, drive, without_wrk
+from tests.benchmarks.conftest import OK, Server, ok
 
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
+def loaded(server: Server, *, connections: int) -> Driven:
+    """What a load of this server sees."""
 
-class Server:
-    """HTTP on 127.0.0.1 for the length of a load; it answers by the number of the request, and remembers them all."""
+    async def run() -> Driven:
+        async with server.running() as root:
+            return await asyncio.to_thread(drive, f"{root}/classify", b"jpeg", connections, 0.2)
 
-    def __init__(self, answer: Callable[[int], bytes]) -> None:
-        self._answer = answer
-        self.requests: list[bytes] = []
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
-                self.requests.append(head + await reader.readexactly(length))
-                if not (answer := self._answer(len(self.requests) - 1)):
-                    return
-                writer.write(answer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    def loaded(self, load: Callable[[str], Any]) -> Any:
-        """What `load` makes of this server's URL, on a thread of its own."""
-
-        async def run() -> Any:
-            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-            found = await asyncio.to_thread(load, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/classify")
-            server.close()
-            return found
-
-        return asyncio.run(run())
+    return asyncio.run(run())
 
 
 def test_every_answer_of_the_load_is_counted() -> None:
-    server = Server(lambda number: OK)
-    found: Driven = server.loaded(lambda url: drive(url, b"jpeg", 3, 0.2))
+    server = Server(ok)
+    found = loaded(server, connections=3)
     assert found.failed == 0
     assert 0 <= len(server.requests) - len(found.latencies) <= 3  # those on their way at the end
     assert server.requests[0].startswith(b"POST /classify HTTP/1.1\r\nhost: 127.0.0.1:")
@@ -63,8 +37,11 @@ def test_every_answer_of_the_load_is_counted() -> None:
     ids=["an error", "garbage", "hanging up"],
 )
 def test_failures_of_the_load_are_counted_and_not_timed(answer: bytes) -> None:
-    server = Server(lambda number: answer if number == 1 else OK)
-    found: Driven = server.loaded(lambda url: drive(url, b"jpeg", 2, 0.2))
+    async def second_fails(number: int) -> bytes:
+        return answer if number == 1 else OK
+
+    server = Server(second_fails)
+    found = loaded(server, connections=2)
     assert found.failed == 1
     assert len(found.latencies) < len(server.requests)
 

@@ -4,62 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
 import pytest
 
 from benchmarks.open_loop import OpenLoad, drive, ideal_latencies, percentile, schedule
-
-Answer = Callable[[int], Awaitable[bytes]]  # number of the request, from 0 -> what is sent back
-
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+from tests.benchmarks.conftest import OK, Server, ok
 
 
-class Server:
-    """HTTP on 127.0.0.1, for the length of a run; it knows what was sent to it."""
+def loaded(
+    server: Server, *, rate: float = 200, seconds: float = 0.25, max_connections: int = 512, drain: float = 10
+) -> OpenLoad:
+    """What a run against this server sees."""
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-        self.requests: list[bytes] = []
-        self.connections = 0
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-                self.requests.append(head + await reader.readexactly(length))
-                answer = await self._answer(len(self.requests) - 1)
-                if not answer:
-                    return
-                writer.write(answer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    def loaded(
-        self, *, rate: float = 200, seconds: float = 0.25, max_connections: int = 512, drain: float = 10
-    ) -> OpenLoad:
-        """What a run against this server sees."""
-
-        async def run() -> OpenLoad:
-            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-            port = server.sockets[0].getsockname()[1]
-            url = f"http://127.0.0.1:{port}/path?x=1"
-            found = await drive(
-                url, b"body", rate=rate, seconds=seconds, seed=1, max_connections=max_connections, drain=drain
+    async def run() -> OpenLoad:
+        async with server.running() as root:
+            return await drive(
+                f"{root}/path?x=1",
+                b"body",
+                rate=rate,
+                seconds=seconds,
+                seed=1,
+                max_connections=max_connections,
+                drain=drain,
             )
-            server.close()
-            return found
 
-        return asyncio.run(run())
-
-
-async def ok(number: int) -> bytes:
-    return OK
+    return asyncio.run(run())
 
 
 def test_the_schedule_is_a_poisson_process_of_the_rate() -> None:
@@ -87,7 +57,7 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 def test_every_scheduled_request_is_sent_and_counted() -> None:
     server = Server(ok)
-    found = server.loaded()
+    found = loaded(server)
     moments = schedule(200, 0.25, seed=1)
     assert (found.completed, found.failed) == (len(moments), 0)
     assert found.offered == len(moments) / 0.25
@@ -98,7 +68,7 @@ def test_every_scheduled_request_is_sent_and_counted() -> None:
 
 def test_connections_are_kept() -> None:
     server = Server(ok)
-    server.loaded(max_connections=2)
+    loaded(server, max_connections=2)
     assert server.connections <= 2
 
 
@@ -106,7 +76,7 @@ def test_chunked_answers_end_where_their_last_chunk_does() -> None:
     async def chunked(number: int) -> bytes:
         return b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
 
-    assert Server(chunked).loaded(max_connections=1).failed == 0
+    assert loaded(Server(chunked), max_connections=1).failed == 0
 
 
 def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:
@@ -116,7 +86,7 @@ def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:
         await asyncio.sleep(0.6 if number == 0 else 0)
         return OK
 
-    found = Server(stalls_once).loaded(max_connections=1)
+    found = loaded(Server(stalls_once), max_connections=1)
     assert found.failed == 0
     assert found.p50 > 300  # a closed loop would see one slow answer, and a median of nearly nothing
 
@@ -133,7 +103,7 @@ def test_a_stall_of_one_connection_does_not_hold_the_others_back() -> None:
         return OK
 
     server = Server(answers_all_at_the_end)
-    assert server.loaded().completed == everything
+    assert loaded(server).completed == everything
     assert server.connections == everything
 
 
@@ -146,7 +116,7 @@ def test_failures_are_counted_and_not_timed(answer: bytes) -> None:
     async def second_fails(number: int) -> bytes:
         return answer if number == 1 else OK
 
-    found = Server(second_fails).loaded()
+    found = loaded(Server(second_fails))
     assert found.failed == 1
     assert found.completed == len(schedule(200, 0.25, seed=1)) - 1
 
@@ -156,7 +126,7 @@ def test_what_is_never_answered_has_failed() -> None:
         await asyncio.Event().wait()
         return OK
 
-    found = Server(never).loaded(max_connections=3, drain=0.1)
+    found = loaded(Server(never), max_connections=3, drain=0.1)
     assert (found.completed, found.failed) == (0, len(schedule(200, 0.25, seed=1)))
     assert math.isnan(found.p50)
 
@@ -175,11 +145,8 @@ def test_an_ideal_queue() -> None:
 
 
 def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def ok(number: int) -> bytes:
-        return OK
-
     monkeypatch.setattr("benchmarks.open_loop.MAX_IDLE_S", 0.0)
     server = Server(ok)
-    found = server.loaded(rate=50)
+    found = loaded(server, rate=50)
     assert (found.failed, found.completed) == (0, len(server.requests))
     assert server.connections == len(server.requests) > 1
