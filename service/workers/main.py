@@ -6,11 +6,12 @@ import asyncio
 import copy
 import functools
 import logging
+import os
 import pickle
 import signal
 import socket
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 from contextlib import suppress
 
 import uvloop
@@ -72,7 +73,7 @@ class Supervisor:
         self._links: dict[int, Link] = {}
         self._processes: dict[int, Process] = {}
         self._all_loaded = False
-        self._listening = False  # any worker, ever
+        self._listening: set[int] = set()  # workers that have come up, ever
         self._stopping = asyncio.Event()
         self._failure: str | None = None
 
@@ -176,34 +177,40 @@ class Supervisor:
     async def _start(self, worker: int) -> tuple[Link, Process]:
         """Raises OSError when the system has no room for another process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        start = Start(
+            worker,
+            # decode threads are shared out
+            self._settings.model_copy(
+                update={"decode_threads": -(-self._settings.decode_threads // self._settings.workers)}
+            ),
+            self._unloaded,
+            self._memory.layout,
+            memory_fd=self._memory.fd,
+            socket_fd=theirs.fileno(),
+        )
         try:
-            with theirs:
+            # not a pipe: a worker may be gone before all of it is written
+            with theirs, os.fdopen(os.memfd_create("start"), "w+b") as stdin:
+                pickle.dump(start, stdin)
+                stdin.seek(0)
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     *("-m", "service.workers.worker"),
-                    stdin=PIPE,
-                    pass_fds=(theirs.fileno(), self._memory.fd),
+                    stdin=stdin,
+                    pass_fds=(start.socket_fd, start.memory_fd),
                     start_new_session=True,  # Ctrl-C in a terminal reaches this process alone, which passes it on
                 )
-                start = Start(
-                    worker,
-                    # decode threads are shared out
-                    self._settings.model_copy(
-                        update={"decode_threads": -(-self._settings.decode_threads // self._settings.workers)}
-                    ),
-                    self._unloaded,
-                    self._memory.layout,
-                    memory_fd=self._memory.fd,
-                    socket_fd=theirs.fileno(),
-                )
-            assert process.stdin is not None
-            process.stdin.write(pickle.dumps(start))
-            process.stdin.close()
         except OSError:
             ours.close()
             raise
-        hello = functools.partial(self._hello, worker, again=worker in self._links)
-        link = Link(ours, self._memory, worker, self._models, self._executors, on_hello=hello)
+        link = Link(
+            ours,
+            self._memory,
+            worker,
+            self._models,
+            self._executors,
+            on_hello=functools.partial(self._hello, worker),
+        )
         self._links[worker], self._processes[worker] = link, process
         for news in self._news:
             link.tell(news)
@@ -211,18 +218,23 @@ class Supervisor:
             self._stop_worker(worker, signal.SIGINT)
         return link, process
 
-    def _hello(self, worker: int, *, again: bool) -> None:
+    def _hello(self, worker: int) -> None:
         """A worker listens."""
         if self._stopping.is_set():  # it came up while the others were told
             self._links[worker].tell(Stop(signal.SIGINT))
-        if again:
+        if worker in self._listening:
             log.info("worker %d (process %d) listens in its place", worker, self._processes[worker].pid)
-        if not self._listening:
-            self._listening = True
+            return
+        self._listening.add(worker)
+        if self._all_listen:
             host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
             log.info("%d workers on http://%s:%d", self._settings.workers, host, self._settings.port)
             self._announce()
 
+    @property
+    def _all_listen(self) -> bool:
+        return len(self._listening) == self._settings.workers
+
     def _announce(self) -> None:
-        if self._all_loaded and self._listening and not self._stopping.is_set():
+        if self._all_loaded and self._all_listen and not self._stopping.is_set():
             log.info("ready: %s", ", ".join(model.name for model in self._models if model.state == "ready"))

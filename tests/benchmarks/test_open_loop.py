@@ -149,4 +149,5 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pyte
     server = Server(ok)
     found = loaded(server, rate=50)
     assert (found.failed, found.completed) == (0, len(server.requests))
-    assert server.connections == len(server.requests) > 1
+    # not always one each: what waits for a connection to open takes one that is freed in that moment
+    assert server.connections > len(server.requests) / 2 > 1

@@ -25,7 +25,9 @@ WORKERS = 2
 
 @pytest.fixture
 def service(models_dir: Path, start_service: Callable[..., Service]) -> Service:
-    return start_service(models_dir, provider="cpu", max_batch=4, workers=WORKERS, shutdown_delay=0.2)
+    started = start_service(models_dir, provider="cpu", max_batch=4, workers=WORKERS, shutdown_delay=0.2)
+    until_all_listen(started)
+    return started
 
 
 def processes(service: Service) -> list[int]:
@@ -39,6 +41,17 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def next_process(service: Service, before: list[int]) -> int:
+    """A worker that is started after those."""
+    until(lambda: not set(processes(service)) <= set(before))
+    return next(pid for pid in processes(service) if pid not in before)
+
+
+def until_all_listen(service: Service) -> None:
+    """The first worker that listens already answers that the service is ready."""
+    until(lambda: "INFO service: ready: " in service.log.read_text())
 
 
 def alive(pid: int) -> bool:
@@ -128,8 +141,7 @@ def test_the_queue_is_that_of_all_workers(
 def test_a_worker_that_dies_is_replaced(service: Service, photo: bytes) -> None:
     before = processes(service)
     os.kill(before[0], signal.SIGKILL)
-    until(lambda: len(processes(service)) == WORKERS and before[0] not in processes(service))
-    new = next(pid for pid in processes(service) if pid not in before)
+    new = next_process(service, before)
     until(lambda: f"worker 0 (process {new}) listens in its place" in service.log.read_text())
     assert f"worker 0 (process {before[0]}) ended with status -9: starting another" in service.log.read_text()
     os.kill(before[1], signal.SIGSTOP)  # so that it is the new one that answers, sooner or later
@@ -151,8 +163,7 @@ def test_a_worker_that_dies_is_replaced(service: Service, photo: bytes) -> None:
 def test_a_replacement_that_dies_is_tried_again_while_the_others_serve(service: Service, photo: bytes) -> None:
     before = processes(service)
     os.kill(before[0], signal.SIGKILL)
-    until(lambda: len(processes(service)) == WORKERS and before[0] not in processes(service))
-    replacement = next(pid for pid in processes(service) if pid != before[1])
+    replacement = next_process(service, before)
     os.kill(replacement, signal.SIGKILL)
     until(lambda: f"(process {replacement}) ended with status -9: starting another in 1 s" in service.log.read_text())
     assert httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code == 200
@@ -214,6 +225,7 @@ def test_a_worker_that_hangs_does_not_keep_the_service_from_ending(
     models_dir: Path, start_service: Callable[..., Service]
 ) -> None:
     service = start_service(models_dir, provider="cpu", max_batch=1, workers=2, shutdown_delay=0, shutdown_timeout=1)
+    until_all_listen(service)
     hanging = processes(service)[0]
     os.kill(hanging, signal.SIGSTOP)
     assert service.stop() == 1
