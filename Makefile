@@ -27,8 +27,9 @@ run: install  ## get models (ImageNet weights, or else a demo trained on the spo
 	$(BIN)/python -m model_export quickstart --models-dir $(MODELS)
 	$(BIN)/python -m service --models-dir $(MODELS)
 
+# as many processes as cores, each with one thread: threads that share a core wait for each other more than they compute
 test: install tools lint  ## run every check: formatting, types, unit and end-to-end tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: install  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff format --check .

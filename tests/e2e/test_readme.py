@@ -1,8 +1,10 @@
-"""The README's commands are run, and must give what the README shows."""
+"""What a newcomer does where nothing can be downloaded: the demo is trained, and README's commands are run on it."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,11 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
+from PIL import Image, ImageDraw
 
+from model_export.drawings import CLASSES, picture
+from service.card import ModelCard
 from tests.conftest import Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # with the demo's training
 
 ROOT = Path(__file__).parent.parent.parent
 ADDRESS = "http://127.0.0.1:8000"
@@ -52,6 +58,52 @@ def best_only(answer: dict[str, object]) -> dict[str, object]:
         for prediction in image.get("predictions", [])[1:]:
             prediction["label"] = "(another)"
     return answer
+
+
+@pytest.fixture(scope="module")
+def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder after `python -m model_export quickstart` where nothing can be downloaded."""
+    root = tmp_path_factory.mktemp("demo")
+    offline = {"MODEL_EXPORT_WEIGHTS_URL": "http://127.0.0.1:9/", "TORCH_HOME": str(root / "empty-cache")}
+    command = [sys.executable, "-m", "model_export", "quickstart", "--models-dir", str(root / "models")]
+    finished = subprocess.run(command, env=os.environ | offline, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    (root / "models.log").write_text(finished.stderr)
+    return root / "models"
+
+
+def test_the_demo_is_trained_published_and_good(demo_models: Path) -> None:
+    log = demo_models.with_suffix(".log").read_text()
+    assert "no ImageNet weights: " in log
+    assert "training the demo instead" in log
+    card = ModelCard.read(demo_models / "resnet18-demo" / "1")
+    assert tuple(label.name for label in card.labels) == CLASSES
+    assert card.accuracy is not None
+    assert card.accuracy.images >= 600
+    assert card.accuracy.top1 >= 0.95
+
+
+def test_drawings_come_back_as_what_they_are(demo_models: Path, start_service: Callable[..., Service]) -> None:
+    service = start_service(demo_models)
+    with httpx.Client(base_url=service.url) as client:
+        right = total = 0
+        for index in range(10 * len(CLASSES)):
+            drawn = picture(4242, index)  # another seed than that of training
+            response = client.post("/classify?top_k=1", content=drawn, headers={"content-type": "image/jpeg"})
+            right += response.json()["images"][0]["predictions"][0]["label"] == CLASSES[index % len(CLASSES)]
+            total += 1
+        assert right / total >= 0.95
+
+        # and what a person would draw to try it
+        sketch = Image.new("RGB", (500, 375), "white")
+        ImageDraw.Draw(sketch).polygon([(250, 60), (120, 300), (380, 300)], fill=(200, 30, 30))
+        buffer = io.BytesIO()
+        sketch.save(buffer, "PNG")
+        best = client.post("/classify", files={"file": buffer.getvalue()}).json()["images"][0]["predictions"][0]
+        assert best["label"] == "triangle"
+
+        model = client.get("/models/resnet18-demo").json()
+        assert model["accuracy"]["top1"] >= 0.95
 
 
 @pytest.fixture

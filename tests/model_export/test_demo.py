@@ -1,4 +1,4 @@
-"""The demo's training, shortened; the whole of it runs in tests/e2e/test_demo.py."""
+"""The demo's training, shortened; the whole of it runs in tests/e2e/test_readme.py."""
 
 from __future__ import annotations
 
