@@ -52,7 +52,7 @@ def serve_here(settings: Settings) -> int:
         return 1
     server.run()
     if server.fatal:
-        log.error("%s", server.fatal)
+        log.error("%s", str(server.fatal) or repr(server.fatal))
         return 1
     return 0
 

@@ -18,7 +18,7 @@ from service.api import classify, health, models, problems
 from service.classifier import Classifier
 from service.inference import Backend, InProcess
 from service.metrics import Metrics
-from service.repository import Repository
+from service.repository import NothingServed, Repository
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -67,15 +67,20 @@ def create_app(
                 return  # stopped before the end
             repository.require_default()
             log.info("ready: %s", ", ".join(m.name for m in repository.models.values() if m.state == "ready"))
+        except NothingServed as error:
+            on_fatal(error)
         except Exception as error:
+            log.exception("loading ended unexpectedly")
             on_fatal(error)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
-        await backend.catch_up()
-        yield
-        classifier.stop_loading()
+        try:
+            await backend.catch_up()
+            yield
+        finally:  # also when all are cancelled, because it shall end at once: the thread would be waited for
+            classifier.stop_loading()
         await loading
         await asyncio.to_thread(classifier.close)
 

@@ -73,7 +73,8 @@ class Batcher(Generic[Item, Result]):
 
     Args:
         run: takes as many items as one of `sizes` says, and whether no other batch runs meanwhile; returns as many
-            results, in order. Called on the batcher's threads only.
+            results, in order, or in a result's place the exception that is its item's alone. Called on the batcher's
+            threads only.
         sizes: of batches, ascending from 1.
         lanes: how many batches run at once.
         max_wait: seconds a batch that is not full waits for more items, counted from its first; 0 never waits.
@@ -82,7 +83,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item], bool], Sequence[Result]],
+        run: Callable[[Sequence[Item], bool], Sequence[Result | Exception]],
         *,
         sizes: Sequence[int],
         lanes: int = 1,
@@ -115,7 +116,7 @@ class Batcher(Generic[Item, Result]):
         """Queues an item; may be called from any thread.
 
         Args:
-            future: gets the result on its own event loop, or whatever `run` raised for the batch that the item was in.
+            future: gets the result on its own event loop, or the exception of the item, or of the batch it was in.
                 Cancelling it drops the item if it has not run yet.
 
         Raises:
@@ -139,7 +140,7 @@ class Batcher(Generic[Item, Result]):
     def _work(self) -> None:
         while batch := self._take():
             started = time.perf_counter()
-            outcome: Sequence[Result] | BaseException
+            outcome: Sequence[Result | Exception] | BaseException
             try:
                 outcome = self._run([job.item for job in batch], self._alone)
                 if len(outcome) != len(batch):
@@ -200,12 +201,16 @@ class Batcher(Generic[Item, Result]):
 
 
 def _resolve(
-    batch: list[_Job[Item, Result]], outcome: Sequence[Result] | BaseException, started: float, ran: float
+    batch: list[_Job[Item, Result]],
+    outcome: Sequence[Result | Exception] | BaseException,
+    started: float,
+    ran: float,
 ) -> None:
     for position, job in enumerate(batch):
         if job.future.cancelled():
             continue
-        if isinstance(outcome, BaseException):
-            job.future.set_exception(outcome)
+        result = outcome if isinstance(outcome, BaseException) else outcome[position]
+        if isinstance(result, BaseException):
+            job.future.set_exception(result)
         else:
-            job.future.set_result((outcome[position], Timing(started - job.submitted, ran, len(batch))))
+            job.future.set_result((result, Timing(started - job.submitted, ran, len(batch))))

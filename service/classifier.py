@@ -188,7 +188,8 @@ class Classifier:
                 answers = [await self._answer(image) for image in images]
             finally:
                 for image in images:  # those that nobody waits for any more
-                    if image.answer.cancel():
+                    image.answer.cancel()  # which it is already if this request was cancelled while it waited for it
+                    if image.answer.cancelled():
                         pipeline.executor.withdraw(image.answer)
         for answer in answers:
             pipeline.observe(answer)

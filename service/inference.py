@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from service.repository import Model, Repository
 from service.settings import Settings
 from service.tuning import Cache
 
+log = logging.getLogger(__name__)
+
 
 class TopK(NamedTuple):
     """The most probable classes, best first."""
@@ -31,6 +34,10 @@ class TopK(NamedTuple):
 
 # What comes back for an image: its classes, and where the time went.
 Prediction = asyncio.Future[tuple[TopK, Timing]]
+
+
+class NotFinite(Exception):
+    """A logit is infinite or not a number: float16 has overflowed, or the hardware is faulty."""
 
 
 class Item(Protocol):
@@ -123,6 +130,7 @@ class Inference:
 
     def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
         assert model.engine is not None
+        self._name = model.name
         self._engine = model.engine
         calibration = model.card.calibration
         self._temperature = calibration.temperature if calibration else 1.0
@@ -133,13 +141,23 @@ class Inference:
             lanes=self._engine.lanes,
             max_wait=settings.max_wait_ms / 1000,
             on_batch=metrics.batch_size.labels(model=model.name).observe,
-            name=f"engine-{model.name}",
+            name=f"engine-{self._name}",
         )
 
-    def _run(self, items: Sequence[Item], alone: bool) -> list[TopK]:
+    def _run(self, items: Sequence[Item], alone: bool) -> list[TopK | Exception]:
         logits = self._engine.infer(np.stack([item.pixels for item in items]), alone=alone)["logits"]
-        best = top_k(logits, max(item.top_k for item in items), self._temperature)
-        return [TopK(ids[: item.top_k], p[: item.top_k]) for item, (ids, p) in zip(items, best, strict=True)]
+        finite = np.isfinite(logits).all(axis=1)
+        if not finite.all():
+            log.error("%s: %d of %d images gave logits that are no numbers", self._name, (~finite).sum(), len(items))
+        best = iter(top_k(logits[finite], max(item.top_k for item in items), self._temperature))
+        results: list[TopK | Exception] = []
+        for item, fine in zip(items, finite, strict=True):
+            if fine:
+                ids, probabilities = next(best)
+                results.append(TopK(ids[: item.top_k], probabilities[: item.top_k]))
+            else:
+                results.append(NotFinite("the network's answer to this image is not a number"))
+        return results
 
     @property
     def per_second(self) -> float:

@@ -31,7 +31,7 @@ def router(ready: Callable[[], bool], metrics: Metrics) -> APIRouter:
         return schema.Health(status="not ready")
 
     @routes.get("/metrics", response_class=Response, summary="Prometheus metrics")
-    async def prometheus() -> Response:
+    def prometheus() -> Response:  # on a thread: with workers it reads the files of all of them
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

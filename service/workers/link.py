@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from service.inference import Executor, Prediction
 from service.repository import Model
 from service.workers.memory import ABSENT, SharedMemory
 from service.workers.messages import HELLO, WITHDRAW, Done, News, Request, Stop, pack_done, received
+
+log = logging.getLogger(__name__)
 
 
 class SlotItem(NamedTuple):
@@ -106,15 +109,17 @@ class Link:
         del self._predictions[request.slot]
         if not self._open:  # the slot is another worker's by now
             return
-        if prediction.cancelled() or prediction.exception():  # which the batcher has logged
-            done = Done(request.slot, ok=False, queued=0.0, ran=0.0, batch_size=0)
-        else:
-            top, timing = prediction.result()
-            shared = self._memory.top(request.slot, request.top_k)
-            shared.class_ids[:] = top.class_ids
-            shared.probabilities[:] = top.probabilities
+        done = Done(request.slot, ok=False, queued=0.0, ran=0.0, batch_size=0)
+        if not prediction.cancelled() and not prediction.exception():  # which the executor has logged
+            try:
+                top, timing = prediction.result()
+                shared = self._memory.top(request.slot, request.top_k)
+                shared.class_ids[:] = top.class_ids
+                shared.probabilities[:] = top.probabilities
+                done = Done(request.slot, True, *timing)
+            except Exception:  # the worker waits for its slot, whatever happens
+                log.exception("an answer could not be handed to worker %d", self._worker)
             self._memory.per_second[request.model] = executor.per_second
-            done = Done(request.slot, True, *timing)
         # A batch ends in one round of the event loop: its images are told of together, in the next.
         if not self._done:
             self._loop.call_soon(self._flush)

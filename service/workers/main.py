@@ -19,7 +19,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from service.inference import Executor, InProcess
 from service.metrics import Metrics
-from service.repository import Model, Repository, RepositoryError
+from service.repository import Model, NothingServed, Repository, RepositoryError
 from service.settings import Settings
 from service.workers.link import Link
 from service.workers.memory import Layout, MemoryNotShared, SharedMemory
@@ -117,7 +117,9 @@ class Supervisor:
                 process.kill()
 
     def _fail(self, reason: str) -> None:
-        self._failure = self._failure or reason
+        if self._stopping.is_set():  # a second signal would mean at once
+            return
+        self._failure = reason
         self._stop(signal.SIGINT)
 
     async def _load(self) -> None:
@@ -130,8 +132,12 @@ class Supervisor:
         try:
             await asyncio.to_thread(load)
             self._repository.require_default()
-        except Exception as error:
+        except NothingServed as error:
             self._fail(str(error))
+            return
+        except Exception as error:
+            log.exception("loading ended unexpectedly")
+            self._fail(f"loading ended unexpectedly: {error!r}")
             return
         self._all_loaded = True
         self._announce()

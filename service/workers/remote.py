@@ -104,9 +104,10 @@ class Remote:
         self._news.put(None)
 
     def submit(self, model: int, side: int, item: Item, prediction: Prediction) -> None:
-        if prediction.cancelled():  # while it was decoded
-            return
         slot = self._free.get()
+        if prediction.cancelled():  # while it was decoded, or waited for the slot: nobody withdraws it any more
+            self._free.put(slot)
+            return
         self.memory.pixels(slot, side)[:] = item.pixels
         self._waiting[slot] = prediction, item.top_k
         self._slots[prediction] = slot

@@ -9,6 +9,7 @@ import socket
 import sys
 from types import FrameType
 
+from service.repository import NothingServed
 from service.server import Server
 from service.workers.memory import SharedMemory
 from service.workers.messages import Start
@@ -41,7 +42,11 @@ class WorkerServer(Server):
         """Nothing: a signal to all processes of the service would count twice, and twice means at once."""
 
     def _stop_for(self, error: Exception) -> None:
-        """Nothing: the engine's process knows it too, says so, and ends the workers."""
+        """That nothing is served the engine's process knows, too: it says so and ends the workers. Of anything else it
+        learns, and does something about it, when this worker ends.
+        """
+        if not isinstance(error, NothingServed):
+            os._exit(1)
 
 
 def end_at_once() -> None:

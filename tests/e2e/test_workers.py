@@ -257,6 +257,51 @@ def test_two_services_that_start_together_do_not_share_a_port(models_dir: Path) 
     assert (refused.returncode, serving.returncode) == (3, 0)
 
 
+def test_a_worker_that_cannot_load_is_tried_again(service: Service, tmp_path: Path) -> None:
+    """Of all that can go wrong: the folder of the counters has been cleaned away."""
+    before = processes(service)
+    environment = Path(f"/proc/{before[0]}/environ").read_text().split("\0")
+    (folder,) = (entry.partition("=")[2] for entry in environment if entry.startswith("PROMETHEUS_MULTIPROC_DIR="))
+    Path(folder).rename(tmp_path / "away")
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: "ended with status 1: starting another in 1 s" in service.log.read_text())
+    (tmp_path / "away").rename(folder)
+    until(lambda: "listens in its place" in service.log.read_text())
+
+
+def with_load(folder: Path, load: str) -> dict[str, str]:
+    """The environment of a service in which `Model.load` does that instead."""
+    (folder / "sitecustomize.py").write_text(
+        f"def load(self, *args, **options): {load}\nfrom service.repository import Model\nModel.load = load\n"
+    )
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_accident_while_loading_is_told_whatever_it_is(models_dir: Path, tmp_path: Path, workers: int) -> None:
+    command = [sys.executable, "-m", "service", f"--models-dir={models_dir}", "--port=0", f"--workers={workers}"]
+    environment = with_load(tmp_path, "raise MemoryError")
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert finished.returncode == 1
+    assert "Traceback" in finished.stderr
+    assert "MemoryError()" in finished.stderr.splitlines()[-1]
+
+
+def test_an_accident_while_loading_does_not_hasten_a_shutdown(models_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service", f"--models-dir={models_dir}", "--port=0", "--workers=2"]
+    load = f"import time; open({str(tmp_path / 'begun')!r}, 'x'); time.sleep(5); raise MemoryError"
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=with_load(tmp_path, load))
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "2 workers on" in line:
+            break
+    until((tmp_path / "begun").exists)
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert log.splitlines()[-1].endswith("INFO service: stopped")
+
+
 def test_a_port_that_another_service_has_is_refused(service: Service, models_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", f"--models-dir={models_dir}", f"--port={service.port}", "--workers=2"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60)

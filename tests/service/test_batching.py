@@ -43,7 +43,7 @@ class GatedEngine:
 
 @contextmanager
 def batcher(
-    run: Callable[[Sequence[int], bool], Sequence[int]],
+    run: Callable[[Sequence[int], bool], Sequence[int | Exception]],
     *,
     sizes: Sequence[int] = (1, 2, 3, 4),
     lanes: int = 1,
@@ -177,6 +177,24 @@ def test_a_failing_batch_fails_its_items_and_the_next_one_runs() -> None:
 
     with batcher(run) as made:
         asyncio.run(scenario(made))
+
+
+def test_an_exception_in_a_results_place_is_that_of_its_item_alone() -> None:
+    batches: list[list[int]] = []
+
+    def run(items: Sequence[int], alone: bool) -> list[int | Exception]:
+        batches.append(list(items))
+        return [ValueError("thirteen") if item == 13 else item for item in items]
+
+    async def scenario(made: Batcher[int, int]) -> None:
+        submitted = [submit(made, item) for item in (12, 13, 14)]
+        before, thirteenth, after = await asyncio.gather(*submitted, return_exceptions=True)
+        assert (before[0], after[0]) == (12, 14)  # type: ignore[index]
+        assert isinstance(thirteenth, ValueError)
+
+    with batcher(run, sizes=(1, 2, 3), max_wait=TIMEOUT_S) as made:
+        asyncio.run(scenario(made))
+    assert batches == [[12, 13, 14]]
 
 
 def test_a_wrong_number_of_results_is_an_error_not_a_mixup() -> None:

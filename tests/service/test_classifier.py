@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import shutil
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from service.card import Calibration, ModelCard, Preprocessing
 from service.classifier import Answer, Classifier
@@ -244,6 +246,60 @@ def test_a_request_that_is_abandoned_gives_its_place_back(models_dir: Path, phot
 
     asyncio.run(scenario())
     classifier.close()
+
+
+def test_all_images_of_a_request_that_is_abandoned_are_withdrawn(
+    models_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the one that the request waited for when it was cancelled, whose future was cancelled with it."""
+    classifier = make(models_dir, models=("resnet8-cifar",))
+    classifier.load()
+    model = classifier.repository.get("resnet8-cifar")
+    executor = classifier.pipeline(model).executor
+    submitted, withdrawn = [], []
+    monkeypatch.setattr(executor, "submit", lambda item, prediction: submitted.append(prediction))  # and never computed
+    monkeypatch.setattr(executor, "withdraw", withdrawn.append)
+
+    async def scenario(images: int) -> None:
+        submitted.clear(), withdrawn.clear()
+        task = asyncio.create_task(classifier.classify(model, [photo] * images, 1))
+        async with asyncio.timeout(10):
+            while len(submitted) < images:  # noqa: ASYNC110 (no event tells of it)
+                await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert set(withdrawn) == set(submitted)
+
+    for images in (1, 3):
+        asyncio.run(scenario(images))
+    classifier.close()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_answer_that_is_not_a_number_is_an_error_for_its_image_alone(
+    models_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    # the two images of a request in one batch
+    classifier = make(models_dir, models=("resnet8-cifar",), engine_threads=1, max_batch=2, max_wait_ms=1000)
+    classifier.load()
+    model = classifier.repository.get("resnet8-cifar")
+    assert model.engine is not None
+    infer = model.engine.infer
+
+    def overflowing(images: np.ndarray, *, alone: bool) -> dict[str, np.ndarray]:
+        logits = infer(images, alone=alone)["logits"].copy()
+        logits[images.std(axis=(1, 2, 3)) == 0, 3] = value
+        return {"logits": logits}
+
+    monkeypatch.setattr(model.engine, "infer", overflowing)
+    grey = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(grey, "PNG")
+    answers = asyncio.run(classifier.classify(model, [grey.getvalue(), photo], 10))
+    classifier.close()
+    assert isinstance(answers[0], InternalError)
+    assert isinstance(answers[1], Answer)
+    assert sorted(answers[1].top.class_ids) == list(range(10))
 
 
 def test_a_model_that_failed_says_so_and_without_the_default_it_is_not_ready(models_dir: Path, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.repository import RepositoryError
+from service.inference import Inference, InProcess
+from service.metrics import Metrics
+from service.repository import Model, Repository, RepositoryError
 from service.settings import Settings
 
 
@@ -41,8 +46,6 @@ def test_while_draining_it_is_live_but_not_ready(models_dir: Path, photo: bytes)
 
 
 def test_while_loading_it_is_live_but_not_ready(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
     gate = threading.Event()
     monkeypatch.setattr("service.repository.load_engine", lambda *args, **options: gate.wait(30) and 1 / 0)
     failed: list[Exception] = []
@@ -56,6 +59,35 @@ def test_while_loading_it_is_live_but_not_ready(models_dir: Path, monkeypatch: p
         assert int(response.headers["retry-after"]) >= 1
         gate.set()
     assert isinstance(failed[0], ZeroDivisionError)  # an accident while loading ends the process, it is not hidden
+
+
+def test_cut_short_it_does_not_wait_for_models_that_load(models_dir: Path) -> None:
+    """As after a second Ctrl-C: the event loop cancels everything, and then waits for all threads."""
+
+    class Slow(InProcess):
+        def load(self) -> Iterator[tuple[Model, Inference | None]]:
+            loading.set()
+            told.append(self._stopping.wait(30))
+            yield from ()
+
+    loading = threading.Event()
+    told: list[bool] = []
+    settings = Settings(models_dir=models_dir, provider="cpu")
+    app = create_app(settings, Slow(Repository(models_dir), settings, Metrics()))
+
+    async def serve() -> None:
+        async with app.router.lifespan_context(app):
+            await asyncio.Event().wait()
+
+    async def cut_short() -> None:
+        serving = asyncio.create_task(serve())
+        assert await asyncio.to_thread(loading.wait, 30)
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+
+    asyncio.run(cut_short())
+    assert told == [True]
 
 
 def test_nothing_to_serve(tmp_path: Path) -> None:

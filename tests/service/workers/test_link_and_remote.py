@@ -262,6 +262,37 @@ def test_what_is_withdrawn_is_not_computed(models_dir: Path) -> None:
     run(models_dir, scenario)
 
 
+def test_an_answer_that_cannot_be_handed_over_gives_its_slot_back(models_dir: Path) -> None:
+    async def scenario(ends: Ends) -> None:
+        shapeless = TopK(np.arange(7), np.zeros(7, np.float32))
+        ends.inference._batcher._run = lambda items, alone: [shapeless for _ in items]
+        with pytest.raises(EngineFailed, match="its log says why"):
+            await ends.submit(pictures(1)[0], top_k=3)
+        assert ends.free_slots() == 8
+
+    run(models_dir, scenario)
+
+
+def test_whoever_leaves_while_his_image_waits_for_a_slot_takes_none(models_dir: Path) -> None:
+    async def scenario(ends: Ends) -> None:
+        gate = ends.hold()
+        first = ends.submit(pictures(1)[0])
+        second: Prediction = asyncio.get_running_loop().create_future()
+        waiting = asyncio.create_task(
+            asyncio.to_thread(ends.remote.submit, 0, SIDE, SlotItem(pictures(1)[0], 1), second)
+        )
+        await asyncio.sleep(0.05)
+        second.cancel()
+        ends.remote.withdraw(second)
+        gate.set()
+        await first
+        await waiting
+        assert ends.free_slots() == 1
+        assert not ends.link._predictions
+
+    run(models_dir, scenario, slots=1)
+
+
 def test_without_a_free_slot_a_decode_thread_waits(models_dir: Path) -> None:
     async def scenario(ends: Ends) -> None:
         gate = ends.hold()
