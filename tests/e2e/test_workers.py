@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import indent
 
 import httpx
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
+from benchmarks.serving import children
 from tests.conftest import Service, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -32,8 +34,7 @@ def service(models_dir: Path, start_service: Callable[..., Service]) -> Service:
 
 def processes(service: Service) -> list[int]:
     """The workers."""
-    pid = service.process.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children(service.process.pid)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -272,7 +273,8 @@ def test_a_worker_that_cannot_load_is_tried_again(service: Service, tmp_path: Pa
 def with_load(folder: Path, load: str) -> dict[str, str]:
     """The environment of a service in which `Model.load` does that instead."""
     (folder / "sitecustomize.py").write_text(
-        f"def load(self, *args, **options): {load}\nfrom service.repository import Model\nModel.load = load\n"
+        f"def load(self, *args, **options):\n{indent(load, '    ')}\n"
+        "from service.repository import Model\nModel.load = load\n"
     )
     return {**os.environ, "PYTHONPATH": str(folder)}
 
@@ -289,14 +291,18 @@ def test_an_accident_while_loading_is_told_whatever_it_is(models_dir: Path, tmp_
 
 def test_an_accident_while_loading_does_not_hasten_a_shutdown(models_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", f"--models-dir={models_dir}", "--port=0", "--workers=2"]
-    load = f"import time; open({str(tmp_path / 'begun')!r}, 'x'); time.sleep(5); raise MemoryError"
+    go_on = tmp_path / "go-on"
+    load = f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.02)\nraise MemoryError"
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=with_load(tmp_path, load))
     assert process.stderr is not None
     for line in process.stderr:
         if "2 workers on" in line:
             break
-    until((tmp_path / "begun").exists)
+    workers = children(process.pid)
+    assert len(workers) == WORKERS
     process.send_signal(signal.SIGINT)
+    until(lambda: not any(map(alive, workers)))
+    go_on.touch()
     _, log = process.communicate(timeout=60)
     assert process.returncode == 0
     assert log.splitlines()[-1].endswith("INFO service: stopped")

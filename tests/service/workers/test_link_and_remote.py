@@ -65,6 +65,12 @@ class Ends:
         self.remote.submit(0, SIDE, SlotItem(pixels, top_k), prediction)
         return prediction
 
+    def submit_on_a_thread(self, pixels: np.ndarray, top_k: int) -> tuple[Prediction, asyncio.Task[None]]:
+        """The prediction, and what ends when the image has been handed over."""
+        prediction: Prediction = asyncio.get_running_loop().create_future()
+        submitting = asyncio.to_thread(self.remote.submit, 0, SIDE, SlotItem(pixels, top_k), prediction)
+        return prediction, asyncio.create_task(submitting)
+
     async def close(self) -> None:
         self.link.close()
         asyncio.get_running_loop().remove_reader(self.theirs)
@@ -277,10 +283,7 @@ def test_whoever_leaves_while_his_image_waits_for_a_slot_takes_none(models_dir: 
     async def scenario(ends: Ends) -> None:
         gate = ends.hold()
         first = ends.submit(pictures(1)[0])
-        second: Prediction = asyncio.get_running_loop().create_future()
-        waiting = asyncio.create_task(
-            asyncio.to_thread(ends.remote.submit, 0, SIDE, SlotItem(pictures(1)[0], 1), second)
-        )
+        second, waiting = ends.submit_on_a_thread(pictures(1)[0], top_k=1)
         await asyncio.sleep(0.05)
         second.cancel()
         ends.remote.withdraw(second)
@@ -297,10 +300,7 @@ def test_without_a_free_slot_a_decode_thread_waits(models_dir: Path) -> None:
     async def scenario(ends: Ends) -> None:
         gate = ends.hold()
         first = ends.submit(pictures(1)[0])
-        second: Prediction = asyncio.get_running_loop().create_future()
-        waiting = asyncio.create_task(
-            asyncio.to_thread(ends.remote.submit, 0, SIDE, SlotItem(pictures(1)[0], 1), second)
-        )
+        second, waiting = ends.submit_on_a_thread(pictures(1)[0], top_k=1)
         await asyncio.sleep(0.05)
         assert not waiting.done()
         gate.set()
