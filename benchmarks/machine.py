@@ -33,6 +33,8 @@ def describe() -> dict[str, str]:
 
 
 def save(path: Path, **content: object) -> None:
-    """Writes results, and what they were measured on, as JSON."""
+    """Writes results, and what they were measured on, as JSON: all of it or, where the process is killed, nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)

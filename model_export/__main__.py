@@ -11,15 +11,14 @@ from typing import get_args
 
 from model_export.cli import draw, evaluate, quantize, study, train
 from model_export.cli.options import PublishedWeights, published_weights, version_of
-from model_export.demo import train_demo
-from model_export.drawings import CLASSES
 from model_export.errors import InputError
 from model_export.onnx_export import ExportError
 from model_export.parity import ParityFailed
 from model_export.publish import publish
 from model_export.quantise.gate import GateFailed
+from model_export.quickstart import DEMO_NAME, demo, quickstart
 from model_export.random_weights import random_weights
-from model_export.weights import Family, Loaded, ShortcutOption, imagenet, load_file, shortcut_of
+from model_export.weights import Family, Loaded, ShortcutOption, load_file, shortcut_of
 from service.card import (
     Architecture,
     CardError,
@@ -36,20 +35,10 @@ from service.providers import ProviderChoice, ProviderUnavailable, usable_cores
 
 log = logging.getLogger("model_export")
 
-QUICKSTART_DEPTHS = (18, 50)
-DEMO_NAME = "resnet18-demo"
 PREPROCESSING = ("resize", "crop", "interpolation", "mean", "std")
 
 # What ends a command with one sentence. (ValueError: no such network, no such name.)
 FAULTS = (InputError, ExportError, ParityFailed, GateFailed, CardError, ProviderUnavailable, SelfTestFailed, ValueError)
-
-
-def demo(seed: int) -> Loaded:
-    """The demo network, trained here and now."""
-    loaded = train_demo(seed)
-    assert loaded.accuracy is not None
-    log.info("demo: %.1f %% of %d held-out drawings recognised", 100 * loaded.accuracy.top1, loaded.accuracy.images)
-    return loaded
 
 
 def load(args: argparse.Namespace) -> Loaded:
@@ -86,26 +75,13 @@ def load(args: argparse.Namespace) -> Loaded:
 
 def export(args: argparse.Namespace) -> int:
     default_name = DEMO_NAME if args.weights == "demo" else None
-    publish(load(args), args.models_dir, args.name or default_name)
+    card = publish(load(args), args.models_dir, args.name or default_name)
+    log.info("%s: published as version %d in %s", card.name, card.version, args.models_dir / card.name)
     return 0
 
 
-def quickstart(args: argparse.Namespace) -> int:
-    """A working model by the best means at hand: what is there, else ImageNet weights, else the demo."""
-    if there := sorted({entry.name for entry in published(args.models_dir)}):
-        log.info("quickstart: %s already holds %s; nothing to do", args.models_dir, ", ".join(there))
-        return 0
-    for depth in QUICKSTART_DEPTHS:
-        try:
-            publish(imagenet(depth), args.models_dir)
-        except InputError as error:
-            log.warning("quickstart: no ImageNet weights: %s", error)
-            break
-    if not list(published(args.models_dir)):
-        log.warning("quickstart: training the demo instead, a ResNet-18 that knows %s", ", ".join(CLASSES))
-        publish(demo(args.seed), args.models_dir, DEMO_NAME)
-    names = sorted({entry.name for entry in published(args.models_dir)})
-    log.info("quickstart: %s now holds %s", args.models_dir, ", ".join(names))
+def run_quickstart(args: argparse.Namespace) -> int:
+    quickstart(args.models_dir, args.seed)
     return 0
 
 
@@ -196,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--models-dir", type=Path, default=Path("models"), help="the model folder (default: models)")
         return sub
 
-    sub = command("quickstart", quickstart, "Get a working model by the best means at hand, and say which.")
+    sub = command("quickstart", run_quickstart, "Get a working model by the best means at hand, and say which.")
     sub.add_argument("--seed", type=int, default=0, help="of the demo's training (default: 0)")
 
     sub = command("export", export, "Load or train a network, convert it to ONNX, prove it and publish it.")

@@ -21,7 +21,7 @@ from model_export.onnx_export import export_onnx
 from model_export.parity import check_parity, make_self_test
 from model_export.weights import Loaded
 from service.card import CARD_FILE, MODEL_FILES, NAME_PATTERN, SELF_TEST_FILE, ModelCard, ModelFile, published, sha256
-from service.engine import Engine
+from service.engine import DynamicEngine
 from service.providers import open_session, usable_cores
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
 
         log.info("%s: comparing with PyTorch", name)
         # Parity is proven on the portable provider; each server proves its own with the self-test.
-        engine = Engine(open_session(onnx_path, "cpu", threads=usable_cores()))
+        engine = DynamicEngine(open_session(onnx_path, "cpu", threads=usable_cores()))
         parity = check_parity(graph, engine, preprocessing)
         log.info(
             "%s: largest difference of a logit %.2g; top-1 agreement %.1f %%, top-5 %.1f %%",
@@ -81,9 +81,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
             accuracy=loaded.accuracy,
             tools=tool_versions(),
         )
-        card = publish_folder(staging, model_root, card)
-    log.info("%s: published as version %d in %s", name, card.version, model_root / str(card.version))
-    return card
+        return publish_folder(staging, model_root, card)
 
 
 @contextmanager

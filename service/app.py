@@ -48,7 +48,7 @@ def create_app(
 
     Args:
         draining: whether the server is shutting down; readiness is off then.
-        on_fatal: told when loading ends without the default model.
+        on_fatal: told when loading ends without the default model, and, on another thread, when an engine is broken.
 
     Raises:
         RepositoryError: there are no published models, or not those that the settings name.
@@ -56,7 +56,7 @@ def create_app(
     metrics = Metrics()
     if backend is None:
         repository = Repository(settings.models_dir, only=settings.models, default=settings.default_model)
-        backend = InProcess(repository, settings, metrics)
+        backend = InProcess(repository, settings, metrics, on_fatal)
     repository = backend.repository
     classifier = Classifier(backend, settings, metrics)
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,61 @@ class Timing(NamedTuple):
 
 class Closed(Exception):
     """Submitted to a batcher that has been closed."""
+
+
+class Sizes(Protocol):
+    """How many items a batch takes."""
+
+    @property
+    def largest(self) -> int:
+        """No batch is larger."""
+
+    def take(self, waiting: int, lanes: int) -> int:
+        """How many of `waiting` items, at least one, the next batch takes while `lanes` lanes are free."""
+
+
+class ExactSizes:
+    """Batches of these sizes and no others. What waits is shared out among the free lanes, so that all finish soon.
+
+    Args:
+        sizes: ascending from 1.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._sizes = tuple(sizes)
+        self.largest = self._sizes[-1]
+
+    def take(self, waiting: int, lanes: int) -> int:
+        share = -(-waiting // lanes)
+        return max(size for size in self._sizes if size <= share)
+
+
+class PaddedSizes:
+    """Batches of any size, which take as long as the next larger one of these: the split that takes least time in all.
+
+    Lanes share nothing out: they overlap copies with one another, and the GPU computes for all of them.
+
+    Args:
+        seconds: how long each size takes, by size, ascending from 1.
+    """
+
+    def __init__(self, seconds: Mapping[int, float]) -> None:
+        self.largest = max(seconds)
+
+        def batch(items: int) -> float:
+            return seconds[min(size for size in seconds if size >= items)]
+
+        # Of n items: the least time in all, and how many the first batch takes. To the microsecond; of equals the
+        # larger batch, which answers more clients first.
+        fastest: list[tuple[float, int]] = [(0.0, 0)]
+        for waiting in range(1, self.largest + 1):
+            firsts = {min(waiting, size) for size in seconds}
+            total, first = min((round(batch(taken) + fastest[waiting - taken][0], 6), -taken) for taken in firsts)
+            fastest.append((total, -first))
+        self._take = [first for _, first in fastest]
+
+    def take(self, waiting: int, lanes: int) -> int:
+        return self._take[min(waiting, self.largest)]
 
 
 @dataclass(slots=True)
@@ -72,11 +128,11 @@ class Batcher(Generic[Item, Result]):
     """Runs items in batches on threads of its own.
 
     Args:
-        run: takes as many items as one of `sizes` says, and whether no other batch runs meanwhile; returns as many
-            results, in order, or in a result's place the exception that is its item's alone. Called on the batcher's
-            threads only.
-        sizes: of batches, ascending from 1.
+        run: takes as many items as `sizes` says, and whether no other batch runs meanwhile; returns as many results, in
+            order, or in a result's place the exception that is its item's alone. Called on the batcher's threads only.
+        sizes: of batches.
         lanes: how many batches run at once.
+        prepare: called on every lane's thread, before the constructor returns, which raises what it raises.
         max_wait: seconds a batch that is not full waits for more items, counted from its first; 0 never waits.
         on_batch: told the size of every batch that ran, on a batcher's thread.
     """
@@ -85,14 +141,15 @@ class Batcher(Generic[Item, Result]):
         self,
         run: Callable[[Sequence[Item], bool], Sequence[Result | Exception]],
         *,
-        sizes: Sequence[int],
+        sizes: Sizes,
         lanes: int = 1,
         max_wait: float = 0.0,
+        prepare: Callable[[], None] = lambda: None,
         on_batch: Callable[[int], None] = lambda size: None,
         name: str = "batcher",
     ) -> None:
         self._run = run
-        self._sizes = tuple(sizes)
+        self._sizes = sizes
         self._lanes = lanes
         self._max_wait = max_wait
         self._on_batch = on_batch
@@ -102,11 +159,17 @@ class Batcher(Generic[Item, Result]):
         self._alone = False  # whether the one that runs has been promised the whole engine
         self._closed = False
         self.drain_rate = DrainRate()
+        prepared: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{lane}", daemon=True) for lane in range(lanes)
+            threading.Thread(target=self._lane, args=(prepare, prepared), name=f"{name}-{lane}", daemon=True)
+            for lane in range(lanes)
         ]
         for thread in self._threads:
             thread.start()
+        failures = [failure for _ in self._threads if (failure := prepared.get())]
+        if failures:
+            self.close()
+            raise failures[0]
 
     def __len__(self) -> int:
         """Items that wait, not counting those that run."""
@@ -136,6 +199,15 @@ class Batcher(Generic[Item, Result]):
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def _lane(self, prepare: Callable[[], None], prepared: queue.SimpleQueue[BaseException | None]) -> None:
+        try:
+            prepare()
+        except BaseException as error:
+            prepared.put(error)
+            return
+        prepared.put(None)
+        self._work()
 
     def _work(self) -> None:
         while batch := self._take():
@@ -181,9 +253,7 @@ class Batcher(Generic[Item, Result]):
                     if self._closed:
                         return []
                     continue
-                # What waits is shared out among the lanes that are free, so that all finish soon.
-                share = -(-len(waiting) // (self._lanes - self._running))
-                size = max(size for size in self._sizes if size <= share)
+                size = self._sizes.take(len(waiting), self._lanes - self._running)
                 self._jobs = deque(waiting[size:])
                 self._alone = not self._running and not self._jobs
                 self._running += 1
@@ -194,7 +264,7 @@ class Batcher(Generic[Item, Result]):
     def _has_waited_for_more(self) -> bool:
         """Whether there was a reason to wait for a fuller batch; then everything may have changed meanwhile."""
         left = self._jobs[0].submitted + self._max_wait - time.perf_counter()
-        if len(self._jobs) >= self._sizes[-1] or self._closed or left <= 0:
+        if len(self._jobs) >= self._sizes.largest or self._closed or left <= 0:
             return False
         self._changed.wait(left)
         return True

@@ -10,13 +10,13 @@ import asyncio
 import ctypes
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from service.batching import Batcher, Timing
+from service.batching import Batcher, ExactSizes, PaddedSizes, Timing
 from service.metrics import Metrics
 from service.repository import Model, Repository
 from service.settings import Settings
@@ -34,6 +34,15 @@ class TopK(NamedTuple):
 
 # What comes back for an image: its classes, and where the time went.
 Prediction = asyncio.Future[tuple[TopK, Timing]]
+
+
+# Batches in a row that the engine may fail before its process gives up. After some CUDA errors no batch ever succeeds,
+# and only a new process helps.
+FAILURES = 3
+
+
+class EngineBroken(Exception):
+    """The engine has failed several batches in a row; the message says why."""
 
 
 class NotFinite(Exception):
@@ -128,24 +137,37 @@ def return_freed_memory() -> None:
 class Inference:
     """A loaded model in this process: batches, the engine, softmax and top-k. An `Executor`."""
 
-    def __init__(self, model: Model, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings,
+        metrics: Metrics,
+        on_broken: Callable[[EngineBroken], None] = lambda error: None,
+    ) -> None:
+        """
+        Args:
+            on_broken: told on a thread, once, when `FAILURES` batches in a row have failed.
+        """
         assert model.engine is not None
         self._name = model.name
         self._engine = model.engine
+        self._on_broken = on_broken
+        self._failures = 0  # in a row; lanes may lose count of one another's, which only delays what comes of it
         calibration = model.card.calibration
         self._temperature = calibration.temperature if calibration else 1.0
         self.in_service = 0
         self._batcher: Batcher[Item, TopK] = Batcher(
             self._run,
-            sizes=self._engine.batch_sizes,
+            sizes=PaddedSizes(seconds) if (seconds := self._engine.seconds) else ExactSizes(self._engine.batch_sizes),
             lanes=self._engine.lanes,
+            prepare=self._engine.warm_up_thread,
             max_wait=settings.max_wait_ms / 1000,
             on_batch=metrics.batch_size.labels(model=model.name).observe,
             name=f"engine-{self._name}",
         )
 
     def _run(self, items: Sequence[Item], alone: bool) -> list[TopK | Exception]:
-        logits = self._engine.infer(np.stack([item.pixels for item in items]), alone=alone)["logits"]
+        logits = self._logits(items, alone)
         finite = np.isfinite(logits).all(axis=1)
         if not finite.all():
             log.error("%s: %d of %d images gave logits that are no numbers", self._name, (~finite).sum(), len(items))
@@ -158,6 +180,18 @@ class Inference:
             else:
                 results.append(NotFinite("the network's answer to this image is not a number"))
         return results
+
+    def _logits(self, items: Sequence[Item], alone: bool) -> np.ndarray:
+        """float32 `(N, classes)`. Raises what the engine raises, and counts it."""
+        try:
+            logits = self._engine.infer([item.pixels for item in items], alone=alone)["logits"]
+        except Exception as error:
+            self._failures += 1
+            if self._failures == FAILURES:
+                self._on_broken(EngineBroken(f"{self._name}: {FAILURES} batches in a row have failed: {error}"))
+            raise
+        self._failures = 0
+        return logits
 
     @property
     def per_second(self) -> float:
@@ -180,8 +214,20 @@ class Inference:
 class InProcess:
     """Loads the models of a repository one after the other, and computes them here. A `Backend`."""
 
-    def __init__(self, repository: Repository, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        settings: Settings,
+        metrics: Metrics,
+        on_broken: Callable[[EngineBroken], None] = lambda error: None,
+    ) -> None:
+        """
+        Args:
+            on_broken: told on a thread, once for each model, when its engine fails every batch. Nothing is ready then.
+        """
         self.repository = repository
+        self._on_broken = on_broken
+        self._broken = False
         self._settings = settings
         self._metrics = metrics
         self._stopping = threading.Event()
@@ -196,6 +242,7 @@ class InProcess:
                 settings.precision,
                 threads=settings.engine_threads,
                 max_batch=settings.max_batch or Cache(settings.cache_dir),
+                gpu=settings.gpu,
             )
             return_freed_memory()
             if model.info is None:
@@ -209,7 +256,12 @@ class InProcess:
                 provider=model.info.provider,
                 compute=model.info.compute,
             )
-            yield model, Inference(model, settings, self._metrics)
+            yield model, Inference(model, settings, self._metrics, self._break)
+
+    def _break(self, error: EngineBroken) -> None:
+        log.error("%s", error)
+        self._broken = True
+        self._on_broken(error)
 
     def stop_loading(self) -> None:
         self._stopping.set()
@@ -219,5 +271,5 @@ class InProcess:
 
     @property
     def ready(self) -> bool:
-        """There are no others."""
-        return True
+        """Whether no engine is broken; there are no other processes."""
+        return not self._broken

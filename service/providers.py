@@ -7,7 +7,6 @@ checked. (The numeric proof is `Engine.self_test`.)
 
 from __future__ import annotations
 
-import ctypes.util
 import functools
 import json
 import os
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import onnxruntime as ort
+
+from service import cuda
 
 ProviderName = Literal["cuda", "openvino", "cpu"]
 ProviderChoice = Literal["auto", "cuda", "openvino", "cpu"]
@@ -41,9 +42,18 @@ ORT_NAMES: dict[ProviderName, str] = {
     "cpu": "CPUExecutionProvider",
 }
 
-# EXHAUSTIVE, the default search, would time every cuDNN algorithm again for every batch size. TF32, a default too, has
-# the mantissa of fp16: that is not the fp32 which `precision` says. Tensor cores compute convolutions in NHWC.
-CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0", "prefer_nhwc": "1"}
+# cudnn_conv_algo_search: HEURISTIC asks cuDNN's heuristics in mode A, EXHAUSTIVE in mode B; neither times anything.
+# prefer_nhwc: tensor cores compute convolutions in NHWC. fuse_conv_bias: one kernel less for each convolution.
+# arena_extend_strategy: a session runs one batch size, so its memory need not grow by powers of two.
+CUDA_OPTIONS = {
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "prefer_nhwc": "1",
+    "fuse_conv_bias": "1",
+    "arena_extend_strategy": "kSameAsRequested",
+}
+
+# The name of the batch dimension in every ONNX file that `model_export` writes.
+BATCH_DIMENSION = "batch"
 
 # Multiply-adds of 8-bit numbers into 32 bits. ARM's are in every core that has `asimddp`.
 VNNI = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
@@ -61,8 +71,24 @@ class Session(NamedTuple):
     compute: Compute
 
 
+def cuda_options(precision: Compute, gpu: int = 0) -> dict[str, str]:
+    """The options of ONNX Runtime's CUDA provider.
+
+    TF32 is what opens the tensor cores, to fp16 too (ONNX Runtime 1.31). It has the mantissa of fp16, so that fp32 must
+    do without it.
+    """
+    return CUDA_OPTIONS | {"device_id": str(gpu), "use_tf32": "0" if precision == "fp32" else "1"}
+
+
 def open_session(
-    model: Path, provider: ProviderName, precision: Compute = "fp32", *, threads: int, streams: int = 1
+    model: Path,
+    provider: ProviderName,
+    precision: Compute = "fp32",
+    *,
+    threads: int,
+    streams: int = 1,
+    batch: int | None = None,
+    gpu: int = 0,
 ) -> Session:
     """A session of an ONNX file on one execution provider.
 
@@ -71,14 +97,18 @@ def open_session(
         threads: CPU cores that the session may use (ignored by CUDA).
         streams: how many batches it computes at once, on `threads // streams` cores each. Only OpenVINO divides its
             cores firmly; the other providers share them among whoever calls.
+        batch: the only batch size that it will run; None for any.
+        gpu: its number, for CUDA.
 
     Raises:
         ProviderUnavailable: the provider, or a library it needs, is not there, or it does not compute in this
             precision, or it does not take the whole graph.
     """
     check_computes(provider, precision)
-    require(provider)
+    require(provider, gpu)
     options = ort.SessionOptions()
+    if batch is not None:
+        options.add_free_dimension_override_by_name(BATCH_DIMENSION, batch)
     # Idle threads that spin would take the cores that decoding needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = threads
@@ -88,7 +118,7 @@ def open_session(
     else:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if provider == "cuda":
-        providers = [(ORT_NAMES["cuda"], CUDA_OPTIONS)]
+        providers = [(ORT_NAMES["cuda"], cuda_options(precision, gpu))]
     if provider == "openvino":
         if precision == "bf16" and not _has_bf16():
             raise ProviderUnavailable("this CPU has no instructions for bfloat16")
@@ -103,7 +133,8 @@ def open_session(
         options.add_provider_for_devices([_openvino_cpu()], {"load_config": json.dumps({"CPU": config})})
 
     try:
-        session = ort.InferenceSession(model, options, providers=providers or None)
+        # Its fallback would hide the true reason: it makes a session on the CPU, or fails to for another reason.
+        session = ort.InferenceSession(model, options, providers=providers or None, enable_fallback=0)
     except Exception as error:  # onnxruntime raises classes that share no public base but Exception
         raise ProviderUnavailable(f"{ORT_NAMES[provider]} does not run {model}: {error}") from error
     if (got := session.get_providers()[0]) != ORT_NAMES[provider]:
@@ -117,10 +148,10 @@ def check_computes(provider: ProviderName, precision: Compute) -> None:
         raise ProviderUnavailable(f"{provider} computes in {', '.join(PREFERENCE[provider])}, not in {precision}")
 
 
-def require(provider: ProviderName) -> None:
+def require(provider: ProviderName, gpu: int = 0) -> None:
     """Raises ProviderUnavailable with the first thing that is missing for this provider."""
     if provider == "cuda":
-        _probe_cuda()
+        _probe_cuda(gpu)
     if provider == "openvino":
         _openvino_cpu()
 
@@ -152,11 +183,25 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(lines[0].partition(":")[2].split()) if lines else frozenset()
 
 
-def processor(provider: ProviderName) -> str:
-    """What computes, by name: results of measurements hold for this one only."""
-    if provider == "cuda":
-        names = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
-        return "; ".join(re.findall(r"^Model:\s*(.*)$", "\n".join(names), re.MULTILINE)) or "unknown GPU"
+def hardware(provider: ProviderName, precision: Compute, gpu: int = 0) -> dict[str, str]:
+    """What computes, and with which settings of ours: results of measurements hold for this only.
+
+    Raises:
+        ProviderUnavailable: there is no such provider here.
+    """
+    if provider != "cuda":
+        return {"processor": processor()}
+    found = _probe_cuda(gpu)
+    return {
+        "processor": f"{found.name}, {found.memory_bytes} bytes, {found.uuid}",
+        "driver": found.driver,
+        "cudnn": cuda.cudnn_version(),
+        "options": json.dumps(cuda_options(precision, gpu), sort_keys=True),
+    }
+
+
+def processor() -> str:
+    """The CPU's model name."""
     try:
         found = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -190,16 +235,16 @@ def _openvino_cpu() -> ort.OrtEpDevice:
 
 
 @functools.cache
-def _probe_cuda() -> None:
-    """Raises ProviderUnavailable with the first thing that CUDA lacks."""
+def _probe_cuda(gpu: int) -> cuda.Gpu:
+    """The GPU. Raises ProviderUnavailable with the first thing that CUDA lacks."""
     if ORT_NAMES["cuda"] not in ort.get_available_providers():
         raise ProviderUnavailable(
             "this onnxruntime is built without CUDA: install the `cuda` extra (onnxruntime-gpu) instead of `cpu`"
         )
-    if not any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/dxg")) and not ctypes.util.find_library("cuda"):
-        raise ProviderUnavailable("no NVIDIA driver is visible: in a container, start it with `--gpus all`")
-    # Loads CUDA and cuDNN from the nvidia-* wheels; what it cannot find shows up as a refused session.
-    ort.preload_dlls()
+    try:
+        return cuda.probe(gpu, int(ort.cuda_version.partition(".")[0]))
+    except cuda.CudaMissing as error:
+        raise ProviderUnavailable(str(error)) from error
 
 
 def usable_cores() -> int:

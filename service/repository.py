@@ -53,7 +53,13 @@ class Model:
         return self.card.architecture.depth
 
     def load(
-        self, provider: ProviderChoice, precision: PrecisionChoice, *, threads: int, max_batch: int | Cache
+        self,
+        provider: ProviderChoice,
+        precision: PrecisionChoice,
+        *,
+        threads: int,
+        max_batch: int | Cache,
+        gpu: int = 0,
     ) -> None:
         """Checks the files' digests, then opens, tunes and proves the engine. Never raises for a bad model."""
         try:
@@ -66,6 +72,7 @@ class Model:
                 threads=threads,
                 lanes=threads,
                 max_batch=max_batch,
+                gpu=gpu,
             )
             self.info = self.engine.info
         except (CardError, ProviderUnavailable, SelfTestFailed) as error:

@@ -56,5 +56,6 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or due
 
     def _stop_for(self, error: Exception) -> None:
+        """From any thread. Without the delay: what comes meanwhile would fail, and a closed port sends it elsewhere."""
         self.fatal = error
         self.should_exit = True

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
         description="Execution provider. `auto` takes the first that works of cuda, openvino (on Intel CPUs) and cpu; "
         "any other value takes that one or refuses to start.",
     )
+    gpu: int = Field(
+        default=0,
+        ge=0,
+        description="Number of the GPU that computes, counted from 0 among those that the process sees. A service uses "
+        "one GPU: start one for each.",
+    )
     precision: PrecisionChoice = Field(
         default="auto",
         description="Precision of the arithmetic. `auto` takes the fastest that the provider and the processor have: "

@@ -13,7 +13,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -67,16 +67,16 @@ def powers_of_two(largest: int) -> tuple[int, ...]:
     return (*sizes, largest) if sizes[-1] != largest else tuple(sizes)
 
 
-def measure(run: Callable[[int], object], *, callers: int, largest: int) -> Tuning:
-    """Times batches of 1, 2, 4, ... images until they gain nothing more.
+def measure(run: Callable[[int], object], *, callers: int, sizes: Sequence[int]) -> Tuning:
+    """Times batches of ascending sizes until they gain nothing more.
 
     Args:
         run: runs one batch of the size it is given; called from several threads at once.
         callers: how many batches run at once when the engine is busy.
-        largest: where to stop at the latest.
+        sizes: ascending from 1.
     """
     found: dict[int, float] = {}
-    for size in powers_of_two(largest):
+    for size in sizes:
         try:
             found[size] = _images_per_second(run, size, callers)
         except Exception as error:

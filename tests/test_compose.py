@@ -44,15 +44,40 @@ def test_settings_have_values_that_the_service_accepts() -> None:
         Settings(**{name.removeprefix(PREFIX).lower(): value for name, value in environment.items()})
 
 
+def test_one_service_for_each_gpu() -> None:
+    """A container sees one GPU, which is number 0 to it: the service's own setting stays as it is."""
+    services = CUDA["services"]
+    seen = [service["deploy"]["resources"]["reservations"]["devices"] for service in services.values()]
+    assert seen == [[{"driver": "nvidia", "device_ids": [number], "capabilities": ["gpu"]}] for number in ("0", "1")]
+    assert services["service"]["deploy"]["replicas"] == 1
+    assert services["service-1"]["networks"]["default"]["aliases"] == ["service"]  # the name in docker/upstream.conf
+    assert Settings.model_fields["gpu"].default == 0
+
+
+def test_the_service_on_the_second_gpu_is_as_that_on_the_first() -> None:
+    first = COMPOSE["services"]["service"] | CUDA["services"]["service"]
+    second = CUDA["services"]["service-1"]
+    apart = {"deploy", "profiles", "networks"}
+    assert {name: second[name] for name in second if name not in apart} == {
+        name: first[name] for name in first if name not in apart
+    }
+
+
+def test_a_gpu_is_given_time_for_its_first_start() -> None:
+    (cpu,) = re.findall(r"--start-period=(\d+)s", DOCKERFILE)
+    for service in CUDA["services"].values():
+        assert seconds(service["healthcheck"]["start_period"]) > int(cpu)
+
+
 def test_only_nginx_is_reached_from_outside() -> None:
     assert [name for name, service in COMPOSE["services"].items() if "ports" in service] == ["nginx"]
     (port,) = COMPOSE["services"]["nginx"]["ports"]
     assert f"listen {port.rpartition(':')[2]};" in NGINX
-    assert "ports" not in CUDA["services"]["service"]
+    assert not any("ports" in service for service in CUDA["services"].values())
 
 
 def test_containers_are_hardened() -> None:
-    for name, service in COMPOSE["services"].items():
+    for name, service in {**COMPOSE["services"], "service-1": CUDA["services"]["service-1"]}.items():
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name

@@ -15,7 +15,7 @@ import torch
 from model_export.errors import InputError
 from model_export.weights import Loaded
 from service.card import MODEL_FILES, Architecture, Label, ModelCard, Preprocessing, Published, verify_digests
-from service.engine import FILES, INPUT, Engine, load_engine
+from service.engine import FILES, INPUT, DynamicEngine, Engine, load_engine
 from service.providers import PrecisionChoice, ProviderChoice, open_session, usable_cores
 
 Device = Literal["cpu", "cuda"]
@@ -113,4 +113,4 @@ class OnnxPredictor(Predictor):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / file
             onnx.save(model, path)
-            return Engine(open_session(path, self.engine.provider, self.engine.compute, threads=usable_cores()))
+            return DynamicEngine(open_session(path, self.engine.provider, self.engine.compute, threads=usable_cores()))

@@ -15,7 +15,7 @@ from model_export.evaluation.predictors import OnnxPredictor, Predictor
 from model_export.progress import Progress
 from model_export.quantise.images import batches
 from service.card import Gate, Precision, SelfTest
-from service.engine import Engine
+from service.engine import DynamicEngine, Engine
 from service.providers import ProviderName, ProviderUnavailable, open_session, unwanted_precision, usable_cores
 
 log = logging.getLogger(__name__)
@@ -48,18 +48,18 @@ def engines(path: Path, precision: Precision, stored: SelfTest) -> list[Engine]:
         SelfTestFailed: one computes wrong answers.
         ProviderUnavailable: none runs it.
     """
-    found = []
+    found: list[Engine] = []
     for provider in SERVED_BY[precision]:
         try:
             if reason := unwanted_precision(provider, precision):
                 raise ProviderUnavailable(reason)
-            found.append(Engine(open_session(path, provider, precision, threads=usable_cores())))
+            found.append(DynamicEngine(open_session(path, provider, precision, threads=usable_cores())))
         except ProviderUnavailable as error:
             log.info("%s is not judged on %s: %s", precision, provider, error)
     if not found:
         log.info("%s is judged on the CPU provider instead", precision)
         session = open_session(path, "cpu", threads=usable_cores())
-        found = [Engine(session._replace(compute=precision))]
+        found = [DynamicEngine(session._replace(compute=precision))]
     for engine in found:
         engine.self_test(stored)
     return found

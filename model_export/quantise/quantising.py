@@ -150,9 +150,7 @@ def _publish(
                 "tools": card.tools | {"onnxruntime": onnxruntime.__version__},
             }
         )
-        changed = publish_folder(staging, model_root, changed)
-    log.info("%s: published as version %d, with %s", changed.name, changed.version, ", ".join(changed.files))
-    return changed
+        return publish_folder(staging, model_root, changed)
 
 
 def _link(path: Path, to: Path) -> None:

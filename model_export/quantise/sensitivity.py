@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from model_export.parity import agreement
 from model_export.progress import Progress
-from service.engine import Engine
+from service.engine import DynamicEngine, Engine
 from service.providers import open_session, usable_cores
 
 log = logging.getLogger(__name__)
@@ -61,13 +61,13 @@ class Bench:
 
     def __init__(self, fp32: Path, images: np.ndarray, make: Make) -> None:
         self.images, self.make = images, make
-        self.expected = self._logits(Engine(open_session(fp32, "cpu", threads=usable_cores())))
+        self.expected = self._logits(DynamicEngine(open_session(fp32, "cpu", threads=usable_cores())))
 
     def effect(self, float_layers: Collection[str]) -> Effect:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             onnx.save(self.make(float_layers), path)
-            found = self._logits(Engine(open_session(path, "cpu", "int8", threads=usable_cores())))
+            found = self._logits(DynamicEngine(open_session(path, "cpu", "int8", threads=usable_cores())))
         return Effect(signal_to_noise(found, self.expected), agreement(found, self.expected, 1))
 
     def _logits(self, engine: Engine) -> np.ndarray:

@@ -15,7 +15,7 @@ from model_export.publish import publish
 from model_export.random_weights import random_weights
 from model_export.resnet import build
 from model_export.studies.study import cifar
-from service.engine import Engine
+from service.engine import DynamicEngine
 from service.providers import open_session, usable_cores
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def demonstrate(depth: int = DEPTH) -> str:
         card = publish(loaded, Path(folder))
         exported = time.perf_counter() - clock
         path = Path(folder) / card.name / str(card.version) / card.files["fp32"].file
-        engine = Engine(open_session(path, "cpu", threads=usable_cores()))
+        engine = DynamicEngine(open_session(path, "cpu", threads=usable_cores()))
         images = sample_images(BATCH, card.preprocessing)
         engine.infer(images)
         clock = time.perf_counter()

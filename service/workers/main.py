@@ -17,7 +17,7 @@ from contextlib import suppress
 import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
-from service.inference import Executor, InProcess
+from service.inference import EngineBroken, Executor, InProcess
 from service.metrics import Metrics
 from service.repository import Model, NothingServed, Repository, RepositoryError
 from service.settings import Settings
@@ -67,7 +67,7 @@ class Supervisor:
                 classes=max(model.card.architecture.num_classes for model in self._models),
             )
         )
-        self._backend = InProcess(self._repository, settings, Metrics())
+        self._backend = InProcess(self._repository, settings, Metrics(), self._broken)
         self._executors: list[Executor | None] = [None] * len(self._models)
         self._news: list[News] = []
         self._links: dict[int, Link] = {}
@@ -79,7 +79,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """The exit status."""
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         loading = asyncio.create_task(self._load())
@@ -121,6 +121,11 @@ class Supervisor:
             return
         self._failure = reason
         self._stop(signal.SIGINT)
+
+    def _broken(self, error: EngineBroken) -> None:
+        """On a lane's thread."""
+        with suppress(RuntimeError):  # the loop has been closed: all has ended
+            self._loop.call_soon_threadsafe(self._fail, str(error))
 
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()

@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
 from benchmarks.serving import children
+from service.inference import FAILURES
 from tests.conftest import Service, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -306,6 +307,45 @@ def test_an_accident_while_loading_does_not_hasten_a_shutdown(models_dir: Path, 
     _, log = process.communicate(timeout=60)
     assert process.returncode == 0
     assert log.splitlines()[-1].endswith("INFO service: stopped")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_engine_that_fails_batch_after_batch_ends_the_service(
+    models_dir: Path,
+    photo: bytes,
+    tmp_path: Path,
+    start_service: Callable[..., Service],
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+) -> None:
+    """As CUDA does after some errors, until its process ends."""
+    broken = tmp_path / "broken"
+    (tmp_path / "sitecustomize.py").write_text(
+        f"""import os
+from service.engine import DynamicEngine
+real = DynamicEngine.infer
+def infer(self, *args, **options):
+    if os.path.exists({str(broken)!r}):
+        raise RuntimeError("CUDA failure 700")
+    return real(self, *args, **options)
+DynamicEngine.infer = infer
+"""
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    service = start_service(models_dir, provider="cpu", max_batch=1, workers=workers)
+    until_all_listen(service)
+
+    def status() -> int:
+        return httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code
+
+    assert status() == 200
+    broken.touch()
+    assert [status() for _ in range(FAILURES)] == [500] * FAILURES
+    assert service.process.wait(timeout=60) == 1
+    fault = f"resnet8-cifar: {FAILURES} batches in a row have failed: CUDA failure 700"
+    log = service.log.read_text().splitlines()
+    assert log[-1].endswith(f"ERROR service: {fault}")
+    assert sum(line.endswith(f"service.inference: {fault}") for line in log) == 1
 
 
 def test_a_port_that_another_service_has_is_refused(service: Service, models_dir: Path, tmp_path: Path) -> None:

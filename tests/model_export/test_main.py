@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_export import __main__ as cli
 from model_export.__main__ import main
-from model_export.errors import InputError, Unavailable
 from model_export.random_weights import random_weights
 from model_export.resnet import build
 from model_export.weight_files import Record, save_safetensors
-from model_export.weights import Loaded
 from service.card import Architecture, ModelCard, published
 
 CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
@@ -94,42 +91,9 @@ def test_versions_are_chosen(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert "has no version 2: it has 1" in capsys.readouterr().err
 
 
-def test_quickstart_leaves_what_is_there_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_quickstart_is_a_command(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert main(["quickstart", "--models-dir", str(folder)]) == 0
     assert "already holds resnet8-cifar; nothing to do" in caplog.text
-    assert [entry.name for entry in published(folder)] == ["resnet8-cifar"]
-
-
-def test_quickstart_prefers_imagenet_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    asked: list[int] = []
-
-    def imagenet(depth: int) -> Loaded:
-        asked.append(depth)
-        if depth == 50:
-            raise Unavailable("the line went dead")
-        return random_weights(CIFAR)
-
-    monkeypatch.setattr(cli, "imagenet", imagenet)
-    assert main(["quickstart", "--models-dir", str(tmp_path)]) == 0
-    assert asked == [18, 50]
-    assert [entry.name for entry in published(tmp_path)] == ["resnet8-cifar"]  # and no demo beside it
-    assert "the line went dead" in caplog.text
-    assert "now holds resnet8-cifar" in caplog.text
-
-
-def test_quickstart_trains_the_demo_where_the_weights_are_not_to_be_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def imagenet(depth: int) -> Loaded:
-        raise InputError("the digest is wrong")  # what a captive portal's page looks like
-
-    monkeypatch.setattr(cli, "imagenet", imagenet)
-    monkeypatch.setattr(cli, "demo", lambda seed: random_weights(CIFAR))
-    assert main(["quickstart", "--models-dir", str(tmp_path)]) == 0
-    assert "no ImageNet weights: the digest is wrong" in caplog.text
-    assert [entry.name for entry in published(tmp_path)] == ["resnet18-demo"]
 
 
 def test_list_goes_on_past_an_unreadable_card(

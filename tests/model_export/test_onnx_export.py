@@ -14,7 +14,7 @@ from model_export.parity import TOLERANCE, sample_images, torch_answers
 from model_export.random_weights import random_weights
 from model_export.resnet import IMAGENET_BLOCKS, build
 from service.card import Architecture, Preprocessing
-from service.engine import Engine
+from service.engine import DynamicEngine
 from service.providers import open_session
 
 
@@ -87,7 +87,7 @@ def test_every_kind_of_net_exports_with_a_dynamic_batch(architecture: Architectu
     loaded = random_weights(architecture)
     path = tmp_path / "model.onnx"
     export_onnx(loaded.serving_graph(), loaded.preprocessing.crop, path)
-    engine = Engine(open_session(path, "cpu", threads=1))
+    engine = DynamicEngine(open_session(path, "cpu", threads=1))
     graph = loaded.serving_graph()
     for size in (1, 5):
         images = sample_images(size, loaded.preprocessing)
@@ -106,7 +106,7 @@ def test_v1_and_v15_of_the_same_weights_export_to_different_answers(
     for net in (loaded.net, v15):
         path = tmp_path / f"{net.architecture.variant}.onnx"
         export_onnx(loaded._replace(net=net).serving_graph(), loaded.preprocessing.crop, path)
-        answers.append(Engine(open_session(path, "cpu", threads=2)).infer(images)["logits"])
+        answers.append(DynamicEngine(open_session(path, "cpu", threads=2)).infer(images)["logits"])
     # by far more than the parity gate lets pass
     assert np.abs(answers[0] - answers[1]).max() > 100 * TOLERANCE * np.ptp(answers[0])
 

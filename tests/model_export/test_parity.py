@@ -11,7 +11,7 @@ import torch
 from model_export.parity import BATCH_SIZES, ParityFailed, agreement, check_parity, sample_images
 from model_export.random_weights import random_weights
 from service.card import Architecture, ModelCard, Preprocessing
-from service.engine import Engine
+from service.engine import DynamicEngine, Engine
 from service.providers import open_session
 
 CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)  # what `models_dir` holds
@@ -19,7 +19,7 @@ CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)  # w
 
 @pytest.fixture
 def engine(models_dir: Path) -> Engine:
-    return Engine(open_session(models_dir / "resnet8-cifar" / "1" / "model.onnx", "cpu", threads=1))
+    return DynamicEngine(open_session(models_dir / "resnet8-cifar" / "1" / "model.onnx", "cpu", threads=1))
 
 
 def test_the_same_network_passes(engine: Engine) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -10,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from service.batching import Batcher, Closed, DrainRate, Timing
+from service.batching import Batcher, Closed, DrainRate, ExactSizes, PaddedSizes, Timing
 
 TIMEOUT_S = 10
 
@@ -49,7 +51,7 @@ def batcher(
     lanes: int = 1,
     max_wait: float = 0,
 ) -> Iterator[Batcher[int, int]]:
-    made: Batcher[int, int] = Batcher(run, sizes=sizes, lanes=lanes, max_wait=max_wait)
+    made: Batcher[int, int] = Batcher(run, sizes=ExactSizes(sizes), lanes=lanes, max_wait=max_wait)
     try:
         yield made
     finally:
@@ -253,7 +255,7 @@ def test_closing_finishes_what_is_queued_and_takes_no_more() -> None:
 
 def test_on_batch_is_told_every_batch() -> None:
     told: list[int] = []
-    made: Batcher[int, int] = Batcher(lambda items, alone: items, sizes=(1,), on_batch=told.append)
+    made: Batcher[int, int] = Batcher(lambda items, alone: items, sizes=ExactSizes((1,)), on_batch=told.append)
 
     async def scenario() -> None:
         await submit(made, 1)
@@ -439,7 +441,7 @@ def test_closing_while_a_lone_item_runs_stops_every_lane(monkeypatch: pytest.Mon
             return super().wait(timeout)
 
     monkeypatch.setattr("service.batching.threading.Condition", Watched)
-    made: Batcher[int, int] = Batcher(engine, sizes=(1, 2), lanes=2)
+    made: Batcher[int, int] = Batcher(engine, sizes=ExactSizes((1, 2)), lanes=2)
     closing = threading.Thread(target=made.close, daemon=True)
 
     async def scenario() -> bool:
@@ -560,3 +562,70 @@ def test_failures_do_not_count_as_draining() -> None:
     with batcher(fail) as made:
         asyncio.run(scenario(made))
         assert made.drain_rate.per_second == 0
+
+
+@pytest.mark.parametrize(
+    ("waiting", "taken"),
+    [(1, [1]), (2, [2]), (3, [3]), (8, [8]), (9, [8, 1]), (20, [20]), (32, [32]), (33, [32, 1]), (45, [32, 8, 5])],
+)
+def test_padded_sizes_take_what_is_computed_soonest_in_all(waiting: int, taken: list[int]) -> None:
+    sizes = PaddedSizes({1: 1.0, 8: 1.5, 32: 4.0, 64: 8.0})
+    assert sizes.largest == 64
+    found = []
+    while waiting:
+        found.append(sizes.take(waiting, lanes=2))
+        waiting -= found[-1]
+    assert found == taken
+
+
+def test_padded_sizes_of_a_gpu_that_is_idle_in_small_batches_pad_them_all() -> None:
+    sizes = PaddedSizes({1: 1.0, 8: 1.0, 32: 1.0, 64: 1.0})
+    taken = {1: 1, 2: 2, 9: 9, 33: 33, 45: 45, 64: 64, 65: 64, 1000: 64}
+    assert {waiting: sizes.take(waiting, lanes=1) for waiting in taken} == taken
+
+
+def test_padded_sizes_never_take_longer_than_any_other_split() -> None:
+    """Against all splits, for times of every shape."""
+    rng = random.Random(0)
+    for _ in range(50):
+        times = sorted(rng.uniform(0.5, 1.5) * size ** rng.uniform(0, 1.2) for size in (1, 2, 5, 8))
+        seconds = dict(zip((1, 2, 5, 8), times, strict=True))
+        sizes = PaddedSizes(seconds)
+        for waiting in range(1, 9):
+            took, left = 0.0, waiting
+            while left:
+                taken = sizes.take(left, lanes=1)
+                took += seconds[min(size for size in seconds if size >= taken)]
+                left -= taken
+            best = min(
+                sum(seconds[size] for size in split)
+                for count in range(1, 9)
+                for split in itertools.combinations_with_replacement(seconds, count)
+                if sum(split) >= waiting
+            )
+            assert took <= best + 1e-5
+
+
+def test_every_lane_is_prepared_on_its_own_thread_before_any_batch() -> None:
+    prepared: list[str] = []
+    made: Batcher[int, int] = Batcher(
+        lambda items, alone: list(items),
+        sizes=ExactSizes((1,)),
+        lanes=3,
+        prepare=lambda: prepared.append(threading.current_thread().name),
+        name="lane",
+    )
+    assert sorted(prepared) == ["lane-0", "lane-1", "lane-2"]
+    made.close()
+
+
+def test_a_lane_that_cannot_be_prepared_makes_no_batcher() -> None:
+    before = threading.active_count()
+
+    def prepare() -> None:
+        if threading.current_thread().name == "lane-1":
+            raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        Batcher(lambda items, alone: list(items), sizes=ExactSizes((1,)), lanes=2, prepare=prepare, name="lane")
+    assert threading.active_count() == before

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from model_export.quantise.fp16 import halved
 from service import engine as engine_module
 from service import tuning as tuning_module
 from service.card import MODEL_FILES, CardError, Gate, ModelCard, ModelFile, Precision, SelfTest, sha256
-from service.engine import FILES, LARGEST, OUTPUTS, STAGES, TOLERANCE, Engine, SelfTestFailed, load_engine
+from service.engine import (
+    FILES,
+    GPU_SIZES,
+    LARGEST,
+    OUTPUTS,
+    STAGES,
+    TIMED_RUNS,
+    TOLERANCE,
+    DynamicEngine,
+    Engine,
+    SelfTestFailed,
+    StaticEngine,
+    load_engine,
+)
 from service.providers import (
+    ORT_NAMES,
     PREFERENCE,
     Compute,
     PrecisionChoice,
@@ -108,13 +126,23 @@ class Opened:
 
     def __init__(self, wrap: Callable[[Session, int], Session] = lambda session, streams: session) -> None:
         self.calls: list[tuple[str, str, str, int, int]] = []
+        self.batches: list[tuple[int | None, int]] = []  # with the number of the GPU
         self._wrap = wrap
 
     def __call__(
-        self, model: Path, provider: ProviderName, precision: Compute = "fp32", *, threads: int, streams: int = 1
+        self,
+        model: Path,
+        provider: ProviderName,
+        precision: Compute = "fp32",
+        *,
+        threads: int,
+        streams: int = 1,
+        batch: int | None = None,
+        gpu: int = 0,
     ) -> Session:
         self.calls.append((model.name, provider, precision, threads, streams))
-        session = open_session(model, "cpu", threads=threads)
+        self.batches.append((batch, gpu))
+        session = open_session(model, "cpu", threads=threads, batch=batch)
         return self._wrap(session._replace(provider=provider, compute=precision), streams)
 
 
@@ -140,7 +168,8 @@ def anything_goes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Opened], Opened]
     """Every provider is there and wanted, on any machine."""
 
     def install(opened: Opened) -> Opened:
-        monkeypatch.setattr(engine_module, "require", lambda provider: None)
+        monkeypatch.setattr(engine_module, "require", lambda provider, gpu: None)
+        monkeypatch.setattr(engine_module, "hardware", lambda provider, precision, gpu: {"gpu": str(gpu)})
         monkeypatch.setattr(engine_module, "unwanted_provider", lambda provider: None)
         monkeypatch.setattr(engine_module, "unwanted_precision", lambda provider, precision: None)
         monkeypatch.setattr(engine_module, "open_session", opened)
@@ -207,8 +236,8 @@ def test_the_self_test_is_of_both_sessions(small: Path, at_fault: str) -> None:
     good = open_session(small / "model.onnx", "cpu", threads=1)
     sessions = (wrong(good), good) if at_fault == "wide" else (good, wrong(good))
     with pytest.raises(SelfTestFailed):
-        Engine(*sessions, lanes=2).self_test(SelfTest.read(small))
-    Engine(good, good, lanes=2).self_test(SelfTest.read(small))
+        DynamicEngine(*sessions, lanes=2).self_test(SelfTest.read(small))
+    DynamicEngine(good, good, lanes=2).self_test(SelfTest.read(small))
 
 
 def test_a_wrong_narrow_session_is_found_when_loading(
@@ -222,7 +251,7 @@ def test_a_wrong_narrow_session_is_found_when_loading(
 
 def test_alone_means_the_wide_session(small: Path) -> None:
     good = open_session(small / "model.onnx", "cpu", threads=1)
-    engine = Engine(good, wrong(good), lanes=2)
+    engine = DynamicEngine(good, wrong(good), lanes=2)
     images = SelfTest.read(small).images
     np.testing.assert_array_equal(
         engine.infer(images, alone=True)["logits"], -engine.infer(images, alone=False)["logits"]
@@ -241,7 +270,7 @@ def test_both_sessions_are_warmed_up(small: Path) -> None:
 
     good = open_session(small / "model.onnx", "cpu", threads=1)
     wide, narrow = Counting(good), Counting(good)
-    engine = Engine(good._replace(ort=wide), good._replace(ort=narrow), lanes=2)
+    engine = DynamicEngine(good._replace(ort=wide), good._replace(ort=narrow), lanes=2)
     engine.warm_up((1, 2, 4))
     assert wide.sizes == narrow.sizes == [1, 2, 4]
     assert engine.batch_sizes == (1, 2, 4)
@@ -282,7 +311,7 @@ def test_auto_takes_the_first_that_works_and_says_what_was_wrong_with_the_others
 def test_a_provider_that_is_not_there_is_refused_by_its_name(
     small: Path, anything_goes: Callable[[Opened], Opened], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_cuda(provider: ProviderName) -> None:
+    def no_cuda(provider: ProviderName, gpu: int) -> None:
         if provider == "cuda":
             raise ProviderUnavailable("no GPU")
 
@@ -309,14 +338,14 @@ def test_auto_on_this_machine_says_why_it_took_nothing_faster(small: Path) -> No
 def test_a_provider_that_fails_while_running_is_refused_like_one_that_does_not_start(
     small: Path, anything_goes: Callable[[Opened], Opened], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(self: Engine, batch_sizes: tuple[int, ...]) -> None:
+    def out_of_memory(self: DynamicEngine, batch_sizes: tuple[int, ...]) -> None:
         if self.provider == "openvino":
             raise RuntimeError("out of memory")
         warm_up(self, batch_sizes)
 
-    warm_up = Engine.warm_up
+    warm_up = DynamicEngine.warm_up
     anything_goes(Opened())
-    monkeypatch.setattr(Engine, "warm_up", out_of_memory)
+    monkeypatch.setattr(DynamicEngine, "warm_up", out_of_memory)
     monkeypatch.setattr(engine_module, "unwanted_provider", lambda provider: "no" if provider == "cuda" else None)
     engine = load(small, "auto")
     assert engine.provider == "cpu"
@@ -424,9 +453,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Measuring takes no time; returns what was measured: (callers, largest)."""
     measured: list[tuple[int, int]] = []
 
-    def measure(run: Callable[[int], object], *, callers: int, largest: int) -> Tuning:
-        measured.append((callers, largest))
-        run(largest)
+    def measure(run: Callable[[int], object], *, callers: int, sizes: Sequence[int]) -> Tuning:
+        measured.append((callers, sizes[-1]))
+        run(sizes[-1])
         return Tuning(images_per_second={1: 100.0, 2: 150.0, 4: 200.0, 8: 201.0})
 
     monkeypatch.setattr(engine_module, "measure", measure)
@@ -435,7 +464,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 def test_the_best_batch_size_is_measured_once(small: Path, tmp_path: Path, script: list[tuple[int, int]]) -> None:
     first, second = (load(small, max_batch=Cache(tmp_path), lanes=3) for _ in range(2))
-    assert script == [(3, LARGEST["cpu"])]
+    assert script == [(3, LARGEST)]
     for engine, remembered in ((first, False), (second, True)):
         assert engine.batch_sizes == (1, 2, 4)
         assert engine.tuned is not None
@@ -454,7 +483,7 @@ def test_what_is_remembered_holds_for_the_same_model_machine_and_settings(
     load(small, max_batch=cache, lanes=2)
     load(quantised, precision="int8", max_batch=cache)
     assert len(script) == 4
-    monkeypatch.setattr(engine_module, "processor", lambda provider: "another one")
+    monkeypatch.setattr(engine_module, "hardware", lambda provider, precision, gpu: {"processor": "another one"})
     load(small, max_batch=cache)
     monkeypatch.setattr(engine_module.importlib.metadata, "version", lambda package: "99")
     load(small, max_batch=cache)
@@ -478,14 +507,14 @@ def test_measuring_works_on_a_real_engine(small: Path, tmp_path: Path, monkeypat
     found = engine.tuned.tuning
     assert engine.batch_sizes == found.batch_sizes
     assert min(found.images_per_second) == 1
-    assert max(found.images_per_second) <= LARGEST["cpu"]
+    assert max(found.images_per_second) <= LARGEST
     assert all(speed > 0 for speed in found.images_per_second.values())
 
 
 def test_an_engine_that_cannot_be_measured_is_refused(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(run: Callable[[int], object], *, callers: int, largest: int) -> Tuning:
+    def fail(run: Callable[[int], object], *, callers: int, sizes: Sequence[int]) -> Tuning:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(engine_module, "measure", fail)
@@ -500,8 +529,8 @@ def test_an_engine_that_cannot_be_measured_is_refused(
         ("cpu", "fp32", 4, 4, [1]),
         ("cpu", "int8", 4, 4, [1]),
         ("cpu", "fp32", 1, 1, [1]),
-        ("cuda", "fp32", 8, STAGES, [1]),
-        ("cuda", "fp32", 1, 1, [1]),
+        ("cuda", "fp32", 8, STAGES, [1, 1]),
+        ("cuda", "fp32", 1, 1, [1, 1]),
         ("openvino", "fp32", 4, 1, [1]),
         ("openvino", "bf16", 4, 4, [1, 4]),
         ("openvino", "int8", 2, 2, [1, 2]),
@@ -531,8 +560,8 @@ def test_several_threads_get_right_answers_at_once(
     quantised: Path, provider: ProviderName, precision: Compute, sessions: int
 ) -> None:
     engine = load_or_skip(quantised, provider, precision, lanes=2)
-    assert len(engine._ways()) == sessions
     images = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32), dtype=np.uint8)
+    assert len(engine._answers(images[:1])) == sessions
     expected = [engine.infer(image[None])["logits"][0] for image in images]
 
     def infer(first: int) -> np.ndarray:
@@ -543,3 +572,198 @@ def test_several_threads_get_right_answers_at_once(
         for first, found in enumerate(pool.map(infer, range(20))):
             tolerance = TOLERANCE[precision] * np.ptp(expected)
             np.testing.assert_allclose(found, expected[first : first + len(found)], atol=tolerance)
+
+
+class Recorded:
+    """An ONNX Runtime session that remembers its batches, and on which thread it ran."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session.ort
+        self.ran: list[tuple[int, str]] = []
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.ran.append((len(inputs["image"]), threading.current_thread().name))
+        return self._session.run(outputs, inputs)
+
+    def get_inputs(self) -> object:
+        return self._session.get_inputs()
+
+
+class Static:
+    """A `StaticEngine` on the CPU provider, and what its sessions ran."""
+
+    def __init__(self, folder: Path, lanes: int = 1) -> None:
+        self.opened: list[int] = []
+        self.sessions: dict[int, Recorded] = {}
+        self._folder = folder
+        self.engine = StaticEngine(self._open, "cuda", "fp32", lanes=lanes)
+
+    def _open(self, size: int) -> Session:
+        self.opened.append(size)
+        session = open_session(self._folder / "model.onnx", "cpu", threads=1, batch=size)
+        self.sessions[size] = Recorded(session)
+        return session._replace(ort=self.sessions[size])
+
+    def ran(self) -> list[int]:
+        """The batches since this was last asked."""
+        sizes = [size for session in self.sessions.values() for size, _ in session.ran]
+        for session in self.sessions.values():
+            session.ran.clear()
+        return sizes
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+
+
+def test_every_batch_size_of_a_static_engine_has_a_session_that_runs_no_other(small: Path) -> None:
+    static = Static(small)
+    assert static.engine.sizes() == GPU_SIZES == (1, 8, 32, 64)
+    static.engine.warm_up((1, 8))
+    assert static.opened == [1, 8]
+    for size, session in static.sessions.items():
+        assert session.get_inputs()[0].shape == [size, 3, 32, 32]  # type: ignore[index]
+    with pytest.raises(Exception, match="Got: 3 Expected: 8"):
+        static.sessions[8].run(["logits"], {"image": pictures(3)})
+
+
+@pytest.mark.parametrize(
+    ("images", "batches"),
+    [(1, [1]), (2, [8]), (8, [8]), (9, [32]), (45, [64]), (64, [64]), (65, [64, 1]), (150, [64, 64, 32])],
+)
+def test_batches_in_between_are_padded_and_what_was_padded_is_dropped(
+    small: Path, images: int, batches: list[int]
+) -> None:
+    static = Static(small)
+    static.engine.warm_up(GPU_SIZES)
+    static.ran()
+    found = static.engine.infer(pictures(images), OUTPUTS)
+    assert sorted(static.ran(), reverse=True) == batches
+    expected = load(small).infer(pictures(images), OUTPUTS)
+    for output in OUTPUTS:
+        np.testing.assert_allclose(found[output], expected[output], rtol=1e-4, atol=1e-4)
+
+
+def test_images_of_a_static_engine_may_be_separate_arrays_and_leave_nothing_behind(small: Path) -> None:
+    static = Static(small)
+    static.engine.warm_up((1, 8))
+    full = static.engine.infer(list(pictures(8)))["logits"]
+    np.testing.assert_array_equal(static.engine.infer(list(pictures(3)))["logits"], full[:3])
+    np.testing.assert_array_equal(static.engine.infer(pictures(8)[::-1])["logits"], full[::-1])
+
+
+def test_a_changing_load_opens_no_session_anew(small: Path) -> None:
+    static = Static(small)
+    static.engine.warm_up(static.engine.sizes(32))
+    for size in np.random.default_rng(0).integers(1, 33, 30):
+        static.engine.infer(pictures(int(size)))
+    assert static.opened == [1, 8, 32]
+
+
+@pytest.mark.parametrize(("largest", "sizes"), [(1, (1,)), (5, (1, 5)), (8, (1, 8)), (20, (1, 8, 20)), (64, GPU_SIZES)])
+def test_a_given_largest_batch_of_a_static_engine(small: Path, largest: int, sizes: tuple[int, ...]) -> None:
+    static = Static(small)
+    assert static.engine.sizes(largest) == sizes
+    static.engine.warm_up(sizes)
+    static.ran()
+    static.engine.infer(pictures(largest))
+    assert static.ran() == [largest]
+    assert static.opened == list(sizes)
+
+
+def test_a_static_engine_knows_how_long_its_sizes_take(small: Path) -> None:
+    static = Static(small)
+    static.engine.warm_up((1, 8))
+    assert static.engine.seconds.keys() == {1, 8}
+    assert all(took > 0 for took in static.engine.seconds.values())
+    assert static.sessions[1].ran == static.sessions[1].ran[:1] * (1 + TIMED_RUNS)
+    assert load(small).seconds is None
+
+
+@pytest.mark.parametrize("at_fault", [1, 8])
+def test_every_session_of_a_static_engine_is_proven(small: Path, at_fault: int) -> None:
+    def open_size(size: int) -> Session:
+        session = open_session(small / "model.onnx", "cpu", threads=1, batch=size)
+        return wrong(session) if size == at_fault else session
+
+    engine = StaticEngine(open_size, "cuda", "fp16")
+    engine.warm_up((1, 8))
+    with pytest.raises(SelfTestFailed, match="cuda computes wrong answers"):
+        engine.self_test(SelfTest.read(small))
+    sound = Static(small).engine
+    sound.warm_up((1, 8))
+    assert sound.self_test(SelfTest.read(small)) < 1e-5
+
+
+def test_a_static_engine_is_warmed_up_on_every_thread_that_will_use_it(small: Path) -> None:
+    static = Static(small)
+    static.engine.warm_up((1, 8))
+    static.ran()
+    thread = threading.Thread(target=static.engine.warm_up_thread, name="lane")
+    thread.start()
+    thread.join()
+    assert [session.ran for session in static.sessions.values()] == [[(1, "lane")], [(8, "lane")]]
+
+
+def test_threads_of_a_static_engine_do_not_share_their_buffers(small: Path) -> None:
+    static = Static(small, lanes=2)
+    static.engine.warm_up((1, 8))
+    images = pictures(24)
+    expected = load(small).infer(images)["logits"]
+
+    def infer(first: int) -> np.ndarray:
+        return static.engine.infer(images[first : first + 1 + first % 4])["logits"]
+
+    with ThreadPoolExecutor(4) as pool:
+        for first, found in enumerate(pool.map(infer, range(20))):
+            np.testing.assert_allclose(found, expected[first : first + len(found)], rtol=1e-4, atol=1e-4)
+
+
+def test_on_a_gpu_the_service_gets_a_static_engine_on_the_gpu_it_asked_for(
+    small: Path, anything_goes: Callable[[Opened], Opened]
+) -> None:
+    opened = anything_goes(Opened())
+    engine = load_engine(
+        small, ModelCard.read(small), provider="cuda", precision="fp32", threads=4, lanes=4, max_batch=20, gpu=3
+    )
+    assert isinstance(engine, StaticEngine)
+    assert (engine.lanes, engine.batch_sizes) == (STAGES, (1, 8, 20))
+    assert opened.batches == [(1, 3), (8, 3), (20, 3)]
+
+
+def tf32(array: np.ndarray) -> np.ndarray:
+    """float32 rounded to the 10 bits of mantissa that TF32 has."""
+    bits = array.astype(np.float32).view(np.int32)
+    return ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(np.float32)
+
+
+def test_tf32_is_not_taken_for_fp32_on_a_gpu(small: Path, tmp_path: Path) -> None:
+    """Weights rounded to TF32 are less than what the provider does, which rounds activations as well."""
+    model = onnx.load(small / "model.onnx")
+    for constant in model.graph.initializer:
+        if len(constant.dims) == 4:
+            rounded = tf32(onnx.numpy_helper.to_array(constant))
+            constant.CopyFrom(onnx.numpy_helper.from_array(rounded, constant.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    static = Static(tmp_path)
+    static.engine.warm_up((8,))
+    with pytest.raises(SelfTestFailed, match=r"fp32 explains 0\.01%\. It may have computed in TF32"):
+        static.engine.self_test(SelfTest.read(small))
+    session = open_session(tmp_path / "model.onnx", "cpu", threads=1)
+    assert DynamicEngine(session).self_test(SelfTest.read(small)) < TOLERANCE["fp32"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(ORT_NAMES["cuda"] not in ort.get_available_providers(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_published_model_on_a_gpu(folder: Path, tmp_path: Path, precision: Compute) -> None:
+    """Opened, warmed up, proven in every batch size, and answering in mixed ones as the CPU does."""
+    copy = Path(shutil.copytree(folder, tmp_path / "resnet18" / "1"))
+    onnx.save(halved(onnx.load(copy / "model.onnx")), copy / "model.fp16.onnx")
+    engine = load(copy, "cuda", precision, card=with_file(copy, "fp16", GATE), lanes=2, max_batch=64)
+    assert (engine.provider, engine.compute, engine.batch_sizes) == ("cuda", precision, GPU_SIZES)
+    images = np.random.default_rng(0).integers(0, 256, (64, 3, 224, 224), dtype=np.uint8)
+    expected = load(folder).infer(images)["logits"]
+    for size in (1, 3, 8, 20, 45, 64):
+        found = engine.infer(images[:size])["logits"]
+        np.testing.assert_allclose(found, expected[:size], atol=TOLERANCE[precision] * np.ptp(expected))

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
-from service.inference import softmax, top_k
+from service.batching import ExactSizes, PaddedSizes
+from service.card import ModelCard
+from service.inference import FAILURES, EngineBroken, Inference, InProcess, softmax, top_k
+from service.metrics import Metrics
+from service.repository import Model, Repository
+from service.settings import Settings
 
 
 def test_softmax() -> None:
@@ -43,3 +53,101 @@ def test_temperature_changes_probabilities_and_nothing_else() -> None:
     assert cold.class_ids.tolist() == hot.class_ids.tolist() == [1, 3, 2, 5, 0, 4]
     assert hot.probabilities[0] == pytest.approx(np.exp(0.005) / np.exp(logits / 1000).sum())
     assert cold.probabilities[0] > 0.4 > hot.probabilities[0]
+
+
+class Picture(NamedTuple):
+    pixels: np.ndarray
+    top_k: int = 1
+
+
+class ScriptedEngine:
+    """An engine whose batches end as they are told to: with an exception, or with logits."""
+
+    batch_sizes = (1,)
+    lanes = 1
+    seconds: dict[int, float] | None = None
+
+    def __init__(self, *ends: Exception | None) -> None:
+        self._ends = list(ends)
+
+    def infer(self, images: Sequence[np.ndarray], *, alone: bool) -> dict[str, np.ndarray]:
+        if self._ends and (error := self._ends.pop(0)):
+            raise error
+        return {"logits": np.zeros((len(images), 10), np.float32)}
+
+    def warm_up_thread(self) -> None:
+        """Nothing to warm up."""
+
+
+@pytest.fixture
+def inference(models_dir: Path) -> Callable[..., Inference]:
+    """A model at work on a scripted engine."""
+
+    def build(engine: ScriptedEngine, on_broken: Callable[[EngineBroken], None] = lambda error: None) -> Inference:
+        path = models_dir / "resnet8-cifar" / "1"
+        model = Model(path, ModelCard.read(path))
+        model.engine = engine  # type: ignore[assignment]
+        return Inference(model, Settings(models_dir=models_dir), Metrics(), on_broken)
+
+    return build
+
+
+def outcomes(inference: Inference, images: int) -> list[str]:
+    """What becomes of so many images, each in a batch of its own."""
+
+    async def run() -> list[str]:
+        found = []
+        for _ in range(images):
+            prediction = asyncio.get_running_loop().create_future()
+            inference.submit(Picture(np.zeros((3, 32, 32), np.uint8)), prediction)
+            try:
+                await prediction
+                found.append("answered")
+            except RuntimeError as error:
+                found.append(str(error))
+        return found
+
+    try:
+        return asyncio.run(asyncio.wait_for(run(), 10))
+    finally:
+        inference.close()
+
+
+def test_an_engine_that_fails_batch_after_batch_is_given_up_once(inference: Callable[..., Inference]) -> None:
+    told: list[EngineBroken] = []
+    made = inference(ScriptedEngine(*[RuntimeError("CUDA failure 700")] * 5), told.append)
+    assert outcomes(made, 6) == ["CUDA failure 700"] * 5 + ["answered"]
+    assert [str(error) for error in told] == [
+        f"resnet8-cifar: {FAILURES} batches in a row have failed: CUDA failure 700"
+    ]
+
+
+def test_an_engine_that_answers_in_between_is_not_given_up(inference: Callable[..., Inference]) -> None:
+    told: list[EngineBroken] = []
+    fault = RuntimeError("out of memory")
+    made = inference(ScriptedEngine(fault, fault, None, fault, fault, None), told.append)
+    assert outcomes(made, 6) == ["out of memory", "out of memory", "answered"] * 2
+    assert told == []
+
+
+def test_a_broken_engine_makes_its_process_not_ready(models_dir: Path) -> None:
+    told: list[EngineBroken] = []
+    settings = Settings(models_dir=models_dir)
+    backend = InProcess(Repository(models_dir), settings, Metrics(), told.append)
+    assert backend.ready
+    error = EngineBroken("why")
+    backend._break(error)
+    assert not backend.ready
+    assert told == [error]
+
+
+def test_what_is_padded_is_batched_by_how_long_its_sizes_take(inference: Callable[..., Inference]) -> None:
+    engine = ScriptedEngine()
+    exact = inference(engine)
+    engine.seconds = {1: 1.0, 8: 1.1}
+    padded = inference(engine)
+    assert isinstance(exact._batcher._sizes, ExactSizes)
+    assert isinstance(padded._batcher._sizes, PaddedSizes)
+    assert padded._batcher._sizes.take(5, 1) == 5
+    exact.close()
+    padded.close()

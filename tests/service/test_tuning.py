@@ -78,7 +78,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 def test_measuring_stops_at_the_first_size_that_does_not_gain(script: Callable[..., list[int]]) -> None:
     measured = script({1: 100.0, 2: 180.0, 4: 181.0, 8: 1000.0})
     ran: list[int] = []
-    found = measure(ran.append, callers=1, largest=16)
+    found = measure(ran.append, callers=1, sizes=powers_of_two(16))
     assert measured == ran == [1, 2, 4]
     assert found.images_per_second == {1: 100.0, 2: 180.0, 4: 181.0}
     assert found.batch_sizes == (1, 2)
@@ -86,7 +86,7 @@ def test_measuring_stops_at_the_first_size_that_does_not_gain(script: Callable[.
 
 def test_measuring_stops_at_the_largest(script: Callable[..., list[int]]) -> None:
     measured = script({size: 100.0 * size for size in (1, 2, 4, 6, 8)})
-    assert measure(lambda size: None, callers=1, largest=6).batch_sizes == (1, 2, 4, 6)
+    assert measure(lambda size: None, callers=1, sizes=(1, 2, 4, 6)).batch_sizes == (1, 2, 4, 6)
     assert measured == [1, 2, 4, 6]
 
 
@@ -94,7 +94,7 @@ def test_a_size_that_does_not_run_ends_it_and_the_smaller_ones_stay(
     script: Callable[..., list[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
     script({1: 100.0, 2: 180.0, 4: MemoryError("no room")})
-    found = measure(lambda size: None, callers=1, largest=16)
+    found = measure(lambda size: None, callers=1, sizes=powers_of_two(16))
     assert found.images_per_second == {1: 100.0, 2: 180.0}
     assert "batches of 4 do not run, smaller ones do: no room" in caplog.text
 
@@ -102,7 +102,7 @@ def test_a_size_that_does_not_run_ends_it_and_the_smaller_ones_stay(
 def test_an_engine_that_runs_nothing_says_why(script: Callable[..., list[int]]) -> None:
     script({1: MemoryError("no room")})
     with pytest.raises(MemoryError, match="no room"):
-        measure(lambda size: None, callers=1, largest=16)
+        measure(lambda size: None, callers=1, sizes=powers_of_two(16))
 
 
 class Clock:

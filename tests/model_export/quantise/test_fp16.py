@@ -13,7 +13,7 @@ from model_export.onnx_export import ExportError
 from model_export.parity import sample_images
 from model_export.quantise.fp16 import halved
 from service.card import Preprocessing
-from service.engine import OUTPUTS, Engine
+from service.engine import OUTPUTS, DynamicEngine
 from service.providers import open_session
 
 
@@ -27,7 +27,7 @@ def test_it_answers_nearly_as_fp32(model: onnx.ModelProto, tmp_path: Path) -> No
     found = []
     for each in (halved(model), model):
         onnx.save(each, tmp_path / "model.onnx")
-        found.append(Engine(open_session(tmp_path / "model.onnx", "cpu", threads=1)).infer(images, OUTPUTS))
+        found.append(DynamicEngine(open_session(tmp_path / "model.onnx", "cpu", threads=1)).infer(images, OUTPUTS))
     for output in OUTPUTS:
         ours, theirs = (each[output] for each in found)
         assert ours.dtype == np.float32

@@ -18,7 +18,7 @@ from model_export.quantise.graphs import layers
 from model_export.quantise.int8 import quantised
 from model_export.quantise.ranges import Range, activation_ranges
 from service.card import CalibrationMethod, Preprocessing
-from service.engine import OUTPUTS, Engine
+from service.engine import OUTPUTS, DynamicEngine
 from service.providers import open_session
 
 IMAGES = sample_images(16, Preprocessing(resize=32, crop=32))
@@ -35,7 +35,7 @@ def ranges(fp32: Path, method: CalibrationMethod = "minmax") -> dict[str, Range]
 
 def answers(model: ModelProto, folder: Path) -> list[np.ndarray]:
     onnx.save(model, folder / "model.onnx")
-    found = Engine(open_session(folder / "model.onnx", "cpu", "int8", threads=1)).infer(IMAGES, OUTPUTS)
+    found = DynamicEngine(open_session(folder / "model.onnx", "cpu", "int8", threads=1)).infer(IMAGES, OUTPUTS)
     return [found[output] for output in OUTPUTS]
 
 

@@ -11,7 +11,7 @@ import pytest
 from model_export.parity import sample_images
 from model_export.quantise.ranges import BINS, activation_ranges, activations, least_divergence
 from service.card import Preprocessing
-from service.engine import Engine
+from service.engine import DynamicEngine
 from service.providers import open_session
 
 IMAGES = sample_images(5, Preprocessing(resize=32, crop=32))
@@ -36,7 +36,7 @@ def test_minmax_is_all_that_occurred(fp32: Path) -> None:
     done: list[int] = []
     found = activation_ranges(fp32, IMAGES, "minmax", done.append)
     assert done == [2, 2, 1]
-    answers = Engine(open_session(fp32, "cpu", threads=1)).infer(IMAGES, ("logits", "feature_map"))
+    answers = DynamicEngine(open_session(fp32, "cpu", threads=1)).infer(IMAGES, ("logits", "feature_map"))
     assert found["logits"] == pytest.approx((answers["logits"].min(), answers["logits"].max()))
     assert found["feature_map"] == pytest.approx((0, answers["feature_map"].max()))
     relu = next(node for node in onnx.load(fp32).graph.node if node.op_type == "Relu")

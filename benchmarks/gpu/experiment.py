@@ -1,0 +1,134 @@
+"""Stage 2, the first experiment: what each option of the CUDA provider costs when the batch size changes.
+
+One session for all batch sizes runs batches of 1, 64, 1 and 64. A first run builds the cuDNN plans of its shape; the
+second visit to a shape tells whether they were kept. Then CUDA graphs: two are captured, and the first is replayed,
+which tells whether a graph outlives the plans that it was captured with.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks.gpu.plan import Plan, Report, model_folder
+from service.card import MODEL_FILES
+from service.engine import FILES, INPUT
+from service.providers import ORT_NAMES, cuda_options
+
+SWITCHES = ("use_tf32", "fuse_conv_bias", "prefer_nhwc")
+STEADY_RUNS = 5
+
+
+def run(plan: Plan, report: Report) -> None:
+    """Milliseconds of first and steady runs for every combination of options; graphs; what cuDNN logs."""
+    model = model_folder(plan) / MODEL_FILES[FILES[plan.precision]]
+    small, large = plan.sizes[0], 64 if 64 in plan.sizes else plan.sizes[-1]
+    if plan.device == "cpu":
+        report.add("options", {"options": "none", **visits(_session(model, None), small, large)})
+        return
+    chosen = cuda_options(plan.precision)
+    # ours first, then the others, so that a cut run has what matters
+    combinations = [dict(zip(SWITCHES, values, strict=True)) for values in itertools.product("10", repeat=3)]
+    combinations.append({"cudnn_conv_algo_search": "EXHAUSTIVE"})
+    for options in combinations:
+        row: dict[str, object] = {"options": " ".join(f"{name}={value}" for name, value in options.items())}
+        try:
+            row |= visits(_session(model, chosen | options), small, large)
+        except Exception as error:  # one that does not run is a result, too
+            row["error"] = str(error).partition("\n")[0]
+        report.add("options", row)
+    try:
+        for row in graphs(model, chosen, small, large):
+            report.add("graphs", row)
+    except Exception as error:  # as above
+        report.add("graphs", {"error": str(error).partition("\n")[0]})
+    report.add("cuDNN log", cudnn_log(model))
+
+
+def _session(model: Path, options: dict[str, str] | None) -> ort.InferenceSession:
+    providers = [ORT_NAMES["cpu"]] if options is None else [(ORT_NAMES["cuda"], options)]
+    return ort.InferenceSession(model, providers=providers, enable_fallback=0)
+
+
+def _batch(session: ort.InferenceSession, size: int) -> np.ndarray:
+    shape = (size, *session.get_inputs()[0].shape[1:])
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def visits(session: ort.InferenceSession, small: int, large: int) -> dict[str, object]:
+    """Milliseconds of the first run and the median of the next, at each visit to a batch size."""
+    found: dict[str, object] = {}
+    for visit, size in enumerate((small, large, small, large), start=1):
+        batch = _batch(session, size)
+        took = []
+        for _ in range(1 + STEADY_RUNS):
+            started = time.perf_counter()
+            session.run(["logits"], {INPUT: batch})
+            took.append(1000 * (time.perf_counter() - started))
+        found |= {f"{visit}: first of {size}": took[0], f"{visit}: steady": statistics.median(took[1:])}
+    return found
+
+
+def graphs(model: Path, options: dict[str, str], small: int, large: int) -> list[dict[str, object]]:
+    """Captures a graph for each of two batch sizes in one session, then replays both.
+
+    Raises:
+        Exception: as ONNX Runtime does, where that cannot be done.
+    """
+    plain = _session(model, options)
+    session = _session(model, options | {"enable_cuda_graph": "1"})
+    bound: dict[int, tuple[ort.IOBinding, ort.OrtValue]] = {}
+    rows: list[dict[str, object]] = []
+    for number, size in enumerate((small, large), start=1):
+        binding, images = session.io_binding(), ort.OrtValue.ortvalue_from_numpy(_batch(session, size), "cuda", 0)
+        (classes,) = session.get_outputs()[0].shape[1:]
+        logits = ort.OrtValue.ortvalue_from_shape_and_type((size, classes), np.float32, "cuda", 0)
+        binding.bind_ortvalue_input(INPUT, images)
+        binding.bind_ortvalue_output("logits", logits)
+        bound[size] = binding, logits
+        rows.append({"graph": number, "batch": size, "capture, ms": _replay(session, binding, number)})
+    for number, size in enumerate((small, large), start=1):
+        binding, logits = bound[size]
+        took = statistics.median(_replay(session, binding, number) for _ in range(STEADY_RUNS))
+        (expected,) = plain.run(["logits"], {INPUT: _batch(session, size)})
+        difference = float(np.abs(logits.numpy() - expected).max() / np.ptp(expected))
+        rows.append({"replay of": number, "batch": size, "ms": took, "off, of range": difference})
+    return rows
+
+
+def _replay(session: ort.InferenceSession, binding: ort.IOBinding, graph: int) -> float:
+    """Milliseconds of a run that captures the graph of this number, or replays it."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph))
+    started = time.perf_counter()
+    session.run_with_iobinding(binding, options)
+    binding.synchronize_outputs()
+    return 1000 * (time.perf_counter() - started)
+
+
+def cudnn_log(model: Path) -> dict[str, object]:
+    """What cuDNN's front end logs while it builds the plans of one batch size, in a process of its own."""
+    program = f"""
+import torch, numpy as np
+from pathlib import Path
+from benchmarks.gpu.experiment import _batch, _session
+from service.providers import cuda_options
+session = _session(Path({str(model)!r}), cuda_options("fp16"))
+session.run(["logits"], {{"image": _batch(session, 8)}})
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "cudnn.log"
+        environment = os.environ | {"CUDNN_FRONTEND_LOG_INFO": "1", "CUDNN_FRONTEND_LOG_FILE": str(log)}
+        finished = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    engines = [line for line in lines if "engine" in line.lower()]
+    return {"status": finished.returncode, "lines": len(lines), "of engines": len(engines), "first": engines[:20]}

@@ -1,0 +1,62 @@
+"""Stage 6, TensorRT: the same network through ONNX Runtime's TensorRT provider, where that can be loaded.
+
+onnxruntime-gpu 1.31 needs TensorRT 10 (`libnvinfer.so.10`), which PyPI does not carry: its `tensorrt-cu13-libs` fetches
+it from NVIDIA's own index while it installs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks.gpu.plan import Plan, Report, model_folder, per_second
+from service.card import MODEL_FILES
+from service.engine import INPUT
+
+LIBRARY = "libnvinfer.so.10"
+PROVIDER = "TensorrtExecutionProvider"
+
+
+def run(plan: Plan, report: Report) -> None:
+    """Images/s of an engine for each batch size, its building, and its loading from the cache."""
+    if missing := unavailable():
+        report.add("TensorRT", {"not measured": missing})
+        return
+    model = model_folder(plan) / MODEL_FILES["fp32"]
+    with tempfile.TemporaryDirectory() as cache:
+        for size in reversed(plan.sizes):
+            built, _ = _first_run(model, cache, size)
+            cached, infer = _first_run(model, cache, size)
+            rate = size * per_second(infer, plan.seconds)
+            report.add("TensorRT", {"batch": size, "images/s": rate, "built, s": built, "cached, s": cached})
+
+
+def unavailable() -> str | None:
+    """Why there is no TensorRT here."""
+    if PROVIDER not in ort.get_available_providers():
+        return "this onnxruntime is built without TensorRT"
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        return f"{LIBRARY} does not load: {error}"
+    return None
+
+
+def _first_run(model: Path, cache: str, size: int) -> tuple[float, Callable[[], object]]:
+    """Seconds until the first batch is computed, and what computes more of them."""
+    options = {"trt_fp16_enable": "1", "trt_engine_cache_enable": "1", "trt_engine_cache_path": cache}
+    started = time.perf_counter()
+    session = ort.InferenceSession(model, providers=[(PROVIDER, options)], enable_fallback=0)
+    batch = np.zeros((size, *session.get_inputs()[0].shape[1:]), np.uint8)
+
+    def infer() -> object:
+        return session.run(["logits"], {INPUT: batch})
+
+    infer()
+    return time.perf_counter() - started, infer

@@ -1,0 +1,88 @@
+"""What is asked of NVIDIA's driver, against a driver library made here; and the libraries that are missing here."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service import cuda
+from service.cuda import CudaMissing, Gpu
+
+SOURCE = Path(__file__).with_name("libcuda.c")
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts a driver in place that supports this CUDA version, ends initialising so, and shows so many GPUs."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler to make a driver library with")
+
+    def install(version: int = 13000, init: int = 0, gpus: int = 2) -> None:
+        library = tmp_path / f"libcuda-{version}-{init}-{gpus}.so"
+        macros = [f"-DVERSION={version}", f"-DINIT={init}", f"-DGPUS={gpus}"]
+        subprocess.run([compiler, "-shared", "-fPIC", *macros, "-o", library, SOURCE], check=True)
+        monkeypatch.setattr(cuda, "DRIVER", str(library))
+        monkeypatch.setattr(cuda, "load_libraries", lambda major: None)
+
+    return install
+
+
+def test_a_gpu_is_described_by_the_driver(driver: Callable[..., None]) -> None:
+    driver()
+    assert cuda.probe(0, 13) == Gpu("NVIDIA H100", "GPU-46474849-4a4b-4c4d-4e4f-505152535455", 70 << 30, "13.0")
+    assert cuda.probe(1, 13) == Gpu("NVIDIA T4", "GPU-4748494a-4b4c-4d4e-4f50-515253545556", 71 << 30, "13.0")
+
+
+def test_a_gpu_that_is_not_there(driver: Callable[..., None]) -> None:
+    driver(gpus=1)
+    with pytest.raises(CudaMissing, match="there is no GPU 1: 1 can be seen, counted from 0"):
+        cuda.probe(1, 13)
+
+
+def test_a_driver_that_is_too_old_is_told_which_one_is_needed(driver: Callable[..., None]) -> None:
+    driver(version=12080)
+    message = r"the NVIDIA driver supports CUDA 12\.8, and this onnxruntime needs 13: install driver 580 or later"
+    with pytest.raises(CudaMissing, match=message):
+        cuda.probe(0, 13)
+    assert cuda.probe(0, 12).driver == "12.8"
+
+
+@pytest.mark.parametrize(("status", "reason"), [(100, "no CUDA-capable device is detected"), (999, "unknown error")])
+def test_a_driver_that_fails_says_why(driver: Callable[..., None], status: int, reason: str) -> None:
+    driver(init=status)
+    with pytest.raises(CudaMissing, match=rf"cuInit: {reason} \(CUDA error {status}\)"):
+        cuda.probe(0, 13)
+
+
+def test_without_a_driver() -> None:
+    try:
+        ctypes.CDLL(cuda.DRIVER)
+    except OSError:
+        pass
+    else:
+        pytest.skip("this machine has an NVIDIA driver")
+    with pytest.raises(
+        CudaMissing, match=r"no NVIDIA driver is visible \(libcuda\.so\.1: .*start it with `--gpus all`"
+    ):
+        cuda.probe(0, 13)
+
+
+def test_a_library_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cuda, "LIBRARIES", ("libc.so.6", "libmissing.so.{cuda}"))
+    message = r"libmissing\.so\.13 does not load \(.*\): install `onnxruntime-gpu\[cuda,cudnn\]`, which brings it"
+    with pytest.raises(CudaMissing, match=message):
+        cuda.load_libraries(13)
+    assert capsys.readouterr().out == ""
+
+
+def test_libraries_that_are_there_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "LIBRARIES", ("libc.so.6",))
+    cuda.load_libraries(13)
