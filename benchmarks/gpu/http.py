@@ -106,6 +106,7 @@ def gpu_use(plan: Plan) -> Iterator[dict[str, float]]:
         process.terminate()
         process.wait()
         reader.join()
+        process.stdout.close()
         samples = [tuple(map(float, line.split(","))) for line in lines if line.count(",") == 1]
         if samples:
             use["GPU %"] = sum(sample[0] for sample in samples) / len(samples)

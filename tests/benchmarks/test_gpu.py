@@ -1,148 +1,207 @@
-"""The GPU benchmark where there is no GPU: all of it on the CPU, and what is left against stand-ins."""
+"""The proof on a GPU where there is none: all of it on the CPU, killed on the way, and its parts by themselves."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu, models
-from benchmarks.gpu import Plan, compile_for, compile_note, engine_table, library_folders
+from benchmarks import models
+from benchmarks.gpu import __main__ as proof
+from benchmarks.gpu import http, tensorrt
+from benchmarks.gpu.engine import Way, rate
+from benchmarks.gpu.experiment import visits
+from benchmarks.gpu.plan import Plan, Report, library_folders, mixed_rate, mixed_sizes, model_folder, per_second
+from benchmarks.gpu.provider import placed
 from service.card import ModelCard
-from service.providers import ProviderUnavailable
+from service.providers import open_session
 
-PLAN = Plan(
-    device="cpu",
-    depth=18,
-    batch_sizes=(1, 2),
-    compile="max-autotune",
-    workers=(1,),
-    connections=(2,),
-    rounds=1,
-    seconds=0.1,
-    load_seconds=1,
-)
+ROOT = Path(__file__).parents[2]
+
+
+def results(folder: Path, stage: str) -> dict[str, object]:
+    content: dict[str, object] = json.loads((folder / f"gpu-{stage}.json").read_text())
+    return content
 
 
 @pytest.mark.e2e
-def test_the_whole_on_a_cpu(
-    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With a load of our own, as on a machine without wrk; the model gets the fp16 file that a GPU needs."""
-    root, path = tmp_path / "models", tmp_path / "gpu.json"
-    shutil.copytree(models_dir / "resnet18", root / "resnet18")
-    monkeypatch.setattr(models, "CACHE", root)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    command = (
-        "--device cpu --depth 18 --batch-sizes 1 2 --compile none --workers 1 2 --connections 2 4 --rounds 1 "
-        f"--seconds 0.1 --load-seconds 1 --json {path}"
+@pytest.mark.timeout(600)
+def test_every_stage_leaves_its_results_even_if_the_next_one_is_killed(tmp_path: Path) -> None:
+    """The whole proof on a CPU. After each stage its file is read; in the last one everything is killed."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--seconds", "500"]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path)],
+        cwd=tmp_path,  # where the model is made
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    gpu.main(command.split())
+    assert process.stdout is not None
+    found: dict[str, dict[str, object]] = {}
+    try:
+        for line in process.stdout:
+            stage = line.partition(":")[0]
+            if "ended with status 0" in line:
+                found[stage] = results(tmp_path, stage)
+            if stage == "compiled":
+                break
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    assert list(found) == [stage for stage in proof.STAGES if stage != "compiled"]
+    assert {stage: results(tmp_path, stage) for stage in found} == found
+    tables = {
+        "provider": {"model", "nodes", "self-test", "parity", "agreement"},
+        "experiment": {"options"},
+        "engine": {"images/s"},
+        "http": {"decoding", "HTTP"},
+        "feeding": {"decoding"},
+        "tensorrt": {"TensorRT"},
+    }
+    for stage, content in found.items():
+        assert content.keys() == {"stage", "machine", "device"} | tables[stage]
+        assert content["device"] == "cpu"
+    ways = [(row["way"], row["callers"]) for row in found["engine"]["images/s"]]  # type: ignore[attr-defined]
+    assert ("PyTorch eager", 1) in ways
+    assert all(set(row) >= {"1", "2", "mixed"} for row in found["engine"]["images/s"])  # type: ignore[attr-defined]
+    loads = [(row["workers"], row["connections"]) for row in found["http"]["HTTP"]]  # type: ignore[attr-defined]
+    assert loads == [(1, 1), (1, 4), (2, 1), (2, 4)]
 
-    assert "fp16" in ModelCard.read(root / "resnet18" / "2").files
-    results = json.loads(path.read_text())
-    assert results["machine"]["load"] == "ours"
-    assert results["plan"]["batch_sizes"] == [1, 2]
-    cases = [(row["workers"], row["connections"]) for row in results["http"]]
-    assert cases == [(1, 2), (1, 4), (2, 2), (2, 4)]
-    for row in results["http"]:
-        rate, capacity, ratio = (row[name]["median"] for name in ("images_per_second", "decode_capacity", "ratio"))
-        assert ratio == pytest.approx(rate / capacity)
-        assert row["cpu_ms"]["median"] > 0
-    names = {row["name"] for row in results["engines"]}
-    assert names == {"engine", "PyTorch eager", "PyTorch eager, images on the device"}
-    for row in results["engines"]:
-        assert set(row["images_per_second"]) == {"1", "2"}
-        assert all(rate["lowest"] > 0 for rate in row["images_per_second"].values())
-    assert results["compiled"] == {"mode": "none", "seconds": results["compiled"]["seconds"], "failed": {}}
-    printed = capsys.readouterr().out
-    assert "| 2 | 4 | " in printed
-    assert "| engine ÷ PyTorch eager | fp32 | |" in printed
-    assert "PyTorch not compiled" in printed
 
-    gpu.model_folder(18)
-    assert not (root / "resnet18" / "3").exists()  # found, not made again
+def test_what_a_stage_has_found_is_saved_row_by_row(tmp_path: Path) -> None:
+    report = Report(tmp_path / "gpu-x.json", stage="x")
+    assert results(tmp_path, "x") == {"stage": "x"}
+    report.add("rates", {"batch": 1, "images/s": 2.0})
+    assert results(tmp_path, "x") == {"stage": "x", "rates": [{"batch": 1, "images/s": 2.0}]}
+    report.add("rates", {"batch": 8})
+    assert len(results(tmp_path, "x")["rates"]) == 2  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu-x.json"]
 
 
-@pytest.mark.parametrize(
-    ("broken", "mode", "note"),
-    [
-        ((), "max-autotune", "PyTorch compiled in mode max-autotune, in 2 s"),
-        (
-            ("max-autotune",),
-            "default",
-            "PyTorch compiled in mode default, in 2 s; max-autotune failed: RuntimeError: no compiler",
-        ),
-        (
-            ("max-autotune", "default"),
-            "none",
-            "PyTorch not compiled; max-autotune failed: RuntimeError: no compiler; "
-            "default failed: RuntimeError: no compiler",
-        ),
-    ],
-)
-def test_where_a_mode_does_not_compile_the_default_one_is_taken_and_the_results_say_so(
-    broken: tuple[str, ...], mode: str, note: str, monkeypatch: pytest.MonkeyPatch
+def test_a_stage_that_takes_too_long_is_cut_short_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shapes: list[tuple[int, ...]] = []
+    real = subprocess.run
+    programs = {"provider": "import time; time.sleep(60)", "engine": "exit(3)", "http": ""}
 
-    def compiler(forward: Callable[..., torch.Tensor], *, mode: str, fullgraph: bool, dynamic: bool) -> object:
-        def compiled(images: torch.Tensor) -> torch.Tensor:
-            if mode in broken:
-                raise RuntimeError("no compiler\nand a long story")
-            shapes.append(tuple(images.shape))
-            return forward(images)
+    def run(command: list[str], **options: object) -> object:
+        stage = command[command.index("--stage") + 1]
+        return real([sys.executable, "-c", programs[stage]], **options)  # type: ignore[call-overload]
 
-        return compiled
-
-    monkeypatch.setattr(torch, "compile", compiler)
-    found = compile_for(lambda images: images, PLAN, np.zeros((3, 4, 4), np.uint8))
-    assert found.mode == mode
-    assert (found.forward is None) == (mode == "none")
-    assert set(shapes) == (set() if mode == "none" else {(1, 3, 4, 4), (2, 3, 4, 4)})
-    assert compile_note(found._replace(seconds=2)._asdict()) == note
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setitem(proof.STAGES, "provider", 0.2)
+    assert proof.run_all(Plan("cpu", True, tmp_path), ["provider", "engine", "http"], 30) == 1
+    printed = capsys.readouterr().out
+    assert "provider: was cut short" in printed
+    assert "engine: ended with status 3" in printed
+    assert "http: ended with status 0" in printed
+    assert "not whole: provider, engine" in printed
 
 
-def test_the_engine_is_compared_in_pytorchs_precision_with_all_its_lanes_busy() -> None:
-    def row(name: str, precision: str, callers: int, rate: float) -> dict[str, Any]:
-        rates = {"64": {"median": rate, "lowest": rate - 1, "highest": rate + 1}}
-        return {"name": name, "precision": precision, "callers": callers, "images_per_second": rates}
-
-    rows = [
-        row("engine", "fp32", 2, 10),
-        row("engine", "fp16", 1, 20),
-        row("engine", "fp16", 2, 30),
-        row("PyTorch compiled", "fp16", 1, 25),
-    ]
-    lines = engine_table(rows).splitlines()
-    assert lines[0] == "| images/s in batches of | precision | callers | 64 |"
-    assert lines[4] == "| engine | fp16 | 2 | 30 (29–31) |"
-    assert lines[6:] == ["| engine ÷ PyTorch compiled | fp16 | | 1.20 |"]
+def test_stages_that_no_time_is_left_for_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert proof.run_all(Plan("cpu", True, tmp_path), ["provider"], 0) == 1
+    assert "provider: no time left" in capsys.readouterr().out
 
 
 def test_without_a_gpu_one_sentence_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match=r"^error: PyTorch .* sees no GPU: run this where `nvidia-smi` shows one"):
-        gpu.main([])
-    assert capsys.readouterr().out == ""
+    assert proof.main(["--stage", "provider", "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: PyTorch ")
+    assert "sees no GPU: run this where `nvidia-smi` shows one" in error
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_without_cuda_in_onnx_runtime_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def require(provider: str) -> None:
-        raise ProviderUnavailable("install the `cuda` extra")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The model of the proof."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "CACHE", tmp_path_factory.mktemp("models"))
+        yield model_folder(Plan("cpu", True, Path()))
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu, "require", require)
-    with pytest.raises(SystemExit, match=r"^error: install the `cuda` extra$"):
-        gpu.main([])
+
+def test_nodes_are_counted_where_they_are_placed(folder: Path) -> None:
+    row = placed(folder / "model.onnx", Plan("cpu", True, Path()))
+    operators = row["operators"]
+    assert isinstance(operators, dict)
+    assert row["CPUExecutionProvider"] == sum(operators.values())
+    assert operators["Conv"] == 7
+    assert row["copies"] == 0
+
+
+def test_the_model_is_made_once_and_has_every_file(folder: Path) -> None:
+    assert ModelCard.read(folder).files.keys() >= {"fp32", "fp16"}
+    assert model_folder(Plan("cpu", True, Path())) == folder
+
+
+def test_visits_to_batch_sizes_are_timed(folder: Path) -> None:
+    found = visits(open_session(folder / "model.onnx", "cpu", threads=1).ort, 1, 2)
+    assert [name for name in found if "first" in name] == [
+        "1: first of 1",
+        "2: first of 2",
+        "3: first of 1",
+        "4: first of 2",
+    ]
+    assert all(isinstance(took, float) and took > 0 for took in found.values())
+
+
+def test_mixed_sizes_are_all_between_one_and_the_largest_and_always_the_same() -> None:
+    sizes = mixed_sizes(64)
+    assert sizes == mixed_sizes(64)
+    assert (min(sizes), max(sizes)) == (1, 64)
+    assert len(set(sizes)) > 50
+
+
+def test_a_rate_counts_images_over_wall_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    ran: list[int] = []
+
+    def infer(batch: np.ndarray) -> None:
+        nonlocal now
+        now += 0.01 * len(batch)
+        ran.append(len(batch))
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert per_second(lambda: infer(np.zeros(4)), 1) == pytest.approx(25)
+    assert mixed_rate(infer, np.zeros(64), 1) == pytest.approx(100)
+    assert rate(Way("", "fp32", lambda size: infer), np.zeros(8), 1) == pytest.approx(100)
+
+
+def test_without_tensorrt_the_reason_is_the_result() -> None:
+    assert tensorrt.unavailable()
+
+
+def test_a_gpu_that_cannot_be_watched_is_not(tmp_path: Path) -> None:
+    with http.gpu_use(Plan("cpu", True, tmp_path)) as use:
+        pass
+    assert use == {}
+
+
+def test_a_gpu_is_watched_by_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = tmp_path / "told"
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '50, 1000'\necho '100, 3000'\necho 'broken'\ntouch {told}\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with http.gpu_use(Plan("cuda", True, tmp_path)) as use:
+        deadline = time.monotonic() + 30
+        while not told.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert use == {"GPU %": 75.0, "GPU MiB": 3000.0}
 
 
 def test_the_service_is_told_where_pytorch_has_cuda_from() -> None:
