@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
@@ -71,6 +72,20 @@ def load_libraries(cuda: int) -> None:
                 f"{name} does not load ({error}): install `onnxruntime-gpu[cuda,cudnn]`, which brings it, or CUDA "
                 f"{cuda} and cuDNN 9 where the system looks for libraries"
             ) from error
+
+
+def provider_fault() -> str | None:
+    """Why ONNX Runtime's own CUDA library does not load; None where it does.
+
+    To be asked after a session has failed: that ONNX Runtime only logs it. Loaded before ONNX Runtime does, the library
+    would not find its host.
+    """
+    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def cudnn_version() -> str:

@@ -136,6 +136,8 @@ def open_session(
         # Its fallback would hide the true reason: it makes a session on the CPU, or fails to for another reason.
         session = ort.InferenceSession(model, options, providers=providers or None, enable_fallback=0)
     except Exception as error:  # onnxruntime raises classes that share no public base but Exception
+        if provider == "cuda" and (fault := cuda.provider_fault()):
+            raise ProviderUnavailable(f"{ORT_NAMES[provider]} does not load: {fault}") from error
         raise ProviderUnavailable(f"{ORT_NAMES[provider]} does not run {model}: {error}") from error
     if (got := session.get_providers()[0]) != ORT_NAMES[provider]:
         raise ProviderUnavailable(f"asked for {ORT_NAMES[provider]}, onnxruntime gave {got}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from service import cuda
 from service.cuda import CudaMissing, Gpu
@@ -86,3 +87,14 @@ def test_a_library_that_is_missing_is_named(
 def test_libraries_that_are_there_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "LIBRARIES", ("libc.so.6",))
     cuda.load_libraries(13)
+
+
+def test_a_provider_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library = tmp_path / "capi" / "libonnxruntime_providers_cuda.so"
+    monkeypatch.setattr(cuda.ort, "__file__", str(tmp_path / "__init__.py"))
+    fault = cuda.provider_fault()
+    assert fault is not None
+    assert str(library) in fault
+    library.parent.mkdir()
+    library.symlink_to(onnxruntime_pybind11_state.__file__)  # any library that loads
+    assert cuda.provider_fault() is None

@@ -246,13 +246,6 @@ def test_tensor_cores_are_barred_to_fp32_alone() -> None:
     assert cuda_options("fp16", gpu=3)["device_id"] == "3"
 
 
-def test_onnx_runtime_knows_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not HAS_CUDA:
-        pytest.skip("this onnxruntime is built without CUDA")
-    options = ort.SessionOptions()
-    options.add_provider(ORT_NAMES["cuda"], cuda_options("fp16"))  # raises for one that it does not know
-
-
 def test_a_cuda_session_is_asked_for_with_its_options_and_without_a_fallback(
     model: Path, two_gpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +278,19 @@ def test_a_session_keeps_the_true_reason(model: Path, two_gpus: None, monkeypatc
             raise RuntimeError("CUDA failure 35")
 
     monkeypatch.setattr(ort, "InferenceSession", Failing)
+    monkeypatch.setattr(cuda, "provider_fault", lambda: None)
     with pytest.raises(ProviderUnavailable, match=r"CUDAExecutionProvider does not run .*: CUDA failure 35$"):
+        open_session(model, "cuda", threads=1)
+
+
+def test_where_the_provider_itself_does_not_load_that_is_the_reason(
+    model: Path, two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime logs it, makes a session without the provider, and fails because our options forbid that."""
+    real = ort.InferenceSession
+    monkeypatch.setattr(ort, "InferenceSession", lambda path, options, **rest: real(path, options, enable_fallback=0))
+    monkeypatch.setattr(cuda, "provider_fault", lambda: "undefined symbol: cuTensorMapEncodeTiled")
+    with pytest.raises(ProviderUnavailable, match=r"does not load: undefined symbol: cuTensorMapEncodeTiled$"):
         open_session(model, "cuda", threads=1)
 
 
