@@ -6,7 +6,7 @@ IMAGE ?= resnet-service
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools run test lint bench bench-peers docs docker lock clean
+.PHONY: help install tools run test test-all lint bench bench-peers docs docker lock clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +28,13 @@ run: install  ## get models (ImageNet weights, or else a demo trained on the spo
 	$(BIN)/python -m service --models-dir $(MODELS)
 
 # as many processes as cores, each with one thread: threads that share a core wait for each other more than they compute
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 test: install tools lint  ## run every check: formatting, types, unit and end-to-end tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
+
+test-all: install tools lint  ## the same, and what takes minutes: the demo's training
+	$(PYTEST)
 
 lint: install  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff format --check .

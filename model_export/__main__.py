@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli import draw, evaluate, quantize, study, train
+from model_export.cli import demo, draw, evaluate, quantize, study, train
 from model_export.cli.options import PublishedWeights, published_weights, version_of
+from model_export.demo import shipped_demo, train_demo
 from model_export.errors import InputError
 from model_export.onnx_export import ExportError
 from model_export.parity import ParityFailed
 from model_export.publish import publish
 from model_export.quantise.gate import GateFailed
-from model_export.quickstart import DEMO_NAME, demo, quickstart
+from model_export.quickstart import DEMO_NAME, quickstart
 from model_export.random_weights import random_weights
 from model_export.weights import Family, Loaded, ShortcutOption, load_file, shortcut_of
 from service.card import (
@@ -44,7 +45,9 @@ FAULTS = (InputError, ExportError, ParityFailed, GateFailed, CardError, Provider
 def load(args: argparse.Namespace) -> Loaded:
     """What `--weights` and the options beside it mean."""
     if args.weights == "demo":
-        return demo(args.seed)
+        return train_demo(args.seed) if args.train else shipped_demo()
+    if args.train:
+        raise InputError("--train is for `--weights demo`; `python -m model_export train` trains networks of your own")
     if args.weights in get_args(PublishedWeights):
         return published_weights(args)
     if args.weights == "random":
@@ -81,7 +84,7 @@ def export(args: argparse.Namespace) -> int:
 
 
 def run_quickstart(args: argparse.Namespace) -> int:
-    quickstart(args.models_dir, args.seed)
+    quickstart(args.models_dir)
     return 0
 
 
@@ -172,8 +175,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--models-dir", type=Path, default=Path("models"), help="the model folder (default: models)")
         return sub
 
-    sub = command("quickstart", run_quickstart, "Get a working model by the best means at hand, and say which.")
-    sub.add_argument("--seed", type=int, default=0, help="of the demo's training (default: 0)")
+    command("quickstart", run_quickstart, "Get a working model by the best means at hand, and say which.")
 
     sub = command("export", export, "Load or train a network, convert it to ONNX, prove it and publish it.")
     sub.add_argument(
@@ -202,11 +204,12 @@ def parser() -> argparse.ArgumentParser:
             f"--{statistic}", type=float, nargs=3, metavar=("R", "G", "B"), help="of a FILE: (default: ImageNet's)"
         )
     sub.add_argument("--name", help="to publish under (default: by architecture, such as resnet50)")
-    sub.add_argument("--seed", type=int, default=0, help="of the demo and of random weights (default: 0)")
+    sub.add_argument("--train", action="store_true", help="train the demo here and now, instead of the one that ships")
+    sub.add_argument("--seed", type=int, default=0, help="of random weights and of `demo --train` (default: 0)")
 
     command("list", list_models, "Show what is published.")
 
-    for module in (draw, train, evaluate, quantize, study):
+    for module in (draw, train, evaluate, quantize, study, demo):
         module.add_parser(commands)
 
     for name, run, text in (

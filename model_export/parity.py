@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 
@@ -13,8 +15,12 @@ from service.engine import OUTPUTS, Engine
 # 1 is what serving starts with, 3 is no power of two, 8 is the largest batch by default.
 BATCH_SIZES = (1, 2, 3, 8)
 
-# Largest difference of any output, relative to that output's range (fp32; ResNets measure 1e-6 to 1e-5).
-TOLERANCE = 1e-4
+# How far an output may be from the network in float64, in multiples of how far PyTorch's own float32 is. ONNX Runtime's
+# is 0.7 to 1.5 times as far on every network of the paper; a wrong kernel is off by thousands.
+MULTIPLE = 8
+
+# ... and what is always allowed, relative to the output's range: rounding may happen to cancel out in PyTorch.
+FLOOR = 1e-5
 
 # Of the images that are shown to both, how many are stored with PyTorch's answers for the service's own check.
 SELF_TEST_IMAGES = 4
@@ -30,9 +36,18 @@ def sample_images(count: int, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def torch_answers(graph: ServingGraph, images: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What PyTorch computes in fp32, in the order of `OUTPUTS`."""
+    """What PyTorch computes in the precision of the graph, in the order of `OUTPUTS`."""
     with torch.inference_mode():
         return tuple(output.numpy() for output in graph(torch.from_numpy(images)))
+
+
+def exact_answers(graph: ServingGraph, images: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What the network computes in float64, in the order of `OUTPUTS`: beside float32, without rounding."""
+    return torch_answers(copy.deepcopy(graph).double(), images)
+
+
+def largest_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max())
 
 
 def agreement(ours: np.ndarray, theirs: np.ndarray, k: int) -> float:
@@ -42,36 +57,39 @@ def agreement(ours: np.ndarray, theirs: np.ndarray, k: int) -> float:
 
 
 def check_parity(graph: ServingGraph, engine: Engine, preprocessing: Preprocessing) -> Parity:
-    """Compares every output at every batch size of `BATCH_SIZES`, on different images each.
+    """Compares every output at every batch size of `BATCH_SIZES`, on different images each, with the exact answers.
 
     Raises:
-        ParityFailed: an output differs by more than `TOLERANCE` of its range, or a top-1 class differs.
+        ParityFailed: an output is further from them than rounding explains.
     """
     images = sample_images(sum(BATCH_SIZES), preprocessing)
-    ours, theirs = [], []
-    largest = 0.0
-    for start, size in zip(np.cumsum((0, *BATCH_SIZES)), BATCH_SIZES, strict=False):
-        batch = images[start : start + size]
-        expected = dict(zip(OUTPUTS, torch_answers(graph, batch), strict=True))
-        found = engine.infer(batch, OUTPUTS)
-        for output in OUTPUTS:
-            difference = float(np.abs(found[output] - expected[output]).max())
-            relative = difference / max(float(np.ptp(expected[output])), 1e-12)
-            if not relative <= TOLERANCE:  # also when it is not a number
+    exact, theirs = exact_answers(graph, images), torch_answers(graph, images)
+    batches = np.split(images, np.cumsum(BATCH_SIZES)[:-1])
+    answers = [engine.infer(batch, OUTPUTS) for batch in batches]
+    for i, output in enumerate(OUTPUTS):
+        scale = float(np.ptp(exact[i]))
+        rounding = largest_difference(theirs[i], exact[i])
+        allowed = max(FLOOR * scale, MULTIPLE * rounding)
+        expected = np.split(exact[i], np.cumsum(BATCH_SIZES)[:-1])
+        for size, answer, of_batch in zip(BATCH_SIZES, answers, expected, strict=True):
+            difference = largest_difference(answer[output], of_batch)
+            if not difference <= allowed:  # also when it is not a number
                 raise ParityFailed(
-                    f"at batch {size}, {output} differs from PyTorch's by {difference:.3g}, {relative:.2g} of its "
-                    f"range; {TOLERANCE} is allowed. Nothing was published."
+                    f"at batch {size}, {output} is {difference:.3g} away from what the network computes in float64, "
+                    f"where PyTorch in float32 is {rounding:.3g} away and {allowed:.3g} is allowed (its range is "
+                    f"{scale:.3g}). Nothing was published."
                 )
-        largest = max(largest, float(np.abs(found["logits"] - expected["logits"]).max()))
-        ours.append(found["logits"])
-        theirs.append(expected["logits"])
-    top1, top5 = (agreement(np.concatenate(ours), np.concatenate(theirs), k) for k in (1, 5))
-    if top1 < 1:
-        raise ParityFailed(f"only {top1:.1%} of the top-1 classes are PyTorch's. Nothing was published.")
-    return Parity(batch_sizes=BATCH_SIZES, max_abs_difference=largest, top1_agreement=top1, top5_agreement=top5)
+    logits = np.concatenate([answer["logits"] for answer in answers])
+    return Parity(
+        batch_sizes=BATCH_SIZES,
+        max_abs_difference=largest_difference(logits, theirs[0]),
+        top1_agreement=agreement(logits, theirs[0], 1),
+        top5_agreement=agreement(logits, theirs[0], 5),
+    )
 
 
 def make_self_test(graph: ServingGraph, preprocessing: Preprocessing) -> SelfTest:
-    """Inputs and PyTorch's answers, for a server to prove itself with."""
+    """Inputs and the exact answers, for a server to prove itself with."""
     images = sample_images(SELF_TEST_IMAGES, preprocessing)
-    return SelfTest(images, torch_answers(graph, images)[OUTPUTS.index("logits")])
+    (exact, *_), (theirs, *_) = exact_answers(graph, images), torch_answers(graph, images)
+    return SelfTest(images, exact.astype(np.float32), largest_difference(theirs, exact) / float(np.ptp(exact)))

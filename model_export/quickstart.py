@@ -8,7 +8,7 @@ from pathlib import Path
 
 from model_export.datasets.base import Data
 from model_export.datasets.drawn import Drawings
-from model_export.demo import train_demo
+from model_export.demo import shipped_demo
 from model_export.drawings import CLASSES
 from model_export.errors import InputError
 from model_export.onnx_export import ExportError
@@ -29,11 +29,8 @@ DEMO_NAME = "resnet18-demo"
 SEED = 2015
 
 
-def quickstart(root: Path, seed: int = 0) -> None:
+def quickstart(root: Path) -> None:
     """Fills an empty model folder; leaves one that holds models as it is.
-
-    Args:
-        seed: of the demo's training.
 
     Raises:
         as `publish`; nothing is half-published.
@@ -48,18 +45,10 @@ def quickstart(root: Path, seed: int = 0) -> None:
             log.warning("quickstart: no ImageNet weights: %s", error)
             break
     if not list(published(root)):
-        log.warning("quickstart: training the demo instead, a ResNet-18 that knows %s", ", ".join(CLASSES))
-        publish_for_all(demo(seed), root, DEMO_NAME)
+        log.warning("quickstart: the demo instead, a ResNet-18 that knows drawings of %s", ", ".join(CLASSES))
+        publish_for_all(shipped_demo(), root, DEMO_NAME)
     names = sorted({entry.name for entry in published(root)})
     log.info("quickstart: %s now holds %s", root, ", ".join(names))
-
-
-def demo(seed: int) -> Loaded:
-    """The demo network, trained here and now."""
-    loaded = train_demo(seed)
-    assert loaded.accuracy is not None
-    log.info("demo: %.1f %% of %d held-out drawings recognised", 100 * loaded.accuracy.top1, loaded.accuracy.images)
-    return loaded
 
 
 def publish_for_all(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:

@@ -265,10 +265,17 @@ def published(root: Path) -> Iterator[Published]:
 
 
 class SelfTest(NamedTuple):
-    """Inputs and PyTorch's answers to them, stored at export so that a server can prove itself numerically."""
+    """Inputs and the network's answers to them, stored at export so that a server can prove itself numerically.
 
-    images: np.ndarray  # uint8 (N, 3, crop, crop)
-    logits: np.ndarray  # float32 (N, num_classes)
+    Attributes:
+        images: uint8 `(N, 3, crop, crop)`.
+        logits: float32 `(N, num_classes)`, computed in float64.
+        rounding: how far PyTorch in float32 was from them, relative to their range; None in older files.
+    """
+
+    images: np.ndarray
+    logits: np.ndarray
+    rounding: float | None = None
 
     @classmethod
     def read(cls, folder: Path) -> SelfTest:
@@ -276,12 +283,14 @@ class SelfTest(NamedTuple):
         path = folder / SELF_TEST_FILE
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                return cls(stored["images"], stored["logits"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                rounding = float(stored["rounding"]) if "rounding" in stored else None
+                return cls(stored["images"], stored["logits"], rounding)
+        except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise CardError(f"{path} cannot be read ({error}): publish the model again") from error
 
     def write(self, folder: Path) -> None:
-        np.savez_compressed(folder / SELF_TEST_FILE, images=self.images, logits=self.logits)
+        more = {} if self.rounding is None else {"rounding": np.array(self.rounding)}
+        np.savez_compressed(folder / SELF_TEST_FILE, images=self.images, logits=self.logits, **more)  # type: ignore[arg-type]
 
 
 def sha256(path: Path) -> str:

@@ -24,11 +24,6 @@ from service.card import Architecture
 STARTUP_S = 120
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest first, so that with several processes nothing waits for it in the end: the demo's training."""
-    items.sort(key=lambda item: "demo_models" not in getattr(item, "fixturenames", ()))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Services that tests start, in this process or another, remember what they measured here and not at home."""

@@ -102,6 +102,7 @@ def _variables(peer: Peer, python: Path, model: Path, engine: EngineName) -> dic
         **os.environ,
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",  # what it prints and what it dies of are one log, in the order in which they happened
         ENGINE_VARIABLE: engine,
         FOLDER_VARIABLE: str(model.absolute()),
         **peer.variables,

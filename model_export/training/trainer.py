@@ -192,6 +192,14 @@ class Trainer:
             Stopped: by SIGTERM or Ctrl-C; a checkpoint is written.
             InputError: the loss is no longer a number, an image has become unreadable, or the disk is full.
         """
+        try:
+            return self._run()
+        finally:
+            # DistributedDataParallel has to go while Python still holds the process group. As the group's last owner it
+            # would end it with the GIL held, and wait for ever for threads of gloo that want the GIL.
+            self.model = self.net
+
+    def _run(self) -> list[Row]:
         plan = self.plan
         board = TensorBoard(self.folder, self.rows) if self.processes.first else None
         batches = self._batches(plan, self.step)

@@ -1,4 +1,4 @@
-"""What a newcomer does where nothing can be downloaded: the demo is trained, and README's commands are run on it."""
+"""What a newcomer does where nothing can be downloaded: the demo is published, and README's commands are run on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model_export.drawings import CLASSES, picture
 from service.card import ModelCard
 from tests.conftest import Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # with the demo's training
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parent.parent.parent
 ADDRESS = "http://127.0.0.1:8000"
@@ -72,15 +72,15 @@ def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "models"
 
 
-def test_the_demo_is_trained_published_and_good(demo_models: Path) -> None:
+def test_the_demo_is_published_and_good(demo_models: Path) -> None:
     log = demo_models.with_suffix(".log").read_text()
     assert "no ImageNet weights: " in log
-    assert "training the demo instead" in log
+    assert "the demo instead" in log
     card = ModelCard.read(demo_models / "resnet18-demo" / "1")
     assert tuple(label.name for label in card.labels) == CLASSES
     assert card.accuracy is not None
     assert card.accuracy.images >= 600
-    assert card.accuracy.top1 >= 0.95
+    assert card.accuracy.top1 >= 0.98
 
 
 def test_drawings_come_back_as_what_they_are(demo_models: Path, start_service: Callable[..., Service]) -> None:

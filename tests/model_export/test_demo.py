@@ -1,15 +1,18 @@
-"""The demo's training, shortened; the whole of it runs in tests/e2e/test_readme.py."""
+"""The demo as it ships, and its training, shortened; the whole of it runs in tests/e2e/test_demo.py."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
-from model_export.demo import train_demo
-from model_export.drawings import CLASSES
+from model_export.demo import SHIPPED, save_demo, shipped_demo, train_demo
+from model_export.drawings import CLASSES, pixels
+from model_export.evaluation.predictors import TorchPredictor
 from model_export.training.recipe import RECIPES, override
 from model_export.training.trainer import Machine
-from model_export.weights import Loaded
-from service.card import Preprocessing
+from model_export.weights import Loaded, load_file
+from service.card import Preprocessing, sha256
 
 TINY = override(
     RECIPES["demo"],
@@ -35,6 +38,39 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         assert torch.equal(weights, second.net.state_dict()[name]), name
     assert first.accuracy == second.accuracy
     assert not torch.equal(first.net.fc.weight, demo(4).net.fc.weight)
+
+
+def test_the_weights_that_ship_recognise_what_they_were_not_trained_on() -> None:
+    loaded = shipped_demo()
+    assert [label.name for label in loaded.labels] == list(CLASSES)
+    assert loaded.accuracy is not None
+    assert loaded.accuracy.top1 >= 0.98
+    assert loaded.accuracy.images == 600
+    assert "shipped with the project" in loaded.weights.source
+    assert loaded.weights.sha256 == sha256(SHIPPED)
+    assert SHIPPED.stat().st_size < 25e6  # half precision
+    predictor = TorchPredictor(loaded, "demo")
+    right = [
+        predictor.logits(pixels(4242, index, loaded.preprocessing)[None]).argmax() == index % len(CLASSES)
+        for index in range(2 * len(CLASSES))
+    ]
+    assert sum(right) >= 22
+
+
+def test_what_is_saved_is_what_was_measured(tmp_path: Path) -> None:
+    """Rounding to half precision comes before measuring, and changes nothing after it."""
+    loaded = demo(0)
+    path = tmp_path / "demo.safetensors"
+    save_demo(loaded, path)
+    found = load_file(path)
+    for name, weights in loaded.net.state_dict().items():
+        assert torch.equal(weights, found.net.state_dict()[name]), name
+    assert (found.accuracy, found.labels, found.preprocessing) == (
+        loaded.accuracy,
+        loaded.labels,
+        loaded.preprocessing,
+    )
+    assert path.stat().st_size < 0.52 * 4 * sum(tensor.numel() for tensor in loaded.net.parameters())
 
 
 def test_it_is_ready_to_be_exported() -> None:

@@ -69,6 +69,7 @@ def test_verify_finds_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -
         (["export", "--weights", "imagenet", "--depth", "50", "--variant", "v1"], "are of v1.5 with option B"),
         (["export", "--weights", "missing.pth", "--depth", "18"], "missing.pth does not exist"),
         (["export", "--weights", "random", "--depth", "18", "--name", "../x"], "is no name for a model"),
+        (["export", "--weights", "random", "--depth", "18", "--train"], "--train is for `--weights demo`"),
         (["verify"], "nothing is published in"),
         (["inspect", "nothing"], "there is no model nothing"),
     ],

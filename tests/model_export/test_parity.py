@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from model_export.parity import BATCH_SIZES, ParityFailed, agreement, check_parity, sample_images
+from model_export.onnx_export import ServingGraph, export_onnx
+from model_export.parity import (
+    BATCH_SIZES,
+    FLOOR,
+    MULTIPLE,
+    ParityFailed,
+    agreement,
+    check_parity,
+    exact_answers,
+    largest_difference,
+    make_self_test,
+    sample_images,
+    torch_answers,
+)
 from model_export.random_weights import random_weights
 from service.card import Architecture, ModelCard, Preprocessing
 from service.engine import DynamicEngine, Engine
@@ -35,7 +49,7 @@ def test_a_network_with_other_batch_norm_statistics_is_stopped(engine: Engine) -
     loaded = random_weights(CIFAR)
     with torch.no_grad():
         loaded.net.bn1.running_var *= 1.01  # type: ignore[operator]
-    with pytest.raises(ParityFailed, match=r"logits differs from PyTorch's by .* Nothing was published"):
+    with pytest.raises(ParityFailed, match=r"logits is .* away from what .* in float64, .* Nothing was published"):
         check_parity(loaded.serving_graph(), engine, loaded.preprocessing)
 
 
@@ -45,6 +59,62 @@ def test_answers_that_are_no_numbers_are_stopped(engine: Engine) -> None:
         loaded.net.fc.bias.fill_(float("nan"))
     with pytest.raises(ParityFailed):
         check_parity(loaded.serving_graph(), engine, loaded.preprocessing)
+
+
+def exported(graph: ServingGraph, preprocessing: Preprocessing, folder: Path) -> Engine:
+    export_onnx(graph, preprocessing.crop, folder / "model.onnx")
+    return DynamicEngine(open_session(folder / "model.onnx", "cpu", threads=1))
+
+
+# Plain nets without shortcuts round worst: their feature map shrinks to nothing beside what it was made of.
+PLAIN = Architecture(depth=32, family="cifar", shortcut=None, num_classes=10)
+
+
+@pytest.mark.parametrize("architecture", [PLAIN, Architecture(depth=18, shortcut=None)], ids=["plain32", "plain18"])
+def test_networks_that_round_badly_are_judged_by_their_own_rounding(architecture: Architecture, tmp_path: Path) -> None:
+    loaded = random_weights(architecture)
+    graph = loaded.serving_graph()
+    parity = check_parity(graph, exported(graph, loaded.preprocessing, tmp_path), loaded.preprocessing)
+    assert parity.max_abs_difference > 0
+
+
+@pytest.mark.parametrize("architecture", [PLAIN, CIFAR], ids=["plain32", "resnet8"])
+@pytest.mark.parametrize("fault", ["epsilon", "one channel", "half precision"])
+def test_a_fault_is_many_times_what_is_allowed(architecture: Architecture, fault: str, tmp_path: Path) -> None:
+    """The smallest faults that an export could make, on the nets that are allowed most."""
+    loaded = random_weights(architecture)
+    broken = copy.deepcopy(loaded.net)
+    with torch.no_grad():
+        if fault == "epsilon":  # of batch norms, that of another framework
+            for module in broken.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eps = 1e-3
+        elif fault == "one channel":
+            weights = broken.get_submodule("layer1.0.conv1").weight
+            weights[0] *= -1  # type: ignore[index, operator]
+        else:
+            for parameter in broken.parameters():
+                parameter.copy_(parameter.half())
+    engine = exported(loaded._replace(net=broken).serving_graph(), loaded.preprocessing, tmp_path)
+    graph = loaded.serving_graph()
+    with pytest.raises(ParityFailed):
+        check_parity(graph, engine, loaded.preprocessing)
+    images = sample_images(4, loaded.preprocessing)
+    (exact, *_), (theirs, *_) = exact_answers(graph, images), torch_answers(graph, images)
+    allowed = max(FLOOR * float(np.ptp(exact)), MULTIPLE * largest_difference(theirs, exact))
+    assert largest_difference(engine.infer(images)["logits"], exact) > 10 * allowed
+
+
+def test_the_self_test_holds_the_exact_answers_and_how_far_float32_is_from_them() -> None:
+    loaded = random_weights(CIFAR)
+    graph = loaded.serving_graph()
+    stored = make_self_test(graph, loaded.preprocessing)
+    exact, *_ = exact_answers(graph, stored.images)
+    assert exact.dtype == np.float64
+    assert stored.logits.dtype == np.float32
+    np.testing.assert_array_equal(stored.logits, exact.astype(np.float32))
+    assert stored.rounding is not None
+    assert 1e-9 < stored.rounding < 1e-6
 
 
 def test_agreement() -> None:

@@ -53,14 +53,14 @@ def test_imagenet_weights_come_first(
     assert "now holds resnet8-cifar" in caplog.text
 
 
-def test_the_demo_is_trained_where_the_weights_are_not_to_be_had(
+def test_the_demo_comes_where_the_weights_are_not_to_be_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def imagenet(depth: int) -> Loaded:
         raise InputError("the digest is wrong")  # what a captive portal's page looks like
 
     monkeypatch.setattr(module, "imagenet", imagenet)
-    monkeypatch.setattr(module, "demo", lambda seed: random_weights(CIFAR))
+    monkeypatch.setattr(module, "shipped_demo", lambda: random_weights(CIFAR))
     quickstart(tmp_path)
     assert "no ImageNet weights: the digest is wrong" in caplog.text
     assert [entry.name for entry in published(tmp_path)] == [DEMO_NAME]

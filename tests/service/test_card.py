@@ -136,12 +136,14 @@ def test_what_is_no_card_at_all(folder: Path) -> None:
         ModelCard.read(folder)
 
 
-def test_the_self_test_is_stored_exactly(folder: Path) -> None:
-    stored = SelfTest(np.arange(12, dtype=np.uint8).reshape(1, 3, 2, 2), np.array([[0.5, 1.5]], np.float32))
+@pytest.mark.parametrize("rounding", [None, 1e-7])  # older files do not tell theirs
+def test_the_self_test_is_stored_exactly(folder: Path, rounding: float | None) -> None:
+    stored = SelfTest(np.arange(12, dtype=np.uint8).reshape(1, 3, 2, 2), np.array([[0.5, 1.5]], np.float32), rounding)
     stored.write(folder)
     found = SelfTest.read(folder)
     assert np.array_equal(found.images, stored.images)
     assert np.array_equal(found.logits, stored.logits)
+    assert found.rounding == rounding
     assert (found.images.dtype, found.logits.dtype) == (np.uint8, np.float32)
     for damaged in (b"", b"not a zip", (folder / SELF_TEST_FILE).read_bytes()[:50]):
         (folder / SELF_TEST_FILE).write_bytes(damaged)

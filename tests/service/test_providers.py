@@ -13,7 +13,7 @@ import pytest
 
 from service import cuda, providers
 from service.cuda import Gpu
-from service.engine import TOLERANCE_CUDA_FP32
+from service.engine import CONSTANT
 from service.providers import (
     ORT_NAMES,
     PREFERENCE,
@@ -360,7 +360,7 @@ def test_cuda_in_fp32_answers_as_the_cpu_does(model: Path) -> None:
     assert session.ort.get_providers()[0] == "CUDAExecutionProvider"
     (found,) = session.ort.run(["logits"], images(3))
     (expected,) = open_session(model, "cpu", threads=1).ort.run(["logits"], images(3))
-    assert np.abs(found - expected).max() < TOLERANCE_CUDA_FP32 * np.ptp(expected)
+    assert np.abs(found - expected).max() < CONSTANT["fp32"] * np.ptp(expected)
 
 
 @pytest.mark.gpu

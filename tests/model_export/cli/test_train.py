@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file as load_safetensors
 from torch import Tensor
 
+from benchmarks.peers.processes import descendants
 from model_export.__main__ import main
 from model_export.cli import train as train_command
 from model_export.random_weights import random_weights
@@ -216,6 +217,57 @@ def test_a_folder_keeps_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "last.pt").read_bytes() == b"precious"
 
 
+def torchrun(*program: str) -> subprocess.CompletedProcess[str]:
+    """Two processes that train together, on gloo. After the time limit none of them is left."""
+    # By address, since a machine's own name may resolve slowly or not at all.
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), *program]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=150)
+        except subprocess.TimeoutExpired:
+            for pid in descendants(process.pid):  # each in a session of its own: they would outlive torchrun
+                os.kill(pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+# Ends the group late on one process, with a message still on its way: all that a hang needs is a wrapper that outlives
+# Python's own hold on the group.
+LATE = """
+import gc, sys, time
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from model_export.__main__ import main
+
+destroy = dist.destroy_process_group
+
+def late():
+    assert not any(isinstance(thing, DistributedDataParallel) for thing in gc.get_objects())
+    if dist.get_rank() == 0:
+        time.sleep(0.5)
+    dist.all_reduce(torch.zeros(1), async_op=True)
+    destroy()
+
+dist.destroy_process_group = late
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.e2e
+def test_two_processes_end_however_late_their_group_does(tmp_path: Path) -> None:
+    program = tmp_path / "late.py"
+    program.write_text(LATE)
+    options = ["--data", DRAWN, *SHORT, "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / "run")]
+    finished = torchrun(str(program), "train", *options)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "run" / "best.safetensors").exists()
+
+
 @pytest.mark.e2e
 def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path: Path) -> None:
     """Under torchrun on gloo, with batch norms over both: the same losses, the same weights but for rounding."""
@@ -223,18 +275,7 @@ def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path: Path) -> 
     options = ["--data", DRAWN, *SHORT, "--epochs", "2", "--lr", "0.01", "--sync-bn", "yes", "--device", "cpu"]
     options += ["--checkpoint-minutes", "0"]  # which the processes have to agree on
     assert main(["train", *options, "--out", str(one)]) == 0
-    # By address, since a machine's own name may resolve slowly or not at all.
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    torchrun += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    finished = subprocess.run(
-        [*torchrun, "-m", "model_export", "train", *options, "--out", str(two)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-        timeout=150,
-    )
+    finished = torchrun("-m", "model_export", "train", *options, "--out", str(two))
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr.count("recipe:\n") == 1  # one process talks
     ours, theirs = (read_history(folder / "metrics.csv") for folder in (two, one))
