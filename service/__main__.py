@@ -15,7 +15,8 @@ log = logging.getLogger("service")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit status: 0 after a clean shutdown, 1 when there is nothing to serve, 2 for a wrong setting.
+    """Returns the exit status: 0 after a clean shutdown, 1 when there is nothing to serve or the engine is broken, 2
+    for a wrong setting.
 
     (uvicorn itself exits with 3 when the port is taken.)
     """

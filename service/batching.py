@@ -67,7 +67,7 @@ class ExactSizes:
 class PaddedSizes:
     """Batches of any size, which take as long as the next larger one of these: the split that takes least time in all.
 
-    Lanes share nothing out: they overlap copies with one another, and the GPU computes for all of them.
+    Unlike on a CPU, lanes do not share out what waits: one GPU computes for all of them.
 
     Args:
         seconds: how long each size takes, by size, ascending from 1.
@@ -132,7 +132,8 @@ class Batcher(Generic[Item, Result]):
             order, or in a result's place the exception that is its item's alone. Called on the batcher's threads only.
         sizes: of batches.
         lanes: how many batches run at once.
-        prepare: called on every lane's thread, before the constructor returns, which raises what it raises.
+        prepare: called on every lane's thread, before the constructor returns. If it raises, the constructor raises
+            the same.
         max_wait: seconds a batch that is not full waits for more items, counted from its first; 0 never waits.
         on_batch: told the size of every batch that ran, on a batcher's thread.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import re
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
@@ -34,7 +35,7 @@ class Gpu(NamedTuple):
     name: str
     uuid: str
     memory_bytes: int
-    driver: str  # the newest CUDA version that the driver supports, such as 13.0
+    cuda: str  # the newest version that the driver supports, such as 13.0
 
 
 def probe(number: int, cuda: int) -> Gpu:
@@ -77,8 +78,7 @@ def load_libraries(cuda: int) -> None:
 def provider_fault() -> str | None:
     """Why ONNX Runtime's own CUDA library does not load; None where it does.
 
-    To be asked after a session has failed: that ONNX Runtime only logs it. Loaded before ONNX Runtime does, the library
-    would not find its host.
+    Ask this after a session has failed: ONNX Runtime logs the reason but does not raise it.
     """
     library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
     try:
@@ -95,6 +95,15 @@ def cudnn_version() -> str:
     except OSError as error:
         raise CudaMissing(str(error)) from error
     return str(version)
+
+
+def driver_version() -> str:
+    """Of the kernel's driver, such as 580.159.04; empty where the system does not tell."""
+    try:
+        found = re.search(r"\b\d+\.[\d.]+", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        return ""
+    return found[0] if found else ""
 
 
 class _Driver:

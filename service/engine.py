@@ -145,6 +145,11 @@ class Engine(ABC):
     def sizes(self, largest: int | None = None) -> tuple[int, ...]:
         """The batch sizes up to `largest` that are worth having, ascending; unset, those worth measuring."""
 
+    @property
+    @abstractmethod
+    def fewest_sizes(self) -> tuple[int, ...]:
+        """The batch sizes that have to be warmed up for every batch to be right, if not soon."""
+
     @abstractmethod
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Runs every batch size once, so that no request pays for compiling its shape."""
@@ -222,6 +227,10 @@ class DynamicEngine(Engine):
     def sizes(self, largest: int | None = None) -> tuple[int, ...]:
         return powers_of_two(largest or LARGEST)
 
+    @property
+    def fewest_sizes(self) -> tuple[int, ...]:
+        return (1,)
+
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         for size in batch_sizes:
             self._answers(self._blank(size))
@@ -257,7 +266,7 @@ class StaticEngine(Engine):
     ) -> None:
         super().__init__(provider, compute, lanes)
         self._open = open_size
-        self._padded = GPU_SIZES  # the sizes that a batch may be padded to, ascending
+        self._padded = GPU_SIZES  # the sizes that batches are padded to, ascending; once warmed up, no others
         self._sessions: dict[int, Session] = {}
         self._opening = threading.Lock()
         self._seconds: dict[int, float] = {}
@@ -279,10 +288,14 @@ class StaticEngine(Engine):
             return GPU_SIZES
         return (*(size for size in GPU_SIZES if size < largest), largest)
 
+    @property
+    def fewest_sizes(self) -> tuple[int, ...]:
+        return GPU_SIZES
+
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Opens the sessions too, and times them."""
         self.batch_sizes = tuple(batch_sizes)
-        self._padded = tuple(sorted({*GPU_SIZES, *batch_sizes}))
+        self._padded = self.batch_sizes
         for size in batch_sizes:
             blank = self._blank(size)
             self._run(size, blank, ("logits",))
@@ -300,6 +313,9 @@ class StaticEngine(Engine):
 
     @property
     def seconds(self) -> dict[int, float]:
+        if self.tuned:  # with all lanes busy, as under the load that the split is made for
+            rates = self.tuned.tuning.images_per_second
+            return {size: size / rates[size] for size in self.batch_sizes}
         return {size: self._seconds[size] for size in self.batch_sizes}
 
     def _answers(self, images: np.ndarray) -> list[np.ndarray]:
@@ -336,7 +352,7 @@ def load_engine(
     precision: PrecisionChoice = "auto",
     threads: int,
     lanes: int = 1,
-    max_batch: int | Cache = 1,
+    max_batch: int | Cache | None = None,
     gpu: int = 0,
 ) -> Engine:
     """Opens, tunes, warms up and proves a published model on the fastest provider and precision that work.
@@ -346,7 +362,8 @@ def load_engine(
             that have passed their gate.
         threads: CPU cores that inference may use.
         lanes: how many threads will call `infer` at once.
-        max_batch: the largest batch; or, to have the best size measured, where that is remembered.
+        max_batch: the largest batch; or, to have the best size measured, where that is remembered; None where whoever
+            calls brings batches of any size, and no client waits.
         gpu: the number of the GPU, for CUDA.
 
     Raises:
@@ -355,7 +372,7 @@ def load_engine(
         CardError: the stored self-test cannot be read.
     """
     stored = SelfTest.read(folder)
-    errors: dict[str, ProviderUnavailable | SelfTestFailed] = {}
+    errors: dict[str, ProviderUnavailable | SelfTestFailed] = {}  # without tracebacks, which would keep engines alive
     for name in PREFERENCE if provider == "auto" else (provider,):
         computes = PREFERENCE[name] if precision == "auto" else (precision,)
         try:
@@ -363,7 +380,7 @@ def load_engine(
             if provider == "auto" and (reason := unwanted_provider(name)):
                 raise ProviderUnavailable(reason)
         except ProviderUnavailable as error:
-            errors[name] = error
+            errors[name] = type(error)(str(error))
             continue
         for compute in computes:
             started = time.perf_counter()
@@ -373,7 +390,7 @@ def load_engine(
                     raise ProviderUnavailable(reason)
                 engine, difference = _ready(folder, card, stored, name, compute, threads, lanes, max_batch, gpu)
             except (ProviderUnavailable, SelfTestFailed) as error:
-                errors[f"{name} {compute}"] = error
+                errors[f"{name} {compute}"] = type(error)(str(error))
                 continue
             engine.refused = {what: str(error) for what, error in errors.items()}
             log.info(
@@ -439,7 +456,7 @@ def _ready(
     compute: Compute,
     threads: int,
     lanes: int,
-    max_batch: int | Cache,
+    max_batch: int | Cache | None,
     gpu: int,
 ) -> tuple[Engine, float]:
     """An engine that is tuned, warmed up and proven, and how far it is from PyTorch.
@@ -459,7 +476,7 @@ def _ready(
             engine.tuned = tuned
             engine.warm_up(tuned.tuning.batch_sizes)
         else:
-            engine.warm_up(engine.sizes(max_batch))
+            engine.warm_up(engine.sizes(max_batch) if max_batch else engine.fewest_sizes)
         return engine, engine.self_test(stored)
     except (ProviderUnavailable, SelfTestFailed):
         raise

@@ -152,7 +152,9 @@ class Inference:
         self._name = model.name
         self._engine = model.engine
         self._on_broken = on_broken
-        self._failures = 0  # in a row; lanes may lose count of one another's, which only delays what comes of it
+        self._failures = 0  # in a row, of all lanes
+        self._given_up = False
+        self._counting = threading.Lock()
         calibration = model.card.calibration
         self._temperature = calibration.temperature if calibration else 1.0
         self.in_service = 0
@@ -186,11 +188,15 @@ class Inference:
         try:
             logits = self._engine.infer([item.pixels for item in items], alone=alone)["logits"]
         except Exception as error:
-            self._failures += 1
-            if self._failures == FAILURES:
+            with self._counting:
+                self._failures += 1
+                broken = self._failures >= FAILURES and not self._given_up
+                self._given_up |= broken
+            if broken:
                 self._on_broken(EngineBroken(f"{self._name}: {FAILURES} batches in a row have failed: {error}"))
             raise
-        self._failures = 0
+        with self._counting:
+            self._failures = 0
         return logits
 
     @property
@@ -223,7 +229,8 @@ class InProcess:
     ) -> None:
         """
         Args:
-            on_broken: told on a thread, once for each model, when its engine fails every batch. Nothing is ready then.
+            on_broken: told on a thread, once for each model, when its engine fails batch after batch. From then on
+                nothing is ready.
         """
         self.repository = repository
         self._on_broken = on_broken
@@ -248,6 +255,12 @@ class InProcess:
             if model.info is None:
                 yield model, None
                 continue
+            try:
+                inference = Inference(model, settings, self._metrics, self._break)
+            except Exception as error:  # a lane that does not warm up: no memory left on the GPU, say
+                model.fail(f"its engine does not run on the threads of its lanes: {error}")
+                yield model, None
+                continue
             self._metrics.model_is_ready(
                 model=model.name,
                 version=str(model.card.version),
@@ -256,7 +269,7 @@ class InProcess:
                 provider=model.info.provider,
                 compute=model.info.compute,
             )
-            yield model, Inference(model, settings, self._metrics, self._break)
+            yield model, inference
 
     def _break(self, error: EngineBroken) -> None:
         log.error("%s", error)

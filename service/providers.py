@@ -196,7 +196,7 @@ def hardware(provider: ProviderName, precision: Compute, gpu: int = 0) -> dict[s
     found = _probe_cuda(gpu)
     return {
         "processor": f"{found.name}, {found.memory_bytes} bytes, {found.uuid}",
-        "driver": found.driver,
+        "driver": f"{cuda.driver_version()}, CUDA {found.cuda}",
         "cudnn": cuda.cudnn_version(),
         "options": json.dumps(cuda_options(precision, gpu), sort_keys=True),
     }

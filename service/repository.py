@@ -76,8 +76,13 @@ class Model:
             )
             self.info = self.engine.info
         except (CardError, ProviderUnavailable, SelfTestFailed) as error:
-            log.error("%s %d: not served: %s", self.name, self.card.version, error)
-            self.state, self.reason = "failed", str(error)
+            self.fail(str(error))
+
+    def fail(self, reason: str) -> None:
+        """Gives the model up, and lets go of its engine."""
+        log.error("%s %d: not served: %s", self.name, self.card.version, reason)
+        self.state, self.reason = "failed", reason
+        self.engine = self.info = None
 
 
 class Repository:

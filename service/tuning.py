@@ -34,6 +34,8 @@ class Tuning(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     images_per_second: dict[PositiveInt, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    # False where a size failed: for lack of memory, say, which another process may have held just then.
+    whole: bool = Field(default=True, exclude=True)
 
     @field_validator("images_per_second")
     @classmethod
@@ -83,7 +85,7 @@ def measure(run: Callable[[int], object], *, callers: int, sizes: Sequence[int])
             if not found:
                 raise
             log.warning("batches of %d do not run, smaller ones do: %s", size, error)  # out of memory, say
-            break
+            return Tuning(images_per_second=found, whole=False)
         if Tuning(images_per_second=found).batch_sizes[-1] != size:
             break
     return Tuning(images_per_second=found)
@@ -103,7 +105,7 @@ def _images_per_second(run: Callable[[int], object], size: int, callers: int) ->
                 run(size)
                 seconds.append(time.perf_counter() - started)
         except Exception as error:  # out of memory, say: raised below, on the thread of whoever measures
-            failures.append(error)
+            failures.append(error.with_traceback(None))  # which would keep the engine alive
         else:
             fastest.append(min(seconds))
 
@@ -128,7 +130,7 @@ class Cache:
         self._folder = folder
 
     def tuned(self, key: Mapping[str, str], measure: Callable[[], Tuning]) -> Tuned:
-        """What is remembered for this key, or else measured now, and remembered.
+        """What is remembered for this key, or else measured now and, if it is whole, remembered.
 
         Args:
             key: everything that the result depends on: the model, the machine, the software.
@@ -142,6 +144,8 @@ class Cache:
         except (OSError, ValidationError) as error:
             log.warning("%s is not used, and measured again: %s", path, error)
         tuning = measure()
+        if not tuning.whole:
+            return Tuned(tuning, False)
         try:
             self._write(path, tuning)
         except OSError as error:

@@ -51,7 +51,7 @@ def test_a_driver_that_is_too_old_is_told_which_one_is_needed(driver: Callable[.
     message = r"the NVIDIA driver supports CUDA 12\.8, and this onnxruntime needs 13: install driver 580 or later"
     with pytest.raises(CudaMissing, match=message):
         cuda.probe(0, 13)
-    assert cuda.probe(0, 12).driver == "12.8"
+    assert cuda.probe(0, 12).cuda == "12.8"
 
 
 @pytest.mark.parametrize(("status", "reason"), [(100, "no CUDA-capable device is detected"), (999, "unknown error")])
@@ -78,6 +78,7 @@ def test_a_library_that_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cuda, "LIBRARIES", ("libc.so.6", "libmissing.so.{cuda}"))
+    monkeypatch.setattr(cuda.ort, "preload_dlls", lambda: print("Failed to load libmissing.so.13"))
     message = r"libmissing\.so\.13 does not load \(.*\): install `onnxruntime-gpu\[cuda,cudnn\]`, which brings it"
     with pytest.raises(CudaMissing, match=message):
         cuda.load_libraries(13)

@@ -221,6 +221,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = (H100, H100._replace(uuid="GPU-2"))
     monkeypatch.setattr(providers, "_probe_cuda", gpus.__getitem__)
     monkeypatch.setattr(cuda, "cudnn_version", lambda: "92800")
+    monkeypatch.setattr(cuda, "driver_version", lambda: "580.1")
 
 
 def test_measurements_on_a_gpu_hold_for_it_and_all_it_runs_with(
@@ -229,7 +230,7 @@ def test_measurements_on_a_gpu_hold_for_it_and_all_it_runs_with(
     found = hardware("cuda", "fp16")
     assert found == {
         "processor": f"NVIDIA H100, {80 << 30} bytes, GPU-1",
-        "driver": "13.0",
+        "driver": "580.1, CUDA 13.0",
         "cudnn": "92800",
         "options": json.dumps(cuda_options("fp16"), sort_keys=True),
     }
