@@ -217,23 +217,27 @@ def _has_bf16() -> bool:
 
 @functools.cache
 def _openvino_cpu() -> ort.OrtEpDevice:
-    """The CPU device of the OpenVINO plug-in, which registers with the process once."""
+    """The CPU device of the OpenVINO plug-in. Raises ProviderUnavailable."""
     if find_spec("onnxruntime_ep_openvino") is None:
         raise ProviderUnavailable(
             "the OpenVINO plug-in is not installed: `pip install onnxruntime-ep-openvino` (x86-64 only)"
         )
-    import onnxruntime_ep_openvino as plugin
-
-    name = ORT_NAMES["openvino"]
-    if not any(device.ep_name == name for device in ort.get_ep_devices()):
-        try:
-            ort.register_execution_provider_library(name, plugin.get_library_path())
-        except Exception as error:  # see open_session
-            raise ProviderUnavailable(f"the OpenVINO plug-in does not load: {error}") from error
+    _register_openvino()
     for device in ort.get_ep_devices():
-        if device.ep_name == name and device.ep_metadata.get("ov_device") == "CPU":
+        if device.ep_name == ORT_NAMES["openvino"] and device.ep_metadata.get("ov_device") == "CPU":
             return device
     raise ProviderUnavailable("the OpenVINO plug-in finds no CPU that it supports")
+
+
+@functools.cache
+def _register_openvino() -> None:
+    """Once in a process: a second time would fail, also where the plug-in shows no device."""
+    import onnxruntime_ep_openvino as plugin
+
+    try:
+        ort.register_execution_provider_library(ORT_NAMES["openvino"], plugin.get_library_path())
+    except Exception as error:  # see open_session
+        raise ProviderUnavailable(f"the OpenVINO plug-in does not load: {error}") from error
 
 
 @functools.cache

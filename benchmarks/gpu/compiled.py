@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.gpu.engine import torch_forward, torch_infer
-from benchmarks.gpu.plan import Plan, Report, model_folder, per_second
+from benchmarks.gpu.plan import Plan, Report, fault, model_folder, per_second
 from service.card import ModelCard
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run(plan: Plan, report: Report) -> None:
         try:
             row |= compiled(forward, mode, np.zeros((size, 3, crop, crop), np.uint8), plan)
         except Exception as error:  # whatever the compiler, or the compilers that it calls, raise
-            row["error"] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            row["error"] = fault(error)
         report.add("PyTorch compiled", row)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import onnxruntime as ort
 
-from benchmarks.gpu.plan import PRECISIONS, Device, Plan, Report, mixed_rate, model_folder, per_second
+from benchmarks.gpu.plan import PRECISIONS, Device, Plan, Report, fault, mixed_rate, model_folder, open_cuda, per_second
+from service.batching import PaddedSizes
 from service.card import MODEL_FILES, ModelCard
-from service.engine import FILES, INPUT, Engine, load_engine
-from service.providers import ORT_NAMES, Compute, cuda_options, usable_cores
+from service.engine import FILES, INPUT, Engine, SelfTestFailed, load_engine
+from service.providers import Compute, ProviderUnavailable, cuda_options, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,8 @@ def run(plan: Plan, report: Report) -> None:
     folder = model_folder(plan)
     crop = ModelCard.read(folder).preprocessing.crop
     images = np.random.default_rng(0).integers(0, 256, (plan.sizes[-1], 3, crop, crop), dtype=np.uint8)
-    for way in (*engine_ways(folder, plan), *torch_ways(plan)):
+    ways = engine_ways(folder, plan, report), torch_ways(plan), switched_ways(folder, plan)
+    for way in itertools.chain(*ways):  # one after the other: each is gone before the next is made
         row: dict[str, object] = {"way": way.name, "precision": way.precision, "callers": way.callers}
         try:
             for size in plan.sizes:
@@ -55,34 +57,46 @@ def run(plan: Plan, report: Report) -> None:
             if way.mixed:
                 # of sizes up to 64: larger ones the service never forms
                 batch = images[: min(64, plan.sizes[-1])]
-                row["mixed"] = mixed_rate(way.infer(len(batch)), batch, 2 * plan.seconds)
+                row["mixed"] = together(way.callers, mixed_rate, way.infer(len(batch)), batch, 2 * plan.seconds)
         except Exception as error:  # out of memory, an option that this GPU does not have: a result, too
-            row["error"] = str(error).partition("\n")[0]
+            row["error"] = fault(error)
         report.add("images/s", row)
 
 
 def rate(way: Way, batch: np.ndarray, seconds: float) -> float:
     """Images/s of all callers together, at one batch size."""
     infer = way.infer(len(batch))
-    with ThreadPoolExecutor(way.callers) as pool:
-        rates = pool.map(lambda _: per_second(lambda: infer(batch), seconds), range(way.callers))
-        return len(batch) * sum(rates)
+    return len(batch) * together(way.callers, per_second, lambda: infer(batch), seconds)
 
 
-def engine_ways(folder: Path, plan: Plan) -> Iterator[Way]:
-    """Our engine as it serves; then, on CUDA, what could be switched in it. Raises ProviderUnavailable."""
+def together(callers: int, measure: Callable[..., float], *arguments: object) -> float:
+    """The sum of what so many threads measure at once."""
+    with ThreadPoolExecutor(callers) as pool:
+        return sum(pool.map(lambda _: measure(*arguments), range(callers)))
+
+
+def engine_ways(folder: Path, plan: Plan, report: Report) -> Iterator[Way]:
+    """Our engine as it serves; a precision that is refused is a row without figures."""
     for precision in reversed(PRECISIONS[plan.device]):
-        engine = load_engine(
-            folder,
-            ModelCard.read(folder),
-            provider=plan.device,
-            precision=precision,
-            threads=usable_cores(),
-            lanes=usable_cores(),
-            max_batch=plan.sizes[-1],
-        )
+        try:
+            engine = load_engine(
+                folder,
+                ModelCard.read(folder),
+                provider=plan.device,
+                precision=precision,
+                threads=usable_cores(),
+                lanes=usable_cores(),
+                max_batch=plan.sizes[-1],
+            )
+        except (ProviderUnavailable, SelfTestFailed) as error:
+            report.add("images/s", {"way": "engine", "precision": precision, "error": fault(error)})
+            continue
         for callers in sorted({engine.lanes, 1}, reverse=True):
             yield Way("engine", precision, functools.partial(_engine, engine, callers), callers)
+
+
+def switched_ways(folder: Path, plan: Plan) -> Iterator[Way]:
+    """What could be switched in our engine on CUDA."""
     if plan.device == "cpu":
         return
     model, chosen = folder / MODEL_FILES[FILES["fp16"]], cuda_options("fp16")
@@ -94,12 +108,22 @@ def engine_ways(folder: Path, plan: Plan) -> Iterator[Way]:
 
 
 def _engine(engine: Engine, callers: int, size: int) -> Infer:
-    return lambda batch: engine.infer(batch, alone=callers == 1)
+    """As it is served: what would be padded is split first, as the batcher splits it."""
+    splits = PaddedSizes(engine.seconds) if engine.seconds else None
+
+    def infer(batch: np.ndarray) -> object:
+        while len(batch):
+            taken = splits.take(len(batch), callers) if splits else len(batch)
+            engine.infer(batch[:taken], alone=callers == 1)
+            batch = batch[taken:]
+        return None
+
+    return infer
 
 
 def one_session(model: Path, options: dict[str, str], size: int) -> Infer:
     """A session for all batch sizes: in mixed sizes it shows what building plans anew costs."""
-    session = ort.InferenceSession(model, providers=[(ORT_NAMES["cuda"], options)], enable_fallback=0)
+    session = open_cuda(model, options)
     return lambda batch: session.run(["logits"], {INPUT: batch})
 
 
@@ -107,7 +131,7 @@ def pinned(model: Path, options: dict[str, str], size: int) -> Infer:
     """From memory that the GPU can read by itself, for which the images have to be copied once more."""
     import torch
 
-    session = ort.InferenceSession(model, providers=[(ORT_NAMES["cuda"], options)], enable_fallback=0)
+    session = open_cuda(model, options)
     shape = (size, *session.get_inputs()[0].shape[1:])
     buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
 
@@ -123,7 +147,7 @@ def graphed(model: Path, options: dict[str, str], size: int) -> Infer:
     import torch
 
     options = options | {"enable_cuda_graph": "1"}
-    session = ort.InferenceSession(model, providers=[(ORT_NAMES["cuda"], options)], enable_fallback=0)
+    session = open_cuda(model, options)
     shape = (size, *session.get_inputs()[0].shape[1:])
     (classes,) = session.get_outputs()[0].shape[1:]
     host = torch.empty(shape, dtype=torch.uint8, pin_memory=True)

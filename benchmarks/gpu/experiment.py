@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.gpu.plan import Plan, Report, model_folder
+from benchmarks.gpu.plan import Plan, Report, fault, model_folder, open_cuda
 from service.card import MODEL_FILES
 from service.engine import FILES, INPUT
 from service.providers import ORT_NAMES, cuda_options
@@ -33,7 +34,8 @@ def run(plan: Plan, report: Report) -> None:
     model = model_folder(plan) / MODEL_FILES[FILES[plan.precision]]
     small, large = plan.sizes[0], 64 if 64 in plan.sizes else plan.sizes[-1]
     if plan.device == "cpu":
-        report.add("options", {"options": "none", **visits(_session(model, None), small, large)})
+        session = ort.InferenceSession(model, providers=[ORT_NAMES["cpu"]])
+        report.add("options", {"options": "none", **visits(session, small, large)})
         return
     chosen = cuda_options(plan.precision)
     # ours first, then the others, so that a cut run has what matters
@@ -42,21 +44,16 @@ def run(plan: Plan, report: Report) -> None:
     for options in combinations:
         row: dict[str, object] = {"options": " ".join(f"{name}={value}" for name, value in options.items())}
         try:
-            row |= visits(_session(model, chosen | options), small, large)
+            row |= visits(open_cuda(model, chosen | options), small, large)
         except Exception as error:  # one that does not run is a result, too
-            row["error"] = str(error).partition("\n")[0]
+            row["error"] = fault(error)
         report.add("options", row)
     try:
         for row in graphs(model, chosen, small, large):
             report.add("graphs", row)
     except Exception as error:  # as above
-        report.add("graphs", {"error": str(error).partition("\n")[0]})
+        report.add("graphs", {"error": fault(error)})
     report.add("cuDNN log", cudnn_log(model))
-
-
-def _session(model: Path, options: dict[str, str] | None) -> ort.InferenceSession:
-    providers = [ORT_NAMES["cpu"]] if options is None else [(ORT_NAMES["cuda"], options)]
-    return ort.InferenceSession(model, providers=providers, enable_fallback=0)
 
 
 def _batch(session: ort.InferenceSession, size: int) -> np.ndarray:
@@ -78,16 +75,15 @@ def visits(session: ort.InferenceSession, small: int, large: int) -> dict[str, o
     return found
 
 
-def graphs(model: Path, options: dict[str, str], small: int, large: int) -> list[dict[str, object]]:
+def graphs(model: Path, options: dict[str, str], small: int, large: int) -> Iterator[dict[str, object]]:
     """Captures a graph for each of two batch sizes in one session, then replays both.
 
     Raises:
         Exception: as ONNX Runtime does, where that cannot be done.
     """
-    plain = _session(model, options)
-    session = _session(model, options | {"enable_cuda_graph": "1"})
+    plain = open_cuda(model, options)
+    session = open_cuda(model, options | {"enable_cuda_graph": "1"})
     bound: dict[int, tuple[ort.IOBinding, ort.OrtValue]] = {}
-    rows: list[dict[str, object]] = []
     for number, size in enumerate((small, large), start=1):
         binding, images = session.io_binding(), ort.OrtValue.ortvalue_from_numpy(_batch(session, size), "cuda", 0)
         (classes,) = session.get_outputs()[0].shape[1:]
@@ -95,14 +91,13 @@ def graphs(model: Path, options: dict[str, str], small: int, large: int) -> list
         binding.bind_ortvalue_input(INPUT, images)
         binding.bind_ortvalue_output("logits", logits)
         bound[size] = binding, logits
-        rows.append({"graph": number, "batch": size, "capture, ms": _replay(session, binding, number)})
+        yield {"graph": number, "batch": size, "capture, ms": _replay(session, binding, number)}
     for number, size in enumerate((small, large), start=1):
         binding, logits = bound[size]
         took = statistics.median(_replay(session, binding, number) for _ in range(STEADY_RUNS))
         (expected,) = plain.run(["logits"], {INPUT: _batch(session, size)})
         difference = float(np.abs(logits.numpy() - expected).max() / np.ptp(expected))
-        rows.append({"replay of": number, "batch": size, "ms": took, "off, of range": difference})
-    return rows
+        yield {"replay of": number, "batch": size, "ms": took, "off, of range": difference}
 
 
 def _replay(session: ort.InferenceSession, binding: ort.IOBinding, graph: int) -> float:
@@ -120,9 +115,10 @@ def cudnn_log(model: Path) -> dict[str, object]:
     program = f"""
 import torch, numpy as np
 from pathlib import Path
-from benchmarks.gpu.experiment import _batch, _session
+from benchmarks.gpu.experiment import _batch
+from benchmarks.gpu.plan import open_cuda
 from service.providers import cuda_options
-session = _session(Path({str(model)!r}), cuda_options("fp16"))
+session = open_cuda(Path({str(model)!r}), cuda_options("fp16"))
 session.run(["logits"], {{"image": _batch(session, 8)}})
 """
     with tempfile.TemporaryDirectory() as folder:

@@ -7,14 +7,16 @@ engines or on its multiprocessors.
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.gpu.plan import Plan, Report, model_folder, per_second
+from benchmarks.gpu.http import decode_rate
+from benchmarks.gpu.plan import Plan, Report, fault, model_folder, per_second
 from service.card import ModelCard, Preprocessing
 from service.engine import Engine, load_engine
 from service.imaging import decode
@@ -38,7 +40,7 @@ def run(plan: Plan, report: Report) -> None:
     jpeg = photo()
     folder = model_folder(plan)
     card = ModelCard.read(folder)
-    one = per_second(lambda: decode(jpeg, card.preprocessing, max_pixels=10**9), plan.seconds)
+    one = decode_rate(jpeg, card.preprocessing, plan.seconds)
     report.add("decoding", {"by": "Pillow, one core, with resize", "images/s": one})
     if plan.device == "cpu":
         return
@@ -46,14 +48,15 @@ def run(plan: Plan, report: Report) -> None:
         folder, card, provider="cuda", precision=plan.precision, threads=usable_cores(), max_batch=plan.sizes[-1]
     )
     jpegs = [jpeg, *(picture(seed, seed % 12) for seed in range(IMAGES - 1))]
-    for name, decode_batch in decoders():
+    for name, make in DECODERS.items():
         row: dict[str, object] = {"by": name}
         try:
+            decode_batch = make()
             row |= compared(jpegs, decode_batch, engine, card.preprocessing)
             for size in BATCHES:
                 row[str(size)] = rate([jpeg] * size, decode_batch, plan.seconds)
         except Exception as error:  # a decoder that this machine does not have is a result, too
-            row["error"] = str(error).partition("\n")[0]
+            row["error"] = fault(error)
         report.add("on the GPU, images/s", row)
 
 
@@ -90,31 +93,39 @@ def off(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
     return float(np.mean([np.abs(image.astype(np.int16) - other).mean() for image, other in pairs]))
 
 
-def decoders() -> Iterator[tuple[str, DecodeBatch]]:
-    """What there is to decode on a GPU."""
+def nvjpeg() -> DecodeBatch:
+    """NVIDIA's decoder as torchvision has it."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    def nvjpeg(jpegs: Sequence[bytes]) -> Sequence[Tensor]:
+    def decode_batch(jpegs: Sequence[bytes]) -> Sequence[Tensor]:
         data = [torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in jpegs]
         return decode_jpeg(data, mode=ImageReadMode.RGB, device="cuda")  # type: ignore[no-any-return]
 
-    yield "torchvision, nvJPEG", nvjpeg
-    try:
-        from nvidia import nvimgcodec
-    except ImportError:
-        return
-    backends = {"hardware": nvimgcodec.BackendKind.HW_GPU_ONLY, "CUDA": nvimgcodec.BackendKind.GPU_ONLY}
-    for name, kind in backends.items():
-        # as libjpeg-turbo, and so Pillow, interpolates subsampled colours
-        fancy = ":fancy_upsampling=1"
-        decoder = nvimgcodec.Decoder(device_id=0, backends=[nvimgcodec.Backend(kind)], options=fancy)
+    return decode_batch
 
-        def decode_them(jpegs: Sequence[bytes], decoder: object = decoder) -> Sequence[Tensor]:
-            images = decoder.decode(list(jpegs))  # type: ignore[attr-defined]
-            return [torch.as_tensor(image, device="cuda").permute(2, 0, 1) for image in images]
 
-        yield f"nvImageCodec, {name}", decode_them
+def nvimagecodec(backend: str) -> DecodeBatch:
+    """NVIDIA's nvImageCodec on one of its backends."""
+    import torch
+    from nvidia import nvimgcodec
+
+    kind = getattr(nvimgcodec.BackendKind, backend)
+    # as libjpeg-turbo, and so Pillow, interpolates subsampled colours
+    fancy = ":fancy_upsampling=1"
+    decoder = nvimgcodec.Decoder(device_id=0, backends=[nvimgcodec.Backend(kind)], options=fancy)
+
+    def decode_batch(jpegs: Sequence[bytes]) -> Sequence[Tensor]:
+        return [torch.as_tensor(image, device="cuda").permute(2, 0, 1) for image in decoder.decode(list(jpegs))]
+
+    return decode_batch
+
+
+DECODERS: dict[str, Callable[[], DecodeBatch]] = {
+    "torchvision, nvJPEG": nvjpeg,
+    "nvImageCodec, JPEG engines": functools.partial(nvimagecodec, "HW_GPU_ONLY"),
+    "nvImageCodec, CUDA": functools.partial(nvimagecodec, "GPU_ONLY"),
+}
 
 
 def resize(image: Tensor, preprocessing: Preprocessing) -> Tensor:

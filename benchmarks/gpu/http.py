@@ -59,8 +59,8 @@ def run(plan: Plan, report: Report) -> None:
                     with gpu_use(plan) as use:
                         load, load_cpu = closed_loop(pool, running.url, jpeg, count, load_seconds)
                     requests = load.images_per_second * load_seconds
-                    cores = usable_cores() - load_cpu / load_seconds  # what the load leaves
-                    row = {
+                    left = 1 - load_cpu / load_seconds / usable_cores()  # of the cores, beside the load
+                    row: dict[str, float | None] = {
                         "workers": number,
                         "connections": count,
                         "ready after, s": running.ready_s,
@@ -68,13 +68,14 @@ def run(plan: Plan, report: Report) -> None:
                         "p50": load.p50,
                         "p99": load.p99,
                         "of decoding": load.images_per_second / capacity,
-                        "of decoding without the load's cores": load.images_per_second
-                        / (capacity * cores / usable_cores()),
+                        "of what the load leaves of decoding": load.images_per_second / capacity / left
+                        if left > 0
+                        else None,
                         "service, CPU-ms": 1000 * (sum(map(cpu_seconds, pids)) - before) / requests,
                         "load, CPU-ms": 1000 * load_cpu / requests,
                         "host MB": proportional_mb(pids),
                     }
-                    report.add("HTTP", row | use)
+                    report.add("HTTP", {**row, **use})
 
 
 def decode_rate(jpeg: bytes, preprocessing: Preprocessing, seconds: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import onnxruntime as ort
 
 from benchmarks.machine import describe, save
 from service.card import Architecture, ModelCard, published
-from service.providers import Compute, ProviderUnavailable, require
+from service.providers import ORT_NAMES, Compute, ProviderUnavailable, require
 
 Device = Literal["cuda", "cpu"]
 
@@ -51,12 +53,14 @@ class Plan(NamedTuple):
 
 
 class Report:
-    """The results of one stage. Each row is printed and saved at once: a run that is cut short still counts."""
+    """The results of one stage. Each row is printed and saved at once: a run that is cut short still counts.
+
+    What an earlier run has saved stays until the first row.
+    """
 
     def __init__(self, path: Path, **header: object) -> None:
         self._path = path
         self._content: dict[str, Any] = dict(header)
-        save(path, **self._content)
 
     def add(self, table: str, row: Mapping[str, object]) -> None:
         """Adds a row to a table."""
@@ -86,21 +90,38 @@ def mixed_sizes(largest: int, count: int = 200) -> list[int]:
 
 
 def mixed_rate(infer: Callable[[np.ndarray], object], batch: np.ndarray, seconds: float) -> float:
-    """Images/s over batches of mixed sizes: images ÷ wall time.
+    """Images/s over batches of mixed sizes: images ÷ wall time. Every size has been seen once before the clock starts.
 
     Args:
         batch: uint8 `(largest, 3, H, W)`.
     """
     sizes = mixed_sizes(len(batch))
-    for size in sizes[:WARM]:
+    for size in sorted(set(sizes)):
         infer(batch[:size])
     images, start = 0, time.perf_counter()
-    for size in sizes * 100:
+    for size in itertools.cycle(sizes):
         infer(batch[:size])
         images += size
         if time.perf_counter() > start + seconds:
             break
     return images / (time.perf_counter() - start)
+
+
+def open_cuda(model: Path, options: Mapping[str, str], provider: str = ORT_NAMES["cuda"]) -> ort.InferenceSession:
+    """A session for all batch sizes with options of its own, on the provider that was asked for.
+
+    Raises:
+        RuntimeError: ONNX Runtime gave another one. (And whatever it raises itself.)
+    """
+    session = ort.InferenceSession(model, providers=[(provider, dict(options))], enable_fallback=0)
+    if (got := session.get_providers()[0]) != provider:
+        raise RuntimeError(f"asked for {provider}, onnxruntime gave {got}")
+    return session
+
+
+def fault(error: Exception) -> str:
+    """The first line of what went wrong, for a row of results."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def model_folder(plan: Plan) -> Path:

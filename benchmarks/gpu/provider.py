@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.gpu.plan import PRECISIONS, Plan, Report, model_folder
+from benchmarks.gpu.plan import PRECISIONS, Plan, Report, fault, model_folder
 from service.card import MODEL_FILES, ModelCard, SelfTest
-from service.engine import FILES, INPUT, load_engine
-from service.providers import ORT_NAMES, cuda_options, open_session, usable_cores
+from service.engine import FILES, INPUT, SelfTestFailed, load_engine
+from service.providers import ORT_NAMES, Compute, ProviderUnavailable, cuda_options, open_session, usable_cores
 
 BATCHES = (1, 3, 8, 64)  # of parity
 AGREEMENT_IMAGES = 256
@@ -29,54 +29,99 @@ def run(plan: Plan, report: Report) -> None:
     folder = model_folder(plan)
     report.add("model", {"folder": str(folder), "seconds": time.perf_counter() - started})
     card = ModelCard.read(folder)
-    for precision in PRECISIONS[plan.device]:
-        report.add("nodes", {"precision": precision, **placed(folder / MODEL_FILES[FILES[precision]], plan)})
+    for precision in reversed(PRECISIONS[plan.device]):
+        report.add("nodes", placed(folder, precision, plan))
 
     # imported only here: it brings PyTorch
-    from model_export.parity import agreement, sample_images, torch_answers
+    from model_export.parity import sample_images, torch_answers
     from model_export.random_weights import random_weights
 
-    batches = (1, 3) if plan.tiny else BATCHES
     images = sample_images(16 if plan.tiny else AGREEMENT_IMAGES, card.preprocessing)
-    graph = random_weights(card.architecture).serving_graph()
-    expected, _, _ = torch_answers(graph, images[: sum(batches)])
-    cpu = open_session(folder / MODEL_FILES["fp32"], "cpu", threads=usable_cores()).ort
-    fp32: list[np.ndarray] = []
-    for precision in PRECISIONS[plan.device]:
-        opened = time.perf_counter()
-        engine = load_engine(
-            folder, card, provider=plan.device, precision=precision, threads=usable_cores(), max_batch=plan.sizes[-1]
-        )
-        opened = time.perf_counter() - opened
-        difference = engine.self_test(SelfTest.read(folder))
-        report.add("self-test", {"precision": precision, "of range": difference, "seconds to ready": opened})
-        for start, size in zip(np.cumsum((0, *batches)), batches, strict=False):
-            batch, theirs = images[start : start + size], expected[start : start + size]
-            ours = engine.infer(batch)["logits"]
-            (on_cpu,) = cpu.run(["logits"], {INPUT: batch})
-            row = {
-                "precision": precision,
-                "batch": size,
-                "PyTorch, of range": float(np.abs(ours - theirs).max() / np.ptp(expected)),
-                "CPU provider, of range": float(np.abs(ours - on_cpu).max() / np.ptp(expected)),
-                "top-1 as PyTorch": agreement(ours, theirs, 1),
-            }
-            report.add("parity", row)
-        logits = engine.infer(images)["logits"]
-        fp32 = fp32 or [logits]
-        row = {"precision": precision, "images": len(images), "top-1 as fp32": agreement(logits, fp32[0], 1)}
-        report.add("agreement", row)
+    compared = images[: sum(batches_of(plan))]
+    expected, _, _ = torch_answers(random_weights(card.architecture).serving_graph(), compared)
+    (on_cpu,) = open_session(folder / MODEL_FILES["fp32"], "cpu", threads=usable_cores()).ort.run(
+        ["logits"], {INPUT: compared}
+    )
+    found: dict[Compute, np.ndarray] = {}
+    for precision in reversed(PRECISIONS[plan.device]):
+        try:
+            found[precision] = proven(folder, precision, images, expected, on_cpu, plan, report)
+        except (ProviderUnavailable, SelfTestFailed) as error:
+            report.add("self-test", {"precision": precision, "error": fault(error)})
+    if "fp32" in found:
+        for precision, logits in found.items():
+            row = {"precision": precision, "images": len(images), "top-1 as fp32": agreement(logits, found["fp32"])}
+            report.add("agreement", row)
     if plan.device == "cuda":
         report.add("tests", tests())
 
 
-def placed(model: Path, plan: Plan) -> dict[str, object]:
+def batches_of(plan: Plan) -> tuple[int, ...]:
+    """The batch sizes of parity."""
+    return (1, 3) if plan.tiny else BATCHES
+
+
+def proven(
+    folder: Path,
+    precision: Compute,
+    images: np.ndarray,
+    expected: np.ndarray,
+    on_cpu: np.ndarray,
+    plan: Plan,
+    report: Report,
+) -> np.ndarray:
+    """Opens a published network as the service does, and reports how far its logits are from others.
+
+    Args:
+        images: uint8 `(N, 3, crop, crop)`.
+        expected, on_cpu: PyTorch's logits of the first of them, and the CPU provider's; float32 `(n, classes)`.
+
+    Returns:
+        Its logits of all images.
+
+    Raises:
+        ProviderUnavailable, SelfTestFailed: as `load_engine`.
+    """
+    started = time.perf_counter()
+    engine = load_engine(
+        folder,
+        ModelCard.read(folder),
+        provider=plan.device,
+        precision=precision,
+        threads=usable_cores(),
+        max_batch=plan.sizes[-1],
+    )
+    opened = time.perf_counter() - started
+    difference = engine.self_test(SelfTest.read(folder))
+    report.add("self-test", {"precision": precision, "of range": difference, "seconds to ready": opened})
+    start = 0
+    for size in batches_of(plan):
+        part = slice(start, start := start + size)
+        ours, scale = engine.infer(images[part])["logits"], float(np.ptp(expected))
+        row = {
+            "precision": precision,
+            "batch": size,
+            "PyTorch, of range": float(np.abs(ours - expected[part]).max()) / scale,
+            "CPU provider, of range": float(np.abs(ours - on_cpu[part]).max()) / scale,
+            "top-1 as PyTorch": agreement(ours, expected[part]),
+        }
+        report.add("parity", row)
+    return engine.infer(images)["logits"]
+
+
+def agreement(logits: np.ndarray, others: np.ndarray) -> float:
+    """The share of images with the same best class."""
+    return float((logits.argmax(axis=1) == others.argmax(axis=1)).mean())
+
+
+def placed(folder: Path, precision: Compute, plan: Plan) -> dict[str, object]:
     """How many nodes run on which provider, by ONNX Runtime's own profile of a batch of 2."""
+    model = folder / MODEL_FILES[FILES[precision]]
     options = ort.SessionOptions()
     options.enable_profiling = True
-    with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        cuda = (ORT_NAMES["cuda"], cuda_options("fp16" if "fp16" in model.name else "fp32"))
+    with tempfile.TemporaryDirectory() as profiles:
+        options.profile_file_prefix = str(Path(profiles) / "profile")
+        cuda = (ORT_NAMES["cuda"], cuda_options(precision))
         providers = [cuda] if plan.device == "cuda" else [ORT_NAMES["cpu"]]
         session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
         shape = session.get_inputs()[0].shape[1:]
@@ -86,7 +131,7 @@ def placed(model: Path, plan: Plan) -> dict[str, object]:
     by_provider = Counter(arguments["provider"] for arguments in nodes.values())
     operators = Counter(arguments["op_name"] for arguments in nodes.values())
     copies = sum(count for name, count in operators.items() if name.startswith("Memcpy"))
-    return {**by_provider, "copies": copies, "operators": dict(operators.most_common())}
+    return {"precision": precision, **by_provider, "copies": copies, "operators": dict(operators.most_common())}
 
 
 def tests() -> dict[str, object]:

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.gpu.plan import Plan, Report, model_folder, per_second
+from benchmarks.gpu.plan import Plan, Report, fault, model_folder, open_cuda, per_second
 from service.card import MODEL_FILES
 from service.engine import INPUT
 
-LIBRARY = "libnvinfer.so.10"
+LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
 PROVIDER = "TensorrtExecutionProvider"
 
 
@@ -29,22 +29,28 @@ def run(plan: Plan, report: Report) -> None:
         report.add("TensorRT", {"not measured": missing})
         return
     model = model_folder(plan) / MODEL_FILES["fp32"]
-    with tempfile.TemporaryDirectory() as cache:
-        for size in reversed(plan.sizes):
-            built, _ = _first_run(model, cache, size)
-            cached, infer = _first_run(model, cache, size)
-            rate = size * per_second(infer, plan.seconds)
-            report.add("TensorRT", {"batch": size, "images/s": rate, "built, s": built, "cached, s": cached})
+    for size in reversed(plan.sizes):
+        row: dict[str, object] = {"batch": size}
+        # A cache for each size: from one for all, smaller batches would take the engine of the largest.
+        with tempfile.TemporaryDirectory() as cache:
+            try:
+                row["built, s"], _ = _first_run(model, cache, size)
+                row["cached, s"], infer = _first_run(model, cache, size)
+                row["images/s"] = size * per_second(infer, plan.seconds)
+            except Exception as error:  # a size that does not run is a result, too
+                row["error"] = fault(error)
+        report.add("TensorRT", row)
 
 
 def unavailable() -> str | None:
     """Why there is no TensorRT here."""
     if PROVIDER not in ort.get_available_providers():
         return "this onnxruntime is built without TensorRT"
-    try:
-        ctypes.CDLL(LIBRARY)
-    except OSError as error:
-        return f"{LIBRARY} does not load: {error}"
+    for library in LIBRARIES:
+        try:
+            ctypes.CDLL(library)
+        except OSError as error:
+            return f"{library} does not load: {error}"
     return None
 
 
@@ -52,7 +58,7 @@ def _first_run(model: Path, cache: str, size: int) -> tuple[float, Callable[[], 
     """Seconds until the first batch is computed, and what computes more of them."""
     options = {"trt_fp16_enable": "1", "trt_engine_cache_enable": "1", "trt_engine_cache_path": cache}
     started = time.perf_counter()
-    session = ort.InferenceSession(model, providers=[(PROVIDER, options)], enable_fallback=0)
+    session = open_cuda(model, options, PROVIDER)
     batch = np.zeros((size, *session.get_inputs()[0].shape[1:]), np.uint8)
 
     def infer() -> object:

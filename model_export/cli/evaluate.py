@@ -28,7 +28,6 @@ from model_export.evaluation.paper import kind_of, published
 from model_export.evaluation.predictors import Device, OnnxPredictor, Predictor, TorchPredictor
 from model_export.evaluation.recording import accuracy_of, record, write_files
 from model_export.evaluation.result import Evaluation, Method
-from model_export.report.page import write_report
 from model_export.weights import Family, Loaded, ShortcutOption, load_file
 from service.card import Architecture, Calibration, Published, Variant
 from service.providers import PrecisionChoice, ProviderChoice
@@ -128,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.out:
         write_files(args.out, dataset, shown, calibrations)
+        from model_export.report.page import write_report  # brings matplotlib, which only reports need
+
         write_report(
             args.out / "report.html",
             title=f"{shown[-1].model} on {dataset.name}",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import get_args
 
 from model_export.disk import write_whole
-from model_export.studies import report
 from model_export.studies.deepest import demonstrate
 from model_export.studies.study import PAPER, SMALL, StudyName, classes_of, study, train_all
 from model_export.studies.table import markdown, table
@@ -47,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = study(args.name, scale)
     results = train_all(chosen.panels, scale, folder, seed=args.seed)
     notes = f"\n{demonstrate()}\n" if args.name == "depth" and not args.paper_scale else "\n"
+    from model_export.studies import report  # brings matplotlib, which only reports need
+
     path = report.write(
         folder,
         chosen,

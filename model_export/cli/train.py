@@ -20,8 +20,6 @@ from model_export.evaluation.metrics import top_k_accuracy
 from model_export.evaluation.predictors import TorchPredictor
 from model_export.evaluation.recording import accuracy_of
 from model_export.evaluation.result import Evaluation
-from model_export.report.page import write_report
-from model_export.report.plots import curves, save
 from model_export.training import checkpoint
 from model_export.training.distributed import Processes, joined
 from model_export.training.history import Row
@@ -281,6 +279,10 @@ def finish(trainer: Trainer, rows: list[Row]) -> None:
         TorchPredictor(loaded, str(path), "cuda" if trainer.device.type == "cuda" else "cpu"), data.val
     )
     record_accuracy(path, loaded, evaluation)
+    # they bring matplotlib, which only reports need
+    from model_export.report.page import write_report
+    from model_export.report.plots import curves, save
+
     save(curves(rows, f"{loaded.net.architecture.name}, {recipe.name}"), folder / "curves.png")
     best = min(rows, key=lambda row: row.val_error)
     write_report(

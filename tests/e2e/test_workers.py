@@ -333,7 +333,6 @@ DynamicEngine.infer = infer
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     service = start_service(models_dir, provider="cpu", max_batch=1, workers=workers)
-    until_all_listen(service)
 
     def status() -> int:
         return httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code

@@ -6,7 +6,7 @@ import asyncio
 import io
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -150,9 +150,9 @@ def test_what_the_settings_say_of_loading_reaches_the_engine(
         self.state = "failed"
 
     monkeypatch.setattr(Model, "load", load)
-    given = make(models_dir, precision="bf16", engine_threads=3, max_batch=5)
+    given = make(models_dir, precision="bf16", engine_threads=3, max_batch=5, gpu=1)
     given.load()
-    assert loads == [{"provider": "cpu", "precision": "bf16", "threads": 3, "max_batch": 5}] * 2
+    assert loads == [{"provider": "cpu", "precision": "bf16", "threads": 3, "max_batch": 5, "gpu": 1}] * 2
     loads.clear()
     unset = make(models_dir, max_batch=None, cache_dir=tmp_path / "here")
     unset.load()
@@ -287,9 +287,9 @@ def test_an_answer_that_is_not_a_number_is_an_error_for_its_image_alone(
     assert model.engine is not None
     infer = model.engine.infer
 
-    def overflowing(images: np.ndarray, *, alone: bool) -> dict[str, np.ndarray]:
+    def overflowing(images: Sequence[np.ndarray], *, alone: bool) -> dict[str, np.ndarray]:
         logits = infer(images, alone=alone)["logits"].copy()
-        logits[images.std(axis=(1, 2, 3)) == 0, 3] = value
+        logits[np.std(images, axis=(1, 2, 3)) == 0, 3] = value
         return {"logits": logits}
 
     monkeypatch.setattr(model.engine, "infer", overflowing)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -458,6 +460,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     def measure(run: Callable[[int], object], *, callers: int, sizes: Sequence[int]) -> Tuning:
         measured.append((callers, sizes[-1]))
         run(sizes[-1])
+        if sizes == GPU_SIZES:
+            return Tuning(images_per_second={1: 100.0, 8: 500.0, 32: 1600.0, 64: 1601.0})
         return Tuning(images_per_second={1: 100.0, 2: 150.0, 4: 200.0, 8: 201.0})
 
     monkeypatch.setattr(engine_module, "measure", measure)
@@ -737,6 +741,62 @@ def tf32(array: np.ndarray) -> np.ndarray:
     """float32 rounded to the 10 bits of mantissa that TF32 has."""
     bits = array.astype(np.float32).view(np.int32)
     return ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(np.float32)
+
+
+def test_on_a_gpu_the_sizes_are_measured_and_the_split_follows_what_was_measured(
+    small: Path, tmp_path: Path, anything_goes: Callable[[Opened], Opened], script: list[tuple[int, int]]
+) -> None:
+    opened = anything_goes(Opened())
+    cache = Cache(tmp_path)
+    for remembered in (False, True):
+        engine = load(small, "cuda", "fp32", lanes=2, max_batch=cache)
+        assert isinstance(engine, StaticEngine)
+        assert engine.tuned is not None
+        assert engine.tuned.remembered is remembered
+        assert engine.batch_sizes == (1, 8, 32)
+        assert engine.seconds == {1: 1 / 100, 8: 8 / 500, 32: 32 / 1600}
+    assert script == [(2, 64)]
+    # measured in one engine, served in a fresh one, remembered in the next
+    assert [size for size, _ in opened.batches] == [64, 1, 8, 32, 1, 8, 32]
+
+
+def test_without_clients_every_size_of_a_gpu_is_proven(small: Path, anything_goes: Callable[[Opened], Opened]) -> None:
+    """`evaluate` and `verify` bring batches of any size."""
+    opened = anything_goes(Opened())
+    engine = load_engine(small, ModelCard.read(small), provider="cuda", precision="fp32", threads=1)
+    assert engine.batch_sizes == GPU_SIZES
+    engine.infer(pictures(70))
+    assert [size for size, _ in opened.batches] == list(GPU_SIZES)
+    on_cpu = load_engine(small, ModelCard.read(small), provider="cpu", precision="fp32", threads=1)
+    assert on_cpu.batch_sizes == (1,)
+
+
+def test_a_refused_engine_is_gone_before_the_next_one_opens(
+    small: Path, anything_goes: Callable[[Opened], Opened]
+) -> None:
+    """Or a GPU that fp16 fills has no room for fp32."""
+    alive: list[weakref.ref[Wrong]] = []
+    seen: list[int] = []
+
+    def fate(session: Session, streams: int) -> Session:
+        seen.append(sum(reference() is not None for reference in alive))
+        if session.compute == "fp32":
+            return session
+        refused = Wrong(session)
+        alive.append(weakref.ref(refused))
+        return session._replace(ort=refused)
+
+    anything_goes(Opened(fate))
+    shutil.copy(small / "model.onnx", small / "model.fp16.onnx")
+    gc.disable()
+    try:
+        engine = load(small, "cuda", card=with_file(small, "fp16", GATE), max_batch=8)
+    finally:
+        gc.enable()
+        (small / "model.fp16.onnx").unlink()
+    assert engine.compute == "fp32"
+    assert "computes wrong answers" in engine.refused["cuda fp16"]
+    assert seen == [0, 1, 0, 0]  # fp16's two sessions, then fp32's
 
 
 def test_tf32_is_not_taken_for_fp32(small: Path, tmp_path: Path) -> None:

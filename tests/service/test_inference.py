@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import pytest
 
 from service.batching import ExactSizes, PaddedSizes
 from service.card import ModelCard
+from service.engine import DynamicEngine
 from service.inference import FAILURES, EngineBroken, Inference, InProcess, softmax, top_k
 from service.metrics import Metrics
 from service.repository import Model, Repository
@@ -128,6 +130,40 @@ def test_an_engine_that_answers_in_between_is_not_given_up(inference: Callable[.
     made = inference(ScriptedEngine(fault, fault, None, fault, fault, None), told.append)
     assert outcomes(made, 6) == ["out of memory", "out of memory", "answered"] * 2
     assert told == []
+
+
+def test_failures_of_all_lanes_are_counted_and_told_once(inference: Callable[..., Inference]) -> None:
+    told: list[EngineBroken] = []
+    made = inference(ScriptedEngine(*[RuntimeError("CUDA failure 700")] * 100), told.append)
+    pictures = [Picture(np.zeros((3, 32, 32), np.uint8))]
+
+    def fail(_: int) -> None:
+        with pytest.raises(RuntimeError, match="700"):
+            made._run(pictures, False)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fail, range(100)))
+    made.close()
+    assert len(told) == 1
+
+
+def test_a_model_whose_lanes_do_not_warm_up_fails_and_the_others_are_served(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warm_up_thread(self: DynamicEngine) -> None:
+        if self._blank(1).shape[-1] == 224:
+            raise MemoryError("no memory left on the GPU")
+
+    monkeypatch.setattr(DynamicEngine, "warm_up_thread", warm_up_thread)
+    settings = Settings(models_dir=models_dir, provider="cpu", max_batch=1)
+    backend = InProcess(Repository(models_dir), settings, Metrics())
+    loaded = {model.name: (model, inference) for model, inference in backend.load()}
+    failed, inference = loaded["resnet18"]
+    assert (failed.state, inference, failed.engine, failed.info) == ("failed", None, None, None)
+    assert failed.reason == "its engine does not run on the threads of its lanes: no memory left on the GPU"
+    _, inference = loaded["resnet8-cifar"]
+    assert inference is not None
+    inference.close()
 
 
 def test_a_broken_engine_makes_its_process_not_ready(models_dir: Path) -> None:

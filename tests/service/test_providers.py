@@ -75,6 +75,17 @@ def test_openvino_runs_the_whole_graph_itself(model: Path, streams: int) -> None
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_openvino_asked_for_again_gives_the_same_reason() -> None:
+    reasons = []
+    for _ in range(2):
+        try:
+            require("openvino")
+        except ProviderUnavailable as error:
+            reasons.append(str(error))
+    assert len(set(reasons)) <= 1
+    assert not any("already registered" in reason for reason in reasons)
+
+
 def test_openvino_in_bf16_is_another_arithmetic(model: Path) -> None:
     openvino_or_skip()
     if not providers._has_bf16():

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from service import tuning
-from service.tuning import Cache, Tuning, measure, powers_of_two
+from service.tuning import Cache, Tuned, Tuning, measure, powers_of_two
 
 KEY = {"model": "abc", "processor": "a slow one"}
 
@@ -97,6 +97,17 @@ def test_a_size_that_does_not_run_ends_it_and_the_smaller_ones_stay(
     found = measure(lambda size: None, callers=1, sizes=powers_of_two(16))
     assert found.images_per_second == {1: 100.0, 2: 180.0}
     assert "batches of 4 do not run, smaller ones do: no room" in caplog.text
+    assert not found.whole
+
+
+def test_what_a_failure_cut_short_is_not_remembered(tmp_path: Path) -> None:
+    """Another process may have held the memory just then."""
+    cut = Tuning(images_per_second={1: 100.0}, whole=False)
+    assert Cache(tmp_path).tuned(KEY, lambda: cut) == Tuned(cut, False)
+    assert list(tmp_path.iterdir()) == []
+    whole = Tuning(images_per_second={1: 100.0, 2: 150.0})
+    assert Cache(tmp_path).tuned(KEY, lambda: whole) == Tuned(whole, False)
+    assert Cache(tmp_path).tuned(KEY, lambda: cut) == Tuned(whole, True)
 
 
 def test_an_engine_that_runs_nothing_says_why(script: Callable[..., list[int]]) -> None:
