@@ -56,40 +56,54 @@ def agreement(ours: np.ndarray, theirs: np.ndarray, k: int) -> float:
     return float((best[0] == best[1]).all(axis=1).mean())
 
 
-def check_parity(graph: ServingGraph, engine: Engine, preprocessing: Preprocessing) -> Parity:
-    """Compares every output at every batch size of `BATCH_SIZES`, on different images each, with the exact answers.
+class Reference:
+    """A network's answers to pictures, exact and as PyTorch rounds them.
+
+    Attributes:
+        images: uint8 `(N, 3, crop, crop)`.
+        exact, theirs: in the order of `OUTPUTS`; float64 and float32.
+    """
+
+    def __init__(self, graph: ServingGraph, preprocessing: Preprocessing) -> None:
+        self.images = sample_images(max(sum(BATCH_SIZES[:-1]), BATCH_SIZES[-1]), preprocessing)
+        self.exact, self.theirs = exact_answers(graph, self.images), torch_answers(graph, self.images)
+
+
+def check_parity(reference: Reference, engine: Engine) -> Parity:
+    """Compares every output at every batch size of `BATCH_SIZES` with the exact answers.
 
     Raises:
         ParityFailed: an output is further from them than rounding explains.
     """
-    images = sample_images(sum(BATCH_SIZES), preprocessing)
-    exact, theirs = exact_answers(graph, images), torch_answers(graph, images)
-    batches = np.split(images, np.cumsum(BATCH_SIZES)[:-1])
-    answers = [engine.infer(batch, OUTPUTS) for batch in batches]
+    # small batches of different images, and the largest batch of them all
+    starts = (*np.cumsum((0, *BATCH_SIZES[:-2])), 0)
+    parts = [slice(start, start + size) for start, size in zip(starts, BATCH_SIZES, strict=True)]
+    answers = [engine.infer(reference.images[part], OUTPUTS) for part in parts]
     for i, output in enumerate(OUTPUTS):
-        scale = float(np.ptp(exact[i]))
-        rounding = largest_difference(theirs[i], exact[i])
+        exact = reference.exact[i]
+        scale = float(np.ptp(exact))
+        rounding = largest_difference(reference.theirs[i], exact)
         allowed = max(FLOOR * scale, MULTIPLE * rounding)
-        expected = np.split(exact[i], np.cumsum(BATCH_SIZES)[:-1])
-        for size, answer, of_batch in zip(BATCH_SIZES, answers, expected, strict=True):
-            difference = largest_difference(answer[output], of_batch)
+        for part, answer in zip(parts, answers, strict=True):
+            difference = largest_difference(answer[output], exact[part])
             if not difference <= allowed:  # also when it is not a number
                 raise ParityFailed(
-                    f"at batch {size}, {output} is {difference:.3g} away from what the network computes in float64, "
-                    f"where PyTorch in float32 is {rounding:.3g} away and {allowed:.3g} is allowed (its range is "
-                    f"{scale:.3g}). Nothing was published."
+                    f"at batch {len(answer[output])}, {output} is {difference:.3g} away from what the network computes "
+                    f"in float64, where PyTorch in float32 is {rounding:.3g} away and {allowed:.3g} is allowed (its "
+                    f"range is {scale:.3g}). Nothing was published."
                 )
     logits = np.concatenate([answer["logits"] for answer in answers])
+    theirs = np.concatenate([reference.theirs[0][part] for part in parts])
     return Parity(
         batch_sizes=BATCH_SIZES,
-        max_abs_difference=largest_difference(logits, theirs[0]),
-        top1_agreement=agreement(logits, theirs[0], 1),
-        top5_agreement=agreement(logits, theirs[0], 5),
+        max_abs_difference=largest_difference(logits, theirs),
+        top1_agreement=agreement(logits, theirs, 1),
+        top5_agreement=agreement(logits, theirs, 5),
     )
 
 
-def make_self_test(graph: ServingGraph, preprocessing: Preprocessing) -> SelfTest:
+def make_self_test(reference: Reference) -> SelfTest:
     """Inputs and the exact answers, for a server to prove itself with."""
-    images = sample_images(SELF_TEST_IMAGES, preprocessing)
-    (exact, *_), (theirs, *_) = exact_answers(graph, images), torch_answers(graph, images)
-    return SelfTest(images, exact.astype(np.float32), largest_difference(theirs, exact) / float(np.ptp(exact)))
+    exact, theirs = (answers[0][:SELF_TEST_IMAGES] for answers in (reference.exact, reference.theirs))
+    rounding = largest_difference(theirs, exact) / float(np.ptp(exact))
+    return SelfTest(reference.images[:SELF_TEST_IMAGES], exact.astype(np.float32), rounding)

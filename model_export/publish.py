@@ -18,7 +18,7 @@ import numpy as np
 
 from model_export.disk import flush
 from model_export.onnx_export import export_onnx
-from model_export.parity import check_parity, make_self_test
+from model_export.parity import Reference, check_parity, make_self_test
 from model_export.weights import Loaded
 from service.card import CARD_FILE, MODEL_FILES, NAME_PATTERN, SELF_TEST_FILE, ModelCard, ModelFile, published, sha256
 from service.engine import DynamicEngine
@@ -54,7 +54,8 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
         log.info("%s: comparing with PyTorch", name)
         # Parity is proven on the portable provider; each server proves its own with the self-test.
         engine = DynamicEngine(open_session(onnx_path, "cpu", threads=usable_cores()))
-        parity = check_parity(graph, engine, preprocessing)
+        reference = Reference(graph, preprocessing)
+        parity = check_parity(reference, engine)
         log.info(
             "%s: largest difference of a logit %.2g; top-1 agreement %.1f %%, top-5 %.1f %%",
             name,
@@ -62,7 +63,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
             100 * parity.top1_agreement,
             100 * parity.top5_agreement,
         )
-        make_self_test(graph, preprocessing).write(staging)
+        make_self_test(reference).write(staging)
         card = ModelCard(
             name=name,
             version=next_version(root, name),

@@ -11,19 +11,22 @@ from model_export.datasets.drawn import Drawings
 from model_export.demo import shipped_demo
 from model_export.drawings import CLASSES
 from model_export.errors import InputError
+from model_export.onnx_export import ExportError
 from model_export.publish import next_version, publish, publish_folder
-from model_export.quantise.gate import images_needed
+from model_export.quantise.gate import GateFailed, images_needed
 from model_export.quantise.quantising import LIMIT, quantise
 from model_export.weights import Loaded, imagenet
-from service.card import ModelCard, Published, published
+from service.card import ModelCard, Precision, Published, published
+from service.engine import SelfTestFailed
+from service.providers import ProviderUnavailable
 
 log = logging.getLogger(__name__)
 
 DEPTHS = (18, 50)
 DEMO_NAME = "resnet18-demo"
 
-# The drawings that a file is judged by, of a series that no network was trained on.
-SEED = 2015
+SEED = 2015  # of drawings that no network was trained on
+CALIBRATED = 64  # drawings that int8 is calibrated on; as many others tell whether layers have to stay in float
 
 
 def quickstart(root: Path) -> None:
@@ -43,39 +46,51 @@ def quickstart(root: Path) -> None:
             break
     if not list(published(root)):
         log.warning("quickstart: the demo instead, a ResNet-18 that knows drawings of %s", ", ".join(CLASSES))
-        publish_for_all(shipped_demo(), root, DEMO_NAME)
+        publish_for_all(shipped_demo(), root, DEMO_NAME, demo_pictures())
     names = sorted({entry.name for entry in published(root)})
     log.info("quickstart: %s now holds %s", root, ", ".join(names))
 
 
-def publish_for_all(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
-    """Publishes a network with a file for CPUs and one for the tensor cores of GPUs.
+def publish_for_all(loaded: Loaded, root: Path, name: str | None = None, data: Data | None = None) -> ModelCard:
+    """Publishes a network with a file for the tensor cores of GPUs and, given pictures to calibrate on, one in int8.
 
     The machine that makes the files need not be the one that serves them: fp16 is made without a GPU, too.
 
     Args:
         name: as for `publish`.
+        data: to calibrate on, and to judge by; None where there are no pictures of the network's own kind.
 
     Raises:
-        as `publish`. Where the file of lower precision fails, it is left out, with a word.
+        as `publish`. A file of lower precision that fails is left out, with a word.
     """
+
+    def left_out(precision: Precision, error: Exception) -> None:
+        log.warning("%s: published without an %s file: %s", card.name, precision, error)
+
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".staging-", dir=root) as staging:
         card = publish(loaded, Path(staging), name)
+        folder = Path(staging) / card.name / str(card.version)
         try:
             card = quantise(
-                Published(card.name, card.version, Path(staging) / card.name / str(card.version)),
+                Published(card.name, card.version, folder),
                 Path(staging),
-                Data(train=_drawings(0), val=_drawings(images_needed(LIMIT))),
-                precision="fp16",
+                data or Data(Drawings(seed=SEED, count=0), Drawings(seed=SEED, count=images_needed(LIMIT))),
+                precisions=("int8", "fp16") if data else ("fp16",),
+                images=CALIBRATED,
+                checked=CALIBRATED,
+                left_out=left_out,
             )
+            folder = folder.with_name(str(card.version))
         except Exception as error:  # the network itself is proven, and can be served
-            log.warning("%s: published without an fp16 file, which GPUs would serve faster: %s", card.name, error)
-        folder = Path(staging) / card.name / str(card.version)
+            if not isinstance(error, GateFailed | SelfTestFailed | ExportError | ProviderUnavailable):
+                log.warning("%s: published in fp32 only: %s", card.name, error)
         card = card.model_copy(update={"version": next_version(root, card.name)})
         (root / card.name).mkdir(exist_ok=True)
         return publish_folder(folder, root / card.name, card)
 
 
-def _drawings(count: int) -> Drawings:
-    return Drawings(seed=SEED, count=count)
+def demo_pictures() -> Data:
+    """Drawings that the demo was not trained on: to calibrate on, and to judge by."""
+    first = 2 * CALIBRATED
+    return Data(Drawings(seed=SEED, count=first), Drawings(seed=SEED, first=first, count=images_needed(LIMIT)))

@@ -143,7 +143,7 @@ def model_folder(plan: Plan) -> Path:
 
     publish(random_weights(plan.architecture), root)
     entry = [entry for entry in published(root) if entry.name == name][-1]
-    card = quantise(entry, root, open_parts("drawings:train=1,val=8"), precision="fp16", limit=1.0)
+    card = quantise(entry, root, open_parts("drawings:train=1,val=8"), precisions=["fp16"], limit=1.0)
     return root / name / str(card.version)
 
 

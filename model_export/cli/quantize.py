@@ -8,6 +8,7 @@ from typing import get_args
 
 from model_export.cli.options import positive, version_of
 from model_export.errors import InputError
+from model_export.quantise.gate import GateFailed
 from model_export.quantise.images import open_parts
 from model_export.quantise.quantising import CALIBRATION_IMAGES, HELD_OUT_IMAGES, LIMIT, METHOD, quantise
 from service.card import CalibrationMethod
@@ -54,16 +55,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     if args.precision == "fp16" and (args.method or args.images):
         raise InputError("fp16 needs no calibration: leave --method and --images out")
-    card = quantise(
-        version_of(args.models_dir, args.name, args.version),
-        args.models_dir,
-        open_parts(args.data),
-        precision=args.precision,
-        method=args.method or METHOD,
-        images=args.images or CALIBRATION_IMAGES,
-        held_out=args.held_out,
-        limit=args.limit / 100,
-    )
+    try:
+        card = quantise(
+            version_of(args.models_dir, args.name, args.version),
+            args.models_dir,
+            open_parts(args.data),
+            precisions=[args.precision],
+            method=args.method or METHOD,
+            images=args.images or CALIBRATION_IMAGES,
+            held_out=args.held_out,
+            limit=args.limit / 100,
+        )
+    except GateFailed as error:
+        other = "calibrate with another --method or more --images, or " if args.precision == "int8" else ""
+        raise GateFailed(f"{error}. Nothing was published: {other}raise --limit") from error
     file = card.files[args.precision]
     gate = file.gate
     assert gate is not None

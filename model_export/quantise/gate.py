@@ -135,8 +135,7 @@ def passed(comparisons: list[Comparison], dataset: Dataset, limit: float) -> Gat
         by_provider = "; ".join(map(described, comparisons))
         raise GateFailed(
             f"on {len(dataset)} images of {dataset.name} more was lost than the {100 * limit:g} points allowed "
-            f"({by_provider}). Nothing was published: calibrate with another --method or more --images, or raise "
-            "--limit"
+            f"({by_provider})"
         )
     return Gate(dataset=dataset.name, images=len(dataset), top1_agreement=agreement, accuracy_lost=lost, limit=limit)
 

@@ -15,13 +15,13 @@ from model_export.parity import (
     FLOOR,
     MULTIPLE,
     ParityFailed,
+    Reference,
     agreement,
     check_parity,
     exact_answers,
     largest_difference,
     make_self_test,
     sample_images,
-    torch_answers,
 )
 from model_export.random_weights import random_weights
 from service.card import Architecture, ModelCard, Preprocessing
@@ -38,7 +38,7 @@ def engine(models_dir: Path) -> Engine:
 
 def test_the_same_network_passes(engine: Engine) -> None:
     loaded = random_weights(CIFAR)
-    parity = check_parity(loaded.serving_graph(), engine, loaded.preprocessing)
+    parity = check_parity(Reference(loaded.serving_graph(), loaded.preprocessing), engine)
     assert parity.batch_sizes == BATCH_SIZES == (1, 2, 3, 8)
     assert 0 < parity.max_abs_difference < 1e-4
     assert (parity.top1_agreement, parity.top5_agreement) == (1, 1)
@@ -50,7 +50,7 @@ def test_a_network_with_other_batch_norm_statistics_is_stopped(engine: Engine) -
     with torch.no_grad():
         loaded.net.bn1.running_var *= 1.01  # type: ignore[operator]
     with pytest.raises(ParityFailed, match=r"logits is .* away from what .* in float64, .* Nothing was published"):
-        check_parity(loaded.serving_graph(), engine, loaded.preprocessing)
+        check_parity(Reference(loaded.serving_graph(), loaded.preprocessing), engine)
 
 
 def test_answers_that_are_no_numbers_are_stopped(engine: Engine) -> None:
@@ -58,7 +58,7 @@ def test_answers_that_are_no_numbers_are_stopped(engine: Engine) -> None:
     with torch.no_grad():
         loaded.net.fc.bias.fill_(float("nan"))
     with pytest.raises(ParityFailed):
-        check_parity(loaded.serving_graph(), engine, loaded.preprocessing)
+        check_parity(Reference(loaded.serving_graph(), loaded.preprocessing), engine)
 
 
 def exported(graph: ServingGraph, preprocessing: Preprocessing, folder: Path) -> Engine:
@@ -74,7 +74,7 @@ PLAIN = Architecture(depth=32, family="cifar", shortcut=None, num_classes=10)
 def test_networks_that_round_badly_are_judged_by_their_own_rounding(architecture: Architecture, tmp_path: Path) -> None:
     loaded = random_weights(architecture)
     graph = loaded.serving_graph()
-    parity = check_parity(graph, exported(graph, loaded.preprocessing, tmp_path), loaded.preprocessing)
+    parity = check_parity(Reference(graph, loaded.preprocessing), exported(graph, loaded.preprocessing, tmp_path))
     assert parity.max_abs_difference > 0
 
 
@@ -97,18 +97,18 @@ def test_a_fault_is_many_times_what_is_allowed(architecture: Architecture, fault
                 parameter.copy_(parameter.half())
     engine = exported(loaded._replace(net=broken).serving_graph(), loaded.preprocessing, tmp_path)
     graph = loaded.serving_graph()
+    reference = Reference(graph, loaded.preprocessing)
     with pytest.raises(ParityFailed):
-        check_parity(graph, engine, loaded.preprocessing)
-    images = sample_images(4, loaded.preprocessing)
-    (exact, *_), (theirs, *_) = exact_answers(graph, images), torch_answers(graph, images)
+        check_parity(reference, engine)
+    exact, theirs = reference.exact[0], reference.theirs[0]
     allowed = max(FLOOR * float(np.ptp(exact)), MULTIPLE * largest_difference(theirs, exact))
-    assert largest_difference(engine.infer(images)["logits"], exact) > 10 * allowed
+    assert largest_difference(engine.infer(reference.images)["logits"], exact) > 10 * allowed
 
 
 def test_the_self_test_holds_the_exact_answers_and_how_far_float32_is_from_them() -> None:
     loaded = random_weights(CIFAR)
     graph = loaded.serving_graph()
-    stored = make_self_test(graph, loaded.preprocessing)
+    stored = make_self_test(Reference(graph, loaded.preprocessing))
     exact, *_ = exact_answers(graph, stored.images)
     assert exact.dtype == np.float64
     assert stored.logits.dtype == np.float32

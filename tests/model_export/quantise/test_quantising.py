@@ -11,7 +11,7 @@ from model_export.quantise import sensitivity
 from model_export.quantise.gate import GateFailed
 from model_export.quantise.images import drawn
 from model_export.quantise.quantising import METHOD, quantise
-from service.card import ModelCard, Published, published, verify_digests
+from service.card import ModelCard, Precision, Published, published, verify_digests
 from service.engine import load_engine
 
 
@@ -42,7 +42,7 @@ def test_int8_then_fp16(net_1: Published, root: Path, data: Data) -> None:
     for name in ("model.onnx", "self_test.npz"):
         assert (folder / name).samefile(net_1.path / name)  # no room taken twice
 
-    halved = quantise(Published("net", 2, folder), root, data, precision="fp16")
+    halved = quantise(Published("net", 2, folder), root, data, precisions=["fp16"])
     assert halved.version == 3
     assert list(halved.files) == ["fp32", "int8", "fp16"]
     assert halved.files["int8"] == file
@@ -69,7 +69,7 @@ def test_links_become_copies_where_there_are_none(
         raise PermissionError("no links here")
 
     monkeypatch.setattr("os.link", refuse)
-    card = quantise(net_1, root, data, precision="fp16")
+    card = quantise(net_1, root, data, precisions=["fp16"])
     verify_digests(root / "net" / "2", card)
     assert not (root / "net" / "2" / "model.onnx").samefile(net_1.path / "model.onnx")
 
@@ -98,6 +98,35 @@ def test_beyond_the_limit_nothing_is_published(root: Path, data: Data, monkeypat
     assert sorted(path.name for path in (root / "outlier").iterdir()) == ["1"]
 
 
+def test_both_at_once_are_one_version(net_1: Published, root: Path, data: Data) -> None:
+    card = quantise(net_1, root, data, precisions=("int8", "fp16"), images=8, checked=16, limit=0.1)
+    assert card.version == 2
+    assert list(card.files) == ["fp32", "int8", "fp16"]
+    assert ModelCard.read(root / "net" / "2") == card
+    verify_digests(root / "net" / "2", card)
+    for precision in ("int8", "fp16"):
+        gate = card.files[precision].gate  # type: ignore[index]
+        assert gate is not None
+        assert gate.images == 120
+
+
+def test_a_file_that_fails_can_be_left_out(root: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "MAX_FLOAT_LAYERS", 0)
+    outlier = next(entry for entry in published(root) if entry.name == "outlier")
+    unlabelled = Data(data.train, drawn(data.val, 120))
+    unlabelled.val.classes = ()
+    told: list[tuple[Precision, Exception]] = []
+    options = {"images": 32, "limit": 0.05, "left_out": lambda *what: told.append(what)}
+    card = quantise(outlier, root, unlabelled, precisions=("int8", "fp16"), **options)
+    assert list(card.files) == ["fp32", "fp16"]
+    ((precision, error),) = told
+    assert precision == "int8"
+    assert isinstance(error, GateFailed)
+    with pytest.raises(GateFailed):
+        quantise(outlier, root, unlabelled, precisions=("int8",), **options)
+    assert sorted(path.name for path in (root / "outlier").iterdir()) == ["1", "2"]
+
+
 def test_stopped_in_the_middle_nothing_is_left(
     net_1: Published, root: Path, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,11 +137,11 @@ def test_stopped_in_the_middle_nothing_is_left(
 
     monkeypatch.setattr("model_export.publish.flush", stop)
     with pytest.raises(KeyboardInterrupt):
-        quantise(net_1, root, data, precision="fp16")
+        quantise(net_1, root, data, precisions=["fp16"])
     assert files(root) == before
     assert sorted(path.name for path in (root / "net").iterdir()) == ["1"]
 
 
 def test_fp32_is_no_lower_precision(net_1: Published, root: Path, data: Data) -> None:
     with pytest.raises(ValueError, match="choose int8 or fp16"):
-        quantise(net_1, root, data, precision="fp32")
+        quantise(net_1, root, data, precisions=["fp32"])
