@@ -24,8 +24,9 @@ from benchmarks.machine import describe, save
 from benchmarks.photo import large_photo, photo
 from model_export.drawings import CLASSES, STANDARD, draw
 from service.card import ModelCard, Preprocessing, published
-from service.engine import Engine, load_engine
+from service.engine import Engine
 from service.imaging import COMPILED, RESAMPLING, decode, resized_size
+from service.loading import load_engine
 from service.providers import usable_cores
 
 # Drawings as large as a phone's pictures: decoded at an eighth of their size.

@@ -31,8 +31,8 @@ from benchmarks.photo import photo
 from benchmarks.serving import cpu_seconds, resident_mb, service
 from benchmarks.spread import medians, spread
 from service.card import ModelCard, Preprocessing
-from service.engine import load_engine
 from service.imaging import decode
+from service.loading import load_engine
 from service.providers import Compute, ProviderName, ProviderUnavailable, usable_cores
 
 CONNECTIONS = (1, 8, 32)

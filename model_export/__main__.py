@@ -31,7 +31,8 @@ from service.card import (
     published,
 )
 from service.card import verify_digests as check_digests
-from service.engine import SelfTestFailed, load_engine
+from service.engine import SelfTestFailed
+from service.loading import load_engine
 from service.providers import ProviderChoice, ProviderUnavailable, usable_cores
 
 log = logging.getLogger("model_export")

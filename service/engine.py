@@ -1,4 +1,4 @@
-"""One published model in ONNX Runtime sessions: proven at start, then `infer`.
+"""One published model in ONNX Runtime sessions: proven, then `infer`. Which sessions those are, `loading` decides.
 
 Knows no HTTP and no queue. `model_export` uses the same class for its parity gate and for evaluation, so what is
 measured there is what serves here.
@@ -6,36 +6,17 @@ measured there is what serves here.
 
 from __future__ import annotations
 
-import importlib.metadata
-import logging
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from service.card import MODEL_FILES, ModelCard, Precision, SelfTest
-from service.providers import (
-    PREFERENCE,
-    Compute,
-    PrecisionChoice,
-    ProviderChoice,
-    ProviderName,
-    ProviderUnavailable,
-    Session,
-    check_computes,
-    hardware,
-    open_session,
-    require,
-    unwanted_precision,
-    unwanted_provider,
-)
-from service.tuning import Cache, Tuned, measure, powers_of_two
-
-log = logging.getLogger(__name__)
+from service.card import Precision, SelfTest
+from service.providers import Compute, ProviderName, Session
+from service.tuning import Tuned, powers_of_two
 
 # The ONNX file's interface, the same for every model.
 INPUT = "image"  # uint8 (N, 3, crop, crop), RGB
@@ -171,15 +152,9 @@ class Engine(ABC):
     def _blank(self, size: int) -> np.ndarray:
         """A batch of black images."""
 
-    def tune(self, cache: Cache, key: dict[str, str]) -> Tuned:
-        """How fast the batch sizes are with all lanes busy, measured now or remembered."""
-        alone = self.lanes == 1
-        return cache.tuned(
-            key | {"provider": self.provider, "precision": self.compute, "lanes": str(self.lanes)},
-            lambda: measure(
-                lambda size: self.infer(self._blank(size), alone=alone), callers=self.lanes, sizes=self.sizes()
-            ),
-        )
+    def blank(self, size: int, *, alone: bool) -> None:
+        """Runs a batch of black images, to be timed."""
+        self.infer(self._blank(size), alone=alone)
 
     def self_test(self, stored: SelfTest) -> float:
         """Compares the answers to the stored inputs with the exact ones.
@@ -313,8 +288,9 @@ class StaticEngine(Engine):
 
     @property
     def seconds(self) -> dict[int, float]:
-        if self.tuned:  # with all lanes busy, as under the load that the split is made for
-            rates = self.tuned.tuning.images_per_second
+        if self.tuned and set(self.batch_sizes) <= set(self.tuned.tuning.best.images_per_second):
+            # with all lanes busy, as under the load that the split is made for
+            rates = self.tuned.tuning.best.images_per_second
             return {size: size / rates[size] for size in self.batch_sizes}
         return {size: self._seconds[size] for size in self.batch_sizes}
 
@@ -342,154 +318,3 @@ class StaticEngine(Engine):
             if size not in self._sessions:
                 self._sessions[size] = self._open(size)
             return self._sessions[size]
-
-
-def load_engine(
-    folder: Path,
-    card: ModelCard,
-    *,
-    provider: ProviderChoice = "auto",
-    precision: PrecisionChoice = "auto",
-    threads: int,
-    lanes: int = 1,
-    max_batch: int | Cache | None = None,
-    gpu: int = 0,
-) -> Engine:
-    """Opens, tunes, warms up and proves a published model on the fastest provider and precision that work.
-
-    Args:
-        provider, precision: `auto`, or the one to take or else to fail. `auto` takes int8 and fp16 only from files
-            that have passed their gate.
-        threads: CPU cores that inference may use.
-        lanes: how many threads will call `infer` at once.
-        max_batch: the largest batch; or, to have the best size measured, where that is remembered; None where whoever
-            calls brings batches of any size, and no client waits.
-        gpu: the number of the GPU, for CUDA.
-
-    Raises:
-        ProviderUnavailable: nothing that was asked for can run it; the message says why.
-        SelfTestFailed: the only one asked for computes wrong answers.
-        CardError: the stored self-test cannot be read.
-    """
-    stored = SelfTest.read(folder)
-    errors: dict[str, ProviderUnavailable | SelfTestFailed] = {}  # without tracebacks, which would keep engines alive
-    for name in PREFERENCE if provider == "auto" else (provider,):
-        computes = PREFERENCE[name] if precision == "auto" else (precision,)
-        try:
-            require(name, gpu)
-            if provider == "auto" and (reason := unwanted_provider(name)):
-                raise ProviderUnavailable(reason)
-        except ProviderUnavailable as error:
-            errors[name] = type(error)(str(error))
-            continue
-        for compute in computes:
-            started = time.perf_counter()
-            try:
-                check_computes(name, compute)
-                if reason := _unusable(card, name, compute, chosen=precision != "auto"):
-                    raise ProviderUnavailable(reason)
-                engine, difference = _ready(folder, card, stored, name, compute, threads, lanes, max_batch, gpu)
-            except (ProviderUnavailable, SelfTestFailed) as error:
-                errors[f"{name} {compute}"] = type(error)(str(error))
-                continue
-            engine.refused = {what: str(error) for what, error in errors.items()}
-            log.info(
-                "%s %d: ready on %s in %s after %.1f s, in batches of up to %d, %.4f %% of the logits' range from "
-                "PyTorch%s",
-                card.name,
-                card.version,
-                name,
-                compute,
-                time.perf_counter() - started,
-                engine.batch_sizes[-1],
-                100 * difference,
-                "".join(f"; not on {what}: {why}" for what, why in engine.refused.items()),
-            )
-            return engine
-    if len(errors) == 1:
-        raise next(iter(errors.values()))
-    raise ProviderUnavailable("nothing runs this model: " + "; ".join(f"{what}: {why}" for what, why in errors.items()))
-
-
-def _unusable(card: ModelCard, provider: ProviderName, compute: Compute, *, chosen: bool) -> str | None:
-    """Why a precision is not even tried; `chosen` is one that somebody asked for by name."""
-    file = card.files.get(FILES[compute])
-    if file is None:
-        return (
-            f"{card.name} {card.version} has no {compute} file: make one with "
-            f"`python -m model_export quantize {card.name} --precision {compute}`"
-        )
-    if chosen:
-        return None
-    if FILES[compute] != "fp32" and file.gate is None:
-        return (
-            f"its {compute} file was never compared with fp32; set the precision to {compute} to take it all the same"
-        )
-    return unwanted_precision(provider, compute)
-
-
-def _open(folder: Path, provider: ProviderName, compute: Compute, threads: int, lanes: int, gpu: int) -> Engine:
-    """An engine for `lanes` callers on one provider. Raises ProviderUnavailable."""
-    path = folder / MODEL_FILES[FILES[compute]]
-    if provider == "cuda":
-
-        def open_size(size: int) -> Session:
-            return open_session(path, "cuda", compute, threads=threads, batch=size, gpu=gpu)
-
-        return StaticEngine(open_size, "cuda", compute, lanes=min(lanes, STAGES))
-    if provider == "openvino" and compute == "fp32":
-        # A second session doubles the weights in memory; in fp32 batches take so long that it gains nothing.
-        lanes = 1
-    wide = open_session(path, provider, compute, threads=threads)
-    if provider != "openvino" or lanes == 1:
-        return DynamicEngine(wide, lanes=lanes)
-    # OpenVINO divides its cores among streams when it compiles. One stream on all cores answers a lone request soonest;
-    # under load, one stream on each core does more, since no core ever waits for another that decodes or talks HTTP.
-    return DynamicEngine(wide, open_session(path, provider, compute, threads=threads, streams=lanes), lanes=lanes)
-
-
-def _ready(
-    folder: Path,
-    card: ModelCard,
-    stored: SelfTest,
-    provider: ProviderName,
-    compute: Compute,
-    threads: int,
-    lanes: int,
-    max_batch: int | Cache | None,
-    gpu: int,
-) -> tuple[Engine, float]:
-    """An engine that is tuned, warmed up and proven, and how far it is from PyTorch.
-
-    Raises:
-        ProviderUnavailable: it cannot run.
-        SelfTestFailed: it computes wrong answers.
-    """
-    engine = _open(folder, provider, compute, threads, lanes, gpu)
-    try:
-        if isinstance(max_batch, Cache):
-            tuned = engine.tune(max_batch, _key(card, provider, compute, threads, gpu))
-            if not tuned.remembered:
-                # Measuring has left arenas as large as the largest batch that was tried: start afresh.
-                del engine
-                engine = _open(folder, provider, compute, threads, lanes, gpu)
-            engine.tuned = tuned
-            engine.warm_up(tuned.tuning.batch_sizes)
-        else:
-            engine.warm_up(engine.sizes(max_batch) if max_batch else engine.fewest_sizes)
-        return engine, engine.self_test(stored)
-    except (ProviderUnavailable, SelfTestFailed):
-        raise
-    except Exception as error:  # out of memory, a missing kernel: onnxruntime's classes share no other base
-        raise ProviderUnavailable(f"{provider} does not run this model: {error}") from error
-
-
-def _key(card: ModelCard, provider: ProviderName, compute: Compute, threads: int, gpu: int) -> dict[str, str]:
-    """What the best batch size depends on, besides what the engine knows."""
-    key = {"model": card.files[FILES[compute]].sha256, "threads": str(threads)} | hardware(provider, compute, gpu)
-    for package in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino"):
-        try:
-            key[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return key

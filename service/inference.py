@@ -248,7 +248,8 @@ class InProcess:
                 settings.provider,
                 settings.precision,
                 threads=settings.engine_threads,
-                max_batch=settings.max_batch or Cache(settings.cache_dir),
+                max_batch=settings.max_batch,
+                cache=Cache(settings.cache_dir),
                 gpu=settings.gpu,
             )
             return_freed_memory()

@@ -158,15 +158,6 @@ def require(provider: ProviderName, gpu: int = 0) -> None:
         _openvino_cpu()
 
 
-def unwanted_provider(provider: ProviderName) -> str | None:
-    """Why `auto` passes over a provider that could run: OpenVINO is measured as the faster one on Intel CPUs only."""
-    if provider == "openvino":
-        name = _openvino_cpu().ep_metadata.get("FULL_DEVICE_NAME", "")
-        if "intel" not in name.lower():
-            return f"the CPU is no Intel one ({name}); set the provider to openvino to use it all the same"
-    return None
-
-
 def unwanted_precision(provider: ProviderName, precision: Compute) -> str | None:
     """Why `auto` passes over a precision that could run."""
     if provider == "cpu" and precision == "int8" and not cpu_flags() & VNNI:

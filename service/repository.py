@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from service.card import CardError, ModelCard, published, verify_digests
-from service.engine import Engine, EngineInfo, SelfTestFailed, load_engine
+from service.engine import Engine, EngineInfo, SelfTestFailed
 from service.errors import AmbiguousModel, UnknownModel
+from service.loading import load_engine
 from service.providers import PrecisionChoice, ProviderChoice, ProviderUnavailable
 from service.tuning import Cache
 
@@ -58,7 +59,8 @@ class Model:
         precision: PrecisionChoice,
         *,
         threads: int,
-        max_batch: int | Cache,
+        max_batch: int | None = None,
+        cache: Cache | None = None,
         gpu: int = 0,
     ) -> None:
         """Checks the files' digests, then opens, tunes and proves the engine. Never raises for a bad model."""
@@ -72,6 +74,7 @@ class Model:
                 threads=threads,
                 lanes=threads,
                 max_batch=max_batch,
+                cache=cache,
                 gpu=gpu,
             )
             self.info = self.engine.info

@@ -52,8 +52,8 @@ class Settings(BaseSettings):
     )
     provider: ProviderChoice = Field(
         default="auto",
-        description="Execution provider. `auto` takes the first that works of cuda, openvino (on Intel CPUs) and cpu; "
-        "any other value takes that one or refuses to start.",
+        description="Execution provider: cuda, openvino or cpu. `auto` measures at the first start and takes the "
+        "fastest; any other value takes that one or refuses to start.",
     )
     gpu: int = Field(
         default=0,
@@ -63,9 +63,9 @@ class Settings(BaseSettings):
     )
     precision: PrecisionChoice = Field(
         default="auto",
-        description="Precision of the arithmetic. `auto` takes the fastest that the provider and the processor have: "
-        "int8 and fp16 only from files that passed their gate, bf16 where the CPU has instructions for it. Any other "
-        "value takes that one or refuses to start.",
+        description="Precision of the arithmetic. `auto` takes the fastest by measurement: int8 and fp16 only from "
+        "files that passed their gate, bf16 where the CPU has instructions for it. Any other value takes that one or "
+        "refuses to start.",
     )
     workers: int = Field(
         default=1,

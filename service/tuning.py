@@ -1,7 +1,8 @@
-"""How many images a batch should have: measured once for a model and a machine, then remembered.
+"""What computes a model fastest here: measured once for a model and a machine, then remembered.
 
-A larger batch makes everybody wait longer, so it has to earn its place: sizes double for as long as the engine gets
-faster by them.
+A candidate is an execution provider, a precision and a number of lanes. Each is timed lone, and loaded in larger and
+larger batches. A larger batch makes everybody wait longer, so it has to earn its place: sizes go on for as long as the
+engine gets faster by them.
 """
 
 from __future__ import annotations
@@ -21,21 +22,36 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 log = logging.getLogger(__name__)
 
-# A size stays if it brings this much over the next smaller one. Less is within the noise of a busy machine.
+# A size stays if it brings this much over the next smaller one; candidates that differ by less are equal. Less is
+# within the noise of a busy machine.
 GAIN = 1.04
 
-SECONDS = 0.4  # of measuring a size, at least
+MISSES = 2  # sizes in a row without a gain, after which no larger one is tried
+
+# Larger batches are not tried where even with this gain over single images a candidate would lose.
+PROMISE = 1.5
+
+SECONDS = 0.25  # of measuring a size, at least
 BATCHES = 3  # of each caller, at least
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-class Tuning(BaseModel):
-    """What was measured: images/s of the engine alone, by batch size."""
+
+class Measured(BaseModel):
+    """A candidate, and how fast it was.
+
+    Attributes:
+        lone_ms: of a single image with nothing beside it, in milliseconds.
+        images_per_second: with all lanes busy, by batch size.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    images_per_second: dict[PositiveInt, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
-    # False where a size failed: for lack of memory, say, which another process may have held just then.
-    whole: bool = Field(default=True, exclude=True)
+    provider: str
+    compute: str
+    lanes: PositiveInt
+    lone_ms: Positive
+    images_per_second: dict[PositiveInt, Positive]
 
     @field_validator("images_per_second")
     @classmethod
@@ -46,14 +62,41 @@ class Tuning(BaseModel):
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Those that gain, ascending: up to the first that does not."""
-        sizes = sorted(self.images_per_second)
-        kept = sizes[:1]
-        for size in sizes[1:]:
-            if self.images_per_second[size] < GAIN * self.images_per_second[kept[-1]]:
-                break
-            kept.append(size)
+        """Those that gain over all smaller ones, ascending."""
+        kept: list[int] = []
+        for size in sorted(self.images_per_second):
+            if not kept or self.images_per_second[size] >= GAIN * self.images_per_second[kept[-1]]:
+                kept.append(size)
         return tuple(kept)
+
+    @property
+    def peak(self) -> float:
+        """Images/s in the largest of these."""
+        return self.images_per_second[self.batch_sizes[-1]]
+
+
+class Tuning(BaseModel):
+    """All candidates that were measured.
+
+    Attributes:
+        refused: why others were not, by provider, or provider and precision.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    measured: tuple[Measured, ...] = Field(min_length=1)
+    refused: dict[str, str] = {}
+    # False where a size failed: for lack of memory, say, which another process may have held just then.
+    whole: bool = Field(default=True, exclude=True)
+
+    @property
+    def best(self) -> Measured:
+        """The fastest under load; of equals the one that answers a lone request soonest, then with the fewest lanes."""
+        peak = max(candidate.peak for candidate in self.measured)
+        equals = [candidate for candidate in self.measured if GAIN * candidate.peak >= peak]
+        lone = min(candidate.lone_ms for candidate in equals)
+        equals = [candidate for candidate in equals if candidate.lone_ms <= GAIN * lone]
+        return min(equals, key=lambda candidate: (candidate.lanes, -candidate.peak))
 
 
 class Tuned(NamedTuple):
@@ -69,15 +112,24 @@ def powers_of_two(largest: int) -> tuple[int, ...]:
     return (*sizes, largest) if sizes[-1] != largest else tuple(sizes)
 
 
-def measure(run: Callable[[int], object], *, callers: int, sizes: Sequence[int]) -> Tuning:
-    """Times batches of ascending sizes until they gain nothing more.
+class Rates(NamedTuple):
+    """Images/s by batch size, and whether no size failed."""
+
+    images_per_second: dict[int, float]
+    whole: bool
+
+
+def measure(run: Callable[[int], object], *, callers: int, sizes: Sequence[int], to_beat: float = 0.0) -> Rates:
+    """Times batches of ascending sizes until they gain nothing more, or cannot win.
 
     Args:
         run: runs one batch of the size it is given; called from several threads at once.
         callers: how many batches run at once when the engine is busy.
         sizes: ascending from 1.
+        to_beat: images/s of the best candidate so far.
     """
     found: dict[int, float] = {}
+    best, missed = 0.0, 0
     for size in sizes:
         try:
             found[size] = _images_per_second(run, size, callers)
@@ -85,10 +137,17 @@ def measure(run: Callable[[int], object], *, callers: int, sizes: Sequence[int])
             if not found:
                 raise
             log.warning("batches of %d do not run, smaller ones do: %s", size, error)  # out of memory, say
-            return Tuning(images_per_second=found, whole=False)
-        if Tuning(images_per_second=found).batch_sizes[-1] != size:
+            return Rates(found, False)
+        missed = 0 if found[size] >= GAIN * best else missed + 1
+        best = max(best, found[size])
+        if missed == MISSES or PROMISE * best < to_beat:
             break
-    return Tuning(images_per_second=found)
+    return Rates(found, True)
+
+
+def lone_ms(run: Callable[[int], object]) -> float:
+    """Milliseconds of a single image with nothing beside it."""
+    return 1000 / _images_per_second(run, 1, 1)
 
 
 def _images_per_second(run: Callable[[int], object], size: int, callers: int) -> float:
@@ -135,14 +194,18 @@ class Cache:
         Args:
             key: everything that the result depends on: the model, the machine, the software.
         """
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        path = self._folder / f"tuning-{digest[:32]}.json"
+        path = self._path(key)
         try:
             return Tuned(Tuning.model_validate_json(path.read_bytes()), True)
         except FileNotFoundError:
             pass
         except (OSError, ValidationError) as error:
             log.warning("%s is not used, and measured again: %s", path, error)
+        return self.renewed(key, measure)
+
+    def renewed(self, key: Mapping[str, str], measure: Callable[[], Tuning]) -> Tuned:
+        """What is measured now, and remembered if it is whole."""
+        path = self._path(key)
         tuning = measure()
         if not tuning.whole:
             return Tuned(tuning, False)
@@ -150,12 +213,16 @@ class Cache:
             self._write(path, tuning)
         except OSError as error:
             log.warning(
-                "%s cannot be written (%s): batch sizes are measured at every start until cache_dir is a folder that "
-                "can be",
+                "%s cannot be written (%s): what is fastest is measured at every start until cache_dir is a folder "
+                "that can be",
                 path,
                 error.strerror,
             )
         return Tuned(tuning, False)
+
+    def _path(self, key: Mapping[str, str]) -> Path:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self._folder / f"tuning-{digest[:32]}.json"
 
     def _write(self, path: Path, tuning: Tuning) -> None:
         """Under a temporary name first: another replica may be reading."""

@@ -23,16 +23,28 @@ ARROWS = {
     "_resample": set(),
     "tuning": set(),
     "engine": {"card", "providers", "tuning"},
-    "repository": {"card", "errors", "providers", "engine", "tuning"},
+    "loading": {"card", "engine", "providers", "tuning"},
+    "repository": {"card", "errors", "providers", "engine", "loading", "tuning"},
     "inference": {"batching", "metrics", "repository", "settings", "tuning"},
     "classifier": {"errors", "imaging", "inference", "metrics", "repository", "settings"},
-    "api": {"api", "card", "classifier", "engine", "errors", "metrics", "providers", "repository", "settings"},
+    "api": {
+        "api",
+        "card",
+        "classifier",
+        "engine",
+        "errors",
+        "metrics",
+        "providers",
+        "repository",
+        "settings",
+        "tuning",
+    },
     "server": {"app", "inference", "settings"},
     "workers": {"workers", "batching", "engine", "inference", "metrics", "repository", "server", "settings"},
     "app": {"api", "classifier", "inference", "metrics", "repository", "settings"},
     "__main__": {"repository", "server", "settings", "workers"},
 }
-CONTRACT = {"card", "imaging", "engine", "providers", "errors"}  # what model_export may use of service
+CONTRACT = {"card", "imaging", "engine", "loading", "providers", "errors"}  # what model_export may use of service
 
 
 def imports(path: Path) -> set[str]:

@@ -15,7 +15,8 @@ import numpy as np
 from benchmarks.gpu.plan import PRECISIONS, Device, Plan, Report, fault, mixed_rate, model_folder, open_cuda, per_second
 from service.batching import PaddedSizes
 from service.card import MODEL_FILES, ModelCard
-from service.engine import FILES, INPUT, Engine, SelfTestFailed, load_engine
+from service.engine import FILES, INPUT, Engine, SelfTestFailed
+from service.loading import load_engine
 from service.providers import Compute, ProviderUnavailable, cuda_options, usable_cores
 
 if TYPE_CHECKING:

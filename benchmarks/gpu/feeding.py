@@ -18,8 +18,9 @@ from PIL import Image
 from benchmarks.gpu.http import decode_rate
 from benchmarks.gpu.plan import Plan, Report, fault, model_folder, per_second
 from service.card import ModelCard, Preprocessing
-from service.engine import Engine, load_engine
+from service.engine import Engine
 from service.imaging import decode
+from service.loading import load_engine
 from service.providers import usable_cores
 
 if TYPE_CHECKING:

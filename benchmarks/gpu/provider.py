@@ -16,7 +16,8 @@ import onnxruntime as ort
 
 from benchmarks.gpu.plan import PRECISIONS, Plan, Report, fault, model_folder
 from service.card import MODEL_FILES, ModelCard, SelfTest
-from service.engine import FILES, INPUT, SelfTestFailed, load_engine
+from service.engine import FILES, INPUT, SelfTestFailed
+from service.loading import load_engine
 from service.providers import ORT_NAMES, Compute, ProviderUnavailable, cuda_options, open_session, usable_cores
 
 BATCHES = (1, 3, 8, 64)  # of parity

@@ -16,8 +16,8 @@ import onnxruntime as ort
 from PIL import Image
 
 from service.card import ModelCard
-from service.engine import load_engine
 from service.imaging import decode
+from service.loading import load_engine
 from service.providers import usable_cores
 
 EngineName = Literal["default", "ours"]

@@ -15,7 +15,8 @@ import torch
 from model_export.errors import InputError
 from model_export.weights import Loaded
 from service.card import MODEL_FILES, Architecture, Label, ModelCard, Preprocessing, Published, verify_digests
-from service.engine import FILES, INPUT, DynamicEngine, Engine, load_engine
+from service.engine import FILES, INPUT, DynamicEngine, Engine
+from service.loading import load_engine
 from service.providers import PrecisionChoice, ProviderChoice, open_session, usable_cores
 
 Device = Literal["cpu", "cuda"]

@@ -9,6 +9,7 @@ from service.api.problems import responses
 from service.engine import FILES
 from service.errors import UnknownModel
 from service.repository import Model, Repository
+from service.tuning import Tuned
 
 
 def info(model: Model, *, default: bool) -> schema.ModelInfo:
@@ -39,11 +40,27 @@ def info(model: Model, *, default: bool) -> schema.ModelInfo:
         refused=engine.refused if engine else {},
         batch_sizes=list(engine.batch_sizes) if engine else [],
         lanes=engine.lanes if engine else None,
-        tuning=schema.TuningInfo(
-            images_per_second=engine.tuned.tuning.images_per_second, remembered=engine.tuned.remembered
-        )
-        if engine and engine.tuned
-        else None,
+        tuning=tuning(engine.tuned) if engine and engine.tuned else None,
+    )
+
+
+def tuning(tuned: Tuned) -> schema.TuningInfo:
+    """What was measured, the chosen candidate first, then the fastest."""
+    best = tuned.tuning.best
+    ranked = sorted(tuned.tuning.measured, key=lambda one: (one != best, -one.peak))
+    return schema.TuningInfo(
+        remembered=tuned.remembered,
+        candidates=[
+            schema.CandidateInfo(
+                provider=one.provider,
+                precision=one.compute,
+                lanes=one.lanes,
+                lone_ms=one.lone_ms,
+                images_per_second=one.images_per_second,
+                chosen=one == best,
+            )
+            for one in ranked
+        ],
     )
 
 

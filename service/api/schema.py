@@ -52,9 +52,21 @@ class Input(BaseModel):
     interpolation: Interpolation
 
 
+class CandidateInfo(BaseModel):
+    provider: str
+    precision: str
+    lanes: int = Field(description="How many batches run at once.")
+    lone_ms: float = Field(description="Milliseconds of one image with nothing beside it.")
+    images_per_second: dict[int, float] = Field(
+        description="Of the engine alone under load, by batch size: up to the first that gained nothing, or, of a "
+        "candidate that could not win, the first."
+    )
+    chosen: bool = Field(description="The fastest under load; of equals, the one that answers a lone image soonest.")
+
+
 class TuningInfo(BaseModel):
-    images_per_second: dict[int, float] = Field(description="Of the engine alone, by batch size.")
     remembered: bool = Field(description="From an earlier start, not measured at this one.")
+    candidates: list[CandidateInfo] = Field(description="All that were measured, the chosen one first.")
 
 
 class ModelInfo(BaseModel):
@@ -77,10 +89,10 @@ class ModelInfo(BaseModel):
         description="What this precision was found to lose beside fp32, where it has its own file."
     )
     provider: ProviderName | None = Field(description="The execution provider in use, once loaded.")
-    refused: dict[str, str] = Field(description="Why `auto` took no faster provider or precision, by its name.")
+    refused: dict[str, str] = Field(description="Providers and precisions that were not measured, and why, by name.")
     batch_sizes: list[int] = Field(description="Those that are formed, ascending.")
     lanes: int | None = Field(description="How many batches run at once.")
-    tuning: TuningInfo | None = Field(description="How the batch sizes were chosen; null if they were set.")
+    tuning: TuningInfo | None = Field(description="What was measured on this machine; null before that.")
 
 
 class ModelList(BaseModel):

@@ -150,15 +150,16 @@ def test_what_the_settings_say_of_loading_reaches_the_engine(
         self.state = "failed"
 
     monkeypatch.setattr(Model, "load", load)
-    given = make(models_dir, precision="bf16", engine_threads=3, max_batch=5, gpu=1)
+    given = make(models_dir, precision="bf16", engine_threads=3, max_batch=5, gpu=1, cache_dir=tmp_path / "here")
     given.load()
+    for cache in (load_.pop("cache") for load_ in loads):
+        assert isinstance(cache, Cache)
+        assert cache._folder == tmp_path / "here"
     assert loads == [{"provider": "cpu", "precision": "bf16", "threads": 3, "max_batch": 5, "gpu": 1}] * 2
     loads.clear()
-    unset = make(models_dir, max_batch=None, cache_dir=tmp_path / "here")
+    unset = make(models_dir, max_batch=None)
     unset.load()
-    for load_ in loads:
-        assert isinstance(load_["max_batch"], Cache)
-        assert load_["max_batch"]._folder == tmp_path / "here"
+    assert [load_["max_batch"] for load_ in loads] == [None, None]
     for classifier in (given, unset):
         assert classifier.loaded
         assert not classifier.ready

@@ -27,7 +27,6 @@ from service.providers import (
     processor,
     require,
     unwanted_precision,
-    unwanted_provider,
     usable_cores,
 )
 
@@ -149,18 +148,6 @@ def test_what_is_required_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
     for name in ("cuda", "openvino"):
         with pytest.raises(ProviderUnavailable, match="not here"):
             require(name)
-
-
-def test_auto_wants_openvino_on_intel_cpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert unwanted_provider("cuda") is None
-    assert unwanted_provider("cpu") is None
-    openvino_says(monkeypatch, FULL_DEVICE_NAME="Intel(R) Xeon(R) Processor @ 2.50GHz")
-    assert unwanted_provider("openvino") is None
-    for name in ("AMD EPYC 9654", ""):
-        openvino_says(monkeypatch, FULL_DEVICE_NAME=name)
-        reason = unwanted_provider("openvino")
-        assert reason is not None
-        assert f"no Intel one ({name}); set the provider to openvino" in reason
 
 
 @pytest.mark.parametrize(

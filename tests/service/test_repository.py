@@ -126,10 +126,10 @@ def test_batch_sizes_are_measured_and_remembered(root: Path, tmp_path: Path, mon
     remembered = []
     for _ in range(2):
         model = Repository(root).get("resnet8-cifar")
-        model.load("cpu", "fp32", threads=1, max_batch=Cache(tmp_path / "cache"))
+        model.load("cpu", "fp32", threads=1, cache=Cache(tmp_path / "cache"))
         assert model.engine is not None
         assert model.engine.tuned is not None
-        assert model.engine.batch_sizes == model.engine.tuned.tuning.batch_sizes
+        assert model.engine.batch_sizes == model.engine.tuned.tuning.best.batch_sizes
         remembered.append(model.engine.tuned.remembered)
     assert remembered == [False, True]
 

@@ -1,4 +1,4 @@
-"""Choosing batch sizes: on engines whose speed is written down, so that nothing here depends on a clock."""
+"""Choosing what computes a model: on engines whose speed is written down, so that nothing here depends on a clock."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ import pytest
 from pydantic import ValidationError
 
 from service import tuning
-from service.tuning import Cache, Tuned, Tuning, measure, powers_of_two
+from service.tuning import Cache, Measured, Tuned, Tuning, measure, powers_of_two
 
 KEY = {"model": "abc", "processor": "a slow one"}
+
+
+def candidate(speeds: dict[int, float]) -> Measured:
+    return Measured(provider="cpu", compute="fp32", lanes=1, lone_ms=10.0, images_per_second=speeds)
+
+
+def tuning_of(speeds: dict[int, float]) -> Tuning:
+    return Tuning(measured=(candidate(speeds),))
 
 
 @pytest.mark.parametrize(
@@ -41,17 +49,42 @@ def test_powers_of_two(largest: int, sizes: tuple[int, ...]) -> None:
         ({1: 100.0, 2: 103.9}, (1,)),
         ({1: 100.0, 2: 90.0}, (1,)),
         ({1: 100.0, 2: 150.0, 4: 200.0, 8: 201.0}, (1, 2, 4)),
-        ({1: 100.0, 2: 90.0, 4: 500.0}, (1,)),  # whatever comes behind the first that does not gain
+        ({1: 100.0, 2: 103.0, 4: 130.0, 8: 131.0}, (1, 4)),  # one that does not gain is left out
         ({4: 400.0, 1: 100.0, 2: 200.0}, (1, 2, 4)),  # in any order
     ],
 )
 def test_sizes_are_kept_for_as_long_as_they_gain(speeds: dict[int, float], sizes: tuple[int, ...]) -> None:
-    assert Tuning(images_per_second=speeds).batch_sizes == sizes
+    assert candidate(speeds).batch_sizes == sizes
+    assert candidate(speeds).peak == speeds[sizes[-1]]
 
 
 def test_a_tuning_of_nothing_is_none() -> None:
     with pytest.raises(ValidationError):
-        Tuning(images_per_second={})
+        candidate({})
+    with pytest.raises(ValidationError):
+        Tuning(measured=())
+
+
+@pytest.mark.parametrize(
+    ("measured", "best"),
+    [
+        ([("fp32", 1, 10.0, 100.0), ("int8", 1, 10.0, 300.0)], ("int8", 1)),
+        ([("fp32", 1, 5.0, 100.0), ("int8", 1, 10.0, 103.0)], ("fp32", 1)),  # as good as equal: soonest alone
+        ([("int8", 1, 5.0, 100.0), ("int8", 2, 5.0, 103.0)], ("int8", 1)),  # as good as equal in both: fewest lanes
+        ([("int8", 1, 5.0, 100.0), ("int8", 2, 5.0, 120.0)], ("int8", 2)),
+        ([("int8", 2, 5.0, 100.0), ("int8", 1, 5.0, 102.0), ("fp32", 1, 5.1, 103.0)], ("fp32", 1)),
+    ],
+)
+def test_the_best_is_fastest_under_load_then_alone_then_simplest(
+    measured: list[tuple[str, int, float, float]], best: tuple[str, int]
+) -> None:
+    tuning = Tuning(
+        measured=tuple(
+            Measured(provider="cpu", compute=compute, lanes=lanes, lone_ms=lone, images_per_second={1: rate})
+            for compute, lanes, lone, rate in measured
+        )
+    )
+    assert (tuning.best.compute, tuning.best.lanes) == best
 
 
 @pytest.fixture
@@ -75,18 +108,32 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     return write
 
 
-def test_measuring_stops_at_the_first_size_that_does_not_gain(script: Callable[..., list[int]]) -> None:
-    measured = script({1: 100.0, 2: 180.0, 4: 181.0, 8: 1000.0})
+def test_measuring_stops_after_two_sizes_without_a_gain(script: Callable[..., list[int]]) -> None:
+    measured = script({1: 100.0, 2: 180.0, 4: 181.0, 8: 182.0, 16: 1000.0})
     ran: list[int] = []
     found = measure(ran.append, callers=1, sizes=powers_of_two(16))
-    assert measured == ran == [1, 2, 4]
-    assert found.images_per_second == {1: 100.0, 2: 180.0, 4: 181.0}
-    assert found.batch_sizes == (1, 2)
+    assert measured == ran == [1, 2, 4, 8]
+    assert found == ({1: 100.0, 2: 180.0, 4: 181.0, 8: 182.0}, True)
+
+
+def test_one_size_without_a_gain_does_not_stop_it(script: Callable[..., list[int]]) -> None:
+    measured = script({1: 100.0, 2: 101.0, 4: 130.0, 8: 140.0, 16: 150.0})
+    measure(lambda size: None, callers=1, sizes=powers_of_two(16))
+    assert measured == [1, 2, 4, 8, 16]
+
+
+def test_a_candidate_that_cannot_win_is_dropped_at_once(script: Callable[..., list[int]]) -> None:
+    measured = script({1: 100.0, 2: 180.0, 4: 300.0})
+    assert measure(lambda size: None, callers=1, sizes=(1, 2, 4), to_beat=151.0).images_per_second == {1: 100.0}
+    assert measured == [1]
+    measured.clear()
+    measure(lambda size: None, callers=1, sizes=(1, 2, 4), to_beat=149.0)
+    assert measured == [1, 2, 4]
 
 
 def test_measuring_stops_at_the_largest(script: Callable[..., list[int]]) -> None:
     measured = script({size: 100.0 * size for size in (1, 2, 4, 6, 8)})
-    assert measure(lambda size: None, callers=1, sizes=(1, 2, 4, 6)).batch_sizes == (1, 2, 4, 6)
+    measure(lambda size: None, callers=1, sizes=(1, 2, 4, 6))
     assert measured == [1, 2, 4, 6]
 
 
@@ -102,10 +149,10 @@ def test_a_size_that_does_not_run_ends_it_and_the_smaller_ones_stay(
 
 def test_what_a_failure_cut_short_is_not_remembered(tmp_path: Path) -> None:
     """Another process may have held the memory just then."""
-    cut = Tuning(images_per_second={1: 100.0}, whole=False)
+    cut = Tuning(measured=(candidate({1: 100.0}),), whole=False)
     assert Cache(tmp_path).tuned(KEY, lambda: cut) == Tuned(cut, False)
     assert list(tmp_path.iterdir()) == []
-    whole = Tuning(images_per_second={1: 100.0, 2: 150.0})
+    whole = tuning_of({1: 100.0, 2: 150.0})
     assert Cache(tmp_path).tuned(KEY, lambda: whole) == Tuned(whole, False)
     assert Cache(tmp_path).tuned(KEY, lambda: cut) == Tuned(whole, True)
 
@@ -190,7 +237,7 @@ class Measuring:
 
     def __call__(self) -> Tuning:
         self.times += 1
-        return Tuning(images_per_second={1: 100.5, 2: 150.0 + self.times})
+        return tuning_of({1: 100.5, 2: 150.0 + self.times})
 
 
 def test_what_was_measured_is_remembered(tmp_path: Path) -> None:
@@ -221,10 +268,8 @@ def test_what_was_measured_elsewhere_does_not_count(tmp_path: Path, other: dict[
         b"\xff\xfe",
         b"{",
         b"[]",
-        b'{"images_per_second": {}}',
-        b'{"images_per_second": {"one": 2}}',
-        b'{"images_per_second": {"1": "fast"}}',
-        b'{"images_per_second": {"1": 2}, "more": 1}',
+        b'{"measured": []}',
+        b'{"images_per_second": {"1": 2}}',  # of an earlier version
     ],
 )
 def test_a_damaged_file_is_measured_again(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
@@ -237,12 +282,14 @@ def test_a_damaged_file_is_measured_again(tmp_path: Path, content: bytes, caplog
     assert cache.tuned(KEY, measuring).remembered  # and mended
 
 
-@pytest.mark.parametrize("speeds", [{"4": 100.0}, {"0": 100.0}, {"-1": 5.0, "1": 9.0}])
-def test_sizes_that_cannot_be_are_measured_again(tmp_path: Path, speeds: dict[str, float]) -> None:
+@pytest.mark.parametrize("speeds", [{}, {"one": 2}, {"1": "fast"}, {"4": 100.0}, {"0": 100.0}, {"-1": 5.0, "1": 9.0}])
+def test_sizes_that_cannot_be_are_measured_again(tmp_path: Path, speeds: dict[str, object]) -> None:
     cache, measuring = Cache(tmp_path), Measuring()
-    cache.tuned(KEY, measuring)
+    tuned = cache.tuned(KEY, measuring)
     (path,) = tmp_path.iterdir()
-    path.write_text(json.dumps({"images_per_second": speeds}))
+    content = json.loads(tuned.tuning.model_dump_json())
+    content["measured"][0]["images_per_second"] = speeds
+    path.write_text(json.dumps(content))
     assert not cache.tuned(KEY, measuring).remembered
 
 
@@ -252,7 +299,7 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, caplog:
     for times in (1, 2):
         assert not cache.tuned(KEY, measuring).remembered
         assert measuring.times == times
-    assert "cannot be written (Not a directory): batch sizes are measured at every start" in caplog.text
+    assert "cannot be written (Not a directory): what is fastest is measured at every start" in caplog.text
 
 
 def test_a_writing_that_fails_leaves_nothing_behind(
@@ -263,9 +310,17 @@ def test_a_writing_that_fails_leaves_nothing_behind(
 
     monkeypatch.setattr(tuning.Path, "replace", full)
     found = Cache(tmp_path).tuned(KEY, Measuring())
-    assert found.tuning.batch_sizes == (1, 2)
+    assert found.tuning.best.batch_sizes == (1, 2)
     assert list(tmp_path.iterdir()) == []
     assert "(No space left on device)" in caplog.text
+
+
+def test_what_does_not_hold_any_more_is_measured_anew(tmp_path: Path) -> None:
+    cache, measuring = Cache(tmp_path), Measuring()
+    cache.tuned(KEY, measuring)
+    renewed = cache.renewed(KEY, measuring)
+    assert (renewed.remembered, measuring.times) == (False, 2)
+    assert cache.tuned(KEY, measuring) == renewed._replace(remembered=True)
 
 
 def test_a_measurement_that_fails_is_not_remembered(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_worst_of_all_providers_counts(data: Data) -> None:
 
 @pytest.mark.parametrize("comparison", [Comparison("cpu", 0.995, 0.02), Comparison("cpu", 0.98, None)])
 def test_beyond_the_limit_nothing_passes(data: Data, comparison: Comparison) -> None:
-    with pytest.raises(GateFailed, match=r"more was lost than the 1 points allowed \(cpu: 9.*Nothing was published: "):
+    with pytest.raises(GateFailed, match=r"more was lost than the 1 points allowed \(cpu: 9"):
         passed([comparison], drawn(data.val, 100), 0.01)
 
 

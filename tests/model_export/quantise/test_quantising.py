@@ -12,7 +12,7 @@ from model_export.quantise.gate import GateFailed
 from model_export.quantise.images import drawn
 from model_export.quantise.quantising import METHOD, quantise
 from service.card import ModelCard, Precision, Published, published, verify_digests
-from service.engine import load_engine
+from service.loading import load_engine
 
 
 def files(root: Path) -> dict[str, bytes]:

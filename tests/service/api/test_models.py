@@ -10,7 +10,7 @@ from service.api.models import info
 from service.card import Gate
 from service.providers import usable_cores
 from service.repository import Repository
-from service.tuning import Tuned, Tuning
+from service.tuning import Measured, Tuned, Tuning
 
 
 def test_the_list(client: TestClient) -> None:
@@ -24,6 +24,11 @@ def test_the_list(client: TestClient) -> None:
 def test_one_model(client: TestClient) -> None:
     model = client.get("/models/resnet18").json()
     assert model in client.get("/models").json()["models"]
+    tuning = model.pop("tuning")
+    lanes = {candidate["lanes"] for candidate in tuning["candidates"]}
+    assert lanes == {1, usable_cores()}
+    assert model.pop("lanes") in lanes
+    assert [candidate["chosen"] for candidate in tuning["candidates"]].index(True) == 0
     assert model == {
         "name": "resnet18",
         "default": True,
@@ -51,8 +56,6 @@ def test_one_model(client: TestClient) -> None:
             "`python -m model_export quantize resnet18 --precision int8`"
         },
         "batch_sizes": [1, 2, 4, 8],
-        "lanes": usable_cores(),
-        "tuning": None,
     }
 
 
@@ -60,10 +63,31 @@ def test_one_that_was_tuned_tells_how(models_dir: Path) -> None:
     model = Repository(models_dir).get("resnet8-cifar")
     model.load("cpu", "fp32", threads=1, max_batch=2)
     assert model.info is not None
-    tuned = Tuned(Tuning(images_per_second={1: 100.0, 2: 150.0, 4: 151.0}), remembered=True)
-    model.info = model.info._replace(tuned=tuned)
+    slow = Measured(provider="cpu", compute="fp32", lanes=2, lone_ms=20.0, images_per_second={1: 50.0})
+    fast = Measured(provider="cpu", compute="int8", lanes=1, lone_ms=10.0, images_per_second={1: 100.0, 2: 150.0})
+    model.info = model.info._replace(tuned=Tuned(Tuning(measured=(slow, fast)), remembered=True))
     found = info(model, default=False).model_dump(mode="json")
-    assert found["tuning"] == {"images_per_second": {"1": 100.0, "2": 150.0, "4": 151.0}, "remembered": True}
+    assert found["tuning"] == {
+        "remembered": True,
+        "candidates": [
+            {
+                "provider": "cpu",
+                "precision": "int8",
+                "lanes": 1,
+                "lone_ms": 10.0,
+                "images_per_second": {"1": 100.0, "2": 150.0},
+                "chosen": True,
+            },
+            {
+                "provider": "cpu",
+                "precision": "fp32",
+                "lanes": 2,
+                "lone_ms": 20.0,
+                "images_per_second": {"1": 50.0},
+                "chosen": False,
+            },
+        ],
+    }
     assert (found["lanes"], found["batch_sizes"], found["refused"]) == (1, [1, 2], {})
 
 
