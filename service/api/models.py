@@ -55,8 +55,8 @@ def tuning(tuned: Tuned) -> schema.TuningInfo:
                 provider=one.provider,
                 precision=one.compute,
                 lanes=one.lanes,
-                lone_ms=one.lone_ms,
-                images_per_second=one.images_per_second,
+                lone_ms=round(one.lone_ms, 2),
+                images_per_second={size: round(rate, 1) for size, rate in one.images_per_second.items()},
                 chosen=one == best,
             )
             for one in ranked

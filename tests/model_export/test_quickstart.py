@@ -50,6 +50,8 @@ def test_imagenet_weights_come_first(
     assert asked == [18, 50]
     assert [entry.name for entry in published(tmp_path)] == ["resnet8-cifar"]  # and no demo beside it
     assert "the line went dead" in caplog.text
+    assert "resnet8-cifar: int8 would compute " in caplog.text
+    assert "python -m model_export quantize resnet8-cifar --data FOLDER" in caplog.text
     assert "now holds resnet8-cifar" in caplog.text
 
 
