@@ -28,13 +28,18 @@ run: install  ## get models (ImageNet weights, or else a demo trained on the spo
 	$(BIN)/python -m service --models-dir $(MODELS)
 
 # as many processes as cores, each with one thread: threads that share a core wait for each other more than they compute
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+PYTEST = env OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# what depends on the machine once more as if on others (tests/pretend)
+PRETENDED = for machine in no-plugin no-devices no-vnni; do tests/pretend $$machine $(PYTEST) -m machine || exit; done
 
 test: install tools lint  ## run every check: formatting, types, unit and end-to-end tests
 	$(PYTEST) -m 'not slow'
+	$(PRETENDED)
 
 test-all: install tools lint  ## the same, and what takes minutes: the demo's training
 	$(PYTEST)
+	$(PRETENDED)
 
 lint: install  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff format --check .

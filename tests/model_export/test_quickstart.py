@@ -19,6 +19,8 @@ from service.card import Architecture, ModelCard, SelfTest, published, verify_di
 from service.engine import DynamicEngine
 from service.providers import open_session
 
+pytestmark = pytest.mark.machine
+
 CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
 
 

@@ -28,6 +28,8 @@ from service.providers import (
 )
 from tests.service.engines import Wrong, load, load_or_skip, pictures, wrong
 
+pytestmark = pytest.mark.machine
+
 
 def test_outputs_and_their_shapes(folder: Path) -> None:
     images = SelfTest.read(folder).images[:3]

@@ -40,6 +40,8 @@ from service.providers import (
 from service.tuning import Cache, Rates
 from tests.service.engines import GATE, Opened, Wrong, load, pictures, with_file, wrong
 
+pytestmark = pytest.mark.machine
+
 
 @pytest.mark.parametrize(("max_batch", "sizes"), [(1, (1,)), (3, (1, 2, 3)), (4, (1, 2, 4)), (6, (1, 2, 4, 6))])
 def test_a_given_largest_batch_is_that_and_the_powers_of_two_below(

@@ -30,6 +30,8 @@ from service.providers import (
     usable_cores,
 )
 
+pytestmark = pytest.mark.machine
+
 HAS_CUDA = ORT_NAMES["cuda"] in ort.get_available_providers()
 
 

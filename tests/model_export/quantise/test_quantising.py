@@ -14,6 +14,8 @@ from model_export.quantise.quantising import METHOD, quantise
 from service.card import ModelCard, Precision, Published, published, verify_digests
 from service.loading import load_engine
 
+pytestmark = pytest.mark.machine
+
 
 def files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
