@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.middleware.cors import CORSMiddleware
 
 from service.api import classify, health, models, problems
+from service.api.middleware import Forwarded, Head
 from service.classifier import Classifier
 from service.inference import Backend, InProcess
 from service.metrics import Metrics
@@ -94,6 +96,17 @@ def create_app(
         lifespan=lifespan,
     )
     problems.install(app)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("Server-Timing", "Retry-After", "X-Request-ID"),
+        )
+    app.add_middleware(Head)
+    if settings.root_path or settings.trusted_proxies:
+        app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
     app.include_router(classify.router(classifier, settings, metrics))
     app.include_router(models.router(repository))
     app.include_router(health.router(lambda: classifier.ready and not draining(), metrics))
@@ -101,18 +114,20 @@ def create_app(
     app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
+    async def docs(request: Request) -> HTMLResponse:
         # Served from here, not from a CDN: the page works where there is no way out to the internet.
+        root = request.scope.get("root_path", "")
         return get_swagger_ui_html(
-            openapi_url="/openapi.json",
+            openapi_url=f"{root}/openapi.json",
             title=app.title,
-            swagger_js_url="/static/swagger-ui-bundle.js",
-            swagger_css_url="/static/swagger-ui.css",
-            swagger_favicon_url="/static/favicon-32x32.png",
+            swagger_js_url=f"{root}/static/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}/static/swagger-ui.css",
+            swagger_favicon_url=f"{root}/static/favicon-32x32.png",
         )
 
     @app.get("/", tags=["operations"], summary="Where things are")
-    async def where() -> dict[str, str]:
-        return WHERE
+    async def where(request: Request) -> dict[str, str]:
+        root = request.scope.get("root_path", "")
+        return {name: place.replace("/", f"{root}/", 1) for name, place in WHERE.items()}
 
     return app

@@ -19,7 +19,9 @@
     │   ├── RequestTooLarge          413
     │   ├── TooManyImages            413
     │   ├── UnsupportedMediaType     415
-    │   └── InvalidParameter         422
+    │   ├── UnsupportedEncoding      415
+    │   ├── InvalidParameter         422
+    │   └── UnknownParameter         422
     └── ServerProblem                the server is at fault
         ├── InternalError            500
         ├── ModelFailed              503
@@ -59,10 +61,14 @@ class Problem(Exception):
         """Response headers that belong to this problem."""
         return {}
 
-    def document(self) -> dict[str, object]:
-        """The members of the problem document."""
+    def document(self, root_path: str = "") -> dict[str, object]:
+        """The members of the problem document.
+
+        Args:
+            root_path: the prefix under which clients see the service.
+        """
         return {
-            "type": f"/problems/{self.slug}",
+            "type": f"{root_path}/problems/{self.slug}",
             "title": self.title,
             "status": self.status,
             "detail": str(self),
@@ -138,7 +144,7 @@ class MalformedRequest(RequestProblem):
 class NoImage(RequestProblem):
     status = 400
     title = "The request holds no image"
-    detail = "The form has no file in a field named `file`."
+    detail = "The form needs its images in one field, as files; found: {found}."
     remedy = "Send each image as a file in a field named `file`: `curl -F file=@photo.jpg -F file=@other.jpg`."
 
 
@@ -192,7 +198,14 @@ class UnsupportedMediaType(RequestProblem):
     status = 415
     title = "The content type is not supported"
     detail = "The request's content type is {content_type}."
-    remedy = "Send one image as image/jpeg, image/png or image/webp, or any number as multipart/form-data."
+    remedy = "Send the bytes of one image as image/jpeg, image/png or image/webp, or any number as multipart/form-data."
+
+
+class UnsupportedEncoding(RequestProblem):
+    status = 415
+    title = "The body is encoded"
+    detail = "The request's content encoding is {encoding}."
+    remedy = "Send the body as it is, without Content-Encoding: images are compressed already."
 
 
 class InvalidParameter(RequestProblem):
@@ -200,6 +213,13 @@ class InvalidParameter(RequestProblem):
     title = "A parameter is out of range"
     detail = "The parameter `{parameter}` is {value}: {reason}"
     remedy = "Correct the parameter; /docs lists each one with its range."
+
+
+class UnknownParameter(RequestProblem):
+    status = 422
+    title = "There is no such parameter"
+    detail = "The request has the parameter `{parameter}`, which is not known."
+    remedy = "Did you mean `{nearest}`? The parameters are {known}."
 
 
 class ServerProblem(Problem):

@@ -10,6 +10,7 @@ import uvicorn
 
 from service.app import create_app
 from service.inference import Backend
+from service.protocol import Protocol
 from service.settings import Settings
 
 
@@ -29,6 +30,8 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
+                http=Protocol,
+                ws="none",
                 log_config=None,
                 proxy_headers=False,  # nothing here reads the address of a client
                 access_log=False,

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -117,6 +118,21 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=64_000_000, ge=1, description="Pixels (width x height) of one image, checked before it is decoded."
     )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="The prefix under which a proxy shows the service, such as /vision: for `/docs` and for links.",
+    )
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        default=(),
+        description="Addresses or networks of proxies, separated by commas, whose X-Forwarded-Proto, -Host and -Prefix "
+        "are believed; empty believes nobody.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins, separated by commas, whose pages may ask from a browser (https://example.com); `*` is "
+        "any, empty none.",
+    )
     shutdown_delay: float = Field(
         default=1.0,
         ge=0,
@@ -130,7 +146,7 @@ class Settings(BaseSettings):
         default="info", description="Least severe log line."
     )
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

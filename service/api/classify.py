@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -16,8 +17,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service import errors
 from service.api import schema
+from service.api.forms import FIELD
 from service.api.problems import responses
-from service.api.uploads import FIELD, IMAGE_TYPES, Upload, read_uploads
+from service.api.uploads import IMAGE_TYPES, Upload, read_body
 from service.card import Label
 from service.classifier import Answer, Classifier
 from service.metrics import Metrics
@@ -36,7 +38,13 @@ REQUEST_BODY = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
-                "properties": {FIELD: {"type": "array", "items": BINARY, "description": "One or more images."}},
+                "properties": {
+                    FIELD: {"type": "array", "items": BINARY, "minItems": 1, "description": "One or more images."},
+                    "model": {"type": "string", "description": "As in the query."},
+                    "depth": {"type": "integer", "description": "As in the query."},
+                    "top_k": {"type": "integer", "minimum": 1, "description": "As in the query."},
+                },
+                "additionalProperties": False,
             }
         },
         **{media_type: {"schema": BINARY} for media_type in IMAGE_TYPES},
@@ -51,7 +59,9 @@ PROBLEMS = (
     errors.RequestTooLarge,
     errors.TooManyImages,
     errors.UnsupportedMediaType,
+    errors.UnsupportedEncoding,
     errors.InvalidParameter,
+    errors.UnknownParameter,
     errors.InternalError,
     errors.ModelNotReady,
     errors.ModelFailed,
@@ -60,7 +70,7 @@ PROBLEMS = (
 
 
 class Parameters(BaseModel):
-    """The query of a request."""
+    """What a request asks for, in its query or in the fields of its form."""
 
     model: str | None = Field(default=None, description="By name, as /models lists them.")
     depth: int | None = Field(default=None, description="By depth, as /models lists them.")
@@ -70,14 +80,27 @@ class Parameters(BaseModel):
 
 
 NO_PARAMETERS = Parameters()
+KNOWN = tuple(Parameters.model_fields)
 
 
-def read_parameters(query: bytes) -> Parameters:
-    """Raises InvalidParameter."""
-    if not query:
+def read_parameters(given: Sequence[tuple[str, str]]) -> Parameters:
+    """The parameters that are given, wherever. An empty one is as good as none: browsers send empty fields.
+
+    Raises:
+        InvalidParameter: one is out of range, or given twice with different values.
+        UnknownParameter
+    """
+    if not given:
         return NO_PARAMETERS
+    values: dict[str, str] = {}
+    for name, value in given:
+        if name not in KNOWN:
+            (nearest,) = difflib.get_close_matches(name, KNOWN, 1, cutoff=0)
+            raise errors.UnknownParameter(parameter=name, nearest=nearest, known=", ".join(KNOWN))
+        if value and values.setdefault(name, value) != value:
+            raise errors.InvalidParameter(parameter=name, value=value, reason=f"it is also given as {values[name]}")
     try:
-        return Parameters.model_validate(dict(QueryParams(query)))
+        return Parameters.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise errors.InvalidParameter(
@@ -85,11 +108,13 @@ def read_parameters(query: bytes) -> Parameters:
         ) from None
 
 
-def result(upload: Upload, answer: Answer | errors.Problem, labels: Sequence[Label]) -> dict[str, object]:
+def result(
+    upload: Upload, answer: Answer | errors.Problem, labels: Sequence[Label], root_path: str
+) -> dict[str, object]:
     """One entry of the answer: a `schema.ImageResult`."""
     entry: dict[str, object] = {} if upload.name is None else {"file": upload.name}
     if isinstance(answer, errors.Problem):
-        return entry | {"error": answer.document()}
+        return entry | {"error": answer.document(root_path)}
     predictions = [
         {"class_id": class_id, "label": labels[class_id].name, "probability": round(probability, 6)}
         for class_id, probability in zip(answer.top.class_ids.tolist(), answer.top.probabilities.tolist(), strict=True)
@@ -139,21 +164,29 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
 
 def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIRouter:
     async def respond(request: Request) -> Response:
-        parameters = read_parameters(request.scope["query_string"])
-        model = classifier.repository.select(parameters.model, parameters.depth)
-        request.state.model = model.name
         try:
-            return await classify_uploads(request, model, parameters.top_k)
+            return await answer(request)
         except ClientDisconnect:
             return Response(status_code=499)  # nginx's code for it; nobody reads this response
 
-    async def classify_uploads(request: Request, model: Model, top_k: int | None) -> Response:
+    def asked(request: Request, given: Sequence[tuple[str, str]]) -> tuple[Model, int]:
+        """The model that is meant, which has room, and how many classes."""
+        parameters = read_parameters(given)
+        model = classifier.repository.select(parameters.model, parameters.depth)
+        request.state.model = model.name
         classes = model.card.architecture.num_classes
-        k = min(DEFAULT_TOP_K, classes) if top_k is None else top_k
+        k = min(DEFAULT_TOP_K, classes) if parameters.top_k is None else parameters.top_k
         if k > classes:
             raise errors.InvalidParameter(parameter="top_k", value=k, reason=f"{model.name} has {classes} classes")
-        classifier.pipeline(model).check_room()  # an overloaded server does not even read the body
-        uploads = await read_uploads(request, settings)
+        classifier.pipeline(model).check_room()
+        return model, k
+
+    async def answer(request: Request) -> Response:
+        query = QueryParams(request.scope["query_string"]).multi_items()
+        model, k = asked(request, query)  # an overloaded server does not even read the body
+        uploads, fields = await read_body(request, settings)
+        if fields:
+            model, k = asked(request, [*query, *fields])
         work = classifier.classify(model, [upload.data for upload in uploads], k)
         answers = await unless_disconnected(request.receive, work)
         if len(answers) == 1 and isinstance(answers[0], errors.Problem):
@@ -162,7 +195,10 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
             "model": model.name,
             "depth": model.depth,
             "version": model.card.version,
-            "images": [result(*pair, model.card.labels) for pair in zip(uploads, answers, strict=True)],
+            "images": [
+                result(upload, answer, model.card.labels, request.scope.get("root_path", ""))
+                for upload, answer in zip(uploads, answers, strict=True)
+            ],
         }
         classified = [answer for answer in answers if isinstance(answer, Answer)]
         headers = {"Server-Timing": server_timing(classified)} if classified else {}

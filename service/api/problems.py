@@ -25,8 +25,10 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 
 
-def response(problem: Problem) -> JSONResponse:
-    return JSONResponse(problem.document(), problem.status, problem.headers, media_type=MEDIA_TYPE)
+def response(request: Request, problem: Problem) -> JSONResponse:
+    # in a mounted application the root path is that of the mount
+    document = problem.document(request.scope.get("app_root_path", request.scope.get("root_path", "")))
+    return JSONResponse(document, problem.status, problem.headers, media_type=MEDIA_TYPE)
 
 
 def responses(*problems: type[Problem]) -> dict[int | str, dict[str, object]]:
@@ -47,27 +49,27 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def known(request: Request, problem: Problem) -> JSONResponse:
-        return response(problem)
+        return response(request, problem)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         parameter = str(first["loc"][-1])
-        return response(InvalidParameter(parameter=parameter, value=str(first["input"]), reason=first["msg"]))
+        return response(request, InvalidParameter(parameter=parameter, value=str(first["input"]), reason=first["msg"]))
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
         path = request.url.path
         if error.status_code == 404:
-            return response(NotFound(path=path))
+            return response(request, NotFound(path=path))
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")
-            return response(MethodNotAllowed(path=path, method=request.method, allowed=allowed))
-        return response(MalformedRequest(reason=error.detail))
+            return response(request, MethodNotAllowed(path=path, method=request.method, allowed=allowed))
+        return response(request, MalformedRequest(reason=error.detail))
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return response(InternalError())  # starlette logs the traceback and keeps it from the client
+        return response(request, InternalError())  # starlette logs the traceback and keeps it from the client
 
 
 def router() -> APIRouter:

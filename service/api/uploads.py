@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from service.api.forms import Part, read_form
 from service.errors import (
     ImageTooLarge,
-    MalformedRequest,
     NoImage,
     Problem,
     RequestTooLarge,
-    TooManyImages,
+    UnsupportedEncoding,
     UnsupportedMediaType,
 )
 from service.settings import Settings
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
-FIELD = "file"
-MAX_FIELDS = 16  # that are no files: there is no use for any, but clients send some
+FORM = "multipart/form-data"
+
+# Types that say that the body is no image, and what to send instead is known. Under any other the bytes say what they
+# are: clients send images as image/jpg, as application/octet-stream, as curl's default for forms, and as nothing.
+OTHER_TYPES = ("application/json", "text/html", "application/xml", "multipart/mixed", "multipart/related")
 
 
 class Upload(NamedTuple):
@@ -33,25 +33,41 @@ class Upload(NamedTuple):
     name: str | None
 
 
-class InMemoryParser(MultiPartParser):
-    """Starlette's parser without its temporary files: the body is bounded, and the root may be read-only."""
+class Body(NamedTuple):
+    """What a request carries: images, and, where it is a form, the fields beside them."""
 
-    spool_max_size = 0  # never rolls over to disk
+    uploads: list[Upload]
+    fields: list[tuple[str, str]]
 
 
-async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
+async def read_body(request: Request, settings: Settings) -> Body:
     """The images of a request: one as the raw body, or any number in a multipart form.
 
     Raises:
-        UnsupportedMediaType, MalformedRequest, NoImage, TooManyImages, RequestTooLarge, ImageTooLarge
+        UnsupportedMediaType, UnsupportedEncoding, MalformedRequest, NoImage, TooManyImages, RequestTooLarge,
+        ImageTooLarge
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type in IMAGE_TYPES:
-        body = await _read(request, settings.max_image_bytes, ImageTooLarge)
-        return [Upload(body, None)]
-    if content_type == "multipart/form-data":
-        return await _read_form(request, settings)
-    raise UnsupportedMediaType(content_type=content_type or "missing")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedEncoding(encoding=encoding)
+    header = request.headers.get("content-type", "")
+    content_type = header.partition(";")[0].strip().lower()
+    if content_type == FORM:
+        chunks = _limited(request, settings.max_request_bytes, RequestTooLarge)
+        return _sorted(await read_form(header, chunks, max_files=settings.max_images))
+    if content_type in OTHER_TYPES:
+        raise UnsupportedMediaType(content_type=content_type)
+    return Body([Upload(await _read(request, settings.max_image_bytes, ImageTooLarge), None)], [])
+
+
+def _sorted(parts: list[Part]) -> Body:
+    """Images, which have one field's name, and the other fields. Raises NoImage."""
+    images = [part for part in parts if part.is_file]
+    if len({part.name for part in images}) != 1:
+        found = ", ".join(f"`{name}`" for name in dict.fromkeys(part.name for part in images or parts))
+        raise NoImage(found=f"files in {found}" if images else f"fields {found}" if parts else "nothing")
+    fields = [(part.name, part.data.decode(errors="replace")) for part in parts if not part.is_file]
+    return Body([Upload(part.data, part.filename) for part in images], fields)
 
 
 async def _read(request: Request, max_bytes: int, too_large: type[Problem]) -> bytes:
@@ -71,28 +87,3 @@ async def _limited(request: Request, max_bytes: int, too_large: type[Problem]) -
             raise too_large(bytes=received, max_bytes=max_bytes)
         if chunk:
             yield chunk
-
-
-async def _read_form(request: Request, settings: Settings) -> list[Upload]:
-    stream = _limited(request, settings.max_request_bytes, RequestTooLarge)
-    # Of the content type only the boundary is passed on. Names would be decoded with the charset that it may carry, and
-    # among Python's codecs some are slow beyond measure and some give text that is no Unicode. Forms are UTF-8.
-    _, options = parse_options_header(request.headers["content-type"])
-    boundary = options.get(b"boundary", b"").decode("latin-1")
-    headers = Headers(
-        {"content-type": f'multipart/form-data; boundary="{boundary}"'} if boundary else {"content-type": ""}
-    )
-    parser = InMemoryParser(headers, stream, max_files=settings.max_images, max_fields=MAX_FIELDS)
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise TooManyImages(max_images=settings.max_images) from None
-        raise MalformedRequest(reason=error.message) from None
-    try:
-        files = [part for part in form.getlist(FIELD) if isinstance(part, UploadFile)]
-        if not files:
-            raise NoImage()
-        return [Upload(await file.read(), file.filename) for file in files]
-    finally:
-        await form.close()

@@ -1,0 +1,123 @@
+"""Behind prefixes and proxies, from other origins, and HEAD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.settings import Settings, read_settings
+
+
+@pytest.fixture
+def start(models_dir: Path) -> Iterator[Callable[..., TestClient]]:
+    """A service with these settings, asked from an address."""
+    with ExitStack() as stack:
+
+        def make(address: str = "testclient", **settings: object) -> TestClient:
+            given = {"models_dir": models_dir, "models": ("resnet8-cifar",), "provider": "cpu", "max_batch": 1}
+            app = create_app(Settings.model_validate(given | settings))
+            client = TestClient(app, client=(address, 1234))
+            stack.enter_context(client)
+            while client.get("/healthz/ready").status_code != 200:
+                pass
+            return client
+
+        yield make
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/healthz/live", "/healthz/ready", "/models", "/docs", "/openapi.json", "/metrics"]
+)
+def test_head_is_get_without_the_body(client: TestClient, path: str) -> None:
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert get.content
+
+
+def test_head_of_what_has_no_get(client: TestClient) -> None:
+    assert client.head("/classify").status_code == 405
+    assert client.head("/nothing").status_code == 404
+
+
+def links(client: TestClient) -> str:
+    """All that a client is told of where things are."""
+    fault = client.post("/classify", content=b"").json()["type"]
+    return " ".join([*client.get("/").json().values(), fault, client.get("/docs").text])
+
+
+def test_behind_a_prefix_everything_is_where_it_says(start: Callable[..., TestClient], photo: bytes) -> None:
+    client = start(root_path="/vision")
+    for path in ("/vision/openapi.json", "/vision/static/swagger-ui.css", "POST /vision/classify", "/vision/problems/"):
+        assert path in links(client)
+    for path in ("/docs", "/vision/docs", "/openapi.json", "/vision/openapi.json"):  # stripped by the proxy, or not
+        assert client.get(path).status_code == 200
+    assert client.get("/vision/problems/empty-image").status_code == 200
+    assert client.post("/vision/classify", content=photo).status_code == 200
+    many = {"files": [("file", photo), ("file", b"x")]}
+    assert client.post("/classify", **many).json()["images"][1]["error"]["type"] == "/vision/problems/not-an-image"
+    assert client.get("/openapi.json").json()["servers"][0] == {"url": "/vision"}
+
+
+def test_without_a_prefix_there_is_none(client: TestClient) -> None:
+    assert "POST /classify" in links(client)
+    assert "'/openapi.json'" in links(client).replace('"', "'")
+
+
+FORWARDED = {"x-forwarded-prefix": "/vision/", "x-forwarded-proto": "https", "x-forwarded-host": "example.com"}
+
+
+def test_a_trusted_proxy_is_believed(start: Callable[..., TestClient]) -> None:
+    client = start("10.1.2.3", trusted_proxies="192.168.0.1, 10.0.0.0/8")
+    assert client.get("/", headers=FORWARDED).json()[
+        "docs" if "docs" in client.get("/").json() else "documentation"
+    ] == ("/vision/docs")
+    assert client.get("/").json()["documentation"] == "/docs"  # each request for itself
+
+
+def test_redirects_lead_to_where_clients_see_the_service(start: Callable[..., TestClient]) -> None:
+    client = start("10.1.2.3", trusted_proxies="10.0.0.0/8")
+    response = client.get("/models/", headers=FORWARDED, follow_redirects=False)
+    assert response.status_code == 307
+    assert response.headers["location"].startswith("https://example.com/")
+
+
+@pytest.mark.parametrize(
+    ("address", "trusted"),
+    [("10.1.2.3", ""), ("11.1.2.3", "10.0.0.0/8"), ("testclient", "10.0.0.0/8"), ("::1", "10.0.0.1")],
+)
+def test_nobody_else_is_believed(start: Callable[..., TestClient], address: str, trusted: str) -> None:
+    assert start(address, trusted_proxies=trusted).get("/", headers=FORWARDED).json()["documentation"] == "/docs"
+
+
+@pytest.mark.parametrize("prefix", ["vision", "//evil.example", '/a/../b"><script>', "/a b", "/" + "\u00e9"])
+def test_a_prefix_that_is_none_is_not_believed(start: Callable[..., TestClient], prefix: str) -> None:
+    client = start("10.1.2.3", trusted_proxies="10.0.0.0/8")
+    assert client.get("/", headers={"x-forwarded-prefix": prefix.encode()}).json()["documentation"] == "/docs"
+
+
+PREFLIGHT = {"origin": "https://page.example", "access-control-request-method": "POST"}
+
+
+def test_other_origins_are_closed_by_default_and_open_by_a_list(start: Callable[..., TestClient], photo: bytes) -> None:
+    closed = start()
+    assert closed.options("/classify", headers=PREFLIGHT).status_code == 405
+    assert "access-control-allow-origin" not in closed.post("/classify", content=photo, headers=PREFLIGHT).headers
+    client = start(cors_origins="https://page.example,https://other.example")
+    preflight = client.options("/classify", headers=PREFLIGHT)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "https://page.example"
+    answer = client.post("/classify", content=photo, headers={"origin": "https://other.example"})
+    assert answer.headers["access-control-allow-origin"] == "https://other.example"
+    assert "Server-Timing" in answer.headers["access-control-expose-headers"]
+    assert client.options("/classify", headers=PREFLIGHT | {"origin": "https://evil.example"}).status_code == 400
+
+
+def test_lists_are_read_from_the_environment_too() -> None:
+    found = read_settings(["--trusted-proxies", "10.0.0.1,fd00::/8"], {"RESNET_CORS_ORIGINS": "x"})
+    assert [str(network) for network in found.trusted_proxies] == ["10.0.0.1/32", "fd00::/8"]
