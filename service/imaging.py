@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import io
 import math
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -40,15 +43,45 @@ SIGNATURES = (
     (0, b"BM", "BMP"),
     (0, b"II*\0", "TIFF"),
     (0, b"MM\0*", "TIFF"),
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftypmif1", "HEIF"),
+    (0, b"II+\0", "BigTIFF"),
+    (0, b"MM\0+", "BigTIFF"),
+    *((4, b"ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
+    *(
+        (4, b"ftyp" + brand, "HEIC")
+        for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+    ),
+    *((4, b"ftyp" + brand, "HEIF") for brand in (b"mif1", b"msf1", b"mif2", b"miaf")),
+    *((4, b"ftyp" + brand, "video") for brand in (b"isom", b"iso2", b"mp41", b"mp42", b"qt  ", b"M4V ", b"3gp")),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
     (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
     (0, b"\0\0\x01\0", "ICO"),
+    (0, b"\0\0\x02\0", "CUR"),
     (0, b"8BPS", "PSD"),
+    (128, b"DICM", "DICOM"),
+    (0, b"v/1\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"qoif", "QOI"),
+    (0, b"DDS ", "DDS"),
+    (0, b"FLIF", "FLIF"),
+    (0, b"\x1aE\xdf\xa3", "Matroska or WebM video"),
     (0, b"<svg", "SVG"),
     (0, b"%PDF", "PDF"),
+    *((0, b"P%d" % kind + space, "PNM") for kind in range(1, 8) for space in (b"\n", b" ", b"\r", b"\t")),
 )
+SVG = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg\b", re.DOTALL)
+
+PNG = b"\x89PNG\r\n\x1a\n"
+JPEG = b"\xff\xd8\xff"
+END_OF_JPEG = b"\xff\xd9"
+
+# Parts of a PNG that hold text or a colour profile, which no pixel needs. Pillow gives a file up when they are large.
+TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+MOST_CHUNKS = 10_000  # that are looked through
+
+# Bits that sensors have. 16-bit grey holds their values unscaled, where nothing says how many there are.
+SENSOR_BITS = (8, 10, 12, 14, 16)
 
 RESAMPLING: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -102,8 +135,11 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled
     """Decodes an upload, turns it upright, resizes its shorter side and cuts out the centre.
 
     Greyscale, 16-bit, palette, CMYK and transparent images come out as RGB (transparency over white), animations as
-    their first frame. The resize is Pillow's antialiased filter on the grid of torchvision's `Resize` followed by
-    `CenterCrop`, so serving's pixels are those of training.
+    their first frame. 16-bit grey is scaled by the bits that a PNG's sBIT chunk names, else by the least of 8, 10, 12,
+    14 and 16 that hold its largest value: what a camera or an X-ray machine stores in 12 bits is no black picture.
+
+    The resize is Pillow's antialiased filter on the grid of torchvision's `Resize` followed by `CenterCrop`, so
+    serving's pixels are those of training.
 
     Args:
         scaled: lets the JPEG decoder shrink a large photograph to a half, a quarter or an eighth, never below `SPARE`
@@ -115,7 +151,7 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled
     image = open_image(data, max_pixels)
     size = image.size
     divisor = shrink(image, math.ceil(SPARE * preprocessing.resize)) if scaled else 1
-    load(image, data)
+    image = load(image, data)
     turn = orientation(image)
     shown = size[::-1] if TURNS[turn].sideways else size
     # The crop is cut out of the image as it is stored, and only then turned: a small picture instead of a large one.
@@ -130,7 +166,12 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise EmptyImage()
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        except (UnidentifiedImageError, ValueError):
+            if not data.startswith(PNG):
+                raise
+            image = Image.open(io.BytesIO(_without_text(data)), formats=FORMATS)
     except UnidentifiedImageError:
         raise _unidentified(data) from None
     except Exception as error:  # a decoder may raise anything on a damaged header
@@ -141,14 +182,66 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def load(image: Image.Image, data: bytes) -> None:
-    """Decodes the pixels of an opened image. Raises TruncatedImage or CorruptImage."""
+def load(image: Image.Image, data: bytes) -> Image.Image:
+    """Decodes the pixels of an opened image. Raises TruncatedImage or CorruptImage.
+
+    Returns:
+        The image, or another of the same file: where only what no pixel needs is at fault.
+    """
     try:
         image.load()
     except MemoryError:
         raise
     except Exception as error:  # on damaged files a decoder may raise anything: OSError, struct.error, zlib.error, ...
+        with suppress(Exception):
+            if (whole := _with_end(image, data)) is not None:
+                return whole
         raise _damage(error, data) from None
+    if image.mode.startswith("I;16") and data.startswith(PNG):
+        image.info["sBIT"] = next((content[0] for kind, content in _chunks(data) if kind == b"sBIT" and content), None)
+    return image
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and content of the chunks of a PNG before its pixels (PNG specification, section 5.3)."""
+    view = memoryview(data)
+    at = len(PNG)
+    for _ in range(MOST_CHUNKS):
+        length, kind = int.from_bytes(view[at : at + 4]), bytes(view[at + 4 : at + 8])
+        if kind in (b"IDAT", b"IEND", b""):
+            return
+        yield kind, view[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+def _without_text(data: bytes) -> bytes:
+    """A PNG without the chunks before its pixels that hold text or a profile."""
+    kept = bytearray(PNG)
+    at = len(PNG)
+    for kind, content in _chunks(data):
+        end = at + 12 + len(content)
+        if kind not in TEXT:
+            kept += data[at:end]
+        at = end
+    return bytes(kept) + data[at:]
+
+
+def _with_end(image: Image.Image, data: bytes) -> Image.Image | None:
+    """A JPEG that lacks nothing but the marker of its end, decoded at the size that `image` was to have; else None.
+
+    Whether a pixel is missing shows when something is put before the end: the decoder takes it for pixels that are
+    missing, and passes over it where none are.
+    """
+    if image.format != "JPEG" or data.endswith(END_OF_JPEG):
+        return None
+    found = []
+    for more in (END_OF_JPEG, b"\xa5\x3c" * 32 + END_OF_JPEG):  # not zeros, which it makes up by itself
+        again = Image.open(io.BytesIO(data.removesuffix(END_OF_JPEG[:1]) + more), formats=("JPEG",))
+        again.draft(None, image.size)
+        again.load()
+        found.append(again)
+    one, other = found
+    return one if one.tobytes() == other.tobytes() else None
 
 
 def shrink(image: Image.Image, side: int) -> int:
@@ -209,7 +302,12 @@ def to_rgb_or_rgba(image: Image.Image) -> Image.Image:
     """Any mode that the allowed formats produce, in 8 bits; RGBA where something is transparent."""
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips 16-bit grey at 255, which turns nearly all of it white.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image)
+        largest = int(grey.max())
+        bits = image.info.get("sBIT") or 0
+        if not largest < 2**bits <= 2**16:  # it is not told, or not true
+            bits = next(bits for bits in SENSOR_BITS if largest < 2**bits)
+        return Image.fromarray((grey >> max(0, bits - 8)).astype(np.uint8)).convert("RGB")
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
@@ -277,10 +375,11 @@ def _resize(image: Image.Image, box: Box, preprocessing: Preprocessing) -> Image
 def _unidentified(data: bytes) -> ImageProblem:
     if _ends(data) is not None:  # begins like a supported format: only its rest can be at fault
         return _damage(None, data)
-    head = data[:64]
-    for offset, signature, name in SIGNATURES:
-        if head.startswith(signature, offset):
-            return UnsupportedImageFormat(format=name, supported=", ".join(FORMATS))
+    head = data[:4096]
+    names = (name for offset, signature, name in SIGNATURES if head.startswith(signature, offset))
+    name = next(names, "SVG" if SVG.match(head.removeprefix(b"\xef\xbb\xbf")) else None)
+    if name:
+        return UnsupportedImageFormat(format=name, supported=", ".join(FORMATS))
     return NotAnImage()
 
 
@@ -293,9 +392,9 @@ def _damage(error: Exception | None, data: bytes) -> TruncatedImage | CorruptIma
 
 def _ends(data: bytes) -> bool | None:
     """Whether a JPEG, PNG or WebP has its end; None for anything else."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return b"\xff\xd9" in data[-1024:]  # the EOI marker; some cameras write a little behind it
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(JPEG):
+        return END_OF_JPEG in data[-1024:]  # some cameras write a little behind it
+    if data.startswith(PNG):
         return b"IEND" in data[-1024:]
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")

@@ -43,8 +43,7 @@ class Dataset(ABC):
             OSError: the file has gone.
         """
         data = self.read(index)
-        image = open_image(data, MAX_PIXELS)
-        load(image, data)
+        image = load(open_image(data, MAX_PIXELS), data)
         # converted in any case: an opened image would hold on to its file
         return on_white(to_rgb_or_rgba(turned(image, orientation(image)))).convert("RGB")
 

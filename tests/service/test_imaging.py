@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -344,6 +345,84 @@ def test_16_bit_grey_keeps_its_shades() -> None:
     assert corner(encode(image)) == (0x80, 0x80, 0x80)
 
 
+@pytest.mark.parametrize(
+    ("largest", "bits"), [(0xFF, 8), (0x100, 10), (0x3FF, 10), (0xFFF, 12), (0x3FFF, 14), (0x4000, 16), (0xFFFF, 16)]
+)
+def test_16_bit_grey_is_scaled_by_the_bits_that_its_values_need(largest: int, bits: int) -> None:
+    """X-rays and depth cameras store 10, 12 or 14 bits in 16."""
+    grey = np.full((32, 32), largest // 2, np.uint16)
+    grey[16, 16] = largest
+    assert corner(encode(Image.fromarray(grey))) == (largest // 2 >> (bits - 8),) * 3
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return decode(data, STANDARD, max_pixels=10_000_000).pixels
+
+
+def with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG with chunks behind its header."""
+    header = len(imaging.PNG) + 25
+    made = b"".join(
+        len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+        for kind, content in chunks
+    )
+    return png[:header] + made + png[header:]
+
+
+def test_16_bit_grey_is_scaled_by_what_the_file_says() -> None:
+    png = encode(Image.fromarray(np.full((32, 32), 0x123, np.uint16)))
+    assert corner(png) == (0x123 >> 2,) * 3
+    assert corner(with_chunks(png, (b"sBIT", b"\x0c"))) == (0x12,) * 3
+    assert corner(with_chunks(png, (b"tEXt", b"a\0b"), (b"sBIT", b"\x10"))) == (0x01,) * 3
+    for nonsense in (b"\x08", b"\x00", b"\xff", b""):  # too few bits for the values, and none that can be
+        assert corner(with_chunks(png, (b"sBIT", nonsense))) == (0x123 >> 2,) * 3
+
+
+LONG = 11 * 2**20
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(LONG))),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(LONG))),
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"x" * LONG),
+        (b"iCCP", b"profile\0\0" + zlib.compress(bytes(LONG))),
+        (b"tEXt", b"Comment\0" + b"x" * LONG),
+    ],
+    ids=["zTXt", "iTXt", "iTXt plain", "iCCP", "tEXt"],
+)
+@pytest.mark.parametrize("times", [1, 8])
+def test_text_and_profiles_of_any_length_do_not_matter(chunk: tuple[bytes, bytes], times: int) -> None:
+    png = encode(photograph(64, 64))
+    found = pixels(with_chunks(png, (b"gAMA", (45455).to_bytes(4, "big")), *[chunk] * times))
+    np.testing.assert_array_equal(found, pixels(png))
+
+
+def test_text_is_not_looked_for_without_end() -> None:
+    png = encode(photograph(64, 64))
+    endless = [(b"prVt", b"")] * (imaging.MOST_CHUNKS + 1)
+    assert isinstance(fault(with_chunks(png, *endless, (b"zTXt", b"a\0\0" + zlib.compress(bytes(LONG))))), CorruptImage)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("missing", [1, 2])
+@pytest.mark.parametrize("size", [(64, 64), (501, 377), (1600, 1200)])
+def test_a_jpeg_that_lacks_only_the_marker_of_its_end_is_whole(
+    options: dict[str, object], missing: int, size: tuple[int, int]
+) -> None:
+    jpeg = encode(photograph(*size), "JPEG", **options)
+    np.testing.assert_array_equal(pixels(jpeg[:-missing]), pixels(jpeg))
+
+
+@pytest.mark.parametrize("missing", [8, 20, 100, 1000])
+def test_a_jpeg_that_lacks_pixels_is_not(missing: int) -> None:
+    jpeg = encode(photograph(501, 377), "JPEG")
+    problem = fault(jpeg[:-missing])
+    assert isinstance(problem, TruncatedImage)
+    assert problem.members["received"] == len(jpeg) - missing
+
+
 def test_16_bit_grey_with_a_transparent_shade_is_no_white_sheet() -> None:
     image = Image.fromarray(np.full((32, 32), 0x4000, np.uint16))
     assert corner(encode(image, transparency=0)) == (0x40, 0x40, 0x40)
@@ -406,9 +485,30 @@ def test_real_files_of_unsupported_formats_are_named(file_format: str) -> None:
     assert "JPEG, PNG, WEBP" in str(problem)
 
 
-@pytest.mark.parametrize("data", [b"\0\0\0\x18ftypheic\0\0\0\0", b"%PDF-1.7", b"<svg xmlns='x'/>"])
-def test_other_unsupported_formats_are_named(data: bytes) -> None:
-    assert isinstance(fault(data), UnsupportedImageFormat)
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x18ftyphevc\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x18ftypmsf1\0\0\0\0", "HEIF"),
+        (b"\0\0\0\x18ftypavis\0\0\0\0", "AVIF"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "video"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"II+\0\x08\0\0\0", "BigTIFF"),
+        (b"MM\0+\0\x08\0\0", "BigTIFF"),
+        (bytes(128) + b"DICM", "DICOM"),
+        (b"P6\n2 2\n255\n" + bytes(12), "PNM"),
+        (b"%PDF-1.7", "PDF"),
+        (b"<svg xmlns='x'/>", "SVG"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x"/>', "SVG"),
+        (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- made by hand -->\n<!DOCTYPE svg PUBLIC "x">\n<svg>', "SVG"),
+    ],
+)
+def test_other_unsupported_formats_are_named(data: bytes, name: str) -> None:
+    problem = fault(data)
+    assert isinstance(problem, UnsupportedImageFormat)
+    assert problem.members["format"] == name
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
