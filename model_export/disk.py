@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
+CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EBADF}
+
 
 def flush(path: Path) -> None:
-    """Forces the content of a file, or the entries of a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Forces the content of a file, or the entries of a folder, to disk.
+
+    CIFS, some FUSE file systems and Windows cannot open or flush folders: there it is done without. Files are whole all
+    the same; after a power cut the newest may be missing.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT_FLUSH or not path.exists():
+            raise
+        log.debug("%s cannot be flushed: %s", path, error)
 
 
 def move_into_place(temporary: Path, path: Path) -> None:

@@ -8,6 +8,7 @@ that Triton loads the same tree.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+log = logging.getLogger(__name__)
 
 CARD_FILE = "card.json"
 SELF_TEST_FILE = "self_test.npz"
@@ -254,12 +257,24 @@ class Published(NamedTuple):
 def published(root: Path) -> Iterator[Published]:
     """Every published version under a model folder, by name, then version, ascending.
 
-    Folders being written carry names that are no version and are passed over. A root that does not exist is empty.
+    Folders being written carry names that are no version and are passed over; so are, with a word, folders of models
+    that cannot be read. A root that does not exist is empty.
+
+    Raises:
+        CardError: the root cannot be read.
     """
-    if not root.is_dir():
-        return
-    for model in sorted(path for path in root.iterdir() if path.is_dir() and re.fullmatch(NAME_PATTERN, path.name)):
-        versions = [int(path.name) for path in model.iterdir() if path.is_dir() and VERSION.fullmatch(path.name)]
+    try:
+        if not root.is_dir():
+            return
+        models = sorted(path for path in root.iterdir() if path.is_dir() and re.fullmatch(NAME_PATTERN, path.name))
+    except OSError as error:
+        raise CardError(f"{root} cannot be read ({error.strerror}): let this user read it") from None
+    for model in models:
+        try:
+            versions = [int(path.name) for path in model.iterdir() if path.is_dir() and VERSION.fullmatch(path.name)]
+        except OSError as error:
+            log.warning("%s cannot be read (%s) and is passed over: let this user read it", model, error.strerror)
+            continue
         for version in sorted(versions):
             yield Published(model.name, version, model / str(version))
 

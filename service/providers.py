@@ -12,9 +12,10 @@ import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import onnxruntime as ort
@@ -245,12 +246,30 @@ def _probe_cuda(gpu: int) -> cuda.Gpu:
 
 
 def usable_cores() -> int:
-    """CPU cores this process may use: its affinity, and the quota of its container (cgroup v2 `cpu.max`) if lower."""
+    """CPU cores this process may use: its affinity, or the quotas of its control groups (cgroup v2, v1) if lower."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min([cores, *(max(1, int(quota)) for quota in _cpu_quotas())])
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """Cores that each control group of this process allows, those above it included."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass
-    return cores
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, files = Path("/sys/fs/cgroup"), ["cpu.max"]
+        elif "cpu" in controllers.split(","):
+            root, files = Path("/sys/fs/cgroup/cpu"), ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        group = PurePosixPath(path)
+        for above in (group, *group.parents):
+            # In a container's own namespace the path is that of the host, and the root is the container's.
+            with suppress(OSError, ValueError):
+                text = " ".join((root / str(above).lstrip("/") / name).read_text() for name in files)
+                quota, period = text.split()
+                if quota not in ("max", "-1"):
+                    yield int(quota) / int(period)

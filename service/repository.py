@@ -101,7 +101,10 @@ class Repository:
     """
 
     def __init__(self, root: Path, *, only: Sequence[str] = (), default: str | None = None) -> None:
-        latest = {entry.name: entry for entry in published(root)}  # ascending by version: the last one stays
+        try:
+            latest = {entry.name: entry for entry in published(root)}  # ascending by version: the last one stays
+        except CardError as error:
+            raise RepositoryError(str(error)) from error
         if not latest:
             raise RepositoryError(
                 f"no model is published in {root.resolve()}: "

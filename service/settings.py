@@ -153,7 +153,12 @@ class Settings(BaseSettings):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
 
-    @field_validator("cache_dir")
+    @field_validator("provider", "precision", "log_level", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("cache_dir", "models_dir")
     @classmethod
     def _home(cls, path: Path) -> Path:
         try:
@@ -175,8 +180,16 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         SettingsError: one is unknown or out of range.
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for name in {**dotenv_values(ENV_FILE), **environment}:
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
+    try:
+        in_file = dotenv_values(ENV_FILE)
+    except (OSError, UnicodeDecodeError) as error:
+        fault = error.strerror if isinstance(error, OSError) else "it is not in UTF-8"
+        raise SettingsError(f"{ENV_FILE} in {Path.cwd()} cannot be read: {fault}") from None
+    given: dict[str, str | None] = {**in_file, **environment}
+    for name, value in given.items():
+        if _is_service_link(name.upper(), value or ""):
+            os.environ.pop(name, None)
+        elif name.upper().startswith(PREFIX) and name.upper() not in known:
             close = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"did you mean {close[0]}?" if close else "`python -m service --help` lists them"
             raise SettingsError(f"{name} is not a setting: {hint}")
@@ -186,8 +199,20 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "settings"
         message = re.sub(r"^Value error, ", "", first["msg"])
-        given = "" if first["type"] == "value_error" else f" (it is {first['input']!r})"
-        raise SettingsError(f"{name}: {message}{given}; `python -m service --help` explains each setting") from None
+        value = "" if first["type"] == "value_error" else f" (it is {first['input']!r})"
+        raise SettingsError(f"{name}: {message}{value}; `python -m service --help` explains each setting") from None
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether a variable is what Kubernetes tells every container of a Service that is called `resnet`.
+
+    Those are in nobody's hand, and no settings: RESNET_PORT=tcp://10.0.0.1:80, RESNET_SERVICE_HOST, RESNET_PORT_80_TCP
+    and so on (Kubernetes, "Service", environment variables). `enableServiceLinks: false` in the pod stops them.
+    """
+    if name == f"{PREFIX}PORT":
+        return bool(re.fullmatch(r"(tcp|udp|sctp)://\S+:\d+", value))
+    of_ports = r"PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+    return bool(re.fullmatch(rf"{PREFIX}(SERVICE_(HOST|PORT(_\w+)?)|{of_ports})", name))
 
 
 def settings_table() -> str:

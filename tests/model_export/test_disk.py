@@ -1,5 +1,7 @@
 """Files are whole or absent."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,32 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
         assert (tmp_path / "a").read_bytes() == b"one"
     assert (tmp_path / "a").read_bytes() == b"two"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+def test_where_folders_cannot_be_flushed_writing_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on CIFS, on some FUSE file systems, and on Windows."""
+    caplog.set_level("DEBUG")
+
+    def fsync(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_whole(tmp_path / "a", b"one")
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert f"{tmp_path} cannot be flushed" in caplog.text
+
+
+def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_whole(tmp_path / "a", b"one")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:

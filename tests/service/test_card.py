@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,27 @@ def test_the_self_test_is_stored_exactly(folder: Path, rounding: float | None) -
         (folder / SELF_TEST_FILE).write_bytes(damaged)
         with pytest.raises(CardError, match="cannot be read"):
             SelfTest.read(folder)
+
+
+def test_folders_that_cannot_be_read_are_named_and_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a/1", "b/1", "c/1"):
+        (tmp_path / name).mkdir(parents=True)
+    closed = {tmp_path / "b"}
+    real = Path.iterdir
+
+    def iterdir(self: Path) -> Iterator[Path]:
+        if self in closed:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert [entry.name for entry in published(tmp_path)] == ["a", "c"]
+    assert f"{tmp_path / 'b'} cannot be read (Permission denied) and is passed over" in caplog.text
+    closed.add(tmp_path)
+    with pytest.raises(CardError, match=r"cannot be read \(Permission denied\): let this user read it"):
+        list(published(tmp_path))
 
 
 def test_published_finds_versions_and_nothing_else(tmp_path: Path) -> None:

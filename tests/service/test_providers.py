@@ -344,10 +344,55 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
         open_session(broken, "cpu", threads=1)
 
 
-@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("", 8)])
-def test_cores_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch, quota: str, cores: int) -> None:
+V2 = {"/proc/self/cgroup": "0::/\n"}
+SYSTEMD = {"/proc/self/cgroup": "0::/system.slice/resnet.service\n"}
+V1 = {"/proc/self/cgroup": "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n"}
+GROUPS = "/sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        (V2, 8),
+        (V2 | {f"{GROUPS}/cpu.max": "max 100000\n"}, 8),
+        (V2 | {f"{GROUPS}/cpu.max": "250000 100000\n"}, 2),
+        (V2 | {f"{GROUPS}/cpu.max": "50000 100000\n"}, 1),
+        (V2 | {f"{GROUPS}/cpu.max": "1600000 100000\n"}, 8),
+        (V2 | {f"{GROUPS}/cpu.max": "nonsense"}, 8),
+        (SYSTEMD | {f"{GROUPS}/system.slice/resnet.service/cpu.max": "300000 100000\n"}, 3),
+        (SYSTEMD | {f"{GROUPS}/system.slice/cpu.max": "400000 100000\n"}, 4),
+        (
+            SYSTEMD
+            | {
+                f"{GROUPS}/system.slice/resnet.service/cpu.max": "max 100000\n",
+                f"{GROUPS}/system.slice/cpu.max": "200000 100000\n",
+            },
+            2,
+        ),
+        (V1, 8),
+        (V1 | {f"{GROUPS}/cpu/cpu.cfs_quota_us": "150000\n", f"{GROUPS}/cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        (
+            V1
+            | {
+                f"{GROUPS}/cpu/docker/abc/cpu.cfs_quota_us": "300000\n",
+                f"{GROUPS}/cpu/docker/abc/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
+        (V1 | {f"{GROUPS}/cpu/cpu.cfs_quota_us": "-1\n", f"{GROUPS}/cpu/cpu.cfs_period_us": "100000\n"}, 8),
+    ],
+)
+def test_cores_are_those_of_the_control_groups(
+    monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int
+) -> None:
+    def read_text(self: Path) -> str:
+        if str(self) not in files:
+            raise FileNotFoundError(str(self))
+        return files[str(self)]
+
     monkeypatch.setattr(providers.os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(providers.Path, "read_text", lambda self: quota)
+    monkeypatch.setattr(providers.Path, "read_text", read_text)
     assert usable_cores() == cores
 
 

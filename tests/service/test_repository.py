@@ -94,6 +94,15 @@ def test_a_model_whose_card_cannot_be_read_does_not_stop_the_others(root: Path) 
         Repository(root)
 
 
+def test_a_folder_that_cannot_be_read_is_one_sentence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def iterdir(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(RepositoryError, match=rf"^{root} cannot be read \(Permission denied\): let this user read it$"):
+        Repository(root)
+
+
 def test_loading(root: Path) -> None:
     model = Repository(root).get("resnet8-cifar")
     assert model.state == "loading"

@@ -57,6 +57,56 @@ def test_a_user_without_a_home_can_start_it(monkeypatch: pytest.MonkeyPatch) -> 
     read_settings([])
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("LOG_LEVEL", "INFO", "info"),
+        ("PROVIDER", "CPU", "cpu"),
+        ("PROVIDER", "Auto", "auto"),
+        ("PRECISION", "Int8", "int8"),
+    ],
+)
+def test_values_are_taken_in_any_case(monkeypatch: pytest.MonkeyPatch, name: str, value: str, found: str) -> None:
+    monkeypatch.setenv(f"RESNET_{name}", value)
+    assert getattr(read_settings([]), name.lower()) == found
+
+
+def test_the_model_folder_may_lie_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RESNET_MODELS_DIR", "~/models")
+    assert read_settings([]).models_dir == tmp_path / "models"
+
+
+# What a pod sees where a Service is called `resnet`.
+SERVICE_LINKS = {
+    "RESNET_PORT": "tcp://10.96.0.17:80",
+    "RESNET_SERVICE_HOST": "10.96.0.17",
+    "RESNET_SERVICE_PORT": "80",
+    "RESNET_SERVICE_PORT_HTTP": "80",
+    "RESNET_PORT_80_TCP": "tcp://10.96.0.17:80",
+    "RESNET_PORT_80_TCP_PROTO": "tcp",
+    "RESNET_PORT_80_TCP_PORT": "80",
+    "RESNET_PORT_80_TCP_ADDR": "10.96.0.17",
+}
+
+
+def test_service_links_of_kubernetes_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SERVICE_LINKS.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings([]).port == 8000
+    monkeypatch.setenv("RESNET_PORT", "9000")
+    assert read_settings([]).port == 9000
+    monkeypatch.setenv("RESNET_PORT", "tcp")
+    with pytest.raises(SettingsError, match="port: "):
+        read_settings([])
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence() -> None:
+    Path(".env").write_bytes("RESNET_PORT=1".encode("utf-16"))
+    with pytest.raises(SettingsError, match=r"^\.env in .* cannot be read: it is not in UTF-8$"):
+        read_settings([])
+
+
 def test_the_command_line_beats_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("RESNET_PORT=1\nRESNET_MAX_BATCH=2\nRESNET_MAX_QUEUE=64\n")
     monkeypatch.setenv("RESNET_PORT", "3")
