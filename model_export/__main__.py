@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from pydantic import ValidationError
+
 from model_export.cli import demo, draw, evaluate, quantize, study, train
 from model_export.cli.options import PublishedWeights, published_weights, version_of
 from model_export.demo import shipped_demo, train_demo
@@ -74,7 +76,11 @@ def load(args: argparse.Namespace) -> Loaded:
     given = {name: getattr(args, name) for name in PREPROCESSING if getattr(args, name) is not None}
     if loaded.mean_image is not None and given.keys() & {"crop", "mean"}:
         raise InputError(f"{args.weights} has a mean per pixel: leave --crop and --mean out")
-    return loaded._replace(preprocessing=Preprocessing.model_validate(loaded.preprocessing.model_dump() | given))
+    try:
+        preprocessing = Preprocessing.model_validate(loaded.preprocessing.model_dump() | given)
+    except ValidationError as error:
+        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    return loaded._replace(preprocessing=preprocessing)
 
 
 def export(args: argparse.Namespace) -> int:

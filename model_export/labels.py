@@ -18,8 +18,9 @@ LABEL_FILES = ("labels.txt", "labels.json", "labels.tsv")
 def read_labels(path: Path) -> tuple[Label, ...]:
     """The labels of a file, in the order of the network's logits.
 
-    - `.txt`: one name a line;
-    - `.json`: `["tench", ...]`, `{"0": "tench", ...}` or `{"0": ["n01440764", "tench"], ...}`;
+    - `.txt`: one name a line; empty lines at its end do not count;
+    - `.json`: `["tench", ...]`, `{"0": "tench", ...}`, `{"0": ["n01440764", "tench"], ...}`, or torchvision's
+      `class_to_idx`, `{"tench": 0, ...}`;
     - `.tsv`: a header `index wnid name`, then one class a line (the WordNet id may be empty).
 
     Raises:
@@ -51,7 +52,7 @@ def imagenet_labels() -> tuple[Label, ...]:
 
 
 def _parse_txt(text: str) -> tuple[Label, ...]:
-    return tuple(Label(name=line.strip()) for line in text.splitlines())
+    return tuple(Label(name=line.strip()) for line in text.rstrip().splitlines())
 
 
 def _parse_json(text: str) -> tuple[Label, ...]:
@@ -59,6 +60,8 @@ def _parse_json(text: str) -> tuple[Label, ...]:
     content = json.loads(text, object_pairs_hook=tuple)
     if isinstance(content, list):
         return tuple(_json_label(entry) for entry in content)
+    if isinstance(content, tuple) and content and all(type(index) is int for _, index in content):
+        return _by_index((str(index), _json_label(name)) for name, index in content)
     if isinstance(content, tuple):
         return _by_index((key, _json_label(entry)) for key, entry in content)
     raise ValueError("it holds neither a list of names nor an object from index to name")

@@ -18,7 +18,7 @@ import numpy as np
 
 from model_export.disk import flush
 from model_export.onnx_export import export_onnx
-from model_export.parity import Reference, check_parity, make_self_test
+from model_export.parity import Reference, check_parity, check_sight, make_self_test
 from model_export.weights import Loaded
 from service.card import CARD_FILE, MODEL_FILES, NAME_PATTERN, SELF_TEST_FILE, ModelCard, ModelFile, published, sha256
 from service.engine import DynamicEngine
@@ -63,6 +63,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
             100 * parity.top1_agreement,
             100 * parity.top5_agreement,
         )
+        check_sight(engine, preprocessing)
         make_self_test(reference).write(staging)
         card = ModelCard(
             name=name,

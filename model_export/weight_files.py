@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import pathlib
 import pickle
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -27,7 +30,41 @@ from service.card import Accuracy, Architecture, Label, Preprocessing
 
 logger = logging.getLogger(__name__)
 
+WRITER = "resnet-service"  # in the metadata of our own files
+
+FIRST = "conv1.weight"  # of every ResNet
+
+# Beside the weights: counters of batch norms in averaged models, and of tools that count operations (thop).
+COUNTERS = ("n_averaged", "total_ops", "total_params")
+
+
+def _plain_dict(*factory: object) -> dict[object, object]:
+    """Instead of a defaultdict, which `torch.load` lets nobody fill."""
+    return {}
+
+
+# What scripts keep beside the weights, and what is as harmless as the dicts and numbers that are always allowed: their
+# arguments, paths, defaultdicts, numbers of NumPy.
+SCALAR = np.float64(0).__reduce__()[0]  # what makes a number of NumPy
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    (_plain_dict, "collections.defaultdict"),
+    *(
+        (getattr(pathlib, f"Pure{kind}"), f"{module}.{of}{kind}")
+        for module in ("pathlib", "pathlib._local")
+        for of in ("", "Pure")
+        for kind in ("PosixPath", "WindowsPath")
+    ),
+    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")),
+    dict,
+    list,
+    set,
+]
+
 MEAN_IMAGE = "mean_image"  # beside the parameters: float32 (3, crop, crop) in 0 to 255
+BESIDE = (MEAN_IMAGE, "n_averaged")
 
 
 class Record(BaseModel):
@@ -52,35 +89,97 @@ class WeightFile(NamedTuple):
 def read_weights(path: Path) -> WeightFile:
     """The tensors of a `.safetensors` file or, under any other name, of a file of `torch.save`.
 
-    Of a training checkpoint the averaged weights (`state_dict_ema`, `model_ema`) are taken before the raw ones
-    (`state_dict`, `model`): they are what torchvision and timm evaluate and publish. The prefixes `module.` (DDP,
-    averaging) and `_orig_mod.` (torch.compile) are removed.
+    The state dict is found by its content, however deep it lies: it has a tensor called `conv1.weight`, perhaps behind
+    a prefix (`module.` of DDP, `_orig_mod.` of torch.compile, `model.` of Lightning), which is removed. Of several, the
+    averaged weights (`ema` in their key) are taken before the raw ones: they are what torchvision and timm evaluate
+    and publish. What was found, and what was left aside, is one line of the log.
 
     Raises:
         InputError: the file is empty, damaged, would run code, or holds something else than weights.
     """
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty: copy or download it again")
+    _check_kind(path)
     content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not a state dict: save `net.state_dict()`")
     # Without an architecture, entries of these names are somebody else's, of any meaning.
-    fields = Record.model_fields if "architecture" in content else {}
+    fields = Record.model_fields if isinstance(content.get("architecture"), Mapping) else {}
     record = _record({name: content[name] for name in fields if name in content}, path)
     mean_image = content.get(MEAN_IMAGE)
-    known = {*Record.model_fields, MEAN_IMAGE}
-    entries: Mapping[Any, Any] = {name: value for name, value in content.items() if name not in known}
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(entries.get(key), Mapping):
-            logger.info("%s: using the weights under %r", path.name, key)
-            entries = entries[key]
-            break
-    others = [str(name) for name, value in entries.items() if not isinstance(value, Tensor)]
-    if others or not entries:
-        found = f"entries that are no tensors: {some(others)}" if others else "nothing"
-        raise InputError(f"{path} is no state dict, it holds {found}: save `net.state_dict()`, bare or as `state_dict`")
-    tensors = {str(name): value for name, value in entries.items() if name != "n_averaged"}  # AveragedModel's counter
-    return WeightFile(_as_float32(_without_prefixes(tensors), path), mean_image, record)
+    found = sorted(_state_dicts(content), key=lambda one: "ema" not in one.where)  # stable: the first of each kind
+    if not found:
+        keys = some([str(name) for name in content if name not in Record.model_fields]) if content else "nothing"
+        raise InputError(
+            f"{path} holds no weights of a ResNet: no tensor in it is called conv1.weight, with or without a prefix; "
+            f"it holds {keys}. Save `net.state_dict()`, bare or as `state_dict`"
+        )
+    best = found[0]
+    rivals = [one.prefix for one in found if one.where == best.where]
+    if len(rivals) > 1:
+        raise InputError(
+            f"{path} holds several networks, with the prefixes {some(rivals)}: save the state dict of the one you mean"
+        )
+    tensors = {
+        name.removeprefix(best.prefix): value
+        for name, value in best.tensors.items()
+        if name.startswith(best.prefix) and name not in BESIDE and not name.endswith(COUNTERS)
+    }
+    aside = [name for name in best.tensors if not name.startswith(best.prefix) and name not in BESIDE]
+    if best.where or best.prefix or aside:
+        logger.info(
+            "%s: using the weights%s%s%s",
+            path.name,
+            f" under {best.where!r}" if best.where else "",
+            f", without the prefix {best.prefix!r}" if best.prefix else "",
+            f"; left aside: {some(aside)}" if aside else "",
+        )
+    return WeightFile(_as_float32(tensors, path), mean_image if isinstance(mean_image, Tensor) else None, record)
+
+
+class _Found(NamedTuple):
+    """A state dict in a file: its place, and the prefix of its names."""
+
+    where: str
+    prefix: str
+    tensors: dict[str, Tensor]
+
+
+def _state_dicts(content: Mapping[Any, Any], where: str = "", depth: int = 3) -> Iterator[_Found]:
+    """Those in a mapping and in the mappings within it."""
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    for name in tensors:
+        if name == FIRST or name.endswith(f".{FIRST}"):
+            prefix = name.removesuffix(FIRST)
+            # the first convolution of a block is called so, too, behind layer1.0. and the like
+            if f"{prefix}bn1.weight" in tensors and any(one.startswith(f"{prefix}layer1.") for one in tensors):
+                yield _Found(where, prefix, tensors)
+    if depth:
+        for name, value in content.items():
+            if isinstance(value, Mapping):
+                yield from _state_dicts(value, f"{where}.{name}" if where else str(name), depth - 1)
+
+
+def _check_kind(path: Path) -> None:
+    """Raises InputError for a file that is known and is no weights, with what to do about it."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
+    if head.lstrip()[:1] == b"<":
+        raise InputError(f"{path} is a page of the web, not a file of weights: download it by its direct address")
+    if head[257:262] == b"ustar" or head.startswith(b"sys_info"):
+        raise InputError(
+            f"{path} is in PyTorch's first format, a tar archive, which is not read safely: load it with "
+            "`torch.load(path, weights_only=False)` where you trust it, and save its state dict anew"
+        )
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.partition("/")[2].startswith("code/") for name in archive.namelist()):
+                raise InputError(
+                    f"{path} is a TorchScript program, not a file of weights: save its weights with "
+                    "`torch.save(torch.jit.load(path).state_dict(), ...)`"
+                )
 
 
 def save_safetensors(
@@ -99,7 +198,7 @@ def save_safetensors(
     # None is a value there: a plain net has no shortcut
     if record.architecture:
         fields["architecture"] = record.architecture.model_dump(mode="json")
-    metadata = {"format": "pt"} | {name: json.dumps(value) for name, value in fields.items()}
+    metadata = {"format": "pt", "writer": WRITER} | {name: json.dumps(value) for name, value in fields.items()}
     write_whole(path, save(content, metadata))  # `save_file` would hide why it failed, and write for its owner only
 
 
@@ -108,17 +207,20 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             content: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
             metadata = file.metadata() or {}
-        return content | {name: json.loads(metadata[name]) for name in Record.model_fields if name in metadata}
     except SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file ({error}): copy or download it again") from error
+    try:
+        ours = {name: json.loads(metadata[name]) for name in Record.model_fields if name in metadata}
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} has metadata that is no JSON ({error}): export it again from its training") from error
+        if metadata.get("writer") == WRITER:
+            raise InputError(f"{path} has damaged metadata ({error}): export it again from its training") from error
+        return content  # somebody else's, of any meaning
+    return content | ours
 
 
 def _read_pickle(path: Path) -> object:
     try:
-        # torchvision and timm keep a script's arguments beside the weights; a Namespace is as harmless as a dict.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes, read as opcodes, raise whatever they happen to mean
         if isinstance(error, pickle.UnpicklingError) and (forbidden := re.search(r"GLOBAL (\S+)", str(error))):
@@ -149,13 +251,6 @@ def _record(entries: dict[str, object], path: Path) -> Record:
 
 def _a(field: str) -> str:
     return f"{'an' if field[0] == 'a' else 'a'} {field}"
-
-
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in ("module.", "_orig_mod."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return _without_prefixes({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
-    return tensors
 
 
 def _as_float32(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -153,11 +154,13 @@ def load_file(
     """
     digest = _digest(path)
     content = read_weights(path)
+    content = content._replace(tensors=_with_plain_classifier(content.tensors, path))
     classifier = content.tensors.get("fc.weight")
     if classifier is None or classifier.ndim != 2 or not len(classifier):
+        last = [name for name in content.tensors if not name.startswith(("conv1.", "bn1.", "layer"))]
         raise InputError(
             f"{path} has no classifier `fc.weight` of shape (classes, features), so it is no ResNet of ours, "
-            f"torchvision's or timm's; its names: {some(content.tensors)}"
+            f"torchvision's or timm's; beside the layers it has {some(last) if last else 'nothing'}"
         )
     recorded = content.record.architecture
     if recorded is None:
@@ -194,6 +197,15 @@ def load_file(
         content.record.accuracy,
         content.mean_image,
     )
+
+
+def _with_plain_classifier(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The classifier by its plain name where it is the only layer with weights of a Sequential: `fc.1.weight`."""
+    heads = sorted({name.rpartition(".")[0] for name in tensors if re.fullmatch(r"fc\.\d+\.(weight|bias)", name)})
+    if len(heads) != 1 or "fc.weight" in tensors:
+        return tensors
+    logger.info("%s: the classifier is %s", path.name, heads[0])
+    return {re.sub(rf"^{re.escape(heads[0])}\.", "fc.", name): tensor for name, tensor in tensors.items()}
 
 
 def shortcut_of(option: ShortcutOption | None, family: Family) -> Shortcut | None:

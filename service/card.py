@@ -70,6 +70,13 @@ class Architecture(_Part):
         return f"{kind}{self.depth}" + ("-cifar" if self.family == "cifar" else "")
 
 
+MOST_STD = 4.0  # of pixels from 0 to 1 it is 0.5 at most; some nets divide by 1, or by a little more
+
+
+def _three(numbers: tuple[float, float, float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
+
+
 class Preprocessing(_Part):
     """From a decoded RGB image to the network's input.
 
@@ -86,9 +93,19 @@ class Preprocessing(_Part):
     mean_image: bool = False
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> Preprocessing:
+    def _fits(self) -> Preprocessing:
         if self.crop > self.resize:
-            raise ValueError(f"crop {self.crop} is larger than the resized shorter side {self.resize}")
+            raise ValueError(
+                f"crop {self.crop} is larger than the resized shorter side {self.resize}: give --resize, too"
+            )
+        if max(self.mean) > 1 or max(self.std) > MOST_STD:
+            raise ValueError(
+                f"mean {_three(self.mean)} and std {_three(self.std)} are of pixels from 0 to 255: divide them by 255"
+            )
+        if min(self.mean) < 0 or min(self.std) <= 0:
+            raise ValueError(
+                f"mean {_three(self.mean)} and std {_three(self.std)} are none that pixels from 0 to 1 have"
+            )
         return self
 
 

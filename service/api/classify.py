@@ -38,13 +38,16 @@ REQUEST_BODY = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
+                # Not model, depth and top_k, which are in the query's description: Swagger UI would fill them in and
+                # send what it filled in.
                 "properties": {
-                    FIELD: {"type": "array", "items": BINARY, "minItems": 1, "description": "One or more images."},
-                    "model": {"type": "string", "description": "As in the query."},
-                    "depth": {"type": "integer", "description": "As in the query."},
-                    "top_k": {"type": "integer", "minimum": 1, "description": "As in the query."},
+                    FIELD: {
+                        "type": "array",
+                        "items": BINARY,
+                        "minItems": 1,
+                        "description": "One or more images. The parameters of the query may be fields, too.",
+                    },
                 },
-                "additionalProperties": False,
             }
         },
         **{media_type: {"schema": BINARY} for media_type in IMAGE_TYPES},

@@ -22,6 +22,8 @@ def write(folder: Path, name: str, text: str) -> Path:
     [
         ("l.txt", "cat\ndog\n", (Label(name="cat"), Label(name="dog"))),
         ("l.txt", "\ufeffcat\r\ngreat dane\r\n", (Label(name="cat"), Label(name="great dane"))),
+        ("l.txt", "cat\ndog\n\n \n", (Label(name="cat"), Label(name="dog"))),
+        ("l.json", '{"dog": 1, "cat": 0}', (Label(name="cat"), Label(name="dog"))),  # class_to_idx of ImageFolder
         ("l.json", '["cat", "dog"]', (Label(name="cat"), Label(name="dog"))),
         ("l.json", '{"1": "dog", "0": "cat"}', (Label(name="cat"), Label(name="dog"))),
         ("l.json", json.dumps({"0": ["n01440764", "tench"], "1": ["n01484850", "great white shark"]}), (TENCH, SHARK)),
@@ -51,7 +53,10 @@ def test_one_name_may_stand_for_two_wordnet_ids(tmp_path: Path) -> None:
         ("l.json", '["cat", 5]', "5 is neither a name nor"),
         ("l.json", '{"0": "cat", "2": "dog"}', "index 1 is missing"),
         ("l.json", '{"0": "cat", "0": "dog"}', "index 0 occurs twice"),
-        ("l.json", '{"cat": 0}', "0 is neither a name nor"),
+        ("l.json", '{"cat": 0, "dog": 2}', "index 1 is missing"),
+        ("l.json", '{"cat": 0, "dog": 0}', "index 0 occurs twice"),
+        ("l.json", '{"cat": true}', "is neither a name nor"),
+        ("l.txt", "\ncat\n", "label of class 0 is empty"),
         ("l.json", '{"cat": "0"}', "index 'cat' is not a number"),
         ("l.tsv", "0\tn01440764\ttench\n", "not the three columns index, wnid, name"),
         ("l.tsv", "index\twnid\tname\n0\ttench\n", "line 2 has 2 columns"),

@@ -85,6 +85,26 @@ def test_errors_are_one_sentence(
     assert list(published(tmp_path / "models")) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--crop", "288"], "crop 288 is larger than the resized shorter side 36: give --resize, too"),
+        (["--mean", "123.675", "116.28", "103.53"], "are of pixels from 0 to 255: divide them by 255"),
+        (["--std", "58.395", "57.12", "57.375"], "are of pixels from 0 to 255: divide them by 255"),
+    ],
+)
+def test_preprocessing_that_cannot_be_is_one_sentence(
+    checkpoint: Path, tmp_path: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = ["--models-dir", str(tmp_path / "m"), "--resize", "36"]
+    assert main(["export", "--weights", str(checkpoint), *options, *at]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert list(published(tmp_path / "m")) == []
+
+
 def test_versions_are_chosen(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = ["--models-dir", str(folder)]
     assert main(["inspect", "resnet8-cifar", "--version", "1", *at]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import stat
 from collections.abc import Callable
@@ -83,6 +84,15 @@ def test_a_failed_gate_publishes_nothing(loaded: Loaded, tmp_path: Path, monkeyp
     monkeypatch.setattr(publish_module, "check_parity", fail)
     with pytest.raises(ParityFailed):
         publish(loaded, tmp_path)
+    assert list((tmp_path / "resnet8-cifar").iterdir()) == []
+
+
+def test_a_network_that_does_not_see_is_not_published(loaded: Loaded, tmp_path: Path) -> None:
+    blind = copy.deepcopy(loaded)
+    with torch.no_grad():
+        blind.net.fc.weight.zero_()
+    with pytest.raises(ParityFailed, match="the network does not see"):
+        publish(blind, tmp_path)
     assert list((tmp_path / "resnet8-cifar").iterdir()) == []
 
 

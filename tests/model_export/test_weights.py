@@ -1,11 +1,15 @@
+import collections
 import logging
 import os
 import re
+import tarfile
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file as load_safetensors
@@ -14,7 +18,7 @@ from torch import Tensor, nn
 
 from model_export.errors import InputError, Unavailable
 from model_export.resnet import ResNet, cifar_resnet, resnet
-from model_export.weight_files import Record, save_safetensors
+from model_export.weight_files import WRITER, Record, save_safetensors
 from model_export.weights import IMAGENET_WEIGHTS, Loaded, imagenet, load_file
 from service.card import Accuracy, Label, Preprocessing, sha256
 
@@ -56,6 +60,10 @@ def imagenet_file(path: Path, net: ResNet, **replaced: Tensor) -> Path:
 def meta_resnet(depth: int, **options: Any) -> ResNet:
     with torch.device("meta"):
         return resnet(depth, **options)
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {prefix + name: tensor for name, tensor in state.items()}
 
 
 def assert_same(loaded: Loaded, state: State) -> None:
@@ -133,6 +141,60 @@ def test_averaged_weights_are_preferred(
     with caplog.at_level(logging.INFO):
         assert_same(load(folder / "net.pth"), state)
     assert f"using the weights under '{averaged}'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lambda state: {"state_dict": prefixed(state, "model."), "epoch": 3}, "under 'state_dict', without the prefix"),
+        (lambda state: {"epoch": 1, "model_state_dict": state, "optimizer_state_dict": {}}, "under 'model_state_dict'"),
+        (lambda state: {"net": {"weights": prefixed(state, "backbone.")}}, "under 'net.weights'"),
+        (lambda state: prefixed(state, "net.module.") | {"loss.weight": torch.ones(3)}, "left aside: loss.weight"),
+    ],
+)
+def test_a_state_dict_is_found_by_its_content(
+    folder: Path, state: State, content: Callable[[State], dict[str, Any]], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(content(state), folder / "net.ckpt")
+    with caplog.at_level(logging.INFO):
+        assert_same(load(folder / "net.ckpt"), state)
+    assert said in caplog.text
+
+
+def test_harmless_objects_beside_the_weights(folder: Path, state: State) -> None:
+    beside = {
+        "best_acc": np.float64(0.9),
+        "epoch": np.int64(3),
+        "meters": collections.defaultdict(list, loss=[0.1]),
+        "folder": Path("runs/1"),
+        "theirs": PureWindowsPath("runs/1"),
+        "args": Namespace(lr=0.1),
+        "tags": {"a"},
+    }
+    torch.save({"state_dict": state, **beside}, folder / "net.pth")
+    assert_same(load(folder / "net.pth"), state)
+
+
+def test_counters_of_operations_are_passed_over(folder: Path, state: State) -> None:
+    counters = {name: torch.zeros(1) for name in ("total_ops", "total_params", "layer1.total_ops", "bn1.total_params")}
+    torch.save(state | counters, folder / "net.pth")
+    assert_same(load(folder / "net.pth"), state)
+
+
+def test_a_classifier_in_a_sequential(folder: Path, state: State, caplog: pytest.LogCaptureFixture) -> None:
+    renamed = {name.replace("fc.", "fc.1."): tensor for name, tensor in state.items()}
+    torch.save(renamed, folder / "net.pth")
+    with caplog.at_level(logging.INFO):
+        assert_same(load(folder / "net.pth"), state)
+    assert "the classifier is fc.1" in caplog.text
+
+
+def test_a_classifier_of_two_layers_is_shown(folder: Path, state: State) -> None:
+    two = {name.replace("fc.", f"fc.{index}."): tensor for name, tensor in state.items() for index in (0, 2)}
+    torch.save(two, folder / "net.pth")
+    message = refusal(folder / "net.pth")
+    assert "no classifier `fc.weight`" in message
+    assert "fc.0.weight, fc.2.weight" in message
 
 
 def test_an_absent_average_is_passed_over(folder: Path, state: State) -> None:
@@ -225,15 +287,23 @@ def test_a_record_that_contradicts_the_weights(folder: Path, state: State) -> No
 @pytest.mark.parametrize(
     ("record", "fault"),
     [
-        ("{", "has metadata that is no JSON"),
+        ("{", "has damaged metadata"),
         ('{"depth": "deep"}', "records an architecture that is not valid: depth: "),
         ('{"depth": 8, "width": 2}', "records an architecture that is not valid: width: "),
         ('{"depth": 8, "family": "cifar", "shortcut": "A"}', "it lacks the variant, v1 or v1.5"),
     ],
 )
 def test_a_record_that_is_not_valid(folder: Path, state: State, record: str, fault: str) -> None:
-    save_file(state, folder / "net.safetensors", metadata={"architecture": record})
+    save_file(state, folder / "net.safetensors", metadata={"architecture": record, "writer": WRITER})
     assert fault in refusal(folder / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"architecture": "resnet18"}, {"accuracy": "93%"}, {"labels": "3"}, {"architecture": '"resnet8"'}]
+)
+def test_metadata_of_others_means_nothing(folder: Path, state: State, metadata: dict[str, str]) -> None:
+    save_file(state, folder / "net.safetensors", metadata=metadata)
+    assert_same(load(folder / "net.safetensors"), state)
 
 
 def test_what_training_records_needs_not_be_said_again(tmp_path: Path, state: State) -> None:
@@ -321,11 +391,20 @@ def test_a_shape_of_no_known_net(folder: Path) -> None:
 
 def test_names_of_another_network(folder: Path) -> None:
     torch.save(nn.Sequential(nn.Linear(4, 3)).state_dict(), folder / "net.pth")
-    assert "no classifier `fc.weight`" in refusal(folder / "net.pth")
-    torch.save({"fc.weight": torch.zeros(3, 64), "layers.0.weight": torch.zeros(1)}, folder / "net.pth")
+    message = refusal(folder / "net.pth")
+    assert "no tensor in it is called conv1.weight, with or without a prefix" in message
+    assert "it holds 0.weight, 0.bias" in message
+    names = ("conv1.weight", "bn1.weight", "layer1.0.mlp.weight")
+    torch.save({"fc.weight": torch.zeros(3, 64)} | {name: torch.zeros(1) for name in names}, folder / "net.pth")
     message = refusal(folder / "net.pth")
     assert "does not fit resnet8-cifar: " in message
     assert "looks like" not in message
+
+
+def test_several_networks_in_one_file(folder: Path, state: State) -> None:
+    both = {f"{owner}.{name}": tensor for owner in ("student", "teacher") for name, tensor in state.items()}
+    torch.save(both, folder / "net.pth")
+    assert "holds several networks, with the prefixes student., teacher." in refusal(folder / "net.pth")
 
 
 def test_a_depth_there_is_not(folder: Path, state: State) -> None:
@@ -389,10 +468,38 @@ def test_damaged_files(folder: Path, state: State) -> None:
             assert "copy or download it again" in message
 
 
-@pytest.mark.parametrize("content", [b"<html>not found</html>", b"hello world, no weights"])
-def test_no_pytorch_file(folder: Path, content: bytes) -> None:
-    (folder / "net.bin").write_bytes(content)
-    assert "no PyTorch file" in refusal(folder / "net.bin")
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"hello world, no weights", "no PyTorch file"),
+        (b"\n<!DOCTYPE html><html>not found</html>", "a page of the web"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 46830571\n", "`git lfs pull`"),
+    ],
+)
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_no_pytorch_file(folder: Path, content: bytes, fault: str, name: str) -> None:
+    (folder / name).write_bytes(content)
+    message = refusal(folder / name)
+    if name == "net.safetensors" and "PyTorch" in fault:
+        fault = "not a whole safetensors file"
+    assert fault in message
+
+
+def test_a_torchscript_program(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, which people still send
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), folder / "net.pt")  # type: ignore[no-untyped-call]
+    message = refusal(folder / "net.pt")
+    assert "TorchScript program" in message
+    assert "torch.jit.load(path).state_dict()" in message
+
+
+def test_pytorchs_first_format(folder: Path) -> None:
+    with tarfile.open(folder / "net.pth", "w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("sys_info"))
+    message = refusal(folder / "net.pth")
+    assert "first format, a tar archive" in message
+    assert "weights_only=False" in message
 
 
 @pytest.mark.parametrize(
@@ -400,8 +507,9 @@ def test_no_pytorch_file(folder: Path, content: bytes) -> None:
     [
         (torch.zeros(3), "holds a Tensor, not a state dict"),
         ([1], "holds a list, not a state dict"),
-        ({}, "is no state dict, it holds nothing"),
-        ({"epoch": 3, "fc.weight": torch.zeros(3, 3)}, "entries that are no tensors: epoch"),
+        ({}, "holds no weights of a ResNet"),
+        ({}, "it holds nothing"),
+        ({"epoch": 3, "fc.weight": torch.zeros(3, 3)}, "it holds epoch, fc.weight"),
     ],
 )
 def test_no_state_dict(folder: Path, content: object, fault: str) -> None:

@@ -193,3 +193,24 @@ def test_names_of_architectures() -> None:
 def test_a_crop_larger_than_the_image_is_refused() -> None:
     with pytest.raises(ValidationError, match="crop 224 is larger"):
         Preprocessing(resize=200)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "fault"),
+    [
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "are of pixels from 0 to 255: divide them by 255"),
+        ((0.485, 0.456, 0.406), (58.395, 57.12, 57.375), "divide them by 255"),
+        ((0.5, 0.5, 0.5), (0.5, -0.5, 0.5), "are none that pixels from 0 to 1 have"),
+        ((0.5, 0.5, 0.5), (0.5, 0.0, 0.5), "are none that pixels from 0 to 1 have"),
+        ((-0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "are none that pixels from 0 to 1 have"),
+    ],
+)
+def test_statistics_of_another_scale_are_refused(
+    mean: tuple[float, float, float], std: tuple[float, float, float], fault: str
+) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        Preprocessing(mean=mean, std=std)
+
+
+def test_statistics_that_some_networks_have() -> None:
+    Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
