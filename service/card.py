@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from datetime import datetime
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,12 @@ class Label(_Part):
 
     name: str
     wnid: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _composed(cls, name: str) -> str:
+        """In Unicode's composed form (NFC): macOS decomposes names of folders, and both are the same class."""
+        return unicodedata.normalize("NFC", name)
 
 
 class Weights(_Part):

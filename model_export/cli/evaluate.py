@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.options import positive, version_of
+from model_export.cli.options import add_layout, layout_of, positive, version_of
 from model_export.datasets.base import Dataset
 from model_export.datasets.folder import OnBroken, open_folder, open_images
+from model_export.datasets.layout import AUTO, Layout
 from model_export.datasets.opening import is_folder, open_data
 from model_export.errors import InputError
 from model_export.evaluation.calibration import calibrate
@@ -93,6 +94,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sub.add_argument(
         "--broken", choices=get_args(OnBroken), default="refuse", help="what to do with broken images (default: refuse)"
     )
+    add_layout(sub)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if args.record:
         check_recordable(models, args.method)
     predictors = [open_predictor(model, args) for model in models]
-    dataset = open_dataset(args.data, args.broken, args.val_share, args.seed)
+    dataset = open_dataset(args.data, args.broken, args.val_share, args.seed, layout_of(args))
 
     evaluations = [
         evaluate(predictor, dataset, method=args.method, batch_size=args.batch_size) for predictor in predictors
@@ -178,13 +180,13 @@ def check_recordable(models: Sequence[Path | Published], method: Method) -> None
         raise InputError(f"--record is for the answers as they are served, not for {method}: leave --method out")
 
 
-def open_dataset(spec: str, broken: OnBroken, val_share: float | None, seed: int) -> Dataset:
+def open_dataset(spec: str, broken: OnBroken, val_share: float | None, seed: int, layout: Layout = AUTO) -> Dataset:
     """The images that `--data` means: those kept for validation where the data set has such a part."""
     if not is_folder(spec):
         return open_data(spec).val
     if val_share is not None:
-        return open_folder(Path(spec), val_share=val_share, seed=seed, broken=broken).val
-    return open_images(Path(spec), broken=broken)
+        return open_folder(Path(spec), val_share=val_share, seed=seed, broken=broken, layout=layout).val
+    return open_images(Path(spec), broken=broken, layout=layout)
 
 
 def open_predictor(model: Path | Published, args: argparse.Namespace) -> Predictor:

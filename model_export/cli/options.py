@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Literal
 
+from model_export.datasets.layout import Layout
 from model_export.errors import InputError
 from model_export.weights import Loaded, imagenet
 from service.card import Published, published
@@ -25,6 +26,23 @@ def published_weights(args: argparse.Namespace) -> Loaded:
     if (args.family or "imagenet", args.shortcut or "B", args.variant or "v1.5") != ("imagenet", "B", "v1.5"):
         raise InputError("the published ImageNet weights are of v1.5 with option B: leave those options out")
     return imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
+
+
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    """Options of a folder of images, for `layout_of`."""
+    parser.add_argument(
+        "--split",
+        metavar="auto|none|TRAIN,VAL",
+        help="the two parts of a folder: auto finds train and val, Training and Testing and the like; none: every "
+        "folder is a class; else their names (default: auto)",
+    )
+    parser.add_argument(
+        "--ignore", action="append", metavar="NAME", help="a folder or file to pass over, or a pattern; may be repeated"
+    )
+
+
+def layout_of(args: argparse.Namespace) -> Layout:
+    return Layout(args.split or "auto", tuple(args.ignore or ()))
 
 
 def version_of(root: Path, name: str, version: int | None) -> Published:

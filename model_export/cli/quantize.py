@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.options import positive, version_of
+from model_export.cli.options import add_layout, layout_of, positive, version_of
 from model_export.errors import InputError
 from model_export.quantise.gate import GateFailed
 from model_export.quantise.images import open_parts
@@ -26,6 +26,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="images to calibrate on and others to be judged by: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, "
         "or with CLASS/*.jpg, or of images without labels; cifar10; drawings or drawings:train=...,val=...",
     )
+    add_layout(sub)
     sub.add_argument("--precision", choices=("int8", "fp16"), default="int8", help="(default: int8)")
     sub.add_argument(
         "--method", choices=get_args(CalibrationMethod), help=f"to calibrate int8 with (default: {METHOD})"
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         card = quantise(
             version_of(args.models_dir, args.name, args.version),
             args.models_dir,
-            open_parts(args.data),
+            open_parts(args.data, layout_of(args)),
             precisions=[args.precision],
             method=args.method or METHOD,
             images=args.images or CALIBRATION_IMAGES,

@@ -10,9 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypedDict, get_args
 
-from model_export.cli.options import PublishedWeights, positive, published_weights
+from model_export.cli.options import PublishedWeights, add_layout, layout_of, positive, published_weights
 from model_export.datasets.base import Data
 from model_export.datasets.folder import OnBroken
+from model_export.datasets.layout import Layout
 from model_export.datasets.opening import is_folder, open_data
 from model_export.errors import InputError
 from model_export.evaluation.evaluating import evaluate
@@ -33,7 +34,20 @@ from service.card import Architecture, Variant
 log = logging.getLogger(__name__)
 
 DEFAULT_RECIPE: RecipeName = "finetune"
-OF_A_NEW_RUN = ("recipe", "weights", "depth", "family", "variant", "shortcut", "out", "val_share", "broken", "seed")
+OF_A_NEW_RUN = (
+    "recipe",
+    "weights",
+    "depth",
+    "family",
+    "variant",
+    "shortcut",
+    "out",
+    "val_share",
+    "broken",
+    "split",
+    "ignore",
+    "seed",
+)
 NO_OPTIONS = {"name", "family"}  # fields of a recipe that --recipe and --family choose
 
 
@@ -43,6 +57,8 @@ class About(TypedDict):
     data: str
     val_share: float
     broken: OnBroken
+    split: str
+    ignore: tuple[str, ...]
     weights: str
 
 
@@ -80,6 +96,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sub.add_argument("--out", type=Path, help="the folder of the run (default: runs/NETWORK-RECIPE)")
     sub.add_argument("--val-share", type=float, help="of a folder without val/ (default: 0.1)")
     sub.add_argument("--broken", choices=get_args(OnBroken), help="images (default: refuse)")
+    add_layout(sub)
     sub.add_argument("--seed", type=int, help="(default: 0)")
 
     machine = sub.add_argument_group("the machine", "may be changed when a run is resumed")
@@ -174,6 +191,8 @@ def new(args: argparse.Namespace, changes: dict[str, Any], machine: Machine, pro
         "data": str(Path(args.data).absolute()) if is_folder(args.data) else args.data,  # to resume from anywhere
         "val_share": 0.1 if args.val_share is None else args.val_share,
         "broken": args.broken or "refuse",
+        "split": layout_of(args).split,
+        "ignore": layout_of(args).ignore,
         "weights": loaded.weights.source if loaded else "He initialisation",
     }
     seed = args.seed or 0
@@ -221,7 +240,8 @@ def resumed(
 
 
 def data_of(about: About, seed: int) -> Data:
-    return open_data(about["data"], val_share=about["val_share"], seed=seed, broken=about["broken"])
+    layout = Layout(about["split"], about["ignore"])
+    return open_data(about["data"], val_share=about["val_share"], seed=seed, broken=about["broken"], layout=layout)
 
 
 def machine_of(args: argparse.Namespace, stored: dict[str, Any]) -> Machine:

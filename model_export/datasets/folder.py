@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from model_export.datasets.base import MAX_PIXELS, Data, Dataset
+from model_export.datasets.layout import (
+    AUTO,
+    Layout,
+    Tree,
+    find_parts,
+    loose_images,
+    names_a_part,
+    only_validates,
+    printable,
+    scan,
+)
 from model_export.errors import InputError, some
 from model_export.progress import Progress
 from service.errors import ImageProblem
@@ -20,10 +29,6 @@ from service.imaging import load, open_image
 from service.providers import usable_cores
 
 logger = logging.getLogger(__name__)
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-TRAIN = "train"
-VAL = ("val", "validation", "valid", "test")  # names of the second tree, in order of preference
 
 OnBroken = Literal["refuse", "skip"]
 
@@ -39,7 +44,7 @@ class ImageFolder(Dataset):
         self.name, self.classes, self.paths, self.labels = name, classes, tuple(paths), labels
 
     @classmethod
-    def open(cls, root: Path, *, broken: OnBroken = "refuse", shown: bool = True) -> ImageFolder:
+    def open(cls, root: Path, *, broken: OnBroken = "refuse", shown: bool = True, layout: Layout = AUTO) -> ImageFolder:
         """The tree `root/<class>/...`: every image below a class folder, however deep; links are followed.
 
         Every file is decoded once, so that a broken one is found now and not in the middle of a training.
@@ -50,13 +55,26 @@ class ImageFolder(Dataset):
         Raises:
             InputError: there is no such folder, it has another layout, a class has no images, or an image is broken.
         """
-        return _decoded(_scan(root), broken, shown=shown)
+        return _decoded(_scanned(root, layout), broken, shown=shown)
+
+    @classmethod
+    def open_loose(
+        cls, root: Path, *, broken: OnBroken = "refuse", shown: bool = True, layout: Layout = AUTO
+    ) -> ImageFolder:
+        """The images that lie in a folder itself, without labels and classes; decoded once, as by `open`.
+
+        Raises:
+            InputError: there is no such folder, it has no images, or one is broken.
+        """
+        files = [(path, 0) for path in loose_images(root, layout)]
+        whole = _decoded(Tree(root, ("",), files, ""), broken, shown=shown)
+        return cls(whole.name, (), whole.paths, whole.labels)
 
     def read(self, index: int) -> bytes:
         return self.paths[index].read_bytes()
 
     def title(self, index: int) -> str:
-        return str(self.paths[index])
+        return printable(self.paths[index])
 
     def part(self, name: str, indices: np.ndarray) -> ImageFolder:
         """Some of the images, under a name of their own; the classes stay."""
@@ -64,115 +82,81 @@ class ImageFolder(Dataset):
 
 
 def open_folder(
-    root: Path, *, val_share: float = 0.1, seed: int = 0, broken: OnBroken = "refuse", shown: bool = True
+    root: Path,
+    *,
+    val_share: float = 0.1,
+    seed: int = 0,
+    broken: OnBroken = "refuse",
+    shown: bool = True,
+    layout: Layout = AUTO,
 ) -> Data:
     """Images to train on: either `root/train/<class>/` and `root/val/<class>/`, or one tree `root/<class>/`.
 
-    The second folder may also be called validation, valid or test. One tree is split by the seed, class by class;
-    every class of two images or more has at least one in each part.
+    Which folders are the two parts: see `find_parts`. One tree is split by the seed, class by class; every class of
+    two images or more has at least one in each part. What was understood is said before any image is decoded.
 
     Args:
         val_share: of one tree: the fraction of every class that is kept for validation.
 
     Raises:
-        InputError: as `ImageFolder.open`; or there are too few classes or images, or the two trees' classes differ.
+        InputError: as `ImageFolder.open`; or there are too few classes or images, or the two trees' classes differ, or
+            there is a part to train on and none to validate on.
     """
-    val_root = _val_root(root)
-    if (root / TRAIN).is_dir() and val_root:
-        train, val = _scan(root / TRAIN), _scan(val_root)
+    parts = find_parts(root, layout)
+    if parts.train and parts.val:
+        train, val = _scanned(parts.train, layout), _scanned(parts.val, layout)
         _check_same_classes(train, val)
         _check_classes(train)
+        logger.info(
+            "%s: %s; %d images in %s to train on, %d in %s to validate on",
+            root.absolute().name,
+            _classes(train),
+            len(train.files),
+            train.root.relative_to(root),
+            len(val.files),
+            val.root.relative_to(root),
+        )
         return Data(_decoded(train, broken, shown=shown), _decoded(val, broken, shown=shown))
+    if alone := parts.train or parts.val:
+        raise InputError(
+            f"{parts.whole} has {alone.relative_to(parts.whole)} and no folder for the other part: name both with "
+            f"`--split TRAIN,VAL`; or give {alone}, which is then split by itself; or say `--split none` if its "
+            "folders are classes"
+        )
     if not 0 < val_share < 1:
         raise InputError(f"{val_share} is no share of the images to validate on: give one between 0 and 1, such as 0.1")
-    tree = _scan(root)
+    tree = _scanned(parts.whole, layout)
     _check_classes(tree)
+    logger.info("%s: %s; %d images", _name(tree.root), _classes(tree), len(tree.files))
     return _split(_decoded(tree, broken, shown=shown), val_share, seed)
 
 
-def open_images(root: Path, *, broken: OnBroken = "refuse", shown: bool = True) -> ImageFolder:
-    """Images to evaluate on: those of `root/val/` (validation, valid, test) if it is no class, else of `root` itself.
+def open_images(root: Path, *, broken: OnBroken = "refuse", shown: bool = True, layout: Layout = AUTO) -> ImageFolder:
+    """Images to evaluate on: those of the part to validate on (see `find_parts`) where there is one, else of `root`.
 
     Raises:
         InputError: as `ImageFolder.open`.
     """
-    val_root = _val_root(root)
-    if val_root and ((root / TRAIN).is_dir() or all(path.name in VAL for path in _folders(root))):
-        return ImageFolder.open(val_root, broken=broken, shown=shown)
-    return ImageFolder.open(root, broken=broken, shown=shown)
+    parts = find_parts(root, layout)
+    validates = parts.val and (parts.train or only_validates(parts.whole, layout))
+    tree = _scanned(parts.val if parts.val and validates else parts.whole, layout)
+    logger.info("%s: %s; %d images", _name(tree.root), _classes(tree), len(tree.files))
+    return _decoded(tree, broken, shown=shown)
 
 
-class _Tree(NamedTuple):
-    root: Path
-    classes: tuple[str, ...]
-    files: list[tuple[Path, int]]  # with labels
+def _scanned(root: Path, layout: Layout) -> Tree:
+    """The images of a tree; what was passed over is said."""
+    tree = scan(root, layout)
+    if tree.passed_over:
+        logger.info("%s: passed over %s", root, tree.passed_over)
+    return tree
 
 
-def _scan(root: Path) -> _Tree:
-    """Finds the images of a tree, without opening any."""
-    try:
-        entries = list(root.iterdir())
-    except FileNotFoundError:
-        raise InputError(f"{root} does not exist: give a folder that holds one folder of images per class") from None
-    except NotADirectoryError:
-        raise InputError(f"{root} is not a folder: give one that holds one folder of images per class") from None
-    except OSError as error:
-        raise InputError(f"{root} cannot be read ({error.strerror}): check its owner and permissions") from error
-    if loose := sorted(path.name for path in entries if _is_image(path) and not path.is_dir()):
-        raise InputError(
-            f"{root} holds images directly ({len(loose)}: {some(loose)}), and nothing tells their class: move them "
-            "into one folder per class"
-        )
-    folders = _folders(root)
-    if not folders:
-        raise InputError(f"{root} holds no folders: put the images of every class into a folder named after the class")
-
-    files: list[tuple[Path, int]] = []
-    empty = []
-    ignored = Counter(_kind(path) for path in entries if not path.is_dir())
-    for label, folder in enumerate(folders):
-        found = sorted(_files_below(folder))
-        images = [path for path in found if _is_image(path)]
-        ignored.update(_kind(path) for path in found if not _is_image(path))
-        files.extend((path, label) for path in images)
-        if not images:
-            empty.append(str(folder))
-    if ignored:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
-        logger.info("%s: ignored %d files that are no images: %s", root, ignored.total(), kinds)
-    if empty:
-        raise InputError(
-            f"there are no images ({', '.join(SUFFIXES)}) in {some(empty)}: put some there, or remove the folder"
-        )
-    return _Tree(root, tuple(folder.name for folder in folders), files)
+def _classes(tree: Tree) -> str:
+    return f"{len(tree.classes)} classes: {some(tree.classes)}"
 
 
-def _folders(root: Path) -> list[Path]:
-    """The class folders, by name."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Every file, hidden folders left out; a folder that is linked twice, or into itself, is entered once."""
-    entered = set()
-    for directory, folders, names in os.walk(folder, followlinks=True):
-        here = Path(directory)
-        entered.add(here.resolve())
-        folders[:] = [
-            name for name in sorted(folders) if not name.startswith(".") and (here / name).resolve() not in entered
-        ]
-        yield from (here / name for name in names)
-
-
-def _is_image(path: Path) -> bool:
-    return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES
-
-
-def _kind(path: Path) -> str:
-    return "hidden" if path.name.startswith(".") else path.suffix.lower() or "without extension"
-
-
-def _decoded(tree: _Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
+def _decoded(tree: Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
     """The images of a tree that can be decoded."""
     name = _name(tree.root)
     whole = []
@@ -186,7 +170,7 @@ def _decoded(tree: _Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
             if fault is None:
                 whole.append(file)
             else:
-                faults.append(f"{file[0]} ({fault})")
+                faults.append(f"{printable(file[0])} ({fault})")
             progress.advance()
     if faults and broken == "refuse":
         raise InputError(
@@ -217,21 +201,14 @@ def _fault(path: Path) -> str | None:
     return None
 
 
-def _val_root(root: Path) -> Path | None:
-    return next((root / name for name in VAL if (root / name).is_dir()), None)
+def _check_classes(tree: Tree) -> None:
+    if len(tree.classes) == 1:
+        raise InputError(
+            f"{tree.root} holds only one class folder, {tree.classes[0]}: give at least two classes to tell apart"
+        )
 
 
-def _check_classes(tree: _Tree) -> None:
-    if len(tree.classes) > 1:
-        return
-    train = tree.root / TRAIN
-    hint = f"; if it is to be split for training and validation, give {train}" if tree.classes == (TRAIN,) else ""
-    raise InputError(
-        f"{tree.root} holds only one class folder, {tree.classes[0]}: give at least two classes to tell apart{hint}"
-    )
-
-
-def _check_same_classes(train: _Tree, val: _Tree) -> None:
+def _check_same_classes(train: Tree, val: Tree) -> None:
     differing = [
         f"only {tree.root} has {some(names)}"
         for tree, other in ((train, val), (val, train))
@@ -259,4 +236,4 @@ def _split(whole: ImageFolder, val_share: float, seed: int) -> Data:
 def _name(root: Path) -> str:
     """A short name for people: of `/data/pictures/train` "pictures/train"."""
     parts = root.absolute().parts
-    return "/".join(parts[-2:] if parts[-1] in (TRAIN, *VAL) else parts[-1:])
+    return "/".join(parts[-2:] if names_a_part(parts[-1]) else parts[-1:])

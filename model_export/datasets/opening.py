@@ -10,6 +10,7 @@ from model_export.datasets.cifar10 import open_cifar10
 from model_export.datasets.drawn import drawings
 from model_export.datasets.folder import OnBroken, open_folder
 from model_export.datasets.in_memory import in_memory
+from model_export.datasets.layout import AUTO, Layout
 from model_export.drawings import CLASSES, SIDES, STYLES, Difficulty
 from model_export.errors import InputError
 
@@ -25,14 +26,16 @@ DRAWING_OPTIONS = {
 }
 
 
-def open_data(spec: str, *, val_share: float = 0.1, seed: int = 0, broken: OnBroken = "refuse") -> Data:
+def open_data(
+    spec: str, *, val_share: float = 0.1, seed: int = 0, broken: OnBroken = "refuse", layout: Layout = AUTO
+) -> Data:
     """The data set that a user names.
 
     Args:
         spec: `DIR`, a folder of images; `cifar10` or `cifar10:PATH`; `drawings` or, for example,
             `drawings:train=4096,val=1024,side=32,difficulty=hard,classes=circle+ring,seed=0`. A folder of such a
             name is given as `./drawings`.
-        val_share, seed, broken: of a folder: see `open_folder`.
+        val_share, seed, broken, layout: of a folder: see `open_folder`.
 
     Raises:
         InputError: there is no such data set, or it cannot be used.
@@ -45,7 +48,7 @@ def open_data(spec: str, *, val_share: float = 0.1, seed: int = 0, broken: OnBro
         if colon and not rest:
             raise InputError(f"{spec} names no path: give `cifar10`, or `cifar10:PATH`")
         return open_cifar10(Path(rest) if rest else None)
-    return open_folder(Path(spec), val_share=val_share, seed=seed, broken=broken)
+    return open_folder(Path(spec), val_share=val_share, seed=seed, broken=broken, layout=layout)
 
 
 def is_folder(spec: str) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from model_export.datasets.base import MAX_PIXELS, Data, Dataset
-from model_export.datasets.folder import SUFFIXES, ImageFolder
+from model_export.datasets.folder import ImageFolder
+from model_export.datasets.layout import AUTO, Layout, loose_images
 from model_export.datasets.opening import is_folder, open_data
 from model_export.errors import InputError
 from service.card import Preprocessing
@@ -45,7 +46,7 @@ def drawn(dataset: Dataset, count: int, *, after: int = 0) -> Part:
     return Part(dataset, order[after : after + count])
 
 
-def open_parts(spec: str) -> Data:
+def open_parts(spec: str, layout: Layout = AUTO) -> Data:
     """Images to calibrate on (`train`) and others to be judged by (`val`), of what a user names.
 
     Labels are told by the layout: a folder that holds images directly has none, and its parts have no `classes`; it is
@@ -54,16 +55,17 @@ def open_parts(spec: str) -> Data:
 
     Args:
         spec: a folder of images, or whatever `open_data` understands.
+        layout: of a folder.
 
     Raises:
         InputError: as `open_data`.
         Unavailable: as `open_data`.
     """
-    if is_folder(spec) and (loose := _loose_images(Path(spec))):
-        whole = ImageFolder(Path(spec).absolute().name, (), loose, np.zeros(len(loose), np.int64))
+    if is_folder(spec) and Path(spec).is_dir() and loose_images(Path(spec), layout):
+        whole = ImageFolder.open_loose(Path(spec), layout=layout)
         half = len(whole) // 2
         return Data(drawn(whole, half), drawn(whole, len(whole), after=half))
-    return open_data(spec)
+    return open_data(spec, layout=layout)
 
 
 def batches(dataset: Dataset, preprocessing: Preprocessing, size: int) -> Iterator[np.ndarray]:
@@ -85,10 +87,3 @@ def batches(dataset: Dataset, preprocessing: Preprocessing, size: int) -> Iterat
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as pool:
         for start in range(0, len(dataset), size):
             yield np.stack(list(pool.map(pixels, range(start, min(start + size, len(dataset))))))
-
-
-def _loose_images(root: Path) -> list[Path]:
-    """The images that lie in a folder itself; none where it is no folder."""
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())

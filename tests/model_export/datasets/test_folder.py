@@ -15,6 +15,7 @@ from PIL import Image
 
 from model_export.datasets.base import Data
 from model_export.datasets.folder import ImageFolder, open_folder, open_images
+from model_export.datasets.layout import Layout
 from model_export.errors import InputError
 
 
@@ -80,7 +81,7 @@ def test_every_kind_of_image_at_any_depth(tmp_path: Path, caplog: pytest.LogCapt
     assert dataset.title(3) == f"{root}/dog/b.JPG"
     assert dataset.read(2) == encoded(colour="blue")
     assert dataset.image(2).getpixel((5, 5)) == (0, 0, 254)
-    assert "ignored 6 files that are no images: 2 .gif" in caplog.text
+    assert "passed over 6 files that are no images (2 .gif" in caplog.text
     for kind in ("1 .csv", "1 hidden", "1 .txt", "1 without extension"):
         assert kind in caplog.text
     assert "pets: checking: 4 of 4 images" in caplog.text
@@ -214,17 +215,24 @@ def test_one_class(tmp_path: Path) -> None:
 
 
 def test_train_without_val(tmp_path: Path) -> None:
-    tree(tmp_path, {"train/a": 1, "train/b": 1})
-    assert refusal(open_folder, tmp_path).endswith(
-        f"if it is to be split for training and validation, give {tmp_path}/train"
-    )
+    tree(tmp_path, {"train/a": 1, "train/b": 1, "holdout/a": 1, "holdout/b": 1})
+    message = refusal(open_folder, tmp_path)
+    assert f"{tmp_path} has train and no folder for the other part: name both with `--split TRAIN,VAL`" in message
+    assert f"or give {tmp_path}/train, which is then split by itself" in message
+    data = open_folder(tmp_path, layout=Layout("train,holdout"))
+    assert (data.train.name, data.val.classes) == (f"{tmp_path.name}/train", ("a", "b"))
 
 
 def test_empty_classes(tmp_path: Path) -> None:
     write(tmp_path, {"a/1.jpg": encoded(), "b/notes.txt": b"", "d/1.jpg": encoded()})
     (tmp_path / "c").mkdir()
     message = refusal(open_folder, tmp_path)
-    assert message.startswith("there are no images (.jpg, .jpeg, .png, .webp) in ")
+    assert message.startswith("there are no images (JPEG, PNG or WebP) in ")
+    assert "`--ignore NAME`" in message
+    assert open_folder(write(tmp_path, {"a/2.jpg": encoded()}), layout=Layout(ignore=("b", "c"))).val.classes == (
+        "a",
+        "d",
+    )
     assert f"in {tmp_path}/b, {tmp_path}/c: put some there" in message
 
 
@@ -258,6 +266,33 @@ def test_names_of_the_second_tree(tmp_path: Path, names: tuple[str, ...]) -> Non
     root = tree(tmp_path, {f"{part}/{name}": 1 for part in ("train", *names) for name in "ab"})
     assert relative(open_folder(root).val, root)[0].startswith(f"{names[0]}/a")
     assert relative(open_images(root), root)[0].startswith(f"{names[0]}/a")
+
+
+def test_what_was_understood_is_said_before_anything_is_decoded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tree(tmp_path / "pets", {"Training/a": 3, "Training/b": 2, "Testing/a": 1, "Testing/b": 1, "@eaDir/x": 1})
+    with caplog.at_level(logging.INFO):
+        data = open_folder(root)
+    assert (len(data.train), len(data.val)) == (5, 2)
+    lines = [record.getMessage() for record in caplog.records]
+    said = lines.index("pets: 2 classes: a, b; 5 images in Training to train on, 2 in Testing to validate on")
+    assert said < next(i for i, line in enumerate(lines) if "checking" in line)
+
+
+def test_an_image_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    root = tree(tmp_path, {"a": 1, "b": 1})
+    (root / "a" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"no image")
+    message = refusal(ImageFolder.open, root)
+    assert "a/caf\\xe9.jpg (" in message
+    assert message.isascii()
+
+
+def test_images_without_labels(tmp_path: Path) -> None:
+    root = write(tmp_path / "photos", {"b.jfif": encoded(), "a.jpg": encoded(), "._a.jpg": b"\0", "notes.txt": b""})
+    whole = ImageFolder.open_loose(root)
+    assert (whole.name, whole.classes, relative(whole, root)) == ("photos", (), ["a.jpg", "b.jfif"])
+    assert "c.png (" in refusal(ImageFolder.open_loose, write(root, {"c.png": b"no image"}))
 
 
 def test_a_class_called_train(tmp_path: Path) -> None:

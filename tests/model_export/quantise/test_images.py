@@ -38,6 +38,7 @@ def test_a_folder_of_images_has_no_labels(tmp_path: Path) -> None:
     for i in range(9):
         (tmp_path / f"{i}.JPG").write_bytes(picture(0, i))
     (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._0.JPG").write_bytes(b"left by a file system")
     parts = open_parts(str(tmp_path))
     assert (parts.train.classes, parts.val.classes) == ((), ())
     assert (len(parts.train), len(parts.val)) == (4, 5)
@@ -55,10 +56,17 @@ def test_a_folder_of_folders_has_labels_and_is_split_as_in_training(tmp_path: Pa
     assert (len(parts.train), len(parts.val)) == (36, 4)
 
 
+def test_a_broken_image_without_label_is_found_before_the_work_begins(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(0, 0))
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"1 of the 2 images in .* cannot be used: .*b\.jpg"):
+        open_parts(str(tmp_path))
+
+
 @pytest.mark.parametrize(("content", "fault"), [(b"no image", "is not a JPEG"), (None, "No such file")])
 def test_broken_images_are_named(tmp_path: Path, content: bytes | None, fault: str) -> None:
     path = tmp_path / "broken.jpg"
-    path.write_bytes(b"")
+    path.write_bytes(picture(0, 0))
     whole = open_parts(str(tmp_path)).val
     path.unlink()
     if content is not None:
