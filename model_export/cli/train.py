@@ -25,7 +25,7 @@ from model_export.training import checkpoint
 from model_export.training.distributed import Processes, joined
 from model_export.training.history import Row
 from model_export.training.recipe import NAMES, Recipe, RecipeName, described, named, override
-from model_export.training.start import begin, fitted, resume
+from model_export.training.start import begin, check_weights, fitted, resume
 from model_export.training.trainer import DeviceChoice, Machine, Precision, Stopped, Trainer
 from model_export.weight_files import Record, save_safetensors
 from model_export.weights import Family, Loaded, ShortcutOption, load_file, shortcut_of
@@ -183,6 +183,7 @@ def new(args: argparse.Namespace, changes: dict[str, Any], machine: Machine, pro
         )
         recipe = named(recipe.name, shape)
     recipe = override(recipe, changes)
+    check_weights(recipe, loaded)  # before the data is read, which may take long
     folder = args.out or Path("runs") / f"{shape.name}-{recipe.name}"
     if (folder / checkpoint.LAST).exists():
         raise InputError(f"{folder} already holds a run: go on with `--resume {folder}`, or choose another --out")

@@ -15,6 +15,7 @@ from model_export.datasets.layout import (
     AUTO,
     Layout,
     Tree,
+    class_folders,
     find_parts,
     loose_images,
     names_a_part,
@@ -107,6 +108,9 @@ def open_folder(
         train, val = _scanned(parts.train, layout), _scanned(parts.val, layout)
         _check_same_classes(train, val)
         _check_classes(train)
+        used = {*parts.train.parents, parts.train, *parts.val.parents, parts.val}
+        if left := [folder.name for folder in class_folders(parts.whole, layout) if folder not in used]:
+            logger.info("%s: passed over the folders %s", parts.whole, some(left))
         logger.info(
             "%s: %s; %d images in %s to train on, %d in %s to validate on",
             root.absolute().name,

@@ -90,15 +90,21 @@ def labels_of(classes: tuple[str, ...]) -> tuple[Label, ...]:
     return tuple(Label(name=name) for name in classes)
 
 
+def check_weights(recipe: Recipe, loaded: Loaded | None) -> None:
+    """Raises InputError where a recipe goes on from weights and there are none."""
+    if recipe.normalisation == "weights" and loaded is None:
+        raise InputError(
+            f"recipe {recipe.name} goes on from trained weights: give --weights imagenet or a file, or take another "
+            "recipe"
+        )
+
+
 def _normalisation(
     architecture: Architecture, recipe: Recipe, train: Dataset, loaded: Loaded | None
 ) -> tuple[Preprocessing, Tensor | None, Palette]:
     if recipe.normalisation == "weights":
-        if loaded is None:
-            raise InputError(
-                f"recipe {recipe.name} goes on from trained weights: give --weights imagenet or a file, or take "
-                "another recipe"
-            )
+        check_weights(recipe, loaded)
+        assert loaded is not None
         usual, mean_image = loaded.preprocessing, loaded.mean_image
     else:
         usual, mean_image = usual_preprocessing(architecture.family), None

@@ -271,10 +271,11 @@ def test_names_of_the_second_tree(tmp_path: Path, names: tuple[str, ...]) -> Non
 def test_what_was_understood_is_said_before_anything_is_decoded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = tree(tmp_path / "pets", {"Training/a": 3, "Training/b": 2, "Testing/a": 1, "Testing/b": 1, "@eaDir/x": 1})
+    root = tree(tmp_path / "pets", {"Training/a": 3, "Training/b": 2, "Testing/a": 1, "Testing/b": 1, "masks/a": 1})
     with caplog.at_level(logging.INFO):
         data = open_folder(root)
     assert (len(data.train), len(data.val)) == (5, 2)
+    assert f"{root}: passed over the folders masks" in caplog.text
     lines = [record.getMessage() for record in caplog.records]
     said = lines.index("pets: 2 classes: a, b; 5 images in Training to train on, 2 in Testing to validate on")
     assert said < next(i for i, line in enumerate(lines) if "checking" in line)
