@@ -63,6 +63,14 @@ HARMLESS: list[Any] = [
     set,
 ]
 
+# Known by their first bytes: what they are, and what to do with them.
+FOREIGN = (
+    (b"\x1f\x8b", "compressed with gzip", "unpack it with gunzip"),
+    (b"\x89HDF", "an HDF5 file of Keras or Caffe", "convert it to PyTorch first"),
+    # its version of the format, 3 and later, then the name of what wrote it
+    *((bytes((8, ir, 18)), "an ONNX model", "give the PyTorch weights it was made of") for ir in range(3, 20)),
+)
+
 MEAN_IMAGE = "mean_image"  # beside the parameters: float32 (3, crop, crop) in 0 to 255
 BESIDE = (MEAN_IMAGE, "n_averaged")
 
@@ -87,7 +95,7 @@ class WeightFile(NamedTuple):
 
 
 def read_weights(path: Path) -> WeightFile:
-    """The tensors of a `.safetensors` file or, under any other name, of a file of `torch.save`.
+    """The tensors of a file of safetensors or of `torch.save`, whatever its name.
 
     The state dict is found by its content, however deep it lies: it has a tensor called `conv1.weight`, perhaps behind
     a prefix (`module.` of DDP, `_orig_mod.` of torch.compile, `model.` of Lightning), which is removed. Of several, the
@@ -100,7 +108,7 @@ def read_weights(path: Path) -> WeightFile:
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty: copy or download it again")
     _check_kind(path)
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
+    content = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not a state dict: save `net.state_dict()`")
     # Without an architecture, entries of these names are somebody else's, of any meaning.
@@ -168,6 +176,9 @@ def _check_kind(path: Path) -> None:
         raise InputError(f"{path} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
     if head.lstrip()[:1] == b"<":
         raise InputError(f"{path} is a page of the web, not a file of weights: download it by its direct address")
+    for signature, kind, remedy in FOREIGN:
+        if head.startswith(signature):
+            raise InputError(f"{path} is {kind}, not a file of weights: {remedy}")
     if head[257:262] == b"ustar" or head.startswith(b"sys_info"):
         raise InputError(
             f"{path} is in PyTorch's first format, a tar archive, which is not read safely: load it with "
@@ -180,6 +191,17 @@ def _check_kind(path: Path) -> None:
                     f"{path} is a TorchScript program, not a file of weights: save its weights with "
                     "`torch.save(torch.jit.load(path).state_dict(), ...)`"
                 )
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its suffix, or by its first bytes: the length of a JSON object, 8 bytes, and its brace."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head.startswith(b"PK"):  # a ZIP archive, as `torch.save` writes them
+        return False
+    if path.suffix.lower() == ".safetensors":
+        return True
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def save_safetensors(
@@ -220,8 +242,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_pickle(path: Path) -> object:
     try:
-        with torch.serialization.safe_globals(HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # an open file, since torch.load looks at the names of files
+        with torch.serialization.safe_globals(HARMLESS), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes, read as opcodes, raise whatever they happen to mean
         if isinstance(error, pickle.UnpicklingError) and (forbidden := re.search(r"GLOBAL (\S+)", str(error))):
             raise InputError(

@@ -1,4 +1,5 @@
 import collections
+import gzip
 import logging
 import os
 import re
@@ -483,6 +484,24 @@ def test_no_pytorch_file(folder: Path, content: bytes, fault: str, name: str) ->
     if name == "net.safetensors" and "PyTorch" in fault:
         fault = "not a whole safetensors file"
     assert fault in message
+
+
+def test_other_formats_are_named(folder: Path, models_dir: Path, state: State) -> None:
+    path = folder / "net.pth"
+    path.write_bytes((models_dir / "resnet8-cifar" / "1" / "model.onnx").read_bytes())
+    assert "is an ONNX model" in refusal(path)
+    torch.save(state, folder / "plain.pth")
+    path.write_bytes(gzip.compress((folder / "plain.pth").read_bytes()))
+    assert "unpack it with gunzip" in refusal(path)
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64))
+    assert "HDF5" in refusal(path)
+
+
+def test_the_content_decides_and_not_the_name(folder: Path, state: State) -> None:
+    save_file(state, folder / "net.bin")
+    assert_same(load(folder / "net.bin"), state)
+    torch.save(state, folder / "net.safetensors")
+    assert_same(load(folder / "net.safetensors"), state)
 
 
 def test_a_torchscript_program(folder: Path) -> None:
