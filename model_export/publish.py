@@ -18,7 +18,8 @@ import numpy as np
 
 from model_export.disk import flush
 from model_export.onnx_export import export_onnx
-from model_export.parity import Reference, check_parity, check_sight, make_self_test
+from model_export.parity import Reference, check_parity, make_self_test
+from model_export.sight import check_sight
 from model_export.weights import Loaded
 from service.card import CARD_FILE, MODEL_FILES, NAME_PATTERN, SELF_TEST_FILE, ModelCard, ModelFile, published, sha256
 from service.engine import DynamicEngine
