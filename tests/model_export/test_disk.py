@@ -23,7 +23,7 @@ def test_where_folders_cannot_be_flushed_writing_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As on CIFS, on some FUSE file systems, and on Windows."""
-    caplog.set_level("DEBUG")
+    caplog.set_level("DEBUG", "model_export")  # commands that ran before have set a level of its own
 
     def fsync(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
