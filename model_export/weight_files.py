@@ -107,8 +107,10 @@ def read_weights(path: Path) -> WeightFile:
     """
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty: copy or download it again")
-    _check_kind(path)
-    content = _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path)
+    with path.open("rb") as file:
+        head = file.read(512)
+    _check_kind(path, head)
+    content = _read_safetensors(path) if _is_safetensors(path, head) else _read_pickle(path)
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not a state dict: save `net.state_dict()`")
     # Without an architecture, entries of these names are somebody else's, of any meaning.
@@ -168,10 +170,8 @@ def _state_dicts(content: Mapping[Any, Any], where: str = "", depth: int = 3) ->
                 yield from _state_dicts(value, f"{where}.{name}" if where else str(name), depth - 1)
 
 
-def _check_kind(path: Path) -> None:
+def _check_kind(path: Path, head: bytes) -> None:
     """Raises InputError for a file that is known and is no weights, with what to do about it."""
-    with path.open("rb") as file:
-        head = file.read(512)
     if head.startswith(b"version https://git-lfs"):
         raise InputError(f"{path} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
     if head.lstrip()[:1] == b"<":
@@ -193,15 +193,13 @@ def _check_kind(path: Path) -> None:
                 )
 
 
-def _is_safetensors(path: Path) -> bool:
+def _is_safetensors(path: Path, head: bytes) -> bool:
     """By its suffix, or by its first bytes: the length of a JSON object, 8 bytes, and its brace."""
-    with path.open("rb") as file:
-        head = file.read(9)
     if head.startswith(b"PK"):  # a ZIP archive, as `torch.save` writes them
         return False
     if path.suffix.lower() == ".safetensors":
         return True
-    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def save_safetensors(

@@ -40,7 +40,7 @@ class Candidate(NamedTuple):
     compute: Compute
 
 
-class Published(NamedTuple):
+class Placement(NamedTuple):
     """A published model, and the part of the machine that it may use."""
 
     folder: Path
@@ -102,7 +102,7 @@ def load_engine(
         CardError: the stored self-test cannot be read.
     """
     started = time.perf_counter()
-    model = Published(folder, card, threads, lanes, gpu)
+    model = Placement(folder, card, threads, lanes, gpu)
     loading = _Loading(model, SelfTest.read(folder), max_batch)
     candidates = list(loading.usable(provider, precision))
     if cache is None:
@@ -134,7 +134,7 @@ class _Loading:
             engines alive, and their memory on the GPU.
     """
 
-    def __init__(self, model: Published, stored: SelfTest, max_batch: int | None) -> None:
+    def __init__(self, model: Placement, stored: SelfTest, max_batch: int | None) -> None:
         self._model = model
         self._stored = stored
         self._max_batch = max_batch
