@@ -23,7 +23,7 @@ $(VENV)/installed: pyproject.toml docker/constraints.txt
 tools:  ## install what the end-to-end tests run: nginx and Chromium (Debian, as root; elsewhere it says what is missing)
 	@tests/install-tools
 
-run: install  ## get models (ImageNet weights, or else a demo trained on the spot) and serve them on port 8000
+run: install  ## get models (ImageNet weights, or else the demo that ships) and serve them on port 8000
 	$(BIN)/python -m model_export quickstart --models-dir $(MODELS)
 	$(BIN)/python -m service --models-dir $(MODELS)
 

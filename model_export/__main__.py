@@ -12,7 +12,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 from model_export.cli import demo, draw, evaluate, quantize, study, train
-from model_export.cli.options import PublishedWeights, published_weights, version_of
+from model_export.cli.options import PublishedWeights, published_weights, refuse, version_of
 from model_export.demo import shipped_demo, train_demo
 from model_export.errors import InputError
 from model_export.onnx_export import ExportError
@@ -40,17 +40,30 @@ from service.providers import ProviderChoice, ProviderUnavailable, usable_cores
 log = logging.getLogger("model_export")
 
 PREPROCESSING = ("resize", "crop", "interpolation", "mean", "std")
+NETWORK = ("depth", "family", "variant", "shortcut")
 
 # What ends a command with one sentence. (ValueError: no such network, no such name.)
 FAULTS = (InputError, ExportError, ParityFailed, GateFailed, CardError, ProviderUnavailable, SelfTestFailed, ValueError)
 
 
 def load(args: argparse.Namespace) -> Loaded:
-    """What `--weights` and the options beside it mean."""
+    """What `--weights` and the options beside it mean.
+
+    Raises:
+        InputError: they do not go together, or the weights cannot be used.
+        Unavailable: published weights cannot be had.
+    """
     if args.weights == "demo":
-        return train_demo(args.seed) if args.train else shipped_demo()
-    if args.train:
+        refuse(args, NETWORK, "the other weights (the demo is a ResNet-18)")
+    elif args.train:
         raise InputError("--train is for `--weights demo`; `python -m model_export train` trains networks of your own")
+    if args.weights in (*get_args(PublishedWeights), "demo", "random"):
+        refuse(args, ("labels", *PREPROCESSING), "a FILE of weights")
+    if not (args.weights == "random" or args.train):
+        refuse(args, ("seed",), "`--weights random` and `--weights demo --train`")
+
+    if args.weights == "demo":
+        return train_demo(args.seed or 0) if args.train else shipped_demo()
     if args.weights in get_args(PublishedWeights):
         return published_weights(args)
     if args.weights == "random":
@@ -64,7 +77,7 @@ def load(args: argparse.Namespace) -> Loaded:
             shortcut=shortcut_of(args.shortcut, family),
             num_classes=1000 if family == "imagenet" else 10,
         )
-        return random_weights(architecture, args.seed)
+        return random_weights(architecture, args.seed or 0)
     loaded = load_file(
         Path(args.weights),
         depth=args.depth,
@@ -165,6 +178,7 @@ def inspect(args: argparse.Namespace) -> int:
 def chosen(args: argparse.Namespace) -> list[Published]:
     """The versions that `NAME` and `--version` mean: of a name its latest version, without a name everything."""
     if args.name is None:
+        refuse(args, ("version",), "the model that NAME names")
         entries = list(published(args.models_dir))
         if not entries:
             raise InputError(f"nothing is published in {args.models_dir}: run `python -m model_export quickstart`")
@@ -212,7 +226,7 @@ def parser() -> argparse.ArgumentParser:
         )
     sub.add_argument("--name", help="to publish under (default: by architecture, such as resnet50)")
     sub.add_argument("--train", action="store_true", help="train the demo here and now, instead of the one that ships")
-    sub.add_argument("--seed", type=int, default=0, help="of random weights and of `demo --train` (default: 0)")
+    sub.add_argument("--seed", type=int, help="of random weights and of `demo --train` (default: 0)")
 
     command("list", list_models, "Show what is published.")
 

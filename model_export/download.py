@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -24,6 +26,14 @@ ATTEMPTS = 3
 BACKOFF_S = 1.0  # before the second attempt; doubled before the third
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 15.0
+
+
+def in_home(path: str) -> Path:
+    """A folder for caches that is given with `~`; for a user without a home, the same below the temporary folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(tempfile.gettempdir(), f"resnet-service-{os.getuid()}", *Path(path).parts[1:])
 
 
 def download(url: str, path: Path, digest: str, *, by_hand: str, other_disk: str) -> str:

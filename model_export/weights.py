@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from model_export.download import download
+from model_export.download import download, in_home
 from model_export.errors import InputError, some
 from model_export.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.onnx_export import ServingGraph
@@ -103,7 +103,7 @@ def imagenet(depth: int, version: ImagenetVersion = "v1", *, base_url: str | Non
     if published is None:
         depths = ", ".join(str(d) for d, v in IMAGENET_WEIGHTS if v == version)
         raise InputError(f"there are no published {version.upper()} weights of depth {depth}: choose from {depths}")
-    path = Path(torch.hub.get_dir()) / "checkpoints" / published.file
+    path = in_home(torch.hub.get_dir()) / "checkpoints" / published.file
     digest = _cached_digest(path, published.sha256)
     if digest is None:
         base_url = base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.options import add_layout, layout_of, positive, version_of
+from model_export.cli.options import add_layout, layout_of, positive, refuse, refuse_of_other_data, version_of
 from model_export.datasets.base import Dataset
 from model_export.datasets.folder import OnBroken, open_folder, open_images
 from model_export.datasets.layout import AUTO, Layout
@@ -35,6 +35,8 @@ from service.providers import PrecisionChoice, ProviderChoice
 
 log = logging.getLogger(__name__)
 
+OF_WEIGHT_FILES = ("depth", "family", "variant", "shortcut", "labels", "device")
+OF_PUBLISHED_MODELS = ("version", "provider", "precision")
 LINES = 5  # of the classes that do worst, and of confusions
 
 
@@ -56,7 +58,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=float,
         help="of a folder without val/: take only the share that `train` has set aside (default: all images)",
     )
-    sub.add_argument("--seed", type=int, default=0, help="with which `train` has split that folder (default: 0)")
+    sub.add_argument("--seed", type=int, help="with which `train` has split that folder (default: 0)")
     sub.add_argument(
         "--method",
         choices=get_args(Method),
@@ -66,16 +68,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     sub.add_argument("--models-dir", type=Path, default=Path("models"), help="the model folder (default: models)")
     sub.add_argument("--version", type=int, help="of published models (default: the latest)")
-    sub.add_argument(
-        "--provider", choices=get_args(ProviderChoice), default="auto", help="of published models (default: auto)"
-    )
+    sub.add_argument("--provider", choices=get_args(ProviderChoice), help="of published models (default: auto)")
     sub.add_argument(
         "--precision",
         choices=get_args(PrecisionChoice),
-        default="auto",
         help="of published models: auto is what the service would take (default: auto)",
     )
-    sub.add_argument("--device", choices=get_args(Device), default="cpu", help="of weight files (default: cpu)")
+    sub.add_argument("--device", choices=get_args(Device), help="of weight files (default: cpu)")
     sub.add_argument("--batch-size", type=positive, default=32, help="images computed at once (default: 32)")
     for option, choices in (("family", Family), ("variant", Variant), ("shortcut", ShortcutOption)):
         sub.add_argument(f"--{option}", choices=get_args(choices), help="of weight files that do not record it")
@@ -91,19 +90,24 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="DIR",
         help="write evaluation.json, predictions.csv and report.html there",
     )
-    sub.add_argument(
-        "--broken", choices=get_args(OnBroken), default="refuse", help="what to do with broken images (default: refuse)"
-    )
+    sub.add_argument("--broken", choices=get_args(OnBroken), help="what to do with broken images (default: refuse)")
     add_layout(sub)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the figures, then writes what was asked for."""
+    refuse_of_other_data(args)
+    if args.val_share is None:
+        refuse(args, ("seed",), "the part of a folder that --val-share takes")
     models = [find_model(name, args) for name in args.models]
+    if not any(isinstance(model, Path) for model in models):
+        refuse(args, OF_WEIGHT_FILES, "weight files")
+    if not any(isinstance(model, Published) for model in models):
+        refuse(args, OF_PUBLISHED_MODELS, "published models")
     if args.record:
         check_recordable(models, args.method)
     predictors = [open_predictor(model, args) for model in models]
-    dataset = open_dataset(args.data, args.broken, args.val_share, args.seed, layout_of(args))
+    dataset = open_dataset(args.data, args.broken or "refuse", args.val_share, args.seed or 0, layout_of(args))
 
     evaluations = [
         evaluate(predictor, dataset, method=args.method, batch_size=args.batch_size) for predictor in predictors
@@ -191,8 +195,8 @@ def open_dataset(spec: str, broken: OnBroken, val_share: float | None, seed: int
 
 def open_predictor(model: Path | Published, args: argparse.Namespace) -> Predictor:
     if isinstance(model, Published):
-        return OnnxPredictor(model, args.provider, args.precision)
-    return TorchPredictor(load_checkpoint(model, args), str(model), args.device)
+        return OnnxPredictor(model, args.provider or "auto", args.precision or "auto")
+    return TorchPredictor(load_checkpoint(model, args), str(model), args.device or "cpu")
 
 
 def load_checkpoint(path: Path, args: argparse.Namespace) -> Loaded:

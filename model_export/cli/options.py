@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from model_export.datasets.layout import Layout
+from model_export.datasets.opening import is_folder
 from model_export.errors import InputError
 from model_export.weights import Loaded, imagenet
 from service.card import Published, published
 
 PublishedWeights = Literal["imagenet", "imagenet-v2"]
+
+
+OF_A_FOLDER = ("val_share", "broken", "split", "ignore")
+
+
+def refuse(args: argparse.Namespace, options: Iterable[str], only: str) -> None:
+    """Raises InputError where one of these options, whose default is None, was given though it would change nothing.
+
+    Args:
+        only: what they are for, such as "a folder of images".
+    """
+    if given := [f"--{name.replace('_', '-')}" for name in options if getattr(args, name, None) is not None]:
+        raise InputError(f"{' and '.join(given)}: only for {only}: leave {'it' if len(given) == 1 else 'them'} out")
+
+
+def refuse_of_other_data(args: argparse.Namespace) -> None:
+    """Raises InputError where `--data` is no folder and options of a folder were given."""
+    if not is_folder(args.data):
+        refuse(args, OF_A_FOLDER, "a folder of images")
 
 
 def published_weights(args: argparse.Namespace) -> Loaded:

@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.options import add_layout, layout_of, positive, version_of
-from model_export.errors import InputError
+from model_export.cli.options import add_layout, layout_of, positive, refuse, refuse_of_other_data, version_of
 from model_export.quantise.gate import GateFailed
 from model_export.quantise.images import open_parts
 from model_export.quantise.quantising import CALIBRATION_IMAGES, HELD_OUT_IMAGES, LIMIT, METHOD, quantise
@@ -54,8 +53,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.precision == "fp16" and (args.method or args.images):
-        raise InputError("fp16 needs no calibration: leave --method and --images out")
+    if args.precision == "fp16":
+        refuse(args, ("method", "images"), "int8, which needs calibration")
+    refuse_of_other_data(args)
     try:
         card = quantise(
             version_of(args.models_dir, args.name, args.version),

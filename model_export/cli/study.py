@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import get_args
 
+from model_export.cli.options import refuse
 from model_export.disk import write_whole
 from model_export.studies.deepest import demonstrate
 from model_export.studies.study import PAPER, SMALL, StudyName, classes_of, study, train_all
@@ -25,26 +26,30 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sub.add_argument("--out", type=Path, help="folder for the page, the picture and the runs (default: studies/NAME)")
     sub.add_argument(
         "--paper-scale",
-        action="store_true",
+        action="store_const",
+        const=True,
         help="CIFAR-10 and 64,000 steps, as in section 4.2; for a GPU (default: drawings, for two cores)",
     )
     sub.add_argument("--data", metavar="SPEC", help="other data, as of `train`")
-    sub.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    sub.add_argument("--seed", type=int, help="(default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
-    folder = args.out or Path("studies") / (args.name + "-paper-scale" * args.paper_scale)
+    if args.name == "table":
+        refuse(args, ("paper_scale", "data", "seed"), "the comparisons, which train networks")
+    folder = args.out or Path("studies") / (args.name + "-paper-scale" * bool(args.paper_scale))
     folder.mkdir(parents=True, exist_ok=True)
     if args.name == "table":
         text = markdown(table())
         write_whole(folder / "table.md", text.encode())
         print(text, end="")
         return 0
+    seed = args.seed or 0
     scale = PAPER if args.paper_scale else SMALL
     if args.data:
         scale = scale._replace(data=args.data)
     chosen = study(args.name, scale)
-    results = train_all(chosen.panels, scale, folder, seed=args.seed)
+    results = train_all(chosen.panels, scale, folder, seed=seed)
     notes = f"\n{demonstrate()}\n" if args.name == "depth" and not args.paper_scale else "\n"
     from model_export.studies import report  # brings matplotlib, which only reports need
 
@@ -55,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         facts=[
             ("data", f"`{scale.data}`"),
             ("recipe", f"`{' '.join(('paper-cifar', *scale.recipe))}`"),
-            ("seed", str(args.seed)),
+            ("seed", str(seed)),
         ],
         classes=classes_of(chosen.panels, folder),
         notes=notes,

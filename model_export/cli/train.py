@@ -10,7 +10,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypedDict, get_args
 
-from model_export.cli.options import PublishedWeights, add_layout, layout_of, positive, published_weights
+from model_export.cli.options import (
+    PublishedWeights,
+    add_layout,
+    layout_of,
+    positive,
+    published_weights,
+    refuse,
+    refuse_of_other_data,
+)
 from model_export.datasets.base import Data
 from model_export.datasets.folder import OnBroken
 from model_export.datasets.layout import Layout
@@ -123,6 +131,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     changes = overrides(args)
     if args.show:
+        refuse(args, (name for name in OF_A_NEW_RUN if name not in ("recipe", "depth")), "a run")
         shape = Architecture(depth=args.depth or 0)
         print("\n".join(lines(override(named(args.recipe or DEFAULT_RECIPE, shape), changes))))
         return 0
@@ -165,6 +174,7 @@ def new(args: argparse.Namespace, changes: dict[str, Any], machine: Machine, pro
     """
     if args.data is None:
         raise InputError("say what to train on with --data: a folder of pictures, cifar10 or drawings")
+    refuse_of_other_data(args)
     recipe = named(args.recipe or DEFAULT_RECIPE)
     loaded = load_weights(args)
     if loaded is not None:

@@ -20,7 +20,7 @@ import torch
 
 from model_export.datasets.base import Data
 from model_export.datasets.in_memory import InMemory
-from model_export.download import download
+from model_export.download import download, in_home
 from model_export.errors import InputError
 from service.card import sha256
 
@@ -99,7 +99,7 @@ class _Malformed(Exception):
 
 def _cached() -> Path:
     """The cache's archive or unpacked folder, downloaded if there is none."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet-service" / "cifar10"
+    cache = in_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "resnet-service" / "cifar10"
     if found := _held_by(cache):
         return found
     archive = cache / BINARY.archive

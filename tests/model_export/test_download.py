@@ -3,7 +3,9 @@
 import functools
 import hashlib
 import logging
+import os
 import socket
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import torch
 
 from model_export import download as download_module
 from model_export import weights
+from model_export.datasets import cifar10
 from model_export.errors import InputError, Unavailable
 from model_export.resnet import resnet
 
@@ -265,6 +268,26 @@ class Cache(NamedTuple):
     file: Path
     content: bytes
     digest: str
+
+
+@pytest.mark.parametrize("cache", ["cifar10", "weights"])
+def test_a_user_without_a_home_has_a_cache_too(
+    cache: str, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No HOME, and a user id that is not in passwd: nothing may be written into a folder called `~`."""
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: str(path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setenv("MODEL_EXPORT_WEIGHTS_URL", server.url)
+    monkeypatch.setenv("MODEL_EXPORT_CIFAR10_URL", server.url)
+    monkeypatch.chdir(tmp_path)
+    server.content = b"another file"
+    with pytest.raises(
+        InputError, match=rf"put the right file at {tmp_path}/tmp/resnet-service-\d+/\.cache/\S+ by hand"
+    ):
+        weights.imagenet(18) if cache == "weights" else cifar10.open_cifar10(None)
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,23 @@ def test_verify_finds_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -
         (["export", "--weights", "missing.pth", "--depth", "18"], "missing.pth does not exist"),
         (["export", "--weights", "random", "--depth", "18", "--name", "../x"], "is no name for a model"),
         (["export", "--weights", "random", "--depth", "18", "--train"], "--train is for `--weights demo`"),
+        (["export", "--weights", "demo", "--crop", "128"], "--crop: only for a FILE of weights: leave it out"),
+        (["export", "--weights", "demo", "--depth", "50"], "--depth: only for the other weights (the demo is a"),
+        (
+            ["export", "--weights", "demo", "--seed", "1"],
+            "--seed: only for `--weights random` and `--weights demo --tr",
+        ),
+        (
+            ["export", "--weights", "random", "--depth", "18", "--labels", "x.txt", "--std", "1", "1", "1"],
+            "--labels and --std: only for a FILE of weights: leave them out",
+        ),
+        (
+            ["export", "--weights", "imagenet", "--depth", "18", "--resize", "300"],
+            "--resize: only for a FILE of weights",
+        ),
+        (["export", "--weights", "net.pth", "--seed", "0"], "--seed: only for `--weights random`"),
         (["verify"], "nothing is published in"),
+        (["verify", "--version", "1"], "--version: only for the model that NAME names: leave it out"),
         (["inspect", "nothing"], "there is no model nothing"),
     ],
 )

@@ -236,6 +236,29 @@ def test_models_there_are_not(models: Path, data: Path) -> None:
         evaluate("resnet8-cifar", *options, "--version", 2)
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "whom"),
+    [
+        ("file", ("--version", 1), "published models"),
+        ("file", ("--precision", "int8"), "published models"),
+        ("published", ("--depth", 8), "weight files"),
+        ("published", ("--device", "cpu"), "weight files"),
+        ("file", ("--seed", 1), "the part of a folder that --val-share takes"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(
+    model: str, options: tuple[object, ...], whom: str, models: Path, checkpoint: Path, data: Path
+) -> None:
+    name = checkpoint if model == "file" else "resnet8-cifar"
+    with pytest.raises(InputError, match=f"^{options[0]}: only for {whom}: leave it out$"):
+        evaluate(name, "--data", data, "--models-dir", models, *options)
+
+
+def test_options_of_a_folder_are_for_folders(checkpoint: Path) -> None:
+    with pytest.raises(InputError, match=r"^--val-share and --split: only for a folder of images: leave them out$"):
+        evaluate(checkpoint, "--data", "drawings", "--val-share", 0.1, "--split", "none")
+
+
 def test_data_there_is_not(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="missing does not exist"):
         evaluate(checkpoint, "--data", tmp_path / "missing")

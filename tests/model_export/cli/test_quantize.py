@@ -67,7 +67,8 @@ def test_fp16_of_an_older_version(models: Path, pictures: Path) -> None:
     [
         (("--data", "PICTURES"), "has 20 images to judge by, which cannot tell a limit of 1 points: give at least 100"),
         (("--data", "PICTURES", "--version", "9"), "resnet8-cifar has no version 9: it has 1"),
-        (("--data", "PICTURES", "--precision", "fp16", "--images", "9"), "fp16 needs no calibration"),
+        (("--data", "PICTURES", "--precision", "fp16", "--images", "9"), "--images: only for int8"),
+        (("--data", "cifar10", "--split", "none"), "--split: only for a folder of images: leave it out"),
         (("--data", "/nowhere"), "/nowhere does not exist"),
         (("--data", "drawings:train=1,val=120,side=32,frames=3"), "drawings have no option 'frames'"),
     ],

@@ -26,6 +26,12 @@ def test_the_table_is_printed_and_written(
     assert "3.858 G" in printed
 
 
+def test_the_table_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "table", "--paper-scale", "--seed", "1", "--out", str(tmp_path / "t")]) == 1
+    assert "--paper-scale and --seed: only for the comparisons, which train networks" in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
+
+
 def test_a_comparison_leaves_a_page_a_picture_and_its_runs(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
