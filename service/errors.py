@@ -105,14 +105,14 @@ class TooManyPixels(ImageProblem):
 class UnsupportedImageFormat(ImageProblem):
     status = 415
     title = "The image format is not supported"
-    detail = "This looks like a {format} file; supported are {supported}."
+    detail = "This is a file of another format ({format}); supported are {supported}."
     remedy = "Convert the picture to one of the supported formats."
 
 
 class NotAnImage(ImageProblem):
     status = 422
     title = "Not an image"
-    detail = "The upload is not a JPEG, PNG or WebP image."
+    detail = "The upload is not a JPEG, PNG or WebP image: it begins like {found}."
     remedy = "Send the unmodified bytes of an image file (not base64, not a data URL, not an HTML page)."
 
 

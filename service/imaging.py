@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -26,6 +24,7 @@ from service.errors import (
     TruncatedImage,
     UnsupportedImageFormat,
 )
+from service.formats import END_OF_JPEG, PNG, bare, ends, mistaken_for_an_image, name_of, significant_bits
 
 try:
     from service._resample import resample
@@ -36,52 +35,9 @@ COMPILED = resample is not None
 # Pillow opens far more formats than a classification service should parse (most of its CVEs are in those decoders).
 FORMATS = ("JPEG", "PNG", "WEBP")
 
-# How files of other formats begin, to tell "not supported" from "not an image" (file signatures as in their
-# specifications). (offset, bytes, name)
-SIGNATURES = (
-    (0, b"GIF8", "GIF"),
-    (0, b"BM", "BMP"),
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
-    (0, b"II+\0", "BigTIFF"),
-    (0, b"MM\0+", "BigTIFF"),
-    *((4, b"ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
-    *(
-        (4, b"ftyp" + brand, "HEIC")
-        for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
-    ),
-    *((4, b"ftyp" + brand, "HEIF") for brand in (b"mif1", b"msf1", b"mif2", b"miaf")),
-    *((4, b"ftyp" + brand, "video") for brand in (b"isom", b"iso2", b"mp41", b"mp42", b"qt  ", b"M4V ", b"3gp")),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (0, b"\0\0\x01\0", "ICO"),
-    (0, b"\0\0\x02\0", "CUR"),
-    (0, b"8BPS", "PSD"),
-    (128, b"DICM", "DICOM"),
-    (0, b"v/1\x01", "OpenEXR"),
-    (0, b"#?RADIANCE", "Radiance HDR"),
-    (0, b"qoif", "QOI"),
-    (0, b"DDS ", "DDS"),
-    (0, b"FLIF", "FLIF"),
-    (0, b"\x1aE\xdf\xa3", "Matroska or WebM video"),
-    (0, b"<svg", "SVG"),
-    (0, b"%PDF", "PDF"),
-    *((0, b"P%d" % kind + space, "PNM") for kind in range(1, 8) for space in (b"\n", b" ", b"\r", b"\t")),
-)
-SVG = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg\b", re.DOTALL)
-
-PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8\xff"
-END_OF_JPEG = b"\xff\xd9"
-
-# Parts of a PNG that hold text or a colour profile, which no pixel needs. Pillow gives a file up when they are large.
-TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-MOST_CHUNKS = 10_000  # that are looked through
-
-# Bits that sensors have. 16-bit grey holds their values unscaled, where nothing says how many there are.
+# Bits that sensors have. 16-bit PNGs hold their values unscaled, where nothing says how many there are.
 SENSOR_BITS = (8, 10, 12, 14, 16)
+BIT_DEPTH = 24  # where a PNG's header says the bits of a sample, in bytes of the file
 
 RESAMPLING: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -135,8 +91,8 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled
     """Decodes an upload, turns it upright, resizes its shorter side and cuts out the centre.
 
     Greyscale, 16-bit, palette, CMYK and transparent images come out as RGB (transparency over white), animations as
-    their first frame. 16-bit grey is scaled by the bits that a PNG's sBIT chunk names, else by the least of 8, 10, 12,
-    14 and 16 that hold its largest value: what a camera or an X-ray machine stores in 12 bits is no black picture.
+    their first frame. 16-bit PNGs are scaled by the bits that the sBIT chunk names, else by the least of 8, 10, 12, 14
+    and 16 that hold the largest value: what a camera or an X-ray machine stores in 12 bits is no black picture.
 
     The resize is Pillow's antialiased filter on the grid of torchvision's `Resize` followed by `CenterCrop`, so
     serving's pixels are those of training.
@@ -168,10 +124,10 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     try:
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except (UnidentifiedImageError, ValueError):
+        except Exception:
             if not data.startswith(PNG):
                 raise
-            image = Image.open(io.BytesIO(_without_text(data)), formats=FORMATS)
+            image = Image.open(io.BytesIO(bare(data)), formats=FORMATS)
     except UnidentifiedImageError:
         raise _unidentified(data) from None
     except Exception as error:  # a decoder may raise anything on a damaged header
@@ -194,36 +150,51 @@ def load(image: Image.Image, data: bytes) -> Image.Image:
         raise
     except Exception as error:  # on damaged files a decoder may raise anything: OSError, struct.error, zlib.error, ...
         with suppress(Exception):
+            if image.format == "PNG" and (without := bare(data)) != data:
+                return load(Image.open(io.BytesIO(without), formats=("PNG",)), without)
             if (whole := _with_end(image, data)) is not None:
                 return whole
         raise _damage(error, data) from None
-    if image.mode.startswith("I;16") and data.startswith(PNG):
-        image.info["sBIT"] = next((content[0] for kind, content in _chunks(data) if kind == b"sBIT" and content), None)
+    if image.mode.startswith("I;16"):
+        return _grey_of_a_sensor(image, data)
+    if image.format == "PNG" and data[BIT_DEPTH] == 16 and image.mode in ("RGB", "RGBA"):
+        return _colours_of_a_sensor(image, data)
     return image
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Kind and content of the chunks of a PNG before its pixels (PNG specification, section 5.3)."""
-    view = memoryview(data)
-    at = len(PNG)
-    for _ in range(MOST_CHUNKS):
-        length, kind = int.from_bytes(view[at : at + 4]), bytes(view[at + 4 : at + 8])
-        if kind in (b"IDAT", b"IEND", b""):
-            return
-        yield kind, view[at + 8 : at + 8 + length]
-        at += 12 + length
+def _grey_of_a_sensor(image: Image.Image, data: bytes) -> Image.Image:
+    """16-bit grey in 8 bits. (Pillow's own conversion clips it at 255, which turns nearly all of it white.)"""
+    grey = np.asarray(image)
+    bits = _sensor_bits(int(grey.max()), data)
+    return Image.fromarray((grey >> max(0, bits - 8)).astype(np.uint8))
 
 
-def _without_text(data: bytes) -> bytes:
-    """A PNG without the chunks before its pixels that hold text or a profile."""
-    kept = bytearray(PNG)
-    at = len(PNG)
-    for kind, content in _chunks(data):
-        end = at + 12 + len(content)
-        if kind not in TEXT:
-            kept += data[at:end]
-        at = end
-    return bytes(kept) + data[at:]
+def _colours_of_a_sensor(image: Image.Image, data: bytes) -> Image.Image:
+    """As 16-bit grey, of 16-bit colours, of which Pillow keeps the high bytes: it is asked for the low ones, too."""
+    high = np.asarray(image)
+    if high[..., :3].max() >= 1 << (SENSOR_BITS[-2] - 8):
+        return image
+    again = Image.open(io.BytesIO(bare(data)), formats=("PNG",))
+    (tile,) = again.tile
+    if tile.args != f"{image.mode};16B":  # 16-bit grey with transparency, of which only the high bytes can be had
+        return image
+    again.tile = [tile._replace(args=f"{image.mode};16L")]
+    low = np.asarray(again)
+    largest = int(high[..., :3].max()) << 8
+    largest |= int(low[..., :3][high[..., :3] == largest >> 8].max())
+    bits = _sensor_bits(largest, data)
+    scaled = high << np.uint8(16 - bits) | low >> np.uint8(bits - 8)
+    if image.mode == "RGBA" and high[..., 3].max() >= 1 << max(0, bits - 8):  # transparency of all 16 bits
+        scaled[..., 3] = high[..., 3]
+    return Image.fromarray(scaled)
+
+
+def _sensor_bits(largest: int, data: bytes) -> int:
+    """How many bits the samples of a 16-bit PNG have that holds this largest value."""
+    bits = significant_bits(data) or 0
+    if not largest < 2**bits <= 2**16:  # it is not told, or not true
+        bits = next(bits for bits in SENSOR_BITS if largest < 2**bits)
+    return bits
 
 
 def _with_end(image: Image.Image, data: bytes) -> Image.Image | None:
@@ -300,14 +271,6 @@ def turned_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def to_rgb_or_rgba(image: Image.Image) -> Image.Image:
     """Any mode that the allowed formats produce, in 8 bits; RGBA where something is transparent."""
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips 16-bit grey at 255, which turns nearly all of it white.
-        grey = np.asarray(image)
-        largest = int(grey.max())
-        bits = image.info.get("sBIT") or 0
-        if not largest < 2**bits <= 2**16:  # it is not told, or not true
-            bits = next(bits for bits in SENSOR_BITS if largest < 2**bits)
-        return Image.fromarray((grey >> max(0, bits - 8)).astype(np.uint8)).convert("RGB")
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
@@ -373,29 +336,17 @@ def _resize(image: Image.Image, box: Box, preprocessing: Preprocessing) -> Image
 
 
 def _unidentified(data: bytes) -> ImageProblem:
-    if _ends(data) is not None:  # begins like a supported format: only its rest can be at fault
+    if ends(data) is not None:  # begins like a supported format: only its rest can be at fault
         return _damage(None, data)
-    head = data[:4096]
-    names = (name for offset, signature, name in SIGNATURES if head.startswith(signature, offset))
-    name = next(names, "SVG" if SVG.match(head.removeprefix(b"\xef\xbb\xbf")) else None)
-    if name:
+    if name := name_of(data):
         return UnsupportedImageFormat(format=name, supported=", ".join(FORMATS))
-    return NotAnImage()
+    return NotAnImage(found=mistaken_for_an_image(data))
 
 
-def _damage(error: Exception | None, data: bytes) -> TruncatedImage | CorruptImage:
+def _damage(error: Exception | None, data: bytes) -> UnsupportedImageFormat | TruncatedImage | CorruptImage:
     """What is wrong with a file that a decoder has given up."""
-    if _ends(data) is False:
+    if name := name_of(data):
+        return UnsupportedImageFormat(format=name, supported=", ".join(FORMATS))
+    if ends(data) is False:
         return TruncatedImage(received=len(data))
     return CorruptImage(reason=str(error) if error else "its header is damaged")
-
-
-def _ends(data: bytes) -> bool | None:
-    """Whether a JPEG, PNG or WebP has its end; None for anything else."""
-    if data.startswith(JPEG):
-        return END_OF_JPEG in data[-1024:]  # some cameras write a little behind it
-    if data.startswith(PNG):
-        return b"IEND" in data[-1024:]
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
-    return None

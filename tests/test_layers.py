@@ -19,7 +19,8 @@ ARROWS = {
     "cuda": set(),
     "providers": {"cuda"},
     "settings": {"providers"},
-    "imaging": {"card", "errors", "_resample"},
+    "formats": set(),
+    "imaging": {"card", "errors", "formats", "_resample"},
     "_resample": set(),
     "tuning": set(),
     "engine": {"card", "providers", "tuning"},
@@ -45,7 +46,15 @@ ARROWS = {
     "app": {"api", "classifier", "inference", "metrics", "repository", "settings"},
     "__main__": {"repository", "server", "settings", "workers"},
 }
-CONTRACT = {"card", "imaging", "engine", "loading", "providers", "errors"}  # what model_export may use of service
+CONTRACT = {
+    "card",
+    "formats",
+    "imaging",
+    "engine",
+    "loading",
+    "providers",
+    "errors",
+}  # what model_export may use of service
 
 
 def imports(path: Path) -> set[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model_export.errors import InputError, some
+from service.formats import BEGINNING, begins_an_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # are images whatever they hold; others are if they begin like one
 KINDS = "JPEG, PNG or WebP"
@@ -161,10 +162,10 @@ def is_image(path: Path, layout: Layout = AUTO) -> bool:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            head = file.read(12)
+            head = file.read(BEGINNING)
     except OSError:
         return False
-    return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+    return begins_an_image(head)
 
 
 def printable(name: str | Path) -> str:
