@@ -60,10 +60,10 @@ class Placement(NamedTuple):
 
             return StaticEngine(open_size, "cuda", compute, lanes=lanes)
         wide = open_session(path, provider, compute, threads=self.threads)
-        if provider != "openvino" or lanes == 1:
-            return DynamicEngine(wide, lanes=lanes)
-        # OpenVINO divides its cores among streams when it compiles. One stream on all cores answers a lone request
-        # soonest; under load, one stream on each core may do more, since no core ever waits for another.
+        if lanes == 1:
+            return DynamicEngine(wide)
+        # A batch on all cores answers a lone request soonest. Under load a batch on each core may do more, since no
+        # core ever waits for another; cores are divided when a session is made.
         narrow = open_session(path, provider, compute, threads=self.threads, streams=lanes)
         return DynamicEngine(wide, narrow, lanes=lanes)
 

@@ -96,8 +96,7 @@ def open_session(
     Args:
         model: the file that `precision` needs.
         threads: CPU cores that the session may use (ignored by CUDA).
-        streams: how many batches it computes at once, on `threads // streams` cores each. Only OpenVINO divides its
-            cores firmly; the other providers share them among whoever calls.
+        streams: how many threads call it at once; each gets `threads // streams` cores.
         batch: the only batch size that it will run; None for any.
         gpu: its number, for CUDA.
 
@@ -112,7 +111,7 @@ def open_session(
         options.add_free_dimension_override_by_name(BATCH_DIMENSION, batch)
     # Idle threads that spin would take the cores that decoding needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = max(1, threads // streams)
     providers: Sequence[tuple[str, dict[str, str]]] = []
     if provider == "cpu":
         providers = [(ORT_NAMES["cpu"], {})]

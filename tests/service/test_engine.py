@@ -114,15 +114,13 @@ def test_both_sessions_are_warmed_up(small: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("provider", "precision", "sessions"),
-    [("cpu", "fp32", 1), ("cpu", "int8", 1), ("openvino", "fp32", 1), ("openvino", "bf16", 2), ("openvino", "int8", 2)],
+    ("provider", "precision"),
+    [("cpu", "fp32"), ("cpu", "int8"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8")],
 )
-def test_several_threads_get_right_answers_at_once(
-    quantised: Path, provider: ProviderName, precision: Compute, sessions: int
-) -> None:
+def test_several_threads_get_right_answers_at_once(quantised: Path, provider: ProviderName, precision: Compute) -> None:
     engine = load_or_skip(quantised, provider, precision, lanes=2)
     images = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32), dtype=np.uint8)
-    assert len(engine._answers(images[:1])) == sessions
+    assert len(engine._answers(images[:1])) == 2  # of the wide session and of the narrow one
     expected = [engine.infer(image[None])["logits"][0] for image in images]
 
     def infer(first: int) -> np.ndarray:

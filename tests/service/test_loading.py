@@ -408,8 +408,8 @@ def test_an_engine_that_cannot_be_measured_is_refused(
 @pytest.mark.parametrize(
     ("provider", "precision", "asked", "lanes", "streams"),
     [
-        ("cpu", "fp32", 4, 4, [1]),
-        ("cpu", "int8", 4, 4, [1]),
+        ("cpu", "fp32", 4, 4, [1, 4]),
+        ("cpu", "int8", 2, 2, [1, 2]),
         ("cpu", "fp32", 1, 1, [1]),
         ("cuda", "fp32", 8, STAGES, [1, 1]),
         ("cuda", "fp32", 1, 1, [1, 1]),
