@@ -32,7 +32,7 @@ DEPTHS = (18, 50)
 DEMO_NAME = "resnet18-demo"
 
 SEED = 2015  # of drawings that no network was trained on
-CALIBRATED = 64  # drawings that int8 is calibrated on; as many others tell whether layers have to stay in float
+CALIBRATED = 32  # drawings that int8 is calibrated on; as many others tell whether layers have to stay in float
 
 
 def quickstart(root: Path) -> None:

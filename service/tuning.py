@@ -31,7 +31,7 @@ MISSES = 2  # sizes in a row without a gain, after which no larger one is tried
 # Larger batches are not tried where even with this gain over single images a candidate would lose.
 PROMISE = 1.5
 
-SECONDS = 0.25  # of measuring a size, at least
+SECONDS = 0.15  # of measuring a size, at least
 BATCHES = 3  # of each caller, at least
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -210,3 +212,16 @@ def _with_plain_errors(loader: DataLoader[Any]) -> Iterator[Any]:
 def _begin_work(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer decides what it means
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_the_trainer, name="end-with-the-trainer", daemon=True).start()
+
+
+def _end_with_the_trainer() -> None:
+    """Ends this worker once the trainer has gone, however it went.
+
+    The loader's own watch looks for a new parent, but these workers are children of the fork server, which in turn
+    waits for them: a trainer that was killed would leave them all behind.
+    """
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+    trainer.join()
+    os._exit(1)

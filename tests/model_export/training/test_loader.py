@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,3 +125,47 @@ def test_an_image_that_has_gone_is_named(data: Data, workers: int) -> None:
         list(training_batches(broken, PLAN, PALETTE, first_step=0, workers=workers, pin=False))
     assert "\n" not in str(caught.value)
     assert not multiprocessing.active_children()  # nobody has to wait for workers
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from model_export.datasets.opening import open_data
+from tests.model_export.training.test_loader import PALETTE, PLAN, training_batches
+
+if __name__ == "__main__":
+    data = open_data("drawings:train=96,val=12,side=32")
+    reading = training_batches(data.train, PLAN, PALETTE, first_step=0, workers=2, pin=False)
+    next(reading)
+    (server,) = [
+        child for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    print(server, Path(f"/proc/{server}/task/{server}/children").read_text(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text(KILLED)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    run = subprocess.run([sys.executable, tmp_path / "killed.py"], stdout=subprocess.PIPE, env=environment)
+    assert run.returncode == -signal.SIGKILL
+    server, *workers = map(int, run.stdout.split())
+    assert len(workers) == 2
+    left = {server, *workers}
+    deadline = time.monotonic() + 60
+    while left and time.monotonic() < deadline:
+        left = {pid for pid in left if runs(pid)}
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process that has not ended; a zombie waits for nothing but its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
