@@ -30,6 +30,7 @@ from service.card import (
     Preprocessing,
     Published,
     Variant,
+    nothing_in,
     published,
 )
 from service.card import verify_digests as check_digests
@@ -132,7 +133,7 @@ def list_models(args: argparse.Namespace) -> int:
             )
         )
     if len(rows) == 1:
-        print(f"nothing is published in {args.models_dir}: run `python -m model_export quickstart`")
+        print(nothing_in(args.models_dir))
         return 0
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
@@ -181,7 +182,7 @@ def chosen(args: argparse.Namespace) -> list[Published]:
         refuse(args, ("version",), "the model that NAME names")
         entries = list(published(args.models_dir))
         if not entries:
-            raise InputError(f"nothing is published in {args.models_dir}: run `python -m model_export quickstart`")
+            raise InputError(nothing_in(args.models_dir))
         return entries
     return [version_of(args.models_dir, args.name, args.version)]
 

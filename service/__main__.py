@@ -16,10 +16,9 @@ log = logging.getLogger("service")
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit status: 0 after a clean shutdown, 1 when there is nothing to serve or the engine is broken, 2
-    for a wrong setting.
-
-    (uvicorn itself exits with 3 when the port is taken.)
+    for a wrong setting, 3 when the port cannot be had.
     """
+    _open_standard_streams()
     try:
         settings = read_settings(arguments)
     except SettingsError as error:
@@ -34,6 +33,15 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
+def _open_standard_streams() -> None:
+    """Those that are closed: a socket that got the number of one could not be closed by libuv."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
 # What serves is imported where it is needed: prometheus_client looks at its import whether to count for one process or
 # for several.
 COUNTERS = "PROMETHEUS_MULTIPROC_DIR"
@@ -43,14 +51,19 @@ def serve_here(settings: Settings) -> int:
     """Everything in this process."""
     for name in (COUNTERS, COUNTERS.lower()):  # somebody else's; with it, counters would outlive the process
         os.environ.pop(name, None)
+    from service import ports
     from service.repository import RepositoryError
     from service.server import Server
 
     try:
         server = Server(settings)
+        ports.check(settings.host, settings.port)
     except RepositoryError as error:
         log.error("%s", error)
         return 1
+    except OSError as error:
+        log.error("%s", ports.fault(settings.host, settings.port, error))
+        return ports.UNUSABLE
     server.run()
     if server.fatal:
         log.error("%s", str(server.fatal) or repr(server.fatal))

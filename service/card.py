@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import shlex
 import unicodedata
 import zipfile
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -223,6 +224,12 @@ class ModelCard(_Part):
     calibration: Calibration | None = None
     tools: dict[str, str]
 
+    @field_validator("created")
+    @classmethod
+    def _in_utc(cls, created: datetime) -> datetime:
+        """With Python's own time zone: pydantic's, freed when the interpreter has gone, may end it by SIGSEGV."""
+        return created.astimezone(UTC)
+
     @model_validator(mode="after")
     def _consistent(self) -> ModelCard:
         if len(self.labels) != self.architecture.num_classes:
@@ -301,6 +308,17 @@ def published(root: Path) -> Iterator[Published]:
             continue
         for version in sorted(versions):
             yield Published(model.name, version, model / str(version))
+
+
+def nothing_in(root: Path) -> str:
+    """Why nothing is published in a model folder, and what to do."""
+    if root.exists() and not root.is_dir():
+        return f"{root} is a file, and no model folder: give the folder that `python -m model_export` fills"
+    for folder, model in ((root.parent.parent, root.parent.name), (root.parent, root.name)):
+        if any((folder / model).glob(f"*/{CARD_FILE}")):
+            return f"{root} is of the model {model}, and no model folder: give {folder}"
+    state = "nothing is published in" if root.exists() else "there is no folder"
+    return f"{state} {root}: fill it with `python -m model_export quickstart --models-dir {shlex.quote(str(root))}`"
 
 
 class SelfTest(NamedTuple):

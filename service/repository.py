@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
-from service.card import CardError, ModelCard, published, verify_digests
+from service.card import CardError, ModelCard, nothing_in, published, verify_digests
 from service.engine import Engine, EngineInfo, SelfTestFailed
 from service.errors import AmbiguousModel, UnknownModel
 from service.loading import load_engine
@@ -106,10 +106,7 @@ class Repository:
         except CardError as error:
             raise RepositoryError(str(error)) from error
         if not latest:
-            raise RepositoryError(
-                f"no model is published in {root.resolve()}: "
-                f"run `python -m model_export quickstart --models-dir {root}`"
-            )
+            raise RepositoryError(nothing_in(root.resolve()))
         _require(only, latest, root)
         names = tuple(only or latest)
         _require([default] if default else [], names, root)

@@ -7,11 +7,12 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network
+from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dotenv import dotenv_values
+from dotenv.parser import Binding, parse_stream
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
@@ -31,6 +32,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_file=ENV_FILE,
+        env_file_encoding="utf-8-sig",
         env_ignore_empty=True,
         extra="ignore",  # `.env` may hold other programs' settings; `read_settings` refuses unknown RESNET_ ones
         frozen=True,
@@ -104,6 +106,7 @@ class Settings(BaseSettings):
         default=0.0,
         ge=0,
         le=1000,
+        allow_inf_nan=False,
         description="How long a batch that is not full waits for more, in milliseconds. 0 never waits, which is "
         "fastest for one client and for many.",
     )
@@ -120,7 +123,6 @@ class Settings(BaseSettings):
     )
     root_path: str = Field(
         default="",
-        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
         description="The prefix under which a proxy shows the service, such as /vision: for `/docs` and for links.",
     )
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
@@ -136,6 +138,7 @@ class Settings(BaseSettings):
     shutdown_delay: float = Field(
         default=1.0,
         ge=0,
+        allow_inf_nan=False,
         description="Seconds between SIGTERM, when readiness goes off, and the closing of the port: the time that a "
         "load balancer is given to look elsewhere.",
     )
@@ -146,12 +149,35 @@ class Settings(BaseSettings):
         default="info", description="Least severe log line."
     )
 
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        return tuple(_network(text) for text in value) if isinstance(value, tuple) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_origin(text) for text in value)
+
     @field_validator("models", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(name.strip() for name in value.split(",") if name.strip())
-        return value
+        return tuple(re.split(r"[,\s]+", value.strip(", \t\r\n"))) if isinstance(value, str) and value else value
+
+    @field_validator("host")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+        if "/" in bare or (":" in bare and not _is_ipv6(bare)):
+            raise ValueError(f"{value} is more than an address: give such as 0.0.0.0 or ::1, and the port with --port")
+        return bare
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        if not re.fullmatch(r"/|(/[A-Za-z0-9._~-]+)*/?", value):
+            raise ValueError(f"{value} is no prefix of a path: give one such as /vision")
+        return value.rstrip("/")
 
     @field_validator("provider", "precision", "log_level", mode="before")
     @classmethod
@@ -162,9 +188,19 @@ class Settings(BaseSettings):
     @classmethod
     def _home(cls, path: Path) -> Path:
         try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{str(path)!a} is no UTF-8 text: rename the folder") from None
+        try:
             return path.expanduser()
         except RuntimeError:  # a user without a home
             return Path(tempfile.gettempdir()) / path.name
+
+    # The last before-validator, which is the first to run: what comes from a file often ends with a line end.
+    @field_validator("*", mode="before")
+    @classmethod
+    def _stripped(cls, value: object) -> object:
+        return value.strip() if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -180,12 +216,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         SettingsError: one is unknown or out of range.
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    try:
-        in_file = dotenv_values(ENV_FILE)
-    except (OSError, UnicodeDecodeError) as error:
-        fault = error.strerror if isinstance(error, OSError) else "it is not in UTF-8"
-        raise SettingsError(f"{ENV_FILE} in {Path.cwd()} cannot be read: {fault}") from None
-    given: dict[str, str | None] = {**in_file, **environment}
+    given: dict[str, str | None] = {**_in_file(), **environment}
     for name, value in given.items():
         if _is_service_link(name.upper(), value or ""):
             os.environ.pop(name, None)
@@ -203,16 +234,71 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
         raise SettingsError(f"{name}: {message}{value}; `python -m service --help` explains each setting") from None
 
 
-def _is_service_link(name: str, value: str) -> bool:
-    """Whether a variable is what Kubernetes tells every container of a Service that is called `resnet`.
+def _in_file() -> dict[str, str | None]:
+    """What `.env` in the working folder holds; nothing where there is none.
 
-    Those are in nobody's hand, and no settings: RESNET_PORT=tcp://10.0.0.1:80, RESNET_SERVICE_HOST, RESNET_PORT_80_TCP
-    and so on (Kubernetes, "Service", environment variables). `enableServiceLinks: false` in the pod stops them.
+    Raises:
+        SettingsError: it cannot be read, or a line is no setting.
     """
-    if name == f"{PREFIX}PORT":
-        return bool(re.fullmatch(r"(tcp|udp|sctp)://\S+:\d+", value))
+    path = Path(ENV_FILE)
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            bindings: list[Binding] = list(parse_stream(stream))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        fault = error.strerror if isinstance(error, OSError) else "it is not in UTF-8"
+        raise SettingsError(f"{ENV_FILE} in {Path.cwd()} cannot be read: {fault}") from None
+    for binding in bindings:
+        if binding.error or (binding.value is None and (binding.key or "").upper().startswith(PREFIX)):
+            line = binding.original
+            raise SettingsError(
+                f"{ENV_FILE} in {Path.cwd()}, line {line.line}: {line.string.strip()!r} is no setting: write NAME=value"
+            )
+    return {binding.key: binding.value for binding in bindings if binding.key}
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    bare = text.removeprefix("[").replace("]", "")
+    with suppress(ValueError):
+        return ip_network(bare)
+    if text == "*":
+        raise ValueError("* is no network: give 0.0.0.0/0 to believe everybody, which only a closed network may")
+    try:
+        meant = ip_interface(bare).network
+    except ValueError:
+        raise ValueError(f"{text} is neither an address nor a network: give such as 10.0.0.5 or 10.0.0.0/8") from None
+    raise ValueError(f"{text} has bits beyond its mask: give {meant}")
+
+
+def _origin(text: str) -> str:
+    """As browsers send it: in lower case, without a path (RFC 6454, section 6.2)."""
+    origin = text.lower().rstrip("/")
+    if origin != "*" and not re.fullmatch(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d+)?", origin):
+        raise ValueError(f"{text} is no origin: give such as https://example.com, or * for any")
+    return origin
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether a variable is what Kubernetes tells every container of a Service whose name begins with `resnet`.
+
+    Those are in nobody's hand, and no settings: RESNET_PORT=tcp://10.0.0.1:80, RESNET_SERVICE_HOST, and so on, or of a
+    Service `resnet-api` RESNET_API_PORT_80_TCP (Kubernetes, "Service", environment variables).
+    `enableServiceLinks: false` in the pod stops them.
+    """
     of_ports = r"PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
-    return bool(re.fullmatch(rf"{PREFIX}(SERVICE_(HOST|PORT(_\w+)?)|{of_ports})", name))
+    if re.fullmatch(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|{of_ports})", name):
+        return True
+    of_addresses = re.fullmatch(rf"{PREFIX}(\w+_)?PORT", name)
+    return bool(of_addresses and re.fullmatch(r"(tcp|udp|sctp)://\S+:\d+", value))
 
 
 def settings_table() -> str:

@@ -11,7 +11,7 @@ from model_export.datasets.layout import Layout
 from model_export.datasets.opening import is_folder
 from model_export.errors import InputError
 from model_export.weights import Loaded, imagenet
-from service.card import Published, published
+from service.card import Published, nothing_in, published
 
 PublishedWeights = Literal["imagenet", "imagenet-v2"]
 
@@ -73,9 +73,11 @@ def version_of(root: Path, name: str, version: int | None) -> Published:
         InputError: there is no such model, or it has no such version.
     """
     entries = list(published(root))
+    if not entries:
+        raise InputError(nothing_in(root))
     of_name = [entry for entry in entries if entry.name == name]  # ascending
     if not of_name:
-        names = ", ".join(sorted({entry.name for entry in entries})) or "nothing"
+        names = ", ".join(sorted({entry.name for entry in entries}))
         raise InputError(f"there is no model {name} in {root}: there is {names}")
     if version is None:
         return of_name[-1]

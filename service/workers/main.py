@@ -17,6 +17,7 @@ from contextlib import suppress
 import uvloop
 from prometheus_client.multiprocess import mark_process_dead
 
+from service import ports
 from service.inference import EngineBroken, Executor, InProcess
 from service.metrics import Metrics
 from service.repository import Model, NothingServed, Repository, RepositoryError
@@ -24,11 +25,9 @@ from service.settings import Settings
 from service.workers.link import Link
 from service.workers.memory import Layout, MemoryNotShared, SharedMemory
 from service.workers.messages import News, Start, Stop
-from service.workers.ports import Reserved
 
 log = logging.getLogger("service")
 
-PORT_TAKEN = 3  # uvicorn's exit status
 LONGEST_PAUSE = 30.0  # seconds before a worker that does not come up is tried again
 GRACE = 5.0  # seconds beyond the shutdown's own limits, after which workers are killed
 
@@ -36,10 +35,10 @@ GRACE = 5.0  # seconds beyond the shutdown's own limits, after which workers are
 def serve(settings: Settings) -> int:
     """Serves until SIGTERM or Ctrl-C. Returns the exit status, as `service.__main__.main` does."""
     try:
-        reserved = Reserved(settings.host, settings.port)
+        reserved = ports.Reserved(settings.host, settings.port)
     except OSError as error:
-        log.error("%s port %d: %s", settings.host, settings.port, error)
-        return PORT_TAKEN
+        log.error("%s", ports.fault(settings.host, settings.port, error))
+        return ports.UNUSABLE
     with reserved:
         try:
             supervisor = Supervisor(settings.model_copy(update={"port": reserved.port}))

@@ -9,11 +9,11 @@ import socket
 import sys
 from types import FrameType
 
+from service.ports import bound
 from service.repository import NothingServed
 from service.server import Server
 from service.workers.memory import SharedMemory
 from service.workers.messages import Start
-from service.workers.ports import bound
 from service.workers.remote import Remote
 
 log = logging.getLogger("service")

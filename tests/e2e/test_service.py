@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conftest import Service
+from tests.conftest import Service, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -40,6 +41,46 @@ def test_a_wrong_setting_is_one_sentence(tmp_path: Path) -> None:
     finished = run("--port", "0", "--max-batch", "0")
     assert finished.returncode == 2
     assert finished.stderr.startswith("error: max_batch: ")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_address_that_cannot_be_had_is_one_sentence(models_dir: Path, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        finished = run("--models-dir", str(models_dir), "--port", port, "--workers", workers)
+    assert finished.returncode == 3
+    assert finished.stderr.endswith(f"listens on 127.0.0.1 port {port}: stop it, or choose another port with --port\n")
+    assert len(finished.stderr.splitlines()) == 1
+    finished = run("--models-dir", str(models_dir), "--port", "0", "--host", "nosuch.invalid", "--workers", workers)
+    assert finished.returncode == 3
+    assert "nosuch.invalid is no address of this machine" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_do_not_matter(models_dir: Path, closed: str) -> None:
+    command = f"exec {sys.executable} -m service --models-dir {models_dir} --models resnet8-cifar --port PORT {closed}"
+    port = free_port()
+    process = subprocess.Popen(["sh", "-c", command.replace("PORT", str(port))])
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{port}/healthz/ready").status_code == 200:
+                    break
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+
+
+def test_a_debugging_allocator_finds_nothing_at_the_end(
+    models_dir: Path, start_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONMALLOC", "debug")
+    service = start_service(models_dir, models="resnet8-cifar", provider="cpu")
+    assert service.stop(signal.SIGTERM) == 0
 
 
 def test_a_provider_that_cannot_be_had_stops_it_with_the_reason(models_dir: Path) -> None:

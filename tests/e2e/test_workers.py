@@ -355,7 +355,7 @@ def test_a_port_that_another_service_has_is_refused(service: Service, models_dir
     command = [sys.executable, "-m", "service", f"--models-dir={models_dir}", f"--port={service.port}", "--workers=2"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 3
-    assert "in use" in finished.stderr
+    assert "another program listens on" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
 
 

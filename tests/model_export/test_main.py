@@ -85,9 +85,9 @@ def test_verify_finds_damage(folder: Path, capsys: pytest.CaptureFixture[str]) -
             "--resize: only for a FILE of weights",
         ),
         (["export", "--weights", "net.pth", "--seed", "0"], "--seed: only for `--weights random`"),
-        (["verify"], "nothing is published in"),
+        (["verify"], "there is no folder"),
         (["verify", "--version", "1"], "--version: only for the model that NAME names: leave it out"),
-        (["inspect", "nothing"], "there is no model nothing"),
+        (["inspect", "nothing"], "there is no folder"),
     ],
 )
 def test_errors_are_one_sentence(

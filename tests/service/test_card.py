@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from datetime import UTC
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from service.card import (
     Preprocessing,
     Quantisation,
     SelfTest,
+    nothing_in,
     published,
     verify_digests,
 )
@@ -37,6 +39,26 @@ def test_a_card_survives_writing_and_reading(folder: Path) -> None:
     (folder / "card.json").write_text(card.to_json())
     assert ModelCard.read(folder) == card
     assert (card.name, card.version, card.architecture.depth) == ("resnet8-cifar", 1, 8)
+
+
+def test_when_it_was_made_is_in_pythons_own_utc(folder: Path) -> None:
+    assert ModelCard.read(folder).created.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ("nowhere", "there is no folder {at}: fill it with `python -m model_export quickstart --models-dir {at}`"),
+        (".", "nothing is published in {at}: fill it with `python -m model_export quickstart --models-dir {at}`"),
+        ("file", "{at} is a file, and no model folder: give the folder that `python -m model_export` fills"),
+        ("m/resnet8-cifar", "{at} is of the model resnet8-cifar, and no model folder: give {root}/m"),
+        ("m/resnet8-cifar/1", "{at} is of the model resnet8-cifar, and no model folder: give {root}/m"),
+    ],
+)
+def test_why_nothing_is_published_is_told(folder: Path, tmp_path: Path, at: str, said: str) -> None:
+    folder.parent.rename((tmp_path / "m").mkdir() or tmp_path / "m" / "resnet8-cifar")
+    (tmp_path / "file").touch()
+    assert nothing_in(tmp_path / at) == said.format(at=tmp_path / at, root=tmp_path)
 
 
 def test_a_calibration_is_part_of_a_card_and_older_cards_are_valid_without(folder: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,75 @@ def test_service_links_of_kubernetes_are_no_settings(monkeypatch: pytest.MonkeyP
         read_settings([])
 
 
+@pytest.mark.parametrize("service", ["SERVICE", "API", "SERVICE_V2"])
+def test_service_links_of_services_with_longer_names_are_none_either(
+    monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    for name, value in SERVICE_LINKS.items():
+        monkeypatch.setenv(name.replace("RESNET_", f"RESNET_{service}_"), value)
+    assert read_settings([]).port == 8000
+    monkeypatch.setenv("RESNET_API_V2_PORT", "80")
+    with pytest.raises(SettingsError, match="RESNET_API_V2_PORT is not a setting"):
+        read_settings([])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("LOG_LEVEL", "info", "info"),
+        ("PROVIDER", "cpu", "cpu"),
+        ("SCALED_DECODING", "false", False),
+        ("MODELS_DIR", "/m", Path("/m")),
+        ("DEFAULT_MODEL", "mine", "mine"),
+        ("HOST", "0.0.0.0", "0.0.0.0"),
+        ("ROOT_PATH", "/vision", "/vision"),
+        ("PORT", "80", 80),
+        ("MODELS", "a,b", ("a", "b")),
+        ("MAX_WAIT_MS", "1.5", 1.5),
+    ],
+)
+def test_line_ends_and_blanks_around_values_do_not_matter(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, found: object
+) -> None:
+    """Secrets and files often end with a line end."""
+    for around in (f"{value}\n", f" {value}\r\n"):
+        monkeypatch.setenv(f"RESNET_{name}", around)
+        assert getattr(read_settings([]), name.lower()) == found
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "found"),
+    [
+        (["--root-path", "/vision/"], "root_path", "/vision"),
+        (["--root-path", "/"], "root_path", ""),
+        (["--host", "[::1]"], "host", "::1"),
+        (
+            ["--cors-origins", "HTTPS://A.Example/, http://localhost:3000"],
+            "cors_origins",
+            ("https://a.example", "http://localhost:3000"),
+        ),
+        (["--cors-origins", "*"], "cors_origins", ("*",)),
+        (["--trusted-proxies", "::1 10.0.0.0/8,"], "trusted_proxies", (ip_network("::1"), ip_network("10.0.0.0/8"))),
+    ],
+)
+def test_what_is_meant_is_taken(options: list[str], name: str, found: object) -> None:
+    assert getattr(read_settings(options), name) == found
+
+
+def test_a_file_is_read_with_the_mark_that_editors_put_before_it() -> None:
+    Path(".env").write_bytes(b"\xef\xbb\xbfRESNET_PORT=81\r\n# a word\r\nexport RESNET_HOST='::1'\r\n")
+    assert (read_settings([]).port, read_settings([]).host) == (81, "::1")
+
+
+@pytest.mark.parametrize("line", ["RESNET_PORT: 0", "set RESNET_PORT=0", "RESNET_PORT"])
+def test_a_line_of_the_file_that_is_no_setting_is_named(line: str) -> None:
+    Path(".env").write_text(f"OTHER=1\n{line}\n")
+    with pytest.raises(
+        SettingsError, match=rf"^\.env in .*, line 2: '{re.escape(line)}' is no setting: write NAME=value$"
+    ):
+        read_settings([])
+
+
 def test_a_file_that_cannot_be_read_is_one_sentence() -> None:
     Path(".env").write_bytes("RESNET_PORT=1".encode("utf-16"))
     with pytest.raises(SettingsError, match=r"^\.env in .* cannot be read: it is not in UTF-8$"):
@@ -144,6 +215,17 @@ def test_unknown_settings_in_the_file_are_refused_but_those_of_others_are_not_ou
         (["--max-batch", "0"], r"max_batch: .*greater than or equal to 1 \(it is '0'\)"),
         (["--max-batch", "65"], r"max_batch: .*less than or equal to 64 \(it is '65'\)"),
         (["--scaled-decoding", "perhaps"], "scaled_decoding: .*boolean"),
+        (["--shutdown-delay", "inf"], "shutdown_delay: .*finite"),
+        (["--max-wait-ms", "nan"], "max_wait_ms: "),
+        (["--root-path", "vision"], "root_path: vision is no prefix of a path: give one such as /vision"),
+        (["--host", "127.0.0.1:80"], "host: 127.0.0.1:80 is more than an address"),
+        (["--host", "http://0.0.0.0"], "host: http://0.0.0.0 is more than an address"),
+        (["--trusted-proxies", "10.0.0.1/8"], "trusted_proxies: 10.0.0.1/8 has bits beyond its mask: give 10.0.0.0/8"),
+        (["--trusted-proxies", "10.0.0.5,nginx"], "trusted_proxies: nginx is neither an address nor a network"),
+        (["--trusted-proxies", "*"], r"trusted_proxies: \* is no network: give 0.0.0.0/0 to believe everybody"),
+        (["--cors-origins", "a.example"], "cors_origins: a.example is no origin: give such as https://example.com"),
+        (["--cors-origins", "https://*.example.com"], "cors_origins: .* is no origin"),
+        (["--models-dir", "m\udcf6d"], r"models_dir: 'm\\udcf6d' is no UTF-8 text: rename the folder"),
         (["--max-queue", "8"], r"max_images \(32\) is above max_queue \(8\)"),
     ],
 )

@@ -1,9 +1,32 @@
-"""One port for all workers: a socket each, and the system divides connections among those that listen."""
+"""Whether a port can be had; and one for all workers: a socket each, among which the system divides connections."""
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import ExitStack
+
+UNUSABLE = 3  # exit status where the port cannot be had, as uvicorn's
+
+
+def check(host: str, port: int) -> None:
+    """Raises OSError where nobody could listen there now."""
+    for sock in bound(host, port, shared=False):
+        sock.close()
+
+
+def fault(host: str, port: int, error: OSError) -> str:
+    """Why one cannot listen there, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return f"another program listens on {host} port {port}: stop it, or choose another port with --port"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"this user may not listen on port {port}: choose one above 1023 with --port"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"{host} is no address of this machine ({error.strerror}): give one with --host, 127.0.0.1 for programs on "
+            "this machine or 0.0.0.0 for all"
+        )
+    return f"nobody can listen on {host} port {port}: {error.strerror or error}"
 
 
 class Reserved(ExitStack):

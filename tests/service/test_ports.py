@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 
 import pytest
 
-from service.workers.ports import Reserved, bound
+from service.ports import Reserved, bound, check, fault
 from tests.conftest import free_port
 
 
@@ -59,3 +60,34 @@ def test_a_host_of_several_addresses_has_one_port() -> None:
     sockets = bound("localhost", 0)
     assert len({sock.getsockname()[1] for sock in sockets}) == 1
     close(sockets)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "said"),
+    [
+        ("nosuch.invalid", 8000, r"^nosuch\.invalid is no address of this machine \(.+\): give one with --host"),
+        ("192.0.2.1", 8000, r"^192\.0\.2\.1 is no address of this machine \(.+\): give one with --host"),
+    ],
+)
+def test_an_address_that_is_none_is_named(host: str, port: int, said: str) -> None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011 (what it says is the test's)
+        check(host, port)
+    assert re.match(said, fault(host, port, caught.value))
+
+
+def test_a_port_that_is_taken_is_named_and_a_free_one_stays_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            check("127.0.0.1", port)
+    assert fault("127.0.0.1", port, caught.value).startswith(f"another program listens on 127.0.0.1 port {port}: stop")
+    check("127.0.0.1", port)
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_a_port_of_the_system_is_named() -> None:
+    said = fault("127.0.0.1", 80, PermissionError(errno.EACCES, "Permission denied"))
+    assert said == "this user may not listen on port 80: choose one above 1023 with --port"
+    assert fault("::1", 80, OSError(errno.EIO, "Input/output error")) == (
+        "nobody can listen on ::1 port 80: Input/output error"
+    )
