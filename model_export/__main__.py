@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,16 @@ from typing import get_args
 from pydantic import ValidationError
 
 from model_export.cli import demo, draw, evaluate, quantize, study, train
-from model_export.cli.options import PublishedWeights, published_weights, refuse, version_of
+from model_export.cli.options import (
+    PublishedWeights,
+    check_writable,
+    path,
+    published_weights,
+    refuse,
+    seed,
+    version_of,
+    weights,
+)
 from model_export.demo import shipped_demo, train_demo
 from model_export.errors import InputError
 from model_export.onnx_export import ExportError
@@ -98,6 +108,7 @@ def load(args: argparse.Namespace) -> Loaded:
 
 
 def export(args: argparse.Namespace) -> int:
+    check_writable(args.models_dir)
     default_name = DEMO_NAME if args.weights == "demo" else None
     card = publish(load(args), args.models_dir, args.name or default_name)
     log.info("%s: published as version %d in %s", card.name, card.version, args.models_dir / card.name)
@@ -105,6 +116,7 @@ def export(args: argparse.Namespace) -> int:
 
 
 def run_quickstart(args: argparse.Namespace) -> int:
+    check_writable(args.models_dir)
     quickstart(args.models_dir)
     return 0
 
@@ -194,7 +206,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        sub.add_argument("--models-dir", type=Path, default=Path("models"), help="the model folder (default: models)")
+        sub.add_argument("--models-dir", type=path, default=Path("models"), help="the model folder (default: models)")
         return sub
 
     command("quickstart", run_quickstart, "Get a working model by the best means at hand, and say which.")
@@ -202,6 +214,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("export", export, "Load or train a network, convert it to ONNX, prove it and publish it.")
     sub.add_argument(
         "--weights",
+        type=weights,
         required=True,
         metavar="imagenet|imagenet-v2|demo|random|FILE",
         help="torchvision's published weights; the drawn demo; random ones, for benchmarks; or a .pth or .safetensors "
@@ -215,7 +228,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--shortcut", choices=get_args(ShortcutOption), help="none: a plain net (default: B; of the cifar family A)"
     )
-    sub.add_argument("--labels", type=Path, help="class names of a FILE: .txt, .json or .tsv")
+    sub.add_argument("--labels", type=path, help="class names of a FILE: .txt, .json or .tsv")
     sub.add_argument(
         "--resize", type=int, help="of a FILE: the shorter side, in pixels, before cropping (default: 256)"
     )
@@ -227,7 +240,7 @@ def parser() -> argparse.ArgumentParser:
         )
     sub.add_argument("--name", help="to publish under (default: by architecture, such as resnet50)")
     sub.add_argument("--train", action="store_true", help="train the demo here and now, instead of the one that ships")
-    sub.add_argument("--seed", type=int, help="of random weights and of `demo --train` (default: 0)")
+    sub.add_argument("--seed", type=seed, help="of random weights and of `demo --train` (default: 0)")
 
     command("list", list_models, "Show what is published.")
 
@@ -253,11 +266,16 @@ def main(arguments: Sequence[str]) -> int:
         logging.getLogger(ours).setLevel(logging.INFO)
     args = parser().parse_args(arguments)
     try:
-        return int(args.run(args))
+        status = int(args.run(args))
+        sys.stdout.flush()  # what cannot be written is found here, and not when nobody catches it any more
+        return status
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except FAULTS as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted: nothing is half-published", file=sys.stderr)
     return 1

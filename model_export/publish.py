@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -96,6 +96,8 @@ def staging_folder(model_root: Path) -> Iterator[Path]:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):  # unless a version is in it
+            model_root.rmdir()
 
 
 def next_version(root: Path, name: str) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
+from model_export.cli.options import path, seed
 from model_export.demo import SHIPPED, save_demo, train_demo
 from service.card import sha256
 
@@ -16,8 +16,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     text = "Train the demo, a ResNet-18 that tells drawings apart, and write its weights: three to eight minutes."
     sub = commands.add_parser("demo", help=text, description=text)
     sub.set_defaults(run=run)
-    sub.add_argument("--seed", type=int, default=0, help="of the training and its drawings (default: 0)")
-    sub.add_argument("--out", type=Path, default=SHIPPED, help="the weights file (default: the one that ships)")
+    sub.add_argument("--seed", type=seed, default=0, help="of the training and its drawings (default: 0)")
+    sub.add_argument("--out", type=path, default=SHIPPED, help="the weights file (default: the one that ships)")
 
 
 def run(args: argparse.Namespace) -> int:

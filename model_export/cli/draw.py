@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
+from model_export.cli.options import check_writable, path, seed
 from model_export.datasets.base import Dataset
 from model_export.datasets.drawn import drawings
 from model_export.drawings import CLASSES, SIDES, STYLES, Difficulty
@@ -22,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     text = "Draw pictures of shapes and patterns, as folders to train and to validate on."
     parser = commands.add_parser("draw", help=text, description=text)
     parser.set_defaults(run=run)
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write, new or empty")
+    parser.add_argument("out", type=path, metavar="OUT", help="the folder to write, new or empty")
     parser.add_argument("--train", type=int, default=400, help="pictures to train on (default: 400)")
     parser.add_argument("--val", type=int, default=100, help="pictures to validate on (default: 100)")
     parser.add_argument(
@@ -37,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--difficulty", choices=get_args(Difficulty), default="standard", help="how hard to tell (default: standard)"
     )
     parser.add_argument("--side", type=int, help="draw squares of so many pixels (default: sizes of photographs)")
-    parser.add_argument("--seed", type=int, default=0, help="other seeds give other pictures (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="other seeds give other pictures (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,13 +51,12 @@ def run(args: argparse.Namespace) -> int:
     out: Path = args.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder, and nothing is overwritten: give another, or remove it")
+    check_writable(out.parent)
     if min(args.train, args.val) < len(args.classes):
         raise InputError(
             f"{args.train} pictures to train on and {args.val} to validate on are too few for {len(args.classes)} "
             "classes: draw at least one of each class, or name fewer with `--classes`"
         )
-    if args.seed < 0:
-        raise InputError(f"{args.seed} is no seed: give 0 or more with `--seed`")
     style = STYLES[args.difficulty]
     if args.side is not None:
         if not SIDES[0] <= args.side <= SIDES[1]:

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.options import add_layout, layout_of, positive, refuse, refuse_of_other_data, version_of
+from model_export.cli.options import (
+    add_layout,
+    check_writable,
+    layout_of,
+    path,
+    positive,
+    refuse,
+    refuse_of_other_data,
+    seed,
+    version_of,
+)
 from model_export.datasets.base import Dataset
 from model_export.datasets.folder import OnBroken, open_folder, open_images
 from model_export.datasets.layout import AUTO, Layout
@@ -58,7 +68,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=float,
         help="of a folder without val/: take only the share that `train` has set aside (default: all images)",
     )
-    sub.add_argument("--seed", type=int, help="with which `train` has split that folder (default: 0)")
+    sub.add_argument("--seed", type=seed, help="with which `train` has split that folder (default: 0)")
     sub.add_argument(
         "--method",
         choices=get_args(Method),
@@ -66,7 +76,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="1-crop: as served; 10-crop: four corners, the centre and their mirror images; multi-scale: the whole "
         "image at five scales (default: 1-crop)",
     )
-    sub.add_argument("--models-dir", type=Path, default=Path("models"), help="the model folder (default: models)")
+    sub.add_argument("--models-dir", type=path, default=Path("models"), help="the model folder (default: models)")
     sub.add_argument("--version", type=int, help="of published models (default: the latest)")
     sub.add_argument("--provider", choices=get_args(ProviderChoice), help="of published models (default: auto)")
     sub.add_argument(
@@ -79,14 +89,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for option, choices in (("family", Family), ("variant", Variant), ("shortcut", ShortcutOption)):
         sub.add_argument(f"--{option}", choices=get_args(choices), help="of weight files that do not record it")
     sub.add_argument("--depth", type=int, help="of weight files that do not record it")
-    sub.add_argument("--labels", type=Path, help="class names of weight files: .txt, .json or .tsv")
+    sub.add_argument("--labels", type=path, help="class names of weight files: .txt, .json or .tsv")
     sub.add_argument("--calibrate", action="store_true", help="fit a temperature, so that confidence equals accuracy")
     sub.add_argument(
         "--record", action="store_true", help="write accuracy and calibration into the cards of published models"
     )
     sub.add_argument(
         "--out",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="write evaluation.json, predictions.csv and report.html there",
     )
@@ -97,6 +107,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Prints the figures, then writes what was asked for."""
     refuse_of_other_data(args)
+    if args.out:
+        check_writable(args.out)
     if args.val_share is None:
         refuse(args, ("seed",), "the part of a folder that --val-share takes")
     models = [find_model(name, args) for name in args.models]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from model_export.datasets.layout import Layout
 from model_export.datasets.opening import is_folder
@@ -86,6 +87,42 @@ def version_of(root: Path, name: str, version: int | None) -> Published:
             return entry
     versions = ", ".join(str(entry.version) for entry in of_name)
     raise InputError(f"{name} has no version {version}: it has {versions}")
+
+
+def path(text: str) -> Path:
+    """The type of an option that is a file or a folder; `~` is the home, as in the service's settings."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give a path")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!a} is no UTF-8 text: rename it") from None
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: this user has no home folder: give the path in full") from None
+
+
+def weights(text: str) -> str:
+    """The type of --weights: one of the words, or else a file."""
+    return text if text in (*get_args(PublishedWeights), "demo", "random") else str(path(text))
+
+
+def check_writable(folder: Path) -> None:
+    """Raises InputError where a folder can neither be written into nor made: before the work whose result it is for."""
+    nearest = next(there for there in (folder.absolute(), *folder.absolute().parents) if there.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is a file: give a folder, or the name of a new one")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{nearest} cannot be written into: let this user write there, or give another folder")
+
+
+def seed(text: str) -> int:
+    """The type of --seed."""
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^32 - 1")
+    return number
 
 
 def positive(text: str) -> int:

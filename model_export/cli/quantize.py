@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.options import add_layout, layout_of, positive, refuse, refuse_of_other_data, version_of
+from model_export.cli.options import (
+    add_layout,
+    check_writable,
+    layout_of,
+    path,
+    positive,
+    refuse,
+    refuse_of_other_data,
+    version_of,
+)
 from model_export.quantise.gate import GateFailed
 from model_export.quantise.images import open_parts
 from model_export.quantise.quantising import CALIBRATION_IMAGES, HELD_OUT_IMAGES, LIMIT, METHOD, quantise
@@ -48,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="percentage points of accuracy (of agreement with fp32, where there are no labels) that may be lost; "
         f"beyond, nothing is published (default: {100 * LIMIT:g})",
     )
-    sub.add_argument("--models-dir", type=Path, default=Path("models"), help="the model folder (default: models)")
+    sub.add_argument("--models-dir", type=path, default=Path("models"), help="the model folder (default: models)")
     sub.add_argument("--version", type=int, help="(default: the latest)")
 
 
@@ -56,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if args.precision == "fp16":
         refuse(args, ("method", "images"), "int8, which needs calibration")
     refuse_of_other_data(args)
+    check_writable(args.models_dir)
     try:
         card = quantise(
             version_of(args.models_dir, args.name, args.version),

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.options import refuse
+from model_export.cli.options import check_writable, path, refuse, seed
 from model_export.disk import write_whole
 from model_export.studies.deepest import demonstrate
 from model_export.studies.study import PAPER, SMALL, StudyName, classes_of, study, train_all
@@ -23,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     sub = commands.add_parser("study", help=text, description=text)
     sub.set_defaults(run=run)
     sub.add_argument("name", choices=NAMES)
-    sub.add_argument("--out", type=Path, help="folder for the page, the picture and the runs (default: studies/NAME)")
+    sub.add_argument("--out", type=path, help="folder for the page, the picture and the runs (default: studies/NAME)")
     sub.add_argument(
         "--paper-scale",
         action="store_const",
@@ -31,13 +31,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="CIFAR-10 and 64,000 steps, as in section 4.2; for a GPU (default: drawings, for two cores)",
     )
     sub.add_argument("--data", metavar="SPEC", help="other data, as of `train`")
-    sub.add_argument("--seed", type=int, help="(default: 0)")
+    sub.add_argument("--seed", type=seed, help="(default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.name == "table":
         refuse(args, ("paper_scale", "data", "seed"), "the comparisons, which train networks")
     folder = args.out or Path("studies") / (args.name + "-paper-scale" * bool(args.paper_scale))
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if args.name == "table":
         text = markdown(table())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import shlex
 import sys
 from dataclasses import fields
@@ -13,11 +14,15 @@ from typing import Any, TypedDict, get_args
 from model_export.cli.options import (
     PublishedWeights,
     add_layout,
+    check_writable,
     layout_of,
+    path,
     positive,
     published_weights,
     refuse,
     refuse_of_other_data,
+    seed,
+    weights,
 )
 from model_export.datasets.base import Data
 from model_export.datasets.folder import OnBroken
@@ -38,6 +43,7 @@ from model_export.training.trainer import DeviceChoice, Machine, Precision, Stop
 from model_export.weight_files import Record, save_safetensors
 from model_export.weights import Family, Loaded, ShortcutOption, load_file, shortcut_of
 from service.card import Architecture, Variant
+from service.providers import usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +93,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or with CLASS/*.jpg; cifar10 or cifar10:PATH; "
         "drawings or drawings:side=32,train=4096,val=1024,difficulty=hard,...",
     )
-    source.add_argument("--resume", type=Path, metavar="RUN", help="the folder of a run to go on with")
+    source.add_argument("--resume", type=path, metavar="RUN", help="the folder of a run to go on with")
     source.add_argument("--show", action="store_true", help="print the recipe and stop")
     sub.add_argument("--recipe", choices=NAMES, help="(default: finetune)")
     sub.add_argument(
         "--weights",
+        type=weights,
         metavar="imagenet|imagenet-v2|FILE",
         help="to go on from: torchvision's published weights, or a .pth or .safetensors file (default: none)",
     )
@@ -101,11 +108,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--variant", choices=get_args(Variant), help="stride of a bottleneck (default: v1.5, the paper: v1)"
     )
     sub.add_argument("--shortcut", choices=get_args(ShortcutOption), help="none: a plain net (default: B; cifar: A)")
-    sub.add_argument("--out", type=Path, help="the folder of the run (default: runs/NETWORK-RECIPE)")
+    sub.add_argument("--out", type=path, help="the folder of the run (default: runs/NETWORK-RECIPE)")
     sub.add_argument("--val-share", type=float, help="of a folder without val/ (default: 0.1)")
     sub.add_argument("--broken", choices=get_args(OnBroken), help="images (default: refuse)")
     add_layout(sub)
-    sub.add_argument("--seed", type=int, help="(default: 0)")
+    sub.add_argument("--seed", type=seed, help="(default: 0)")
 
     machine = sub.add_argument_group("the machine", "may be changed when a run is resumed")
     machine.add_argument("--device", choices=get_args(DeviceChoice), help="(default: auto)")
@@ -116,8 +123,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     machine.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="(default: yes)")
     machine.add_argument("--compile", action=argparse.BooleanOptionalAction, help="(default: no)")
-    machine.add_argument("--workers", type=int, help="processes that read images (default: the cores less one, <= 16)")
-    machine.add_argument("--checkpoint-minutes", type=float, help="(default: 10)")
+    machine.add_argument(
+        "--workers", type=loader_workers, help="processes that read images (default: the cores less one, <= 16)"
+    )
+    machine.add_argument("--checkpoint-minutes", type=minutes, help="(default: 10)")
     machine.add_argument("--keep", type=positive, help="best weights to keep (default: 3)")
 
     recipe = sub.add_argument_group("the recipe", "fields to override (see docs/training.md)")
@@ -153,6 +162,22 @@ def run(args: argparse.Namespace) -> int:
         if processes.first:
             finish(trainer, rows)
     return 0
+
+
+def loader_workers(text: str) -> int:
+    """The type of --workers."""
+    number, most = int(text), max(16, 4 * usable_cores())
+    if not 0 <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {most}, on {usable_cores()} cores")
+    return number
+
+
+def minutes(text: str) -> float:
+    """The type of --checkpoint-minutes."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no time: give minutes, more than 0")
+    return number
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -195,6 +220,7 @@ def new(args: argparse.Namespace, changes: dict[str, Any], machine: Machine, pro
     recipe = override(recipe, changes)
     check_weights(recipe, loaded)  # before the data is read, which may take long
     folder = args.out or Path("runs") / f"{shape.name}-{recipe.name}"
+    check_writable(folder)
     if (folder / checkpoint.LAST).exists():
         raise InputError(f"{folder} already holds a run: go on with `--resume {folder}`, or choose another --out")
 

@@ -21,7 +21,7 @@ RecipeName = Literal["paper-imagenet", "paper-cifar", "modern", "finetune", "dem
 class Recipe(BaseModel):
     """One training. Defaults are the paper's for ImageNet (section 3.4); shares are of the whole run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     name: RecipeName = "paper-imagenet"
 

@@ -68,7 +68,6 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         (["--val", 11], "11 to validate on are too few for 12 classes"),
         (["--train", 0], "0 pictures to train on"),
         (["--side", 31], "pictures of 31 pixels cannot be drawn: give 32 to 1000"),
-        (["--seed", -1], "-1 is no seed"),
         (["--classes", "ring"], "name at least two classes"),
     ],
 )
