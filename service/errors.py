@@ -8,9 +8,14 @@
     │   ├── UnsupportedImageFormat   415
     │   ├── NotAnImage               422
     │   ├── TruncatedImage           422
-    │   └── CorruptImage             422
+    │   ├── CorruptImage             422
+    │   ├── FormAsImage              422
+    │   ├── FileNameAsImage          422
+    │   └── TextEncodedImage         422
     ├── RequestProblem               the request as a whole is at fault
+    │   ├── UnreadableRequest        400
     │   ├── MalformedRequest         400
+    │   ├── RepeatedHeader           400
     │   ├── NoImage                  400
     │   ├── AmbiguousModel           400
     │   ├── UnknownModel             404
@@ -18,6 +23,7 @@
     │   ├── MethodNotAllowed         405
     │   ├── RequestTooLarge          413
     │   ├── TooManyImages            413
+    │   ├── AddressTooLong           414
     │   ├── UnsupportedMediaType     415
     │   ├── UnsupportedEncoding      415
     │   ├── InvalidParameter         422
@@ -72,9 +78,13 @@ class Problem(Exception):
             "title": self.title,
             "status": self.status,
             "detail": str(self),
-            "remedy": self.remedy.format(**self.members),
+            "remedy": self.advice(),
             **self.members,
         }
+
+    def advice(self) -> str:
+        """The remedy, in this case."""
+        return self.remedy.format(**self.members)
 
 
 class ImageProblem(Problem):
@@ -130,8 +140,41 @@ class CorruptImage(ImageProblem):
     remedy = "Open the file in a viewer; if it is damaged there too, replace it, otherwise save it anew and send that."
 
 
+class FormAsImage(ImageProblem):
+    status = 422
+    title = "The body is a form"
+    detail = "The body begins like a form (multipart/form-data), but the request's content type is {content_type}."
+    remedy = (
+        "Leave the content type to the HTTP client: it names the boundary, too. `curl -F file=@photo.jpg`, without -H."
+    )
+
+
+class FileNameAsImage(ImageProblem):
+    status = 422
+    title = "The name of a file is not the file"
+    detail = "Instead of an image came the name of one: {name}."
+    remedy = "Send the file's bytes: with curl, `-F file=@photo.jpg` or `--data-binary @photo.jpg`, with the @."
+
+
+class TextEncodedImage(ImageProblem):
+    status = 422
+    title = "The image has been sent as text"
+    detail = (
+        "The body is no whole image. It has no line ends, and the content type application/x-www-form-urlencoded: it "
+        "seems to have gone through `curl -d`, which removes them, or the encoding of a form."
+    )
+    remedy = "Use `curl --data-binary @FILE`, or `curl -F file=@FILE`."
+
+
 class RequestProblem(Problem):
     """The request as a whole is at fault."""
+
+
+class UnreadableRequest(RequestProblem):
+    status = 400
+    title = "The request cannot be read"
+    detail = "The request is not HTTP/1.1 as it should be: {reason}."
+    remedy = "Let an HTTP client build the request, and the URL with its parameters."
 
 
 class MalformedRequest(RequestProblem):
@@ -139,6 +182,13 @@ class MalformedRequest(RequestProblem):
     title = "The request body cannot be read"
     detail = "The multipart body is malformed: {reason}"
     remedy = "Let the HTTP client build the body and its boundary: `curl -F file=@photo.jpg`."
+
+
+class RepeatedHeader(RequestProblem):
+    status = 400
+    title = "A header is given more than once"
+    detail = "The request has more than one header {header}: {values}."
+    remedy = "Send it once."
 
 
 class NoImage(RequestProblem):
@@ -194,6 +244,13 @@ class TooManyImages(RequestProblem):
     remedy = "Split the images over several requests; they are batched together on the server all the same."
 
 
+class AddressTooLong(RequestProblem):
+    status = 414
+    title = "The URL is too long"
+    detail = "The URL has {bytes} bytes; at most {max_bytes} are read."
+    remedy = "Send images in the body: `curl -F file=@photo.jpg`. The parameters need a few bytes only."
+
+
 class UnsupportedMediaType(RequestProblem):
     status = 415
     title = "The content type is not supported"
@@ -210,8 +267,8 @@ class UnsupportedEncoding(RequestProblem):
 
 class InvalidParameter(RequestProblem):
     status = 422
-    title = "A parameter is out of range"
-    detail = "The parameter `{parameter}` is {value}: {reason}"
+    title = "A parameter has a wrong value"
+    detail = "{parameter} is '{value}': {reason}"
     remedy = "Correct the parameter; /docs lists each one with its range."
 
 
@@ -220,6 +277,9 @@ class UnknownParameter(RequestProblem):
     title = "There is no such parameter"
     detail = "The request has the parameter `{parameter}`, which is not known."
     remedy = "Did you mean `{nearest}`? The parameters are {known}."
+
+    def advice(self) -> str:
+        return super().advice() if "nearest" in self.members else f"The parameters are {self.members['known']}."
 
 
 class ServerProblem(Problem):

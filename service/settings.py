@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     @field_validator("models", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(re.split(r"[,\s]+", value.strip(", \t\r\n"))) if isinstance(value, str) and value else value
+        return tuple(filter(None, re.split(r"[,\s]+", value))) if isinstance(value, str) else value
 
     @field_validator("host")
     @classmethod

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Coroutine, Sequence
+import re
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
@@ -19,11 +20,11 @@ from service import errors
 from service.api import schema
 from service.api.forms import FIELD
 from service.api.problems import responses
-from service.api.uploads import IMAGE_TYPES, Upload, read_body
+from service.api.uploads import IMAGE_TYPES, Upload, explained, read_body
 from service.card import Label
 from service.classifier import Answer, Classifier
 from service.metrics import Metrics
-from service.repository import Model
+from service.repository import Model, Repository
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ REQUEST_BODY = {
 PROBLEMS = (
     *(cls for cls in errors.problem_types(errors.ImageProblem)),
     errors.MalformedRequest,
+    errors.RepeatedHeader,
     errors.NoImage,
     errors.AmbiguousModel,
     errors.UnknownModel,
@@ -82,33 +84,57 @@ class Parameters(BaseModel):
     )
 
 
-NO_PARAMETERS = Parameters()
 KNOWN = tuple(Parameters.model_fields)
+NEAR = 0.7  # of 1, so alike is a name to the one that was meant
+WHOLE = re.compile(r"\s*0*([0-9]{1,9})\s*")
 
 
-def read_parameters(given: Sequence[tuple[str, str]]) -> Parameters:
+def read_parameters(given: Sequence[tuple[str, str]]) -> dict[str, str]:
     """The parameters that are given, wherever. An empty one is as good as none: browsers send empty fields.
 
     Raises:
-        InvalidParameter: one is out of range, or given twice with different values.
+        InvalidParameter: one is given twice with different values.
         UnknownParameter
     """
-    if not given:
-        return NO_PARAMETERS
     values: dict[str, str] = {}
     for name, value in given:
         if name not in KNOWN:
-            (nearest,) = difflib.get_close_matches(name, KNOWN, 1, cutoff=0)
-            raise errors.UnknownParameter(parameter=name, nearest=nearest, known=", ".join(KNOWN))
+            nearest = difflib.get_close_matches(name.lower(), KNOWN, 1, cutoff=NEAR)
+            meant = {"nearest": nearest[0]} if nearest else {}
+            raise errors.UnknownParameter(parameter=name, known=", ".join(KNOWN), **meant)
         if value and values.setdefault(name, value) != value:
-            raise errors.InvalidParameter(parameter=name, value=value, reason=f"it is also given as {values[name]}")
-    try:
-        return Parameters.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise errors.InvalidParameter(
-            parameter=str(first["loc"][-1]), value=str(first["input"]), reason=first["msg"]
-        ) from None
+            raise errors.InvalidParameter(parameter=name, value=value, reason=f"it is also given as '{values[name]}'.")
+    return values
+
+
+def depth_of(values: Mapping[str, str], repository: Repository) -> int | None:
+    """The depth that is asked for. Raises InvalidParameter: it is no number."""
+    value = values.get("depth")
+    if value is None:
+        return None
+    depth = whole_number(value)
+    if depth is None:
+        served = ", ".join(str(depth) for depth in sorted({model.depth for model in repository.models.values()}))
+        raise errors.InvalidParameter(parameter="depth", value=value, reason=f"give one of the numbers {served}.")
+    return depth
+
+
+def top_k_of(values: Mapping[str, str], model: Model) -> int:
+    """How many classes are asked for. Raises InvalidParameter: no number, or not one that the model has."""
+    classes = model.card.architecture.num_classes
+    value = values.get("top_k")
+    if value is None:
+        return min(DEFAULT_TOP_K, classes)
+    k = whole_number(value)
+    if k is None or not 1 <= k <= classes:
+        reason = f"give a whole number from 1 to {classes} (the classes of {model.name})."
+        raise errors.InvalidParameter(parameter="top_k", value=value, reason=reason)
+    return k
+
+
+def whole_number(text: str) -> int | None:
+    found = WHOLE.fullmatch(text)
+    return int(found[1]) if found else None
 
 
 def result(
@@ -174,13 +200,10 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
 
     def asked(request: Request, given: Sequence[tuple[str, str]]) -> tuple[Model, int]:
         """The model that is meant, which has room, and how many classes."""
-        parameters = read_parameters(given)
-        model = classifier.repository.select(parameters.model, parameters.depth)
+        values = read_parameters(given)
+        model = classifier.repository.select(values.get("model"), depth_of(values, classifier.repository))
         request.state.model = model.name
-        classes = model.card.architecture.num_classes
-        k = min(DEFAULT_TOP_K, classes) if parameters.top_k is None else parameters.top_k
-        if k > classes:
-            raise errors.InvalidParameter(parameter="top_k", value=k, reason=f"{model.name} has {classes} classes")
+        k = top_k_of(values, model)
         classifier.pipeline(model).check_room()
         return model, k
 
@@ -192,6 +215,12 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
             model, k = asked(request, [*query, *fields])
         work = classifier.classify(model, [upload.data for upload in uploads], k)
         answers = await unless_disconnected(request.receive, work)
+        classified = [answer for answer in answers if isinstance(answer, Answer)]
+        if len(classified) < len(answers):
+            answers = [
+                explained(answer, upload, request) if isinstance(answer, errors.Problem) else answer
+                for upload, answer in zip(uploads, answers, strict=True)
+            ]
         if len(answers) == 1 and isinstance(answers[0], errors.Problem):
             raise answers[0]
         body = {  # a `schema.Classification`
@@ -203,7 +232,6 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
                 for upload, answer in zip(uploads, answers, strict=True)
             ],
         }
-        classified = [answer for answer in answers if isinstance(answer, Answer)]
         headers = {"Server-Timing": server_timing(classified)} if classified else {}
         return Response(to_json(body), media_type="application/json", headers=headers)
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from service.errors import (
     InternalError,
@@ -45,7 +46,19 @@ def responses(*problems: type[Problem]) -> dict[int | str, dict[str, object]]:
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of the application a problem document."""
+    """Makes every error of the application a problem document, and none of a slash behind a path."""
+    not_found = app.router.default
+
+    async def without_slash(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].rstrip("/") if scope["type"] == "http" else ""
+        if path and path != scope["path"]:
+            await app.router({**scope, "path": path}, receive, send)
+        else:
+            await not_found(scope, receive, send)
+
+    # Not a redirect: clients that post do not follow it, and behind a proxy its address may be wrong.
+    app.router.redirect_slashes = False
+    app.router.default = without_slash
 
     @app.exception_handler(Problem)
     async def known(request: Request, problem: Problem) -> JSONResponse:

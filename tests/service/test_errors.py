@@ -56,6 +56,13 @@ def test_members_fill_the_sentences() -> None:
     assert problem.document()["width"] == 20000
 
 
+def test_without_a_near_one_the_known_parameters_are_listed() -> None:
+    members = {"parameter": "url", "known": "a, b"}
+    assert errors.UnknownParameter(**members).document()["remedy"] == "The parameters are a, b."
+    near = errors.UnknownParameter(**members, nearest="a")
+    assert near.document()["remedy"] == "Did you mean `a`? The parameters are a, b."
+
+
 def test_retry_after() -> None:
     assert retry_after_seconds(0, 100) == 1
     assert retry_after_seconds(250, 100) == 3

@@ -1,13 +1,17 @@
-"""Requests that offer an upgrade, over a real socket: read as if they had not."""
+"""Over a real socket: offers of an upgrade, connections that are half closed, requests that cannot be read."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 
 from service.protocol import Protocol
 
@@ -31,29 +35,47 @@ async def echo(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
     await send({"type": "http.response.body", "body": answer.encode()})
 
 
-async def exchange(pieces: list[bytes], answers: int) -> list[dict[str, object]]:
-    """Sends pieces, one write each, and reads so many answers."""
-    config = uvicorn.Config(echo, http=Protocol, ws="none", port=0, log_config=None, lifespan="off")
+@asynccontextmanager
+async def serving(app: Callable[..., Coroutine[Any, Any, None]] = echo) -> AsyncIterator[int]:
+    """A server's port."""
+    config = uvicorn.Config(app, http=Protocol, ws="none", port=0, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
+    task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  uvicorn tells by an attribute
         await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for piece in pieces:
-        writer.write(piece)
-        await writer.drain()
-        await asyncio.sleep(0.05)
-    found = []
-    for _ in range(answers):
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-        assert head.startswith(b"HTTP/1.1 200")
-        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-        found.append(json.loads(await reader.readexactly(length)))
-    writer.close()
+    yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
-    await serving
+    await task
+
+
+async def exchange(pieces: list[bytes], answers: int) -> list[dict[str, object]]:
+    """Sends pieces, one write each, and reads so many answers."""
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        found = []
+        for _ in range(answers):
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            assert head.startswith(b"HTTP/1.1 200")
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            found.append(json.loads(await reader.readexactly(length)))
+        writer.close()
     return found
+
+
+async def everything(port: int, data: bytes, *, half_close: bool = False) -> bytes:
+    """What a connection yields until its end, which the server makes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    if half_close:
+        writer.write_eof()
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    finally:
+        writer.close()
 
 
 def request(body: str, offer: str = OFFER, path: str = "/a?b=c") -> bytes:
@@ -90,3 +112,141 @@ def test_a_websocket_that_is_not_there_is_a_plain_request() -> None:
     offer = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
     (found,) = asyncio.run(exchange([request("", offer)], 1))
     assert found["path"] == "/a"
+
+
+class Slow:
+    """Answers after a while, unless the client goes."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.gone = 0
+
+    async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+        while (await receive()).get("more_body"):
+            pass
+        going = asyncio.create_task(receive())
+        done, _ = await asyncio.wait([going], timeout=self.seconds)
+        going.cancel()
+        if done:
+            self.gone += 1
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+
+
+@LOOPS
+@pytest.mark.parametrize("seconds", [0, 0.2])
+@pytest.mark.parametrize("count", [1, 3])
+def test_whoever_half_closes_after_whole_requests_is_answered(run: Any, seconds: float, count: int) -> None:
+    slow = Slow(seconds)
+
+    async def ask() -> bytes:
+        async with serving(slow) as port:
+            return await everything(port, request(BODY, offer="") * count, half_close=True)
+
+    answer = run(ask())
+    assert answer.count(b"HTTP/1.1 ") == answer.count(b"HTTP/1.1 200 OK\r\n") == count
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"\r\n\r\nok")
+    assert b"connection: close" in answer
+    assert slow.gone == 0
+
+
+@LOOPS
+@pytest.mark.parametrize("data", [b"", b"GET / HT", request(BODY, offer="")[:-1]])
+def test_half_closed_in_the_middle_of_a_request_it_ends(run: Any, data: bytes) -> None:
+    async def ask() -> bytes:
+        async with serving(Slow(0)) as port:
+            return await everything(port, data, half_close=True)
+
+    assert run(ask()) == b""
+
+
+@LOOPS
+def test_an_idle_connection_that_is_half_closed_ends(run: Any) -> None:
+    async def ask() -> bytes:
+        async with serving() as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request("", offer=""))
+            await reader.readuntil(b"}")
+            writer.write_eof()
+            rest = await asyncio.wait_for(reader.read(), 3)  # sooner than the timeout of idle connections
+            writer.close()
+            return rest
+
+    assert run(ask()) == b""
+
+
+@LOOPS
+def test_whoever_closes_the_whole_connection_is_noticed(run: Any) -> None:
+    slow = Slow(10)
+
+    async def ask() -> None:
+        async with serving(slow) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request(BODY, offer=""))
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+            for _ in range(300):
+                if slow.gone:
+                    break
+                await asyncio.sleep(0.01)
+
+    run(ask())
+    assert slow.gone == 1
+
+
+def refusal(data: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
+    async def ask() -> bytes:
+        async with serving() as port:
+            return await everything(port, data)
+
+    head, _, body = asyncio.run(ask()).partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["connection"] == "close"
+    assert int(headers["content-length"]) == len(body)
+    return int(status.split()[1]), headers, json.loads(body)
+
+
+@pytest.mark.parametrize("rest", [b"", b"what a tunnel would carry"])
+def test_it_is_no_proxy(rest: bytes) -> None:
+    status, headers, document = refusal(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n" + rest)
+    assert (status, headers["allow"]) == (405, "GET, HEAD, POST")
+    assert document["type"] == "/problems/method-not-allowed"
+    assert document["detail"] == "example.com:443 does not answer CONNECT."
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("GET /\u00e9 HTTP/1.1\r\nHost: x\r\n\r\n", "its URL holds characters that must be percent-encoded"),
+        ("GET /?q=\u00e9 HTTP/1.1\r\nHost: x\r\n\r\n", "its URL holds characters that must be percent-encoded"),
+        ("GET /a b HTTP/1.1\r\nHost: x\r\n\r\n", "its URL holds a blank"),
+        ("GET http://x:99999/ HTTP/1.1\r\nHost: x\r\n\r\n", "its URL cannot be read"),
+        ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n\r\nabc", "does not end in chunked"),
+        ("\x16\x03\x01\x02\0\x01", "does not begin with a method"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2 is not spoken here"),
+        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "Invalid character in Content-Length"),
+    ],
+)
+def test_requests_that_cannot_be_read_are_told_why(data: str, reason: str) -> None:
+    status, _, document = refusal(data.encode())
+    assert (status, document["type"], document["status"]) == (400, "/problems/unreadable-request", 400)
+    assert reason in document["reason"]
+
+
+def test_a_url_that_is_too_long() -> None:
+    status, _, document = refusal(b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (status, document["type"]) == (414, "/problems/address-too-long")
+    assert (document["bytes"], document["max_bytes"]) == (70_001, 65_535)
+
+
+def test_a_refusal_reaches_clients_that_are_still_sending() -> None:
+    status, _, _ = refusal(request("x" * 10_000_000, offer="Transfer-Encoding: identity\r\n"))
+    assert status == 400

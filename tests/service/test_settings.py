@@ -151,6 +151,7 @@ def test_line_ends_and_blanks_around_values_do_not_matter(
             ("https://a.example", "http://localhost:3000"),
         ),
         (["--cors-origins", "*"], "cors_origins", ("*",)),
+        (["--trusted-proxies", ""], "trusted_proxies", ()),
         (["--trusted-proxies", "::1 10.0.0.0/8,"], "trusted_proxies", (ip_network("::1"), ip_network("10.0.0.0/8"))),
     ],
 )

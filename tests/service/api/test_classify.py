@@ -184,7 +184,9 @@ def test_a_file_name_in_the_files_place(client: TestClient) -> None:
     """What `curl -F file=photo.jpg` sends, without the @."""
     headers = {"content-type": "multipart/form-data; boundary=x"}
     as_text = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nphoto.jpg\r\n--x--\r\n'
-    problem(client.post("/classify", content=as_text, headers=headers), 422, "not-an-image")
+    document = problem(client.post("/classify", content=as_text, headers=headers), 422, "file-name-as-image")
+    assert document["name"] == "photo.jpg"
+    assert "with the @" in str(document["remedy"])
 
 
 @pytest.mark.parametrize(
@@ -204,10 +206,31 @@ def test_unknown_model_or_depth(client: TestClient, photo: bytes) -> None:
     assert "depth 50" in str(problem(client.post("/classify?depth=50", files=form(photo)), 404, "unknown-model"))
 
 
-@pytest.mark.parametrize("top_k", ["0", "-1", "1001", "x", "1.5"])
-def test_top_k_out_of_range(client: TestClient, photo: bytes, top_k: str) -> None:
-    document = problem(client.post(f"/classify?top_k={top_k}", files=form(photo)), 422, "invalid-parameter")
-    assert document["parameter"] == "top_k"
+@pytest.mark.parametrize(
+    "top_k", ["0", "-1", "11", "five", "5.5", "1e3", "null", "1_0", "0x5", "5,5", "\u0665", "9" * 5000]
+)
+@pytest.mark.parametrize("in_form", [False, True])
+def test_a_wrong_top_k_is_told_the_right_ones(client: TestClient, photo: bytes, top_k: str, in_form: bool) -> None:
+    given = {"depth": "8", "top_k": top_k}
+    query, fields = ({}, given) if in_form else (given, {})
+    response = client.post("/classify", params=query, data=fields, files=form(photo))
+    document = problem(response, 422, "invalid-parameter")
+    assert (document["parameter"], document["value"]) == ("top_k", top_k)
+    assert document["detail"] == (
+        f"top_k is '{top_k}': give a whole number from 1 to 10 (the classes of resnet8-cifar)."
+    )
+
+
+@pytest.mark.parametrize("depth", ["resnet8", "8.0", "-8", "null", "1_8"])
+def test_a_depth_that_is_no_number_is_told_the_depths(client: TestClient, photo: bytes, depth: str) -> None:
+    document = problem(client.post(f"/classify?depth={depth}", content=photo), 422, "invalid-parameter")
+    assert document["detail"] == f"depth is '{depth}': give one of the numbers 8, 18."
+
+
+@pytest.mark.parametrize("top_k", ["2", "02", " 2", "2%0D%0A", "+2"])
+def test_blanks_and_noughts_before_a_number_do_no_harm(client: TestClient, photo: bytes, top_k: str) -> None:
+    response = client.post(f"/classify?top_k={top_k}", content=photo)
+    assert len(response.json()["images"][0]["predictions"]) == 2
 
 
 def test_every_class_can_be_asked_for(client: TestClient, photo: bytes) -> None:

@@ -101,13 +101,14 @@ def test_metrics_count_what_happened(client: TestClient, photo: bytes) -> None:
     client.post("/classify", files={"file": photo[:2000]})
     client.post("/classify?model=x", files={"file": photo})
     client.post("/classify?top_k=no", files={"file": photo})
+    client.post("/classify?depth=no", files={"file": photo})
     after = samples(client)
 
     def grown(name: str, **labels: str) -> float:
         return after.get(key(name, **labels), 0) - before.get(key(name, **labels), 0)
 
     assert grown("resnet_requests_total", model="resnet18", status="200") == 1
-    assert grown("resnet_requests_total", model="resnet18", status="422") == 1
+    assert grown("resnet_requests_total", model="resnet18", status="422") == 2
     assert grown("resnet_requests_total", model="unknown", status="404") == 1
     assert grown("resnet_requests_total", model="unknown", status="422") == 1
     assert grown("resnet_images_total", model="resnet18", outcome="ok") == 1
