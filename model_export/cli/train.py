@@ -26,7 +26,7 @@ from model_export.cli.options import (
 )
 from model_export.datasets.base import Data
 from model_export.datasets.folder import OnBroken
-from model_export.datasets.layout import Layout
+from model_export.datasets.layout import Layout, expanded
 from model_export.datasets.opening import is_folder, open_data
 from model_export.errors import InputError
 from model_export.evaluation.evaluating import evaluate
@@ -225,7 +225,9 @@ def new(args: argparse.Namespace, changes: dict[str, Any], machine: Machine, pro
         raise InputError(f"{folder} already holds a run: go on with `--resume {folder}`, or choose another --out")
 
     about: About = {
-        "data": str(Path(args.data).absolute()) if is_folder(args.data) else args.data,  # to resume from anywhere
+        "data": str(expanded(Path(args.data)).absolute())
+        if is_folder(args.data)
+        else args.data,  # to resume from anywhere
         "val_share": 0.1 if args.val_share is None else args.val_share,
         "broken": args.broken or "refuse",
         "split": layout_of(args).split,

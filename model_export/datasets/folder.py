@@ -15,7 +15,11 @@ from model_export.datasets.layout import (
     AUTO,
     Layout,
     Tree,
+    check_ignored,
     class_folders,
+    differ_in_case,
+    exact,
+    expanded,
     find_parts,
     loose_images,
     names_a_part,
@@ -56,7 +60,7 @@ class ImageFolder(Dataset):
         Raises:
             InputError: there is no such folder, it has another layout, a class has no images, or an image is broken.
         """
-        return _decoded(_scanned(root, layout), broken, shown=shown)
+        return _decoded(_scanned(expanded(root), layout), broken, shown=shown)
 
     @classmethod
     def open_loose(
@@ -67,6 +71,8 @@ class ImageFolder(Dataset):
         Raises:
             InputError: there is no such folder, it has no images, or one is broken.
         """
+        root = expanded(root)
+        check_ignored(root, layout)
         files = [(path, 0) for path in loose_images(root, layout)]
         whole = _decoded(Tree(root, ("",), files, ""), broken, shown=shown)
         return cls(whole.name, (), whole.paths, whole.labels)
@@ -103,33 +109,34 @@ def open_folder(
         InputError: as `ImageFolder.open`; or there are too few classes or images, or the two trees' classes differ, or
             there is a part to train on and none to validate on.
     """
+    root = expanded(root)
     parts = find_parts(root, layout)
     if parts.train and parts.val:
-        train, val = _scanned(parts.train, layout), _scanned(parts.val, layout)
+        train, val = _scanned(parts.train, layout, root), _scanned(parts.val, layout, root)
         _check_same_classes(train, val)
         _check_classes(train)
         used = {*parts.train.parents, parts.train, *parts.val.parents, parts.val}
         if left := [folder.name for folder in class_folders(parts.whole, layout) if folder not in used]:
-            logger.info("%s: passed over the folders %s", parts.whole, some(left))
+            logger.info("%s: passed over the folders %s", printable(parts.whole), some(map(printable, left)))
         logger.info(
             "%s: %s; %d images in %s to train on, %d in %s to validate on",
-            root.absolute().name,
+            printable(root.absolute().name),
             _classes(train),
             len(train.files),
-            train.root.relative_to(root),
+            printable(train.root.relative_to(root)),
             len(val.files),
-            val.root.relative_to(root),
+            printable(val.root.relative_to(root)),
         )
         return Data(_decoded(train, broken, shown=shown), _decoded(val, broken, shown=shown))
     if alone := parts.train or parts.val:
         raise InputError(
-            f"{parts.whole} has {alone.relative_to(parts.whole)} and no folder for the other part: name both with "
-            f"`--split TRAIN,VAL`; or give {alone}, which is then split by itself; or say `--split none` if its "
-            "folders are classes"
+            f"{printable(parts.whole)} has {printable(alone.relative_to(parts.whole))} and no folder for the other "
+            f"part: name both with `--split TRAIN,VAL`; or give {printable(alone)}, which is then split by itself; or "
+            "say `--split none` if its folders are classes"
         )
     if not 0 < val_share < 1:
         raise InputError(f"{val_share} is no share of the images to validate on: give one between 0 and 1, such as 0.1")
-    tree = _scanned(parts.whole, layout)
+    tree = _scanned(parts.whole, layout, root)
     _check_classes(tree)
     logger.info("%s: %s; %d images", _name(tree.root), _classes(tree), len(tree.files))
     return _split(_decoded(tree, broken, shown=shown), val_share, seed)
@@ -141,23 +148,26 @@ def open_images(root: Path, *, broken: OnBroken = "refuse", shown: bool = True, 
     Raises:
         InputError: as `ImageFolder.open`.
     """
+    root = expanded(root)
     parts = find_parts(root, layout)
     validates = parts.val and (parts.train or only_validates(parts.whole, layout))
-    tree = _scanned(parts.val if parts.val and validates else parts.whole, layout)
+    tree = _scanned(parts.val if parts.val and validates else parts.whole, layout, root)
     logger.info("%s: %s; %d images", _name(tree.root), _classes(tree), len(tree.files))
     return _decoded(tree, broken, shown=shown)
 
 
-def _scanned(root: Path, layout: Layout) -> Tree:
-    """The images of a tree; what was passed over is said."""
-    tree = scan(root, layout)
+def _scanned(root: Path, layout: Layout, whole: Path | None = None) -> Tree:
+    """The images of a tree; what was passed over is said, and what looks like a mistake."""
+    tree = scan(root, layout, whole)
     if tree.passed_over:
-        logger.info("%s: passed over %s", root, tree.passed_over)
+        logger.info("%s: passed over %s", printable(root), tree.passed_over)
+    if alike := differ_in_case(tree.classes):
+        logger.warning("%s: the classes %s differ only in capitals, and are told apart", printable(root), some(alike))
     return tree
 
 
 def _classes(tree: Tree) -> str:
-    return f"{len(tree.classes)} classes: {some(tree.classes)}"
+    return f"{len(tree.classes)} classes: {some(map(exact, tree.classes))}"
 
 
 def _decoded(tree: Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
@@ -178,15 +188,17 @@ def _decoded(tree: Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
             progress.advance()
     if faults and broken == "refuse":
         raise InputError(
-            f"{len(faults)} of the {len(tree.files)} images in {tree.root} cannot be used: {some(faults)}: replace "
-            "them, or leave them out with `--broken skip`"
+            f"{len(faults)} of the {len(tree.files)} images in {printable(tree.root)} cannot be used: {some(faults)}: "
+            "replace them, or leave them out with `--broken skip`"
         )
     for fault in faults:
         logger.warning("left out: %s", fault)
     labels = np.array([label for _, label in whole], dtype=np.int64)
     counts = np.bincount(labels, minlength=len(tree.classes))
     if empty := [str(tree.root / tree.classes[i]) for i in np.flatnonzero(counts == 0)]:
-        raise InputError(f"all images in {some(empty)} are broken: put whole ones there, or remove the folder")
+        raise InputError(
+            f"all images in {some(map(printable, empty))} are broken: put whole ones there, or remove the folder"
+        )
     return ImageFolder(name, tree.classes, [path for path, _ in whole], labels)
 
 
@@ -208,19 +220,21 @@ def _fault(path: Path) -> str | None:
 def _check_classes(tree: Tree) -> None:
     if len(tree.classes) == 1:
         raise InputError(
-            f"{tree.root} holds only one class folder, {tree.classes[0]}: give at least two classes to tell apart"
+            f"{printable(tree.root)} holds only one class folder, {exact(tree.classes[0])}: give at least two classes "
+            "to tell apart"
         )
 
 
 def _check_same_classes(train: Tree, val: Tree) -> None:
     differing = [
-        f"only {tree.root} has {some(names)}"
+        f"only {printable(tree.root)} has {some(map(exact, names))}"
         for tree, other in ((train, val), (val, train))
         if (names := [name for name in tree.classes if name not in other.classes])
     ]
     if differing:
         raise InputError(
-            f"the classes of {train.root} and {val.root} differ ({'; '.join(differing)}): give both the same folders"
+            f"the classes of {printable(train.root)} and {printable(val.root)} differ ({'; '.join(differing)}): give "
+            "both the same folders"
         )
 
 
@@ -240,4 +254,4 @@ def _split(whole: ImageFolder, val_share: float, seed: int) -> Data:
 def _name(root: Path) -> str:
     """A short name for people: of `/data/pictures/train` "pictures/train"."""
     parts = root.absolute().parts
-    return "/".join(parts[-2:] if names_a_part(parts[-1]) else parts[-1:])
+    return printable("/".join(parts[-2:] if names_a_part(parts[-1]) else parts[-1:]))

@@ -10,7 +10,7 @@ import numpy as np
 
 from model_export.datasets.base import MAX_PIXELS, Data, Dataset
 from model_export.datasets.folder import ImageFolder
-from model_export.datasets.layout import AUTO, Layout, loose_images
+from model_export.datasets.layout import AUTO, Layout, expanded, loose_images
 from model_export.datasets.opening import is_folder, open_data
 from model_export.errors import InputError
 from service.card import Preprocessing
@@ -61,8 +61,9 @@ def open_parts(spec: str, layout: Layout = AUTO) -> Data:
         InputError: as `open_data`.
         Unavailable: as `open_data`.
     """
-    if is_folder(spec) and Path(spec).is_dir() and loose_images(Path(spec), layout):
-        whole = ImageFolder.open_loose(Path(spec), layout=layout)
+    folder = expanded(Path(spec))
+    if is_folder(spec) and folder.is_dir() and loose_images(folder, layout):
+        whole = ImageFolder.open_loose(folder, layout=layout)
         half = len(whole) // 2
         return Data(drawn(whole, half), drawn(whole, len(whole), after=half))
     return open_data(spec, layout=layout)

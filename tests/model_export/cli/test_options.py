@@ -13,8 +13,10 @@ import pytest
 from model_export.__main__ import main
 from model_export.cli.options import check_writable, path, seed, weights
 from model_export.errors import InputError
+from model_export.quantise.images import open_parts
 
-DRAWN = ["--data", "drawings:train=12,val=12,side=32", "--recipe", "paper-cifar", "--depth", "8"]
+SHORT = ["--recipe", "paper-cifar", "--depth", "8", "--steps", "1", "--device", "cpu", "--workers", "0"]
+DRAWN = ["--data", "drawings:train=12,val=12,side=32", *SHORT]
 
 
 def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -29,6 +31,10 @@ def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert main(["export", *options]) == 0
     assert (tmp_path / "models" / "resnet8-cifar" / "1" / "card.json").exists()
     assert not (tmp_path / "~").exists()
+    assert main(["draw", "~/pictures", "--train", "24", "--val", "12", "--side", "32"]) == 0
+    assert main(["train", "--data", "~/pictures", *SHORT, "--out", "~/run"]) == 0
+    assert (tmp_path / "run" / "best.safetensors").exists()
+    assert open_parts("~/pictures").train.name == "pictures/train"
 
 
 def test_paths_that_are_none() -> None:

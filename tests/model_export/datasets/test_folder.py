@@ -190,8 +190,29 @@ def test_a_class_folder_called_like_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize("action", [open_folder, open_images])
 def test_roots_that_are_none(tmp_path: Path, action: Callable[..., object]) -> None:
     assert f"{tmp_path}/typo does not exist: give a folder" in refusal(action, tmp_path / "typo")
-    write(tmp_path, {"archive.zip": b"PK"})
-    assert f"{tmp_path}/archive.zip is not a folder: give" in refusal(action, tmp_path / "archive.zip")
+    write(tmp_path, {"cat.jpg": b"", "pets.zip": b"PK", "pets.tar.gz": b""})
+    assert f"{tmp_path}/cat.jpg is not a folder: give" in refusal(action, tmp_path / "cat.jpg")
+    for name in ("pets.zip", "pets.tar.gz"):
+        assert (
+            refusal(action, tmp_path / name) == f"{tmp_path}/{name} is an archive: unpack it first, and give the folder"
+        )
+
+
+@pytest.mark.parametrize("root", [Path("https://example.org/pets.zip"), Path("/work/https:/example.org/pets.zip")])
+def test_an_address_is_no_folder(root: Path) -> None:
+    assert refusal(open_folder, root) == (
+        "https://example.org/pets.zip is an address: download it, unpack it, and give the folder"
+    )
+
+
+def test_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tree(tmp_path / "pets", {"a": 2, "b": 2})
+    write(tmp_path / "photos", {"1.jpg": encoded()})
+    assert len(open_folder(Path("~/pets")).train) == 2
+    assert len(open_images(Path("~/pets"))) == len(ImageFolder.open(Path("~/pets"))) == 4
+    assert len(ImageFolder.open_loose(Path("~/photos"))) == 1
+    assert "~nobody-of-this-name/pets does not exist" in refusal(open_folder, Path("~nobody-of-this-name/pets"))
 
 
 @pytest.mark.parametrize("action", [open_folder, open_images])
@@ -215,12 +236,56 @@ def test_one_class(tmp_path: Path) -> None:
 
 
 def test_train_without_val(tmp_path: Path) -> None:
-    tree(tmp_path, {"train/a": 1, "train/b": 1, "holdout/a": 1, "holdout/b": 1})
+    tree(tmp_path, {"train/a": 1, "train/b": 1, "others/c": 1, "others/d": 1})
     message = refusal(open_folder, tmp_path)
     assert f"{tmp_path} has train and no folder for the other part: name both with `--split TRAIN,VAL`" in message
     assert f"or give {tmp_path}/train, which is then split by itself" in message
-    data = open_folder(tmp_path, layout=Layout("train,holdout"))
+    tree(tmp_path, {"others/a": 1, "others/b": 1})
+    data = open_folder(tmp_path, layout=Layout("train,others", ("c", "d")))
     assert (data.train.name, data.val.classes) == (f"{tmp_path.name}/train", ("a", "b"))
+
+
+@pytest.mark.parametrize("action", [open_folder, open_images])
+def test_parts_that_are_no_classes(tmp_path: Path, action: Callable[..., object]) -> None:
+    tree(tmp_path / "bare", {"train": 1, "test": 1})
+    assert "images without class folders in test, train" in refusal(action, tmp_path / "bare")
+    tree(tmp_path / "pets", {f"{part}/{name}": 1 for part in ("holdout", "train") for name in "ab"})
+    assert "as in `--split train,holdout`" in refusal(action, tmp_path / "pets")
+    tree(tmp_path / "inside", {f"{name}/{part}": 1 for part in ("train", "val") for name in "ab"})
+    assert "holds parts of a data set (train, val)" in refusal(action, tmp_path / "inside")
+
+
+def test_links_from_one_part_into_the_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tree(tmp_path, {f"{part}/{name}": 1 for part in ("train", "val") for name in "ab"})
+    (root / "val" / "b" / "more").symlink_to(root / "train" / "b")
+    with caplog.at_level(logging.INFO):
+        data = open_folder(root)
+    assert (len(data.train), len(data.val), len(open_images(root))) == (2, 2, 2)
+    assert f"{root}/val: passed over links out of a class into the data set itself (b/more)" in caplog.text
+
+
+def test_classes_that_differ_in_capitals_or_blanks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_folder(tree(tmp_path / "one", {"cat": 2, "Cat": 2, "dog": 2}))
+    assert "the classes Cat, cat differ only in capitals, and are told apart" in caplog.text
+    root = tree(tmp_path / "two", {"train/cat": 1, "train/dog": 1, "val/cat ": 1, "val/dog": 1})
+    assert f"only {root}/train has cat; only {root}/val has 'cat ')" in refusal(open_folder, root)
+
+
+def test_what_is_ignored_among_loose_images(tmp_path: Path) -> None:
+    write(tmp_path, {"1.jpg": encoded(), "2.jpg": encoded()})
+    assert len(ImageFolder.open_loose(tmp_path, layout=Layout(ignore=("2.jpg",)))) == 1
+    assert "--ignore 3.jpg matches no" in refusal(ImageFolder.open_loose, tmp_path, layout=Layout(ignore=("3.jpg",)))
+
+
+def test_names_are_never_printed_raw(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bad = "\x1b[31m\n"
+    root = tree(tmp_path, {f"my{bad}/{part}/{name}": 1 for part in ("train", "val") for name in "ab"})
+    write(root, {f"my{bad}/x{bad}/1.txt": b"", f"my{bad}/train/a/x.{bad}": b"", f"my{bad}/train/a/{bad}.jpg": b""})
+    with caplog.at_level(logging.INFO):
+        open_folder(root, broken="skip", shown=False)
+    assert len(caplog.records) == 4
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+    assert refusal(open_folder, root).isprintable()
 
 
 def test_empty_classes(tmp_path: Path) -> None:
@@ -304,6 +369,8 @@ def test_a_class_called_train(tmp_path: Path) -> None:
 def test_what_is_evaluated(tmp_path: Path) -> None:
     assert open_images(tree(tmp_path / "plain", {"a": 1, "b": 1})).classes == ("a", "b")
     assert open_images(tree(tmp_path / "only", {"val/a": 1, "val/b": 1})).classes == ("a", "b")
+    both = tree(tmp_path / "both", {f"{part}/{name}": 1 for part in ("val", "test") for name in "ab"})
+    assert open_images(both).name == "both/val"
     assert open_images(tree(tmp_path / "parts", {"invalid": 1, "valid": 1})).classes == ("invalid", "valid")
 
 

@@ -53,6 +53,15 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert f"{tmp_path}/drawing does not exist" in refusal(f"{tmp_path}/drawing")
 
 
+def test_a_folder_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(pictures(tmp_path)))
+    assert len(open_data("~").train) == 4
+
+
+def test_an_address(tmp_path: Path) -> None:
+    assert refusal("https://example.org/pets.zip").startswith("https://example.org/pets.zip is an address: download it")
+
+
 def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(f"cifar10:{tmp_path}").startswith(f"{tmp_path} holds nothing of CIFAR-10")
     cache = tmp_path / "resnet-service" / "cifar10"
