@@ -228,7 +228,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--shortcut", choices=get_args(ShortcutOption), help="none: a plain net (default: B; of the cifar family A)"
     )
-    sub.add_argument("--labels", type=path, help="class names of a FILE: .txt, .json or .tsv")
+    sub.add_argument(
+        "--labels", type=path, help="class names of a FILE, where it does not hold them: .txt, .json, .tsv, .csv"
+    )
     sub.add_argument(
         "--resize", type=int, help="of a FILE: the shorter side, in pixels, before cropping (default: 256)"
     )

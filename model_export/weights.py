@@ -18,10 +18,11 @@ from torch import Tensor
 
 from model_export.download import download, in_home
 from model_export.errors import InputError, some
+from model_export.file_kinds import check_path
 from model_export.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.onnx_export import ServingGraph
 from model_export.resnet import IMAGENET_BLOCKS, ResNet, build
-from model_export.weight_files import WeightFile, read_weights
+from model_export.weight_files import HEADS, WeightFile, read_weights
 from service.card import Accuracy, Architecture, Label, Preprocessing, Shortcut, Variant, Weights, sha256
 
 logger = logging.getLogger(__name__)
@@ -141,8 +142,9 @@ def load_file(
     """The network with the weights of a file: ours, torchvision's or timm's; the number of classes is the file's.
 
     What is None is taken from the file where it records it (those of our own training do), and otherwise is: the family
-    "imagenet", the family's usual shortcut and preprocessing. Labels come from `labels`, or else the file's record, or
-    `labels.txt`, `.json` or `.tsv` beside it; 1000 classes without labels are taken, with a warning, for ImageNet's.
+    "imagenet", the family's usual shortcut and preprocessing. Labels come from `labels`, or else the file's record, the
+    names that others keep in theirs (`class_to_idx`, `classes`, ...), or `labels.txt`, `.json` or `.tsv` beside it;
+    1000 classes without labels are taken, with a warning, for ImageNet's.
 
     Args:
         depth: must be given where the file does not record it.
@@ -152,12 +154,13 @@ def load_file(
         InputError: the file cannot be read safely, does not fit the architecture or contradicts it; the depth, the
             variant or the labels are not known.
     """
+    check_path(path)
     digest = _digest(path)
     content = read_weights(path)
     content = content._replace(tensors=_with_plain_classifier(content.tensors, path))
     classifier = content.tensors.get("fc.weight")
     if classifier is None or classifier.ndim != 2 or not len(classifier):
-        last = [name for name in content.tensors if not name.startswith(("conv1.", "bn1.", "layer"))]
+        last = _beside_the_layers(content.tensors)
         raise InputError(
             f"{path} has no classifier `fc.weight` of shape (classes, features), so it is no ResNet of ours, "
             f"torchvision's or timm's; beside the layers it has {some(last) if last else 'nothing'}"
@@ -186,26 +189,34 @@ def load_file(
     if variant is None and recorded is None and asked.has_bottlenecks:
         raise InputError(
             f"{path} does not record whether it is v1 or v1.5, which differ in where a bottleneck has its stride: the "
-            "shapes are identical, so a wrong choice loads and silently gives wrong answers. torchvision's and "
-            "timm's files are v1.5, conversions of the authors' Caffe files v1: pass `--variant v1.5` or `--variant v1`"
+            "shapes are identical, so a wrong choice loads and silently gives wrong answers. torchvision's, timm's and "
+            "Hugging Face's files are v1.5, conversions of the authors' Caffe files v1: pass `--variant v1.5` or "
+            "`--variant v1`"
         )
     return Loaded(
         net,
         Weights(source=path.name, sha256=digest),
-        _find_labels(path, labels, content.record.labels, asked.num_classes),
+        _find_labels(path, labels, content, asked.num_classes),
         content.record.preprocessing or usual_preprocessing(asked.family),
         content.record.accuracy,
         content.mean_image,
     )
 
 
+def _beside_the_layers(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in tensors if not name.startswith(("conv1.", "bn1.", "layer"))]
+
+
 def _with_plain_classifier(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The classifier by its plain name where it is the only layer with weights of a Sequential: `fc.1.weight`."""
-    heads = sorted({name.rpartition(".")[0] for name in tensors if re.fullmatch(r"fc\.\d+\.(weight|bias)", name)})
-    if len(heads) != 1 or "fc.weight" in tensors:
+    """The classifier by its plain name where it is the only layer after the others: `fc.1`, `head.fc`, `linear`."""
+    if "fc.weight" in tensors:
+        return tensors
+    stems = {name.rpartition(".")[0] for name in _beside_the_layers(tensors)}
+    heads = [stem for stem in stems if HEADS & set(stem.split("."))]
+    if len(heads) != 1 or tensors.get(f"{heads[0]}.weight", torch.empty(0)).ndim != 2:
         return tensors
     logger.info("%s: the classifier is %s", path.name, heads[0])
-    return {re.sub(rf"^{re.escape(heads[0])}\.", "fc.", name): tensor for name, tensor in tensors.items()}
+    return {re.sub(rf"^{re.escape(heads[0])}\.(?=\w+$)", "fc.", name): tensor for name, tensor in tensors.items()}
 
 
 def shortcut_of(option: ShortcutOption | None, family: Family) -> Shortcut | None:
@@ -234,17 +245,16 @@ def _cached_digest(path: Path, expected: str) -> str | None:
 def _digest(path: Path) -> str:
     try:
         return sha256(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _find_labels(
-    path: Path, given: Path | None, recorded: tuple[Label, ...] | None, num_classes: int
-) -> tuple[Label, ...]:
+def _find_labels(path: Path, given: Path | None, content: WeightFile, num_classes: int) -> tuple[Label, ...]:
+    recorded = content.record.labels
     if given is None and recorded is not None and len(recorded) == num_classes:
         return recorded
+    if given is None and (own := _own_names(path, content, num_classes)):
+        return own
     beside = (path.with_name(name) for name in LABEL_FILES)
     file = given or next((candidate for candidate in beside if candidate.is_file()), None)
     if file is None and num_classes == 1000:
@@ -261,6 +271,22 @@ def _find_labels(
         raise InputError(
             f"{file} names {len(labels)} classes, {path} has {num_classes}: pass the right file with `--labels FILE`"
         )
+    return labels
+
+
+def _own_names(path: Path, content: WeightFile, num_classes: int) -> tuple[Label, ...] | None:
+    """The names that a file of others keeps beside its weights, where they are as many as the classes."""
+    fitting = [(place, labels) for place, labels in content.names if len(labels) == num_classes]
+    if not fitting:
+        return None
+    place, labels = fitting[0]
+    for other, rival in fitting[1:]:
+        if [label.name for label in rival] != [label.name for label in labels]:
+            raise InputError(
+                f"{path} names its classes in {place} and, differently, in {other}: pass the right ones with "
+                "`--labels FILE`"
+            )
+    logger.info("%s: labels from its %s", path.name, place)
     return labels
 
 
@@ -324,6 +350,11 @@ def _looks_like(tensors: Mapping[str, Tensor], asked: Architecture) -> str:
         depths = [] if bottlenecks or len(set(blocks)) > 1 else [6 * blocks[0] + 2]
     else:
         depths = [d for d, count in IMAGENET_BLOCKS.items() if count == blocks and bottlenecks == (d >= 50)]
+    if len(blocks) == 4 and tensors["conv1.weight"].shape[2:] == (3, 3):
+        return (
+            "its first convolution is 3x3, as in ImageNet nets that were changed for CIFAR's small images "
+            "(kuangliu's), and no family here has such a net: "
+        )
     if not depths:
         return ""
 

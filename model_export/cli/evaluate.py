@@ -89,7 +89,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for option, choices in (("family", Family), ("variant", Variant), ("shortcut", ShortcutOption)):
         sub.add_argument(f"--{option}", choices=get_args(choices), help="of weight files that do not record it")
     sub.add_argument("--depth", type=int, help="of weight files that do not record it")
-    sub.add_argument("--labels", type=path, help="class names of weight files: .txt, .json or .tsv")
+    sub.add_argument("--labels", type=path, help="class names of weight files: .txt, .json, .tsv or .csv")
     sub.add_argument("--calibrate", action="store_true", help="fit a temperature, so that confidence equals accuracy")
     sub.add_argument(
         "--record", action="store_true", help="write accuracy and calibration into the cards of published models"
