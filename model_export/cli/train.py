@@ -175,8 +175,8 @@ def loader_workers(text: str) -> int:
 def minutes(text: str) -> float:
     """The type of --checkpoint-minutes."""
     number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no time: give minutes, more than 0")
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no time: give minutes, 0 for after every step")
     return number
 
 
