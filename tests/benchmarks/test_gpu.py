@@ -35,6 +35,7 @@ def results(folder: Path, stage: str) -> dict[str, object]:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_stage_leaves_its_results_even_if_the_next_one_is_killed(tmp_path: Path) -> None:
     """The whole proof on a CPU. After each stage its file is read; in the last one everything is killed."""

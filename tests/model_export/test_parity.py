@@ -28,7 +28,7 @@ from service.card import Architecture, ModelCard, Preprocessing
 from service.engine import DynamicEngine, Engine
 from service.providers import open_session
 
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.arithmetic
 
 CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)  # what `models_dir` holds
 
