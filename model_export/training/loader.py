@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -144,7 +143,7 @@ def training_batches(
         workers: processes that read ahead; with 0 the caller reads.
         pin: copy batches to page-locked memory, from which a GPU fetches them while it computes.
     """
-    loader = _loader(
+    loader = _Loader(
         _TrainingImages(dataset, plan.recipe, palette, plan.seed),
         batch_sampler=_Steps(plan, first_step),
         **_reading(workers, pin),
@@ -164,7 +163,7 @@ def evaluation_batches(
     world: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """uint8 `(N, 3, crop, crop)` and labels `(N,)` of every `world`-th image, in order, each once."""
-    loader = _loader(
+    loader = _Loader(
         _EvaluationImages(dataset, preprocessing),
         batch_size=batch_size,
         sampler=range(rank, len(dataset), world),
@@ -183,11 +182,9 @@ class _Steps:
         return (self.plan.keys(step) for step in range(self.first, self.plan.steps))
 
 
-def _loader(*args: Any, **options: Any) -> DataLoader[Any]:
-    """A loader, without a word about more workers than cores: whoever asks for them means it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        return DataLoader(*args, **options)
+class _Loader(DataLoader[Any]):
+    def check_worker_number_rationality(self) -> None:
+        """Says nothing: whoever asks for more workers than cores means it."""
 
 
 def _reading(workers: int, pin: bool) -> dict[str, Any]:
