@@ -44,8 +44,7 @@ class Reserved(ExitStack):
         # Sharing a port is allowed to every process of this user, so a second service could take half of the requests:
         # a port that somebody listens on is refused by binding it alone, and one that has only been reserved by a
         # second name, which Linux gives to one socket at a time and takes back when the process ends.
-        for sock in bound(host, port, shared=False):
-            sock.close()
+        check(host, port)
         sockets = bound(host, port)
         for sock in sockets:
             self.enter_context(sock)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-import zlib
 
 import pytest
 from PIL import Image
 
 from service import formats
 from service.formats import bare, begins_an_image, chunks, ends, mistaken_for_an_image, name_of, significant_bits
+from tests.service.png import chunk
 
 
 def encoded(file_format: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(buffer, file_format, **options)
     return buffer.getvalue()
-
-
-def chunk(kind: bytes, content: bytes = b"") -> bytes:
-    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
 
 @pytest.mark.parametrize(

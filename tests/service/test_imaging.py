@@ -22,6 +22,7 @@ from service.errors import (
     UnsupportedImageFormat,
 )
 from service.imaging import crop_box, decode, open_image, orientation, resize_and_crop, shrink, to_array
+from tests.service.png import chunk
 
 STANDARD = Preprocessing()
 WHOLE = Preprocessing(resize=32, crop=32)
@@ -362,10 +363,7 @@ def pixels(data: bytes) -> np.ndarray:
 def with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
     """A PNG with chunks behind its header."""
     header = len(formats.PNG) + 25
-    made = b"".join(
-        len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
-        for kind, content in chunks
-    )
+    made = b"".join(chunk(*one) for one in chunks)
     return png[:header] + made + png[header:]
 
 
@@ -383,11 +381,7 @@ def deep_png(samples: np.ndarray) -> bytes:
     height, width, channels = samples.shape
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, 2 if channels == 3 else 6, 0, 0, 0])
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return formats.PNG + b"".join(
-        len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
-        for kind, content in chunks
-    )
+    return formats.PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND")
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -432,9 +426,7 @@ def test_damage_to_what_no_pixel_needs_does_not_matter(kind: bytes) -> None:
 
 def test_text_behind_the_picture_does_not_matter() -> None:
     png = encode(photograph(64, 64))
-    text = with_chunks(formats.PNG + bytes(25), (b"zTXt", b"a\0\0" + zlib.compress(bytes(LONG))))[
-        len(formats.PNG) + 25 :
-    ]
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(LONG)))
     np.testing.assert_array_equal(pixels(png[:-12] + text + png[-12:]), pixels(png))
 
 

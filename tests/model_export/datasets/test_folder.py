@@ -198,7 +198,7 @@ def test_roots_that_are_none(tmp_path: Path, action: Callable[..., object]) -> N
         )
 
 
-@pytest.mark.parametrize("root", [Path("https://example.org/pets.zip"), Path("/work/https:/example.org/pets.zip")])
+@pytest.mark.parametrize("root", [Path("https://example.org/pets.zip"), Path("/data/https:/example.org/pets.zip")])
 def test_an_address_is_no_folder(root: Path) -> None:
     assert refusal(open_folder, root) == (
         "https://example.org/pets.zip is an address: download it, unpack it, and give the folder"
