@@ -186,7 +186,7 @@ class DynamicEngine(Engine):
         """
         Args:
             wide: computes a batch on all cores.
-            narrow: computes `lanes` batches at once, each on its share of the cores; None where `wide` does both.
+            narrow: computes `lanes` batches at once, each on its share of the cores; None for one lane.
         """
         super().__init__(wide.provider, wide.compute, lanes)
         self._wide = wide.ort
