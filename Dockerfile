@@ -1,11 +1,11 @@
 # Three images: `service` (CPU), `service-cuda` (NVIDIA GPUs) and `export` (makes models). See docs/deploy.md.
 
-# ---- dependencies: virtual environments that are copied whole, so pip and its leftovers stay behind ----
+# ---- dependencies: virtual environments, copied whole, so that pip and its leftovers stay behind ----
 
 FROM python:3.11-slim-bookworm AS build
 RUN python -m venv --without-pip /venv
 WORKDIR /project
-# Without the packages, so that a change of the source does not install the dependencies again.
+# Without the source: a change of the source does not reinstall the dependencies.
 COPY pyproject.toml LICENSE docker/constraints*.txt ./
 RUN touch README.md
 
@@ -18,16 +18,16 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /venv install --constraint constraints.txt --constraint constraints-cuda.txt '.[cuda]'
 
 FROM build AS build-export
-# PyTorch's own index has builds without CUDA, 2 GB smaller. Only torch itself is taken from there. An empty
-# TORCH_INDEX takes it from where pip takes everything else.
+# PyTorch's own index has builds without CUDA, 2 GB smaller. Only torch itself comes from there. With an empty
+# TORCH_INDEX, torch comes from pip's usual index.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /venv install --constraint constraints.txt --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /venv install --constraint constraints.txt '.[cpu,export]'
+    pip --python /venv install --constraint constraints.txt '.[engine,export]'
 
-# The compiled part of the service. The compiler stays behind too. (The Python of the base image brings its headers along;
-# libpython3-dev is for bases whose Python is Debian's.)
+# The compiled resize. The compiler stays in this stage. (The Python of the base image includes its headers;
+# libpython3-dev is for base images with Debian's Python.)
 FROM build AS native
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev libpython3-dev \
     && rm -rf /var/lib/apt/lists/*
@@ -37,8 +37,8 @@ RUN pip install --no-cache-dir --no-deps --target /native .
 # ---- the images ----
 
 FROM python:3.11-slim-bookworm AS runtime
-# The home is /tmp: the only place outside /models and /cache that is ever written, so the root can be read-only. Those
-# are owned by the user because a new named volume takes over the owner of the folder it is mounted on.
+# The home is /tmp, the only place written to besides /models and /cache, so the root can be read-only. The user owns
+# /models and /cache because a new named volume takes over the owner of the folder it is mounted on.
 RUN useradd --uid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin resnet \
     && install --directory --owner=resnet --group=resnet /models /cache
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
@@ -47,7 +47,7 @@ USER 10001:10001
 FROM runtime AS serving
 ENV RESNET_HOST=0.0.0.0 RESNET_PORT=8000 RESNET_MODELS_DIR=/models RESNET_CACHE_DIR=/cache
 EXPOSE 8000
-# Readiness, not liveness: Docker's health decides what may start next.
+# Readiness, not liveness: nginx starts once the replicas are healthy.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 CMD ["python", "-c", "\
 import http.client, os, sys; \
 replica = http.client.HTTPConnection('127.0.0.1', int(os.environ['RESNET_PORT']), timeout=2); \
@@ -57,11 +57,11 @@ ENTRYPOINT ["python", "-m", "service"]
 
 FROM runtime AS export
 LABEL org.opencontainers.image.title="resnet-service export" \
-      org.opencontainers.image.description="Makes, proves and publishes ResNet models for the service" \
+      org.opencontainers.image.description="Trains, checks and publishes ResNet models for the service" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-export /venv /venv
 COPY service /app/service
-COPY --from=native /native/service/_resample.abi3.so /app/service/
+COPY --from=native /native/service/runtime/images/_resample.abi3.so /app/service/runtime/images/
 COPY model_export /app/model_export
 ENTRYPOINT ["python", "-m", "model_export"]
 CMD ["quickstart", "--models-dir", "/models"]
@@ -72,7 +72,7 @@ LABEL org.opencontainers.image.title="resnet-service, CUDA" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-service-cuda /venv /venv
 COPY service /app/service
-COPY --from=native /native/service/_resample.abi3.so /app/service/
+COPY --from=native /native/service/runtime/images/_resample.abi3.so /app/service/runtime/images/
 
 FROM serving AS service
 LABEL org.opencontainers.image.title="resnet-service" \
@@ -80,4 +80,4 @@ LABEL org.opencontainers.image.title="resnet-service" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-service /venv /venv
 COPY service /app/service
-COPY --from=native /native/service/_resample.abi3.so /app/service/
+COPY --from=native /native/service/runtime/images/_resample.abi3.so /app/service/runtime/images/

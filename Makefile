@@ -1,4 +1,4 @@
-# Everything happens in a virtual environment of its own, made on first use. `make help` explains the targets.
+# All targets use one virtual environment, made on first use. `make help` explains the targets.
 PYTHON ?= python3
 VENV ?= .venv
 MODELS ?= models
@@ -11,26 +11,26 @@ BIN = $(VENV)/bin
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/installed  ## make the virtual environment with everything in it
+install: $(VENV)/installed  ## make the virtual environment and install everything
 
-# the constraints pin every version that was tested together
+# the constraints pin the versions that were tested together
 $(VENV)/installed: pyproject.toml docker/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint docker/constraints.txt --editable '.[cpu,export,dev]'
 	touch $@
 
-tools:  ## install what the end-to-end tests run: nginx and Chromium (Debian, as root; elsewhere it says what is missing)
+tools:  ## install nginx and Chromium for the end-to-end tests (on Debian as root; elsewhere, say what is missing)
 	@tests/install-tools
 
-run: install  ## get models (ImageNet weights, or else the demo that ships) and serve them on port 8000
+run: install  ## get models (ImageNet weights, or else the demo) and serve them on port 8000
 	$(BIN)/python -m model_export quickstart --models-dir $(MODELS)
 	$(BIN)/python -m service --models-dir $(MODELS)
 
-# as many processes as cores, each with one thread: threads that share a core wait for each other more than they compute
+# one process per core, each with one thread: threads that share a core spend most of their time waiting for each other
 PYTEST = env OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-# what depends on the machine once more as if on others (tests/pretend); on no-vnni another arithmetic, too
+# the tests that depend on the machine, again on pretended machines (tests/pretend); no-vnni also computes differently
 define PRETENDED
 tests/pretend no-plugin $(PYTEST) -m machine
 tests/pretend no-devices $(PYTEST) -m machine
@@ -41,7 +41,7 @@ test: install tools lint  ## run every check: formatting, types, unit and end-to
 	$(PYTEST) -m 'not slow'
 	$(PRETENDED)
 
-test-all: install tools lint  ## the same, and what takes minutes: the demo's training, the deepest networks
+test-all: install tools lint  ## run every check and the slow tests: the demo's training, the deepest networks
 	$(PYTEST)
 	$(PRETENDED)
 
@@ -50,23 +50,23 @@ lint: install  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: install  ## measure decoding, serving (needs wrk) and training beside their limits; about half an hour
+bench: install  ## measure decoding, serving (needs wrk), workers and training; about half an hour
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.http
 	$(BIN)/python -m benchmarks.workers
 	$(BIN)/python -m benchmarks.training
 
-bench-peers: install  ## measure the service beside seven other servers, each in an environment of its own (needs wrk, java); an hour or two
+bench-peers: install  ## compare the service with seven other servers (needs wrk and java); an hour or two
 	$(BIN)/python -m benchmarks.peers
 
-docs: install  ## regenerate the parts of docs/ that come from the code
+docs: install  ## regenerate the pages of docs/ that come from the code
 	$(BIN)/python docs/generate.py
 
 docker:  ## build the images `service`, `service-cuda` and `export`
 	for target in service service-cuda export; do docker build --target $$target --tag $(IMAGE):$$target . || exit; done
 
-lock: install  ## pin the versions that are installed now in docker/constraints.txt
+lock: install  ## pin the installed versions in docker/constraints*.txt
 	$(BIN)/python docker/lock.py
 
-clean:  ## remove the virtual environment and caches; models stay
+clean:  ## remove the virtual environment and caches; keep the models
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -1,1 +1,4 @@
-"""What the documentation claims, as programs. Run nothing else on the machine meanwhile."""
+"""The programs behind the figures of the documentation.
+
+Run nothing else on the machine meanwhile.
+"""

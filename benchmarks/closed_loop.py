@@ -1,6 +1,6 @@
-"""Closed-loop load: connections that send the request again as soon as it is answered.
+"""Closed-loop load, with or without wrk: each connection repeats its request once it is answered.
 
-By wrk where it is installed; else from several processes of our own, which can ask more of a service than one could.
+Without wrk, several processes make the load: one alone may be slower than the service.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import shutil
-import tempfile
 import time
 from multiprocessing.pool import Pool
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import httptools
@@ -19,18 +17,18 @@ import uvloop
 
 from benchmarks import wrk
 from benchmarks.open_loop import percentile, post
-from service.providers import usable_cores
+from service.runtime.machine import usable_cores
 
-LOADERS = 4  # processes of the load where wrk is not installed
+LOADERS = 4  # processes that make the load without wrk, at most
 
 
-class Driven(NamedTuple):
-    """What one process of the load saw."""
+class ProcessLoad(NamedTuple):
+    """The part of a load that one process made."""
 
-    latencies: list[float]  # of good answers, in seconds
-    failed: int  # other answers than 200, and broken connections
+    latencies: list[float]  # of answers with status 200, in seconds
+    failed: int  # other answers, and broken connections
     elapsed: float  # seconds
-    cpu: float  # seconds that the load itself took
+    cpu: float  # seconds that making the load took
 
 
 class _Client(asyncio.Protocol):
@@ -45,7 +43,7 @@ class _Client(asyncio.Protocol):
         self.failed = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has its methods but is not a subclass
         self._send()
 
     def _send(self) -> None:
@@ -75,11 +73,15 @@ class _Client(asyncio.Protocol):
         self._transport.abort()
 
 
-def drive(url: str, jpeg: bytes, connections: int, seconds: float) -> Driven:
-    """Closed-loop load from this process, as wrk makes it. Raises OSError where nobody listens."""
+def drive(url: str, jpeg: bytes, connections: int, seconds: float) -> ProcessLoad:
+    """Makes a closed-loop load from this process.
+
+    Raises:
+        OSError: nothing listens there.
+    """
     address, request = post(url, jpeg, "image/jpeg")
 
-    async def run() -> Driven:
+    async def run() -> ProcessLoad:
         loop = asyncio.get_running_loop()
         cpu, start = time.process_time(), time.perf_counter()
         clients = []
@@ -91,31 +93,38 @@ def drive(url: str, jpeg: bytes, connections: int, seconds: float) -> Driven:
         for client in clients:
             client.close()
         latencies = [latency for client in clients for latency in client.latencies]
-        return Driven(latencies, sum(client.failed for client in clients), elapsed, cpu)
+        return ProcessLoad(latencies, sum(client.failed for client in clients), elapsed, cpu)
 
     return uvloop.run(run())
 
 
 def without_wrk(pool: Pool, url: str, jpeg: bytes, connections: int, seconds: float) -> tuple[wrk.Load, float]:
-    """Closed-loop load from several processes, and the CPU-seconds that it took. Raises RuntimeError: one failed."""
+    """Makes a closed-loop load from several processes; also returns the CPU-seconds that making it took.
+
+    Raises:
+        RuntimeError: a request failed, or none was answered.
+    """
     loaders = min(LOADERS, usable_cores(), connections)
     shares = [len(range(i, connections, loaders)) for i in range(loaders)]
-    driven = pool.starmap(drive, [(url, jpeg, share, seconds) for share in shares], chunksize=1)
-    failed = sum(one.failed for one in driven)
-    milliseconds = sorted(1000 * latency for one in driven for latency in one.latencies)
+    parts = pool.starmap(drive, [(url, jpeg, share, seconds) for share in shares], chunksize=1)
+    failed = sum(part.failed for part in parts)
+    milliseconds = sorted(1000 * latency for part in parts for latency in part.latencies)
     if failed or not milliseconds:
-        raise RuntimeError(f"{failed} requests failed, {len(milliseconds)} did not")
-    rate = sum(len(one.latencies) / one.elapsed for one in driven)
+        raise RuntimeError(f"{failed} requests failed, {len(milliseconds)} were answered")
+    rate = sum(len(part.latencies) / part.elapsed for part in parts)
     p50, p95, p99 = (percentile(milliseconds, percent) for percent in (50, 95, 99))
-    return wrk.Load(rate, p50, p95, p99), sum(one.cpu for one in driven)
+    return wrk.Load(rate, p50, p95, p99), sum(part.cpu for part in parts)
 
 
 def closed_loop(pool: Pool, url: str, jpeg: bytes, connections: int, seconds: int) -> tuple[wrk.Load, float]:
-    """By wrk where it is installed; the load, and the CPU-seconds that it took. Raises RuntimeError: one failed."""
+    """Makes a load by wrk if it is installed, else by `without_wrk`; also returns the CPU-seconds that making it took.
+
+    Raises:
+        RuntimeError: a request failed, or none was answered.
+    """
     if not shutil.which("wrk"):
         return without_wrk(pool, url, jpeg, connections, seconds)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with tempfile.TemporaryDirectory() as folder:
-        load = wrk.run(url, jpeg, connections=connections, seconds=seconds, folder=Path(folder))
+    load = wrk.run(url, jpeg, connections=connections, seconds=seconds)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return load, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -1,7 +1,7 @@
-"""What decoding costs, and what scaled decoding changes: CPU time beside Pillow's plain way, pixels and answers.
+"""CPU time of decoding, beside plain Pillow; and what scaled decoding changes in the answers.
 
-The plain way is what tutorials do: open, convert to RGB, resize, crop. Our way and the plain one alternate, image after
-image; medians count.
+The plain way is that of tutorials: open, convert to RGB, resize, crop. It alternates with ours, image after image;
+medians count.
 
     python -m benchmarks.decoding [--seconds 10] [--models-dir DIR --model NAME [--images 200]] [--json FILE]
 """
@@ -20,21 +20,25 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.machine import describe, save
+from benchmarks.machine import describe, heading, save
+from benchmarks.models import latest
 from benchmarks.photo import large_photo, photo
-from model_export.drawings import CLASSES, STANDARD, draw
-from service.card import ModelCard, Preprocessing, published
-from service.engine import Engine
-from service.imaging import COMPILED, RESAMPLING, decode, resized_size
-from service.loading import load_engine
-from service.providers import usable_cores
+from benchmarks.tables import markdown_table
+from model_export.drawings.pictures import CLASSES, STANDARD, draw
+from service.runtime.engine import Engine
+from service.runtime.images.decoding import decode
+from service.runtime.images.resizing import COMPILED, RESAMPLING, resized_size
+from service.runtime.loading import load_engine
+from service.runtime.machine import usable_cores
+from service.runtime.model_card import Preprocessing
+from service.runtime.model_folder import read_card
 
-# Drawings as large as a phone's pictures: decoded at an eighth of their size.
+# Drawings as large as a phone's photographs, which are decoded at an eighth of their size.
 LARGE = dataclasses.replace(STANDARD, shorter_side=(2048, 2400))
 
 
 def plain(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
-    """As tutorials decode: uint8 (3, crop, crop)."""
+    """Decodes as tutorials do: uint8 (3, crop, crop)."""
     p = preprocessing
     image = Image.open(io.BytesIO(data)).convert("RGB")
     width, height = size = resized_size(image.size, p.resize)
@@ -45,11 +49,12 @@ def plain(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def ours(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
+    """Decodes as the service does."""
     return decode(data, preprocessing, max_pixels=10**9).pixels
 
 
 def whole(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
-    """Ours with scaled decoding turned off."""
+    """Decodes as the service does, without scaled decoding."""
     return decode(data, preprocessing, max_pixels=10**9, scaled=False).pixels
 
 
@@ -67,7 +72,7 @@ def cpu_ms(data: bytes, seconds: float) -> dict[str, float]:
 
 
 def agreement(engine: Engine, preprocessing: Preprocessing, images: int) -> dict[str, float]:
-    """What scaled decoding changes in the answers to large drawings, as shares; pixels in grey levels."""
+    """What scaled decoding changes for large drawings: answers as fractions, pixels in grey levels."""
     same = 0
     right = {"scaled": 0, "whole": 0}
     differences = []
@@ -92,35 +97,47 @@ def agreement(engine: Engine, preprocessing: Preprocessing, images: int) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoding", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=10, help="of measuring each photograph")
-    parser.add_argument("--models-dir", type=Path, default=Path("models"), help="that holds --model (default: models)")
-    parser.add_argument("--model", help="a network trained on drawings, to see what scaled decoding changes")
-    parser.add_argument("--images", type=int, default=200, help="large drawings it is shown (default: 200)")
-    parser.add_argument("--json", type=Path, help="also write the results and the machine here")
+    parser.add_argument("--seconds", type=float, default=10, help="to measure each photograph for (default: 10)")
+    parser.add_argument(
+        "--models-dir",
+        type=Path,
+        metavar="DIR",
+        default=Path("models"),
+        help="the folder with --model (default: models)",
+    )
+    parser.add_argument("--model", help="a network trained on drawings: also measure what scaled decoding changes")
+    parser.add_argument(
+        "--images", type=int, default=200, help="large drawings to classify with --model (default: 200)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also save the results and the machine here")
     args = parser.parse_args()
     machine = describe()
-    print("\n".join(f"{name}: {value}" for name, value in machine.items()))
+    print(heading(machine))
     print(f"resampling: {'compiled' if COMPILED else 'by Pillow (the C extension is not built)'}\n")
-    print("| photograph | plain, CPU ms | ours | ours ÷ plain | ours without scaled decoding |")
-    print("|---|---|---|---|---|")
-    rows = {}
     photos = {"500x375": photo(), "4000x3000": large_photo(), "4000x3000, noisy": large_photo(noise=4)}
-    for name, data in photos.items():
-        rows[name] = found = cpu_ms(data, args.seconds)
-        print(
-            f"| {name}, {len(data) / 1000:.0f} kB | {found['plain']:.2f} | {found['ours']:.2f} "
-            f"| {found['ours'] / found['plain']:.3f} | {found['whole']:.2f} |"
-        )
+    rows = {name: cpu_ms(data, args.seconds) for name, data in photos.items()}
+    titles = ["photograph", "plain, CPU ms", "ours", "ours ÷ plain", "ours without scaled decoding"]
+    cells = [
+        [
+            f"{name}, {len(photos[name]) / 1000:.0f} kB",
+            f"{row['plain']:.2f}",
+            f"{row['ours']:.2f}",
+            f"{row['ours'] / row['plain']:.3f}",
+            f"{row['whole']:.2f}",
+        ]
+        for name, row in rows.items()
+    ]
+    print(markdown_table(titles, cells))
     changed = None
     if args.model:
-        folder = [entry.path for entry in published(args.models_dir) if entry.name == args.model][-1]
-        card = ModelCard.read(folder)
+        folder = latest(args.models_dir, args.model).path
+        card = read_card(folder)
         engine = load_engine(folder, card, provider="cpu", precision="fp32", threads=usable_cores())
         changed = agreement(engine, card.preprocessing, args.images)
         print(
-            f"\n{args.model}, {args.images} large drawings: top-1 agreement of scaled with whole decoding "
-            f"{100 * changed['top1_agreement']:.1f} %; right {100 * changed['top1_scaled']:.1f} and "
-            f"{100 * changed['top1_whole']:.1f} %; pixels {changed['mean_difference']:.2f} levels apart"
+            f"\n{args.model}, {args.images} large drawings, scaled and whole decoding: top-1 agreement "
+            f"{100 * changed['top1_agreement']:.1f} %; top-1 accuracy {100 * changed['top1_scaled']:.1f} and "
+            f"{100 * changed['top1_whole']:.1f} %; mean difference of pixels {changed['mean_difference']:.2f} levels"
         )
     if args.json:
         save(args.json, machine=machine, cpu_ms=rows, scaled=changed)

@@ -1,15 +1,15 @@
-"""How the cores are best divided among batches on ONNX Runtime's CPU provider: the engine alone, no HTTP.
+"""How best to divide the cores among batches on ONNX Runtime's CPU provider.
+
+The engine alone, without HTTP. Three ways alternate: one lane on all cores; as many lanes as cores, in that same
+session; as many lanes as cores, in a session in which each lane has one thread. A lane runs one batch after the other,
+beside the other lanes.
 
     python -m benchmarks.lanes [--precision int8] [--rounds 5] [--seconds 2] [--json FILE]
-
-Three ways, measured in turn: one caller on all cores; as many callers as cores in that same session; as many callers in
-a session of one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import threading
 import time
 from collections import defaultdict
@@ -18,56 +18,53 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.machine import describe, save
-from benchmarks.models import latest, resnet50
-from benchmarks.spread import spread
-from service.card import MODEL_FILES
-from service.engine import FILES
-from service.providers import Session, open_session, usable_cores
+from benchmarks.machine import describe, heading, save
+from benchmarks.models import RESNET50, published
+from benchmarks.tables import markdown_table, spread, with_range
+from service.runtime.choices import FILES
+from service.runtime.graph import INPUT
+from service.runtime.machine import usable_cores
+from service.runtime.model_folder import MODEL_FILES
+from service.runtime.providers import Session, open_session
 
 SIZES = (1, 2, 4, 8)
 
 
-def measure(session: Session, callers: int, size: int, seconds: float) -> tuple[float, float]:
-    """Images/s and CPU-ms an image of so many callers, each with batches of `size`."""
+def measure(session: Session, lanes: int, size: int, seconds: float) -> tuple[float, float]:
+    """Images/s of all lanes together, and CPU-ms per image, in batches of `size`."""
     images = np.random.default_rng(0).integers(0, 256, (size, 3, 224, 224), dtype=np.uint8)
-    done = [0] * callers
+    done = [0] * lanes
     end = time.perf_counter() + seconds
 
-    def call(caller: int) -> None:
+    def infer(lane: int) -> None:
         while time.perf_counter() < end:
-            session.ort.run(["logits"], {"image": images})
-            done[caller] += size
+            session.ort.run(["logits"], {INPUT: images})
+            done[lane] += size
 
-    before, started = _cpu_seconds(), time.perf_counter()
-    threads = [threading.Thread(target=call, args=(caller,)) for caller in range(callers)]
+    cpu, started = time.process_time(), time.perf_counter()
+    threads = [threading.Thread(target=infer, args=(lane,)) for lane in range(lanes)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(done) / (time.perf_counter() - started), 1000 * (_cpu_seconds() - before) / sum(done)
-
-
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    return sum(done) / (time.perf_counter() - started), 1000 * (time.process_time() - cpu) / sum(done)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lanes", description=__doc__.partition("\n")[0])
-    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2)
-    parser.add_argument("--json", type=Path, help="also write the results and the machine here")
+    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="(default: int8)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--seconds", type=float, default=2, help="of each measurement (default: 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also save the results and the machine here")
     args = parser.parse_args()
-    path = latest(resnet50()) / MODEL_FILES[FILES[args.precision]]
-    cores = usable_cores()
+    path = published(RESNET50, "int8") / MODEL_FILES[FILES[args.precision]]
+    machine, cores = describe(), usable_cores()
     shared = open_session(path, "cpu", args.precision, threads=cores)
-    narrow = open_session(path, "cpu", args.precision, threads=cores, streams=cores)
+    narrow = open_session(path, "cpu", args.precision, threads=cores, lanes=cores)
     ways = {
-        "one caller, all cores": (shared, 1),
-        f"{cores} callers in that session": (shared, cores),
-        f"{cores} callers in a session of one thread": (narrow, cores),
+        "one lane on all cores": (shared, 1),
+        f"{cores} lanes in that session": (shared, cores),
+        f"{cores} lanes of one thread each": (narrow, cores),
     }
     runs = [(way, size) for way in ways for size in SIZES]
     for way, size in runs:
@@ -76,23 +73,16 @@ def main() -> None:
     for _ in tqdm(range(args.rounds), unit="round"):
         for way, size in runs:
             found[way, size].append(measure(*ways[way], size, args.seconds))
-    rows = [
-        {
-            "way": way,
-            "batch": size,
-            "images_per_second": spread([rate for rate, _ in values]),
-            "cpu_ms": spread([cpu for _, cpu in values]),
-        }
-        for (way, size), values in found.items()
-    ]
-    print("\n".join(f"{name}: {value}" for name, value in describe().items()))
-    print(f"ResNet-50 in {args.precision}, medians of {args.rounds} rounds\n")
-    print("| | batch | images/s | CPU-ms an image |\n|---|---:|---:|---:|")
+    rows, cells = [], []
     for (way, size), values in found.items():
-        rate, cpu = np.median(values, axis=0)
-        print(f"| {way} | {size} | {rate:.1f} | {cpu:.1f} |")
+        rate, cpu_ms = spread([rate for rate, _ in values]), spread([cpu for _, cpu in values])
+        rows.append({"way": way, "batch": size, "images_per_second": rate, "cpu_ms": cpu_ms})
+        cells.append([way, str(size), with_range(rate), with_range(cpu_ms)])
+    print(heading(machine))
+    print(f"ResNet-50 in {args.precision}, medians of {args.rounds} rounds (lowest–highest)\n")
+    print(markdown_table(["", "batch", "images/s", "CPU-ms per image"], cells))
     if args.json:
-        save(args.json, machine=describe(), precision=args.precision, rounds=args.rounds, rows=rows)
+        save(args.json, machine=machine, precision=args.precision, rounds=args.rounds, rows=rows)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,50 @@
-"""The model of the benchmarks: a ResNet-50 of random weights, which cost as much as trained ones."""
+"""The models of the benchmarks: networks of random weights, which cost as much as trained ones."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from model_export.publish import publish
-from model_export.quantise.images import open_parts
-from model_export.quantise.quantising import quantise
-from model_export.random_weights import random_weights
-from service.card import Architecture, ModelCard, published
+from service.runtime.choices import FilePrecision
+from service.runtime.model_card import Architecture
+from service.runtime.model_folder import ModelVersion, model_versions, read_card
 
 CACHE = Path(".cache/benchmark-models")
-NAME = "resnet50"
-TINY = "resnet8-cifar"
+RESNET50 = Architecture(depth=50)
+RESNET8 = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)  # 32x32 pixels: all but free to compute
+
+# Images to calibrate on, and to be judged by.
+IMAGES = {"int8": "drawings:train=64,val=64", "fp16": "drawings:train=1,val=8"}
 
 
-def resnet50() -> Path:
-    """The model folder that holds it, published on first use with an int8 file.
+def published(architecture: Architecture, precision: FilePrecision = "fp32") -> Path:
+    """The folder of the latest version (`<name>/<version>`), which has a file in this precision; made on first use.
 
-    Random weights leave classes so close to each other that int8 often changes the best one: any loss is allowed.
+    Random weights leave classes so close to each other that lower precision often changes the best one. So any loss is
+    allowed.
     """
-    root = CACHE.resolve()
-    if not any(entry.name == NAME for entry in published(root)):
-        publish(random_weights(Architecture(depth=50)), root, NAME)
-    if "int8" not in ModelCard.read(latest(root)).files:
-        entry = [entry for entry in published(root) if entry.name == NAME][-1]
-        quantise(entry, root, open_parts("drawings:train=64,val=64"), limit=1.0)
-    return root
+    root, name = CACHE.resolve(), architecture.name
+    if not any(entry.name == name for entry in model_versions(root)):
+        # Imported here because they bring PyTorch: processes that only decode need not wait for it.
+        from model_export.export.publish import publish
+        from model_export.weights.random_weights import random_weights
+
+        publish(random_weights(architecture), root, name)
+    found = latest(root, name)
+    if precision not in read_card(found.path).files:
+        from model_export.quantise.images import open_calibration_data
+        from model_export.quantise.publication import publish_quantised
+
+        publish_quantised(found, root, open_calibration_data(IMAGES[precision]), precisions=[precision], limit=1.0)
+    return latest(root, name).path
 
 
-def tiny() -> Path:
-    """The model folder that holds a ResNet-8 for 32x32 pixels: next to nothing to compute, so all the rest shows."""
-    root = CACHE.resolve()
-    if not any(entry.name == TINY for entry in published(root)):
-        publish(random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)), root, TINY)
-    return root
+def latest(root: Path, name: str) -> ModelVersion:
+    """The latest version of a published model.
 
-
-def latest(root: Path) -> Path:
-    """The folder of its latest version."""
-    return [entry.path for entry in published(root) if entry.name == NAME][-1]
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    versions = [entry for entry in model_versions(root) if entry.name == name]
+    if not versions:
+        raise FileNotFoundError(f"{root} has no model {name}")
+    return versions[-1]

@@ -1,9 +1,9 @@
-"""Open-loop load: requests leave at random times, whether or not earlier ones have been answered.
+"""Open-loop load: requests are sent at random times, whether or not earlier ones have been answered.
 
-A closed loop (wrk) sends a request only when an answer came: a server that stalls also stops its load, and hides its
-own delay. Here arrivals form a Poisson process, fixed before the run by rate and seed, and the latency of a request
-counts from the moment it was *due*: waiting for a free connection counts as waiting. The timers of the event loop are
-a millisecond coarse; latencies include that.
+A closed loop (wrk) sends the next request when an answer has come. A server that stalls then stops its own load, which
+hides the delay. Here arrivals form a Poisson process, fixed by rate and seed before the run. Latency counts from the
+moment a request was *due*: waiting for a free connection is part of it. The event loop's timers have a resolution of a
+millisecond, which latencies include.
 
     python -m benchmarks.open_loop URL --body FILE --rate 20 --seconds 10 [--content-type image/jpeg] [--seed 0]
 """
@@ -27,24 +27,24 @@ from urllib.parse import urlsplit
 
 import httptools
 
-MAX_CONNECTIONS = 512  # beyond it requests wait for a connection; their waiting counts
-MAX_IDLE_S = 4.0  # a connection is not used again after that: servers close idle ones, uvicorn after 5 s
-DRAIN_S = 30.0  # how long answers may take after the last arrival
+MAX_CONNECTIONS = 512  # then requests wait for a connection, and that counts as latency
+MAX_IDLE_S = 4.0  # connections idle for longer are not reused: servers close them, uvicorn after 5 s
+DRAIN_S = 30.0  # time for answers after the last arrival
 
 
 class OpenLoad(NamedTuple):
-    """What one run saw: rates per second, latencies in milliseconds."""
+    """What one run measured: rates per second, latencies in milliseconds."""
 
-    offered: float  # arrivals per second in this schedule; differs from the rate asked for by chance
+    offered: float  # arrivals per second in this schedule; by chance not quite the requested rate
     completed: int
-    failed: int  # answers other than 2xx, broken connections and requests without an answer in time
+    failed: int  # answers other than 2xx, broken connections, requests not answered in time
     p50: float
     p95: float
     p99: float
 
 
 def schedule(rate: float, seconds: float, seed: int) -> list[float]:
-    """The moments of a Poisson process, in seconds from the start of a run."""
+    """Arrival times of a Poisson process, in seconds from the start of a run."""
     chance = random.Random(seed)
     moments = []
     moment = chance.expovariate(rate)
@@ -55,9 +55,9 @@ def schedule(rate: float, seconds: float, seed: int) -> list[float]:
 
 
 def ideal_latencies(moments: Sequence[float], *, servers: int, service_s: float) -> list[float]:
-    """Seconds that requests would spend in a queue with nothing to improve, for the chance in their arrivals alone.
+    """Latencies in an ideal queue, in seconds: what remains is due to chance in the arrivals alone.
 
-    First come, first served, by `servers` that take `service_s` for each request, always the same (M/D/c).
+    M/D/c: first come, first served, by `servers` that each take `service_s` for every request.
     """
     free = [0.0] * servers
     latencies = []
@@ -69,14 +69,14 @@ def ideal_latencies(moments: Sequence[float], *, servers: int, service_s: float)
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
-    """The smallest value that `percent` of all values do not exceed; not a number if there is none."""
+    """The nearest-rank percentile: the smallest value that at least `percent` % are no larger than; NaN of none."""
     if not ascending:
         return float("nan")
     return ascending[max(0, -int(-len(ascending) * percent // 100) - 1)]
 
 
 def post(url: str, body: bytes, content_type: str) -> tuple[tuple[str, int], bytes]:
-    """The address that a request goes to, and its bytes."""
+    """The address of a POST request (host, port), and its bytes."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -93,7 +93,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, load: _Load) -> None:
         self._load = load
         self._transport: asyncio.Transport | None = None
-        self._due: float | None = None  # of the request on its way, on the loop's clock
+        self._due: float | None = None  # of the request in flight, on the loop's clock
         self.idle_since = 0.0
         self._parser = httptools.HttpResponseParser(self)
 
@@ -132,28 +132,28 @@ class _Connection(asyncio.Protocol):
         self._load.closed(self)
 
     def abort(self) -> None:
-        """Closes at once; a request on its way has failed."""
+        """Closes at once; a request in flight fails."""
         assert self._transport is not None
         self._transport.abort()
 
 
 class _Load:
-    """One run: a pool of connections and what they have measured."""
+    """One run: a pool of connections, and what they measured."""
 
     def __init__(self, url: str, body: bytes, content_type: str, max_connections: int) -> None:
         self._address, self.request = post(url, body, content_type)
         self.failed = 0
         self.latencies: list[float] = []  # seconds
         self._max_connections = max_connections
-        self._waiting: deque[float] = deque()  # when they were due
+        self._waiting: deque[float] = deque()  # due times of requests without a connection
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
-        self._left = 0  # requests without an outcome, those not yet due included
+        self._left = 0  # requests without an outcome, including those not yet due
         self._all_settled = asyncio.Event()
 
     async def run(self, moments: Sequence[float], drain: float) -> None:
-        """Sends a request at every moment, then waits up to `drain` seconds for what is on its way."""
+        """Sends a request at every moment, then waits up to `drain` seconds for the answers that are missing."""
         self._left = len(moments)
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -172,7 +172,7 @@ class _Load:
 
     def _arrive(self, due: float) -> None:
         while self._idle:
-            connection = self._idle.pop()  # the last one used: those that the load needs no more are left to time out
+            connection = self._idle.pop()  # the last one used, so that surplus connections time out
             if asyncio.get_running_loop().time() - connection.idle_since < MAX_IDLE_S:
                 connection.send(due)
                 return
@@ -181,7 +181,7 @@ class _Load:
         self._grow()
 
     def _grow(self) -> None:
-        """Opens connections for what waits, within the limit."""
+        """Opens connections for the requests that wait, within the limit."""
         while len(self._opening) < len(self._waiting) and len(self._open) + len(self._opening) < self._max_connections:
             task = asyncio.create_task(self._connect())
             self._opening.add(task)
@@ -193,7 +193,7 @@ class _Load:
                 lambda: _Connection(self), *self._address
             )
         except OSError:
-            if self._waiting:  # the request for which this connection was opened
+            if self._waiting:  # the request that this connection was opened for
                 self._waiting.popleft()
                 self.fail()
             return
@@ -201,7 +201,7 @@ class _Load:
         self.free(connection)
 
     def free(self, connection: _Connection) -> None:
-        """A connection can take a request."""
+        """Gives a connection the next request, or keeps it idle."""
         if self._waiting:
             connection.send(self._waiting.popleft())
         else:
@@ -239,7 +239,7 @@ async def drive(
     max_connections: int = MAX_CONNECTIONS,
     drain: float = DRAIN_S,
 ) -> OpenLoad:
-    """POSTs `body` in this process, at `rate` requests per second on average."""
+    """POSTs `body` from this process, at `rate` requests per second on average."""
     moments = schedule(rate, seconds, seed)
     load = _Load(url, body, content_type, max_connections)
     await load.run(moments, drain)
@@ -249,7 +249,7 @@ async def drive(
 
 
 def run(url: str, body: bytes, *, rate: float, seconds: float, content_type: str, seed: int) -> OpenLoad:
-    """As `drive`, in a process of its own: what measures shares no interpreter with what is measured, or with us."""
+    """As `drive`, in a process of its own: its event loop shares an interpreter with no other code."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
@@ -262,12 +262,12 @@ def run(url: str, body: bytes, *, rate: float, seconds: float, content_type: str
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.open_loop", description=__doc__.partition("\n")[0])
-    parser.add_argument("url")
-    parser.add_argument("--body", type=Path, required=True, help="the file to POST")
+    parser.add_argument("url", help="what to load, such as http://127.0.0.1:8000/classify")
+    parser.add_argument("--body", type=Path, metavar="FILE", required=True, help="the file to POST")
     parser.add_argument("--rate", type=float, required=True, help="requests per second, on average")
-    parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--content-type", default="image/jpeg")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments at which requests leave")
+    parser.add_argument("--seconds", type=float, required=True, help="how long requests are sent")
+    parser.add_argument("--content-type", default="image/jpeg", help="of --body (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random arrival times (default: 0)")
     args = parser.parse_args()
     driving = drive(
         args.url,

@@ -1,6 +1,6 @@
-"""Where the CPU time of a request goes: by thread of the service, and for the event loop by package. A picture.
+"""CPU time of a request by thread of the service, and of its event loop by package, as a plot.
 
-The system counts the CPU time of every thread; py-spy says which thread is which, and samples what the event loop does.
+The system counts the CPU time of every thread. py-spy names the threads and samples the event loop's stack.
 
     python -m benchmarks.profile [--seconds 20] [--plot docs/images/profile.png] [--json FILE]
 """
@@ -22,19 +22,21 @@ from matplotlib.figure import Figure
 
 from benchmarks import wrk
 from benchmarks.machine import describe, save
-from benchmarks.models import NAME, resnet50
+from benchmarks.models import RESNET50, published
 from benchmarks.photo import photo
-from benchmarks.serving import service, thread_seconds
+from benchmarks.processes import thread_differences, thread_seconds
+from benchmarks.serving import model_options, service
 
 PY_SPY = str(Path(sys.executable).with_name("py-spy"))
 CONNECTIONS = 32
 SAMPLES_PER_SECOND = 200
+WARM_UP_S = 3
 
-# Threads of the service, by the beginnings of their names; all others are the execution provider's.
+# The service's threads, by the first letters of their names. All other threads are the execution provider's.
 THREADS = {"MainThread": "event loop", "decode": "decoding", "engine-": "batching, softmax, top-k"}
 ENGINE = "engine"
 
-# What the event loop is busy with, by the innermost frame from one of these paths.
+# What the event loop runs, by the innermost frame from one of these paths.
 PACKAGES = {
     r"/service/": "handler",
     r"prometheus_client/": "metrics",
@@ -51,15 +53,15 @@ def thread_names(pid: int) -> dict[int, str]:
 
 
 def kind(name: str | None) -> str:
-    """What a thread of this name does; None is none of Python's."""
-    for prefix, what in THREADS.items():
+    """What a thread of this name does; None for threads that Python did not start."""
+    for prefix, job in THREADS.items():
         if name is not None and name.startswith(prefix):
-            return what
+            return job
     return ENGINE
 
 
 def package(stack: list[str]) -> str:
-    """Whose code a sampled stack was in, from the outermost frame to the innermost."""
+    """The package that a sampled stack, outermost frame first, was in."""
     for frame in reversed(stack):
         for pattern, name in PACKAGES.items():
             if re.search(pattern, frame):
@@ -68,24 +70,25 @@ def package(stack: list[str]) -> str:
 
 
 def measure(seconds: int) -> dict[str, Any]:
-    """CPU-milliseconds of a request, by what they went into."""
-    with tempfile.TemporaryDirectory() as folder, service({"models-dir": resnet50(), "models": NAME}) as running:
+    """CPU-milliseconds of a request, by thread and by package."""
+    model = published(RESNET50, "int8")
+    with tempfile.TemporaryDirectory() as folder, service(model_options(model)) as running:
         samples = Path(folder) / "samples"
-        wrk.run(running.url, photo(), connections=CONNECTIONS, seconds=3, folder=Path(folder))
+        wrk.run(running.url, photo(), connections=CONNECTIONS, seconds=WARM_UP_S)
         names = thread_names(running.pid)
         before = thread_seconds(running.pid)
-        load = wrk.run(running.url, photo(), connections=CONNECTIONS, seconds=seconds, folder=Path(folder))
+        load = wrk.run(running.url, photo(), connections=CONNECTIONS, seconds=seconds)
         after = thread_seconds(running.pid)
         requests = load.images_per_second * seconds
         spent: dict[str, float] = defaultdict(float)
-        for thread, total in after.items():
-            spent[kind(names.get(thread))] += 1000 * (total - before.get(thread, 0.0)) / requests
-        # Sampling slows the process down, so it has a load of its own, and only shares are taken from it.
+        for thread, cpu in thread_differences(before, after).items():
+            spent[kind(names.get(thread))] += 1000 * cpu / requests
+        # Sampling slows the process down, so it gets a load of its own and yields shares only.
         options = ["--duration", str(seconds), "--rate", str(SAMPLES_PER_SECOND), "--format", "raw", "--full-filenames"]
         command = [PY_SPY, "record", "--threads", *options, "--output", str(samples), "--pid", str(running.pid)]
         with ThreadPoolExecutor(1) as pool:
             sampling = pool.submit(subprocess.run, command, check=True, capture_output=True)
-            wrk.run(running.url, photo(), connections=CONNECTIONS, seconds=seconds + 1, folder=Path(folder))
+            wrk.run(running.url, photo(), connections=CONNECTIONS, seconds=seconds + 1)
             sampling.result()
         shares: Counter[str] = Counter()
         for line in samples.read_text().splitlines():
@@ -93,11 +96,11 @@ def measure(seconds: int) -> dict[str, Any]:
             thread_frame, *frames = stack.split(";")
             if "MainThread" in thread_frame:
                 shares[package(frames)] += int(count)
-        model = running.model()
+        entry = running.model()
     loop = spent.pop("event loop")
     return {
-        "provider": model["provider"],
-        "precision": model["precision"],
+        "provider": entry["provider"],
+        "precision": entry["precision"],
         "images_per_second": load.images_per_second,
         "cpu_ms": dict(spent),
         "event_loop_ms": {name: loop * count / shares.total() for name, count in shares.items()},
@@ -105,7 +108,7 @@ def measure(seconds: int) -> dict[str, Any]:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """One bar for the whole request, and below it one for what is neither decoding nor engine."""
+    """A PNG: one bar for the whole request, and below it one for all but decoding and engine."""
     http = found["event_loop_ms"]
     whole = {**found["cpu_ms"], "event loop": sum(http.values())}
     batching = THREADS["engine-"]
@@ -114,7 +117,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     for axes, parts, title in zip(
         figure.subplots(2, 1),
         (whole, detail),
-        ("CPU-milliseconds of one request", "of these, what is neither decoding nor engine"),
+        ("CPU-milliseconds of one request", "of these, all but decoding and engine"),
         strict=True,
     ):
         left = 0.0
@@ -131,9 +134,11 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=int, default=20, help="of load, twice")
-    parser.add_argument("--plot", type=Path, default=Path("docs/images/profile.png"))
-    parser.add_argument("--json", type=Path, help="also write the results and the machine here")
+    parser.add_argument("--seconds", type=int, default=20, help="of each of two loads (default: 20)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", default=Path("docs/images/profile.png"), help="(default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also save the results and the machine here")
     args = parser.parse_args()
     found = measure(args.seconds)
     print(json.dumps(found, indent=1))

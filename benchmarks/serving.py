@@ -1,19 +1,23 @@
-"""The service as a benchmark starts it, and what the system says of its process."""
+"""The service as benchmarks start it and load it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from service.providers import ProviderUnavailable
+from benchmarks import wrk
+from benchmarks.processes import children, cpu_seconds
+from service.runtime.providers import ProviderUnavailable
 
 
 class Running(NamedTuple):
@@ -28,25 +32,40 @@ class Running(NamedTuple):
         return f"{self.root}/classify"
 
     def model(self) -> dict[str, Any]:
-        """What it says of its only model."""
+        """The entry of its only model in /models."""
         with urllib.request.urlopen(f"{self.root}/models") as response:
             (model,) = json.load(response)["models"]
         return dict(model)
 
+    def pids(self) -> list[int]:
+        """Its processes: the one that was started, and its workers."""
+        return [self.pid, *children(self.pid)]
+
+    def loaded(self, jpeg: bytes, *, connections: int, seconds: int) -> tuple[wrk.Load, float]:
+        """A load by wrk, and the CPU-milliseconds per image that all processes of the service took. Raises as wrk."""
+        pids = self.pids()
+        before = cpu_seconds(pids)
+        load = wrk.run(self.url, jpeg, connections=connections, seconds=seconds)
+        return load, 1000 * (cpu_seconds(pids) - before) / (load.images_per_second * seconds)
+
+
+def model_options(folder: Path) -> dict[str, object]:
+    """Options of the service to serve one published model only, by the folder of its version."""
+    return {"models-dir": folder.parent.parent, "models": folder.parent.name}
+
 
 @contextmanager
-def service(options: Mapping[str, object]) -> Iterator[Running]:
-    """`python -m service` with these options, on a free port.
+def service(options: Mapping[str, object], tree: Path | None = None) -> Iterator[Running]:
+    """`python -m service` with these options on a free port: that of this source tree, or of another.
 
     Raises:
         ProviderUnavailable: it did not start.
     """
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    (port,) = free_ports(1)
     arguments = [f"--{name}={value}" for name, value in {**options, "port": port, "log-level": "error"}.items()]
+    environment = None if tree is None else {**os.environ, "PYTHONPATH": str(tree)}
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "service", *arguments])
+    process = subprocess.Popen([sys.executable, "-m", "service", *arguments], cwd=tree, env=environment)
     root = f"http://127.0.0.1:{port}"
     try:
         while process.poll() is None:
@@ -63,33 +82,10 @@ def service(options: Mapping[str, object]) -> Iterator[Running]:
         process.wait()
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    return _seconds(Path(f"/proc/{pid}"))
-
-
-def thread_seconds(pid: int) -> dict[int, float]:
-    """CPU-seconds of every thread so far, by the system's id."""
-    return {int(path.name): _seconds(path) for path in Path(f"/proc/{pid}/task").iterdir()}
-
-
-def _seconds(path: Path) -> float:
-    """User and system time of what /proc has under this path."""
-    fields = (path / "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100  # in ticks of 1/100 s
-
-
-def resident_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1000
-
-
-def proportional_mb(pids: Iterable[int]) -> float:
-    """Memory of several processes (PSS): what they share counts once."""
-    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
-    return sum(int(text.split("Pss:")[1].split()[0]) for text in rollups) / 1000
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that no server listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]

@@ -1,8 +1,8 @@
-"""Training speed: a bare PyTorch loop on synthetic tensors, our engine on one batch, and our engine fed from JPEGs.
+"""Training speed: a bare PyTorch loop, our trainer on one batch, and our trainer fed from JPEGs.
 
-All three compute the same network with the same optimiser, precision and memory layout; they alternate, round after
-round, in one process, and medians count. The bare loop is what the hardware and PyTorch allow; what the engine adds is
-normalisation and bookkeeping, what loading adds is reading, decoding and augmenting (`paper-imagenet`).
+All three compute the same network with the same optimiser, precision and memory layout. They alternate in one process,
+round after round, and medians are reported. The bare loop, on synthetic tensors, shows what the hardware and PyTorch
+allow. The trainer adds normalisation and bookkeeping; loading adds reading, decoding and augmenting (`paper-imagenet`).
 
     python -m benchmarks.training [--rounds 3] [--seconds 6] [--json FILE]
 """
@@ -13,7 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,37 +25,40 @@ from tqdm import tqdm
 from benchmarks.machine import describe, save
 from benchmarks.photo import SIZE, photo
 from model_export.datasets.base import Data
-from model_export.datasets.folder import ImageFolder
-from model_export.resnet import build
-from model_export.training.loader import Batch, Plan, training_batches
+from model_export.datasets.image_folder import ImageFolder, open_images
+from model_export.nets.resnet import build
+from model_export.training.loader import training_batches
+from model_export.training.machine import AutocastPrecision, Machine
+from model_export.training.optimizer import make_optimizer
+from model_export.training.plan import Plan
 from model_export.training.recipe import RECIPES, override
 from model_export.training.start import begin
-from model_export.training.trainer import Machine, Precision, Trainer, make_optimizer
-from service.card import Architecture
+from model_export.training.trainer import Trainer
+from service.runtime.model_card import Architecture
 
 DEPTHS = (18, 50)
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+PRECISIONS: tuple[AutocastPrecision, ...] = ("fp32", "bf16")
 BATCH = 32
 IMAGES = 256
-MODES = ("bare", "engine", "loaded")
+MODES = ("bare", "engine", "loaded")  # also the keys in the JSON file: "engine" is our trainer
 
 
 class Case(NamedTuple):
-    """One network in one precision, with the three ways to take a step."""
+    """One network in one precision, with a training step for each mode."""
 
     depth: int
-    precision: Precision
+    precision: AutocastPrecision
     steps: dict[str, Callable[[], object]]
 
 
-def folder(root: Path) -> ImageFolder:
-    """A data set of JPEG files of photographs' size, in two classes."""
+def image_folder(root: Path) -> ImageFolder:
+    """A data set of JPEG files of a photograph's size, in two classes."""
     data = photo()
     for i in range(IMAGES):
         path = root / ("even", "odd")[i % 2] / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    return ImageFolder.open(root, shown=False)
+    return open_images(root, shown=False)
 
 
 def bare_step(architecture: Architecture, dtype: torch.dtype | None) -> Callable[[], object]:
@@ -76,17 +79,15 @@ def bare_step(architecture: Architecture, dtype: torch.dtype | None) -> Callable
     return step
 
 
-def case(depth: int, precision: Precision, images: ImageFolder, out: Path) -> Case:
+def case(depth: int, precision: AutocastPrecision, images: ImageFolder, out: Path) -> Case:
     architecture = Architecture(depth=depth, num_classes=1000)
     recipe = override(RECIPES["paper-imagenet"], {"batch_size": BATCH, "epochs": 10_000})
     start = begin(architecture, recipe, images)
     machine = Machine(precision=precision, device="cpu")
     trainer = Trainer(start, recipe, Data(images, images), out, machine=machine, shown=False)
-    batches: Iterator[Batch] = training_batches(
-        images, trainer.plan, start.palette, first_step=0, workers=machine.loader_workers, pin=False
-    )
+    batches = trainer.feed.training(first_step=0)
     trainer.net.train()
-    one = next(batches)
+    batch = next(batches)
 
     def loaded() -> tuple[Tensor, Tensor]:
         return trainer.train_step(next(batches))
@@ -96,14 +97,14 @@ def case(depth: int, precision: Precision, images: ImageFolder, out: Path) -> Ca
         precision,
         {
             "bare": bare_step(architecture, trainer.dtype),
-            "engine": lambda: trainer.train_step(one),
+            "engine": lambda: trainer.train_step(batch),
             "loaded": loaded,
         },
     )
 
 
 def images_per_s(step: Callable[[], object], seconds: float) -> float:
-    step()
+    step()  # to warm up
     count, begun = 0, time.perf_counter()
     while time.perf_counter() < begun + seconds:
         step()
@@ -127,45 +128,45 @@ def loading_cost(images: ImageFolder, seconds: float) -> float:
 def measure(rounds: int, seconds: float) -> tuple[list[dict[str, object]], float]:
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as root, tqdm(total=len(DEPTHS) * len(PRECISIONS) * rounds) as bar:
-        images = folder(Path(root) / "images")
+        images = image_folder(Path(root) / "images")
         cost = loading_cost(images, seconds)
         for depth in DEPTHS:
             for precision in PRECISIONS:
                 out = Path(root) / f"{depth}-{precision}"
                 out.mkdir()
-                one = case(depth, precision, images, out)
-                found: dict[str, list[float]] = {mode: [] for mode in MODES}
+                steps = case(depth, precision, images, out).steps
+                rates: dict[str, list[float]] = {mode: [] for mode in MODES}  # images/s
                 for _ in range(rounds):
                     for mode in MODES:
-                        found[mode].append(images_per_s(one.steps[mode], seconds))
+                        rates[mode].append(images_per_s(steps[mode], seconds))
                     bar.update()
-                rows.append({"depth": depth, "precision": precision, **found})
+                rows.append({"depth": depth, "precision": precision, **rates})
     return rows, cost
 
 
 def table(rows: list[dict[str, object]]) -> str:
     lines = [
-        "| ResNet | precision | bare loop, images/s | engine, images/s | with loading, images/s | engine ÷ bare "
+        "| ResNet | precision | bare loop, images/s | trainer, images/s | with loading, images/s | trainer ÷ bare "
         "| loading ÷ bare |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        runs = {mode: row[mode] for mode in MODES}
-        middle, cells = {}, []
-        for mode, values in runs.items():
-            assert isinstance(values, list)
-            middle[mode] = statistics.median(values)
-            cells.append(f"{middle[mode]:.1f} ({min(values):.1f}–{max(values):.1f})")
-        ratios = [f"{middle[mode] / middle['bare']:.2f}" for mode in ("engine", "loaded")]
+        medians, cells = {}, []
+        for mode in MODES:
+            rates = row[mode]
+            assert isinstance(rates, list)
+            medians[mode] = statistics.median(rates)
+            cells.append(f"{medians[mode]:.1f} ({min(rates):.1f}–{max(rates):.1f})")
+        ratios = [f"{medians[mode] / medians['bare']:.2f}" for mode in ("engine", "loaded")]
         lines.append(f"| {row['depth']} | {row['precision']} | {' | '.join(cells + ratios)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6, help="of each measurement, at least")
-    parser.add_argument("--json", type=Path, help="also write the rows and the machine here")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--seconds", type=float, default=6, help="at least, per measurement (default: 6)")
+    parser.add_argument("--json", type=Path, help="also write the rows and the machine to this file")
     args = parser.parse_args()
     machine = describe()
     rows, cost = measure(args.rounds, args.seconds)

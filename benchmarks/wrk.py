@@ -1,10 +1,11 @@
-"""wrk (https://github.com/wg/wrk), the load generator: one JPEG as the raw body, over and over."""
+"""Closed-loop load by wrk (https://github.com/wg/wrk): one request body, sent over and over."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,19 +14,30 @@ wrk.method = "POST"
 local file = io.open("{body}", "rb")
 wrk.body = file:read("*a")
 file:close()
-wrk.headers["content-type"] = "image/jpeg"
+wrk.headers["content-type"] = "{content_type}"
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
-    '\\n{{"requests": %d, "us": %d, "failed": %d, "p50": %f, "p95": %f, "p99": %f}}\\n',
-    summary.requests, summary.duration, e.connect + e.read + e.write + e.status + e.timeout,
+    '\\n{{"requests": %d, "seconds": %f, "failed": %d, "p50": %f, "p95": %f, "p99": %f}}\\n',
+    summary.requests, summary.duration / 1e6, e.connect + e.read + e.write + e.status + e.timeout,
     latency:percentile(50) / 1000, latency:percentile(95) / 1000, latency:percentile(99) / 1000))
 end
 """
 
 
+class Summary(NamedTuple):
+    """What one run of wrk counted; latencies in milliseconds."""
+
+    requests: int  # answers, including those with an error status
+    seconds: float
+    failed: int  # answers other than 2xx and 3xx, broken connections, timeouts
+    p50: float
+    p95: float
+    p99: float
+
+
 class Load(NamedTuple):
-    """What one run of wrk saw: rates per second, latencies in milliseconds."""
+    """A load in which no request failed; latencies in milliseconds."""
 
     images_per_second: float
     p50: float
@@ -33,20 +45,32 @@ class Load(NamedTuple):
     p99: float
 
 
-def run(url: str, body: bytes, *, connections: int, seconds: int, folder: Path) -> Load:
-    """Closed-loop load on 127.0.0.1.
+def summary(url: str, body: bytes, *, content_type: str, connections: int, seconds: int) -> Summary:
+    """POSTs `body` over so many connections for so long, each as soon as the answer before has come.
 
     Raises:
-        RuntimeError: wrk is not installed, or a request failed.
+        FileNotFoundError: wrk is not installed.
+        CalledProcessError: wrk failed.
     """
     if not shutil.which("wrk"):
-        raise RuntimeError("wrk is not installed (Debian: apt-get install wrk)")
-    image, script = folder / "body.jpg", folder / "post.lua"
-    image.write_bytes(body)
-    script.write_text(SCRIPT.format(body=image))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script), url]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = json.loads(output.strip().splitlines()[-1])
-    if found["failed"] or not found["requests"]:
-        raise RuntimeError(f"{found['failed']} of {found['requests']} requests failed:\n{output}")
-    return Load(found["requests"] / found["us"] * 1e6, found["p50"], found["p95"], found["p99"])
+        raise FileNotFoundError("wrk is not installed (Debian: apt-get install wrk)")
+    with tempfile.TemporaryDirectory() as folder:
+        file, script = Path(folder) / "body", Path(folder) / "post.lua"
+        file.write_bytes(body)
+        script.write_text(SCRIPT.format(body=file, content_type=content_type))
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script), url]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return Summary(**json.loads(output.strip().splitlines()[-1]))
+
+
+def run(url: str, jpeg: bytes, *, connections: int, seconds: int) -> Load:
+    """Loads a service with a JPEG file as the raw body.
+
+    Raises:
+        FileNotFoundError, CalledProcessError: as `summary`.
+        RuntimeError: a request failed, or none was answered.
+    """
+    found = summary(url, jpeg, content_type="image/jpeg", connections=connections, seconds=seconds)
+    if found.failed or not found.requests:
+        raise RuntimeError(f"{found.failed} requests failed, {found.requests} were answered")
+    return Load(found.requests / found.seconds, found.p50, found.p95, found.p99)

@@ -1,4 +1,4 @@
-"""Writes docker/constraints.txt, the versions installed now, and constraints-cuda.txt, what the `cuda` extra adds."""
+"""Writes docker/constraints.txt (the installed versions) and constraints-cuda.txt (those of the `cuda` extra)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import sys
 from pathlib import Path
 
 HEADER = """\
-# The versions that are tested together, for `make` and the images alike. Written by `make lock`.
+# Versions that are tested together, for `make` and for the images. Written by `make lock`.
 """
 CUDA = "onnxruntime-gpu[cuda,cudnn]"
 
 
 def installed() -> dict[str, str]:
-    """Name to version, without this project and without the local parts of versions (2.13.0+cpu is 2.13.0)."""
+    """Installed versions by package name, without this project and without local parts (2.13.0 for 2.13.0+cpu)."""
     listing = subprocess.check_output([sys.executable, "-m", "pip", "list", "--format=json", "--exclude-editable"])
     return {entry["name"].lower(): entry["version"].partition("+")[0] for entry in json.loads(listing)}
 
 
 def cuda_versions(onnxruntime: str) -> dict[str, str]:
-    """What pip would install for CUDA."""
+    """The packages that pip would install for CUDA, by name."""
     wanted = f"{CUDA}=={onnxruntime}"
     report = subprocess.check_output(
         [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", wanted]
@@ -30,6 +30,7 @@ def cuda_versions(onnxruntime: str) -> dict[str, str]:
 
 
 def write(name: str, versions: dict[str, str]) -> None:
+    """Writes a constraints file beside this one."""
     lines = [f"{package}=={version}\n" for package, version in sorted(versions.items())]
     Path(__file__).with_name(name).write_text(HEADER + "".join(lines))
 
@@ -39,5 +40,5 @@ if __name__ == "__main__":
     for bootstrap in ("pip", "setuptools"):
         versions.pop(bootstrap, None)
     write("constraints.txt", versions)
-    # Apart from the others, because torch's own CUDA build pins other versions of the same libraries.
+    # In a file of its own, because torch's CUDA build pins other versions of the same libraries.
     write("constraints-cuda.txt", cuda_versions(versions["onnxruntime"]))

@@ -1,26 +1,32 @@
-"""Regenerates the pages of docs/ that come from the code: run by `make docs`, checked by the tests."""
+"""Generates the pages of docs/ that come from the code (`make docs`); a test checks that they are up to date."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
-from model_export.training.recipe import RECIPES, Recipe, described
-from service.errors import problem_types
-from service.settings import settings_table
+from model_export.training.recipe import RECIPES, Recipe, describe
+from service.api.problems import STATUS
+from service.errors import fault_types
+from service.settings import PREFIX, Settings
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+MODULES = "## Modules\n\n"  # the heading after which docs/architecture.md is generated
 
 SETTINGS = """\
 # Settings of the service
 
-Each setting can be given in a file `.env` in the working directory, in the environment, or on the command line; the
-later in this list, the stronger. Unknown settings are refused. `python -m service --help` prints the same.
+Set them in a file `.env` in the working directory, in the environment, or on the command line; the later in this list
+overrides the earlier. Unknown settings are errors. `python -m service --help` prints the same.
 
 """
 
 PROBLEMS = """\
 # Problems
 
-Every error the service answers with, by its `type`, `/problems/<name>`. [api.md](api.md) shows a document.
+Every error response of the service, by its `type`, `/problems/<name>`. [api.md](api.md) shows an example.
 
 | name | status | title | remedy |
 |---|---|---|---|
@@ -30,18 +36,29 @@ Every error the service answers with, by its `type`, `/problems/<name>`. [api.md
 RECIPE_PAGE = """\
 # Recipes
 
-What `train` does unless it is told otherwise; every field is an option of the same name (`--batch-size 64`; `none`,
-`yes` and `no` where they are meant), and `train --recipe NAME --show` prints the result. `paper-imagenet` and
-`paper-cifar` are sections 3.4 and 4.2 of the paper (from ResNet-110 on, the latter has `warmup_lr 0.01`); `modern` is
-torchvision's recipe of its second weights as far as it concerns ResNets; `finetune` takes its sizes from the weights
-that it starts from.
+The defaults of `train`. Every field is an option of the same name (`--batch-size 64`; write `none`, `yes` and `no` for
+such values). `train --recipe NAME --show` prints the result. `paper-imagenet` and `paper-cifar` are sections 3.4 and
+4.2 of the paper (from ResNet-110 on, `paper-cifar` has `warmup_lr 0.01`). `modern` is torchvision's recipe for its
+second weights, as far as it concerns ResNets. `finetune` takes its sizes from the weights that it starts from.
 
 """
 
 
+def settings_table() -> str:
+    """A table of all settings."""
+    rows = ["| environment and `.env` | command line | default | meaning |", "|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.default if field.default_factory is None else "number of cores"
+        if isinstance(default, tuple | None):
+            default = ",".join(default or ()) or "(unset)"
+        option = "--" + name.replace("_", "-")
+        rows.append(f"| `{PREFIX}{name.upper()}` | `{option}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
 def recipes() -> str:
-    """A table of all recipes, then what the fields mean."""
-    columns = [dict(described(recipe)) for recipe in RECIPES.values()]
+    """A table of all recipes, then the meaning of each field."""
+    columns = [dict(describe(recipe)) for recipe in RECIPES.values()]
     fields = [name for name in Recipe.model_fields if name != "name"]
     table = f"| | {' | '.join(RECIPES)} |\n|---|{'---|' * len(RECIPES)}\n"
     table += "".join(f"| `{name}` | {' | '.join(column[name] for column in columns)} |\n" for name in fields)
@@ -53,19 +70,44 @@ def recipes() -> str:
     return f"{RECIPE_PAGE}{table}\n{meanings}"
 
 
+def modules() -> str:
+    """Tables of all modules, one for each room, from the first lines of their docstrings."""
+    rooms: dict[str, list[str]] = {}
+    for package in ("service", "model_export"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            room = str(path.parent.relative_to(ROOT))
+            if path.name == "__init__.py":
+                rooms[room] = [f"### `{room}/`\n\n{summary(path)}\n\n| module | what it is |\n|---|---|\n"]
+    for room, lines in rooms.items():
+        lines += (
+            f"| `{path.name}` | {summary(path)} |\n"
+            for path in sorted((ROOT / room).glob("*.py"))
+            if path.name != "__init__.py"
+        )
+    return "\n".join("".join(lines) for lines in rooms.values())
+
+
+def summary(path: Path) -> str:
+    """The first paragraph of a module's docstring, in one line."""
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return " ".join(docstring.partition("\n\n")[0].split())
+
+
 def pages() -> dict[str, str]:
-    """File name to text."""
+    """The text of each page, by file name."""
+    architecture = (DOCS / "architecture.md").read_text().partition(MODULES)[0] + MODULES
     rows = [
-        f"| `{problem.slug}` | {problem.status} | {problem.title} | {re.sub(r'{[^}]+}', '…', problem.remedy)} |\n"
-        for problem in problem_types()
+        f"| `{problem.slug}` | {STATUS[problem]} | {problem.title} | {re.sub(r'{[^}]+}', '…', problem.remedy)} |\n"
+        for problem in fault_types()
     ]
     return {
         "settings.md": SETTINGS + settings_table(),
         "problems.md": PROBLEMS + "".join(rows),
         "recipes.md": recipes(),
+        "architecture.md": architecture + modules(),
     }
 
 
 if __name__ == "__main__":
     for name, text in pages().items():
-        Path(__file__).with_name(name).write_text(text)
+        (DOCS / name).write_text(text)

@@ -1,6 +1,6 @@
-"""A ResNet-18 that tells drawings apart, for machines that can download no weights. It ships with the project.
+"""The demo: a ResNet-18 that classifies drawings, for machines that cannot download weights.
 
-Accuracy is measured on JPEG files through the decoder of the service, so it is that of serving.
+Its weights ship with the project. Accuracy is measured on JPEG files through the service's decoder, as in serving.
 """
 
 from __future__ import annotations
@@ -11,27 +11,31 @@ from pathlib import Path
 import torch
 
 from model_export.datasets.base import Data
-from model_export.datasets.drawn import Drawings
-from model_export.evaluation.evaluating import evaluate
+from model_export.datasets.drawings import Drawings
+from model_export.evaluation.evaluate import evaluate
 from model_export.evaluation.predictors import TorchPredictor
 from model_export.evaluation.recording import accuracy_of
+from model_export.training.machine import Machine
 from model_export.training.recipe import RECIPES, Recipe
 from model_export.training.start import begin
-from model_export.training.trainer import Machine, Trainer
-from model_export.weight_files import Record, save_safetensors
-from model_export.weights import Loaded, load_file
-from service.card import Architecture, Weights
+from model_export.training.trainer import Trainer
+from model_export.weights.loading import Loaded, load_file
+from model_export.weights.record import Record
+from model_export.weights.safetensors_file import save_safetensors
+from service.runtime.model_card import Architecture, Weights
 
-# Made by `python -m model_export demo`; on another kind of processor that makes an equal, not the same bits.
+# Written by `python -m model_export demo`. On another kind of processor, training yields other bits, as accurate.
 SHIPPED = Path(__file__).with_name("data") / "resnet18-demo.safetensors"
+
+DEMO_NAME = "resnet18-demo"  # under which it is published
 
 PICTURES = 6656  # each seen once
 HELD_OUT = 600
-CHECKED = 48  # by the trainer itself, which wants to see some
+VALIDATED = 48  # a validation set for the trainer, which needs one
 
 
 def shipped_demo() -> Loaded:
-    """The demo as it ships."""
+    """The demo's weights as they ship."""
     loaded = load_file(SHIPPED)
     source = "trained on drawings (seed 0) by `python -m model_export demo`, shipped with the project"
     return loaded._replace(weights=loaded.weights.model_copy(update={"source": source}))
@@ -45,17 +49,21 @@ def train_demo(
     held_out: int = HELD_OUT,
     machine: Machine = Machine(),  # noqa: B008 (frozen)
 ) -> Loaded:
-    """Trains a ResNet-18 to tell drawings apart: three to eight minutes on two cores.
+    """Trains a ResNet-18 to classify drawings: three to eight minutes on two cores.
 
-    The same seed gives the same weights on the same kind of processor. Before their accuracy is measured, they are
-    rounded to what a file of half precision holds.
+    On the same kind of processor, the same seed gives the same weights. They are rounded to half precision, as
+    `save_demo` stores them, before their accuracy is measured.
+
+    Args:
+        pictures: to train on.
+        held_out: to measure accuracy on.
     """
     train = Drawings(seed=seed, count=pictures)
     test = Drawings(seed=seed, count=held_out, first=pictures)
-    check = Drawings(seed=seed, count=CHECKED, first=pictures + held_out)
+    val = Drawings(seed=seed, count=VALIDATED, first=pictures + held_out)
     start = begin(Architecture(depth=18, num_classes=len(train.classes)), recipe, train, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(start, recipe, Data(train, check), Path(folder), seed=seed, machine=machine)
+        trainer = Trainer(start, recipe, Data(train, val), Path(folder), seed=seed, machine=machine)
         trainer.run()
     net = trainer.net.cpu().eval()
     with torch.no_grad():
@@ -68,7 +76,7 @@ def train_demo(
 
 
 def save_demo(loaded: Loaded, path: Path) -> None:
-    """Writes the weights in half precision (batch norms in full), with what they are for.
+    """Writes the weights in half precision, batch norms in full, with architecture, labels and preprocessing.
 
     Raises:
         OSError: the file cannot be written.
@@ -84,5 +92,5 @@ def save_demo(loaded: Loaded, path: Path) -> None:
 
 
 def _halved(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is of convolutions or the classifier, which hold nearly all weights."""
+    """Whether a tensor is stored in half precision: the weights of convolutions and of the classifier."""
     return tensor.ndim >= 2

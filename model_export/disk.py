@@ -1,4 +1,4 @@
-"""Writing so that, after a crash too, a file or folder is whole or absent."""
+"""Atomic writes: even after a crash, a file is whole or absent."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.E
 def flush(path: Path) -> None:
     """Forces the content of a file, or the entries of a folder, to disk.
 
-    CIFS, some FUSE file systems and Windows cannot open or flush folders: there it is done without. Files are whole all
-    the same; after a power cut the newest may be missing.
+    Folders on CIFS, some FUSE file systems and Windows cannot be opened or flushed, and are not. Files are whole even
+    there, but the newest may be missing after a power cut.
+
+    Raises:
+        OSError: the disk fails.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -33,15 +36,23 @@ def flush(path: Path) -> None:
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
-    """Renames a finished file to another name in the same folder."""
+    """Renames a finished file within its folder, and forces its content and its new name to disk.
+
+    Raises:
+        OSError: the disk fails, or the file cannot be renamed.
+    """
     flush(temporary)
     temporary.replace(path)
     flush(path.parent)
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what is written there becomes `path` at the end, or is removed on an error."""
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`. The file written there replaces `path` at the end, or is removed on an error.
+
+    Raises:
+        OSError: as `move_into_place`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
@@ -50,11 +61,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Writes a file that is never seen half-written.
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Writes a file that nobody ever sees half-written.
 
     Raises:
         OSError: it cannot be written; what was there before still is.
     """
-    with written_whole(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)

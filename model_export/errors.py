@@ -1,4 +1,4 @@
-"""What goes wrong for a reason that its user can mend. Every message names the thing, the fault and the remedy."""
+"""Errors that a user can fix. Every message names the thing, the fault and the remedy."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """Something given to the program (weights, labels, images, a recipe) that cannot be used."""
+    """An input (weights, labels, images, a recipe) that cannot be used."""
 
 
 class Unavailable(InputError):
-    """A published file that is neither in the cache nor to be had from its address now."""
+    """A published file that is not in the cache and cannot be downloaded now."""
 
 
-def some(names: Iterable[str]) -> str:
-    """At most five of them, for a message."""
+class CheckFailed(Exception):
+    """A model file that fails the checks before publication; nothing is published."""
+
+
+def shortlist(names: Iterable[str]) -> str:
+    """At most five names, for a message: "a, b, c, d, e, ..."."""
     listed = list(names)
     return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")

@@ -1,4 +1,4 @@
-"""How long work shows itself: a bar on a terminal, lines in a log elsewhere."""
+"""Progress of long work: a bar on a terminal, lines in the log elsewhere."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 10.0
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line in the log at the first step, every ten seconds and at the end.
+    """A bar on a terminal; elsewhere a log line at the first step, every ten seconds and at the end.
 
     Args:
-        total: how many units there are; None where nobody knows.
+        task: a name for the work.
+        total: number of units; None if unknown.
         unit: what is counted, in the singular ("picture", "B").
-        shown: False shows nothing at all.
+        shown: whether to show anything.
         initial: units that were done before.
     """
 
@@ -46,7 +47,7 @@ class Progress:
         self.last_logged = -1
 
     def advance(self, units: int = 1, **figures: float) -> None:
-        """Counts `units` as done; `figures` (a loss, an accuracy) are shown beside."""
+        """Counts units as done; `figures` (a loss, an accuracy) are shown beside the count."""
         self.done += units
         self.figures = "".join(f", {name} {value:.3f}" for name, value in figures.items())
         if figures:
@@ -79,7 +80,7 @@ class Progress:
         self.last_logged = self.done
         seconds = time.monotonic() - self.started
         left = f", {(self.total - self.done) / self.rate:.0f} s left" if self.total and self.rate else ""
-        logger.info("%s: %s in %.0f s%s%s", self.task, self._counted(), seconds, left, self.figures)
+        log.info("%s: %s in %.0f s%s%s", self.task, self._counted(), seconds, left, self.figures)
 
     def _counted(self) -> str:
         if self.unit == "B":

@@ -1,10 +1,10 @@
-"""The application: settings in, an ASGI app out. Everything is wired together here and nowhere else."""
+"""The application: settings in, an ASGI app out. Wires everything together."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +17,13 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service.api import classify, health, models, problems
 from service.api.middleware import Forwarded, Head
-from service.classifier import Classifier
-from service.inference import Backend, InProcess
+from service.backend import Backend, Runner
+from service.lifecycle import Lifecycle
+from service.local_backend import LocalBackend
 from service.metrics import Metrics
-from service.repository import NothingServed, Repository
+from service.model_repository import Model, Repository, open_repository
+from service.pipeline import Pipeline
 from service.settings import Settings
-
-log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 WHERE = {
@@ -39,52 +39,51 @@ WHERE = {
 
 def create_app(
     settings: Settings,
+    repository: Repository | None = None,
     backend: Backend | None = None,
     *,
-    draining: Callable[[], bool] = lambda: False,
+    serving: Callable[[], bool] = lambda: True,
+    before_listening: Callable[[], Awaitable[None]] | None = None,
     on_fatal: Callable[[Exception], None] = lambda error: None,
 ) -> FastAPI:
-    """The service over the models of a backend, by default those of `settings.models_dir` in this process.
+    """The service over the models of a repository and a backend, by default those of `settings` in this process.
 
     It answers at once and loads the models in the background: until they are loaded, readiness is off.
 
     Args:
-        draining: whether the server is shutting down; readiness is off then.
-        on_fatal: told when loading ends without the default model, and, on another thread, when an engine is broken.
+        serving: whether load balancers may send requests here, besides the models; False while shutting down.
+        before_listening: awaited while loading has begun and before the server accepts connections.
+        on_fatal: as in `Lifecycle`.
 
     Raises:
         RepositoryError: there are no published models, or not those that the settings name.
     """
     metrics = Metrics()
-    if backend is None:
-        repository = Repository(settings.models_dir, only=settings.models, default=settings.default_model)
-        backend = InProcess(repository, settings, metrics, on_fatal)
-    repository = backend.repository
-    classifier = Classifier(backend, settings, metrics)
+    repository = repository or open_repository(settings)
+    backend = backend or LocalBackend(settings, metrics, on_broken=lambda error: lifecycle.give_up(error))
+    decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+
+    def activate(model: Model, runner: Runner) -> Pipeline:
+        return Pipeline(model, runner, decoders, settings, metrics)
+
+    lifecycle = Lifecycle(repository, backend, activate, on_fatal)
 
     async def load() -> None:
-        try:
-            await asyncio.to_thread(classifier.load)
-            if not classifier.loaded:
-                return  # stopped before the end
-            repository.require_default()
-            log.info("ready: %s", ", ".join(m.name for m in repository.models.values() if m.state == "ready"))
-        except NothingServed as error:
-            on_fatal(error)
-        except Exception as error:
-            log.exception("loading ended unexpectedly")
-            on_fatal(error)
+        await lifecycle.load()
+        if lifecycle.ready:
+            lifecycle.announce()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
         try:
-            await backend.catch_up()
+            if before_listening:
+                await before_listening()
             yield
-        finally:  # also when all are cancelled, because it shall end at once: the thread would be waited for
-            classifier.stop_loading()
-        await loading
-        await asyncio.to_thread(classifier.close)
+        finally:
+            loading.cancel()
+        await asyncio.to_thread(decoders.shutdown)
+        await backend.close()
 
     app = FastAPI(
         title="ResNet image classification",
@@ -107,15 +106,15 @@ def create_app(
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
-    app.include_router(classify.router(classifier, settings, metrics))
+    app.include_router(classify.router(repository, lifecycle, settings, metrics))
     app.include_router(models.router(repository))
-    app.include_router(health.router(lambda: classifier.ready and not draining(), metrics))
+    app.include_router(health.router(lambda: lifecycle.ready and serving(), metrics))
     app.include_router(problems.router())
     app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
-        # Served from here, not from a CDN: the page works where there is no way out to the internet.
+        # Served from here instead of a CDN: the page works without internet access.
         root = request.scope.get("root_path", "")
         return get_swagger_ui_html(
             openapi_url=f"{root}/openapi.json",

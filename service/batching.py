@@ -1,9 +1,8 @@
 """Dynamic batching: when the engine frees, take what waits.
 
-There are no timers and no polling: a thread for each lane of the engine sleeps until an item is queued, takes its share
-of what waits, runs it, and looks again. While it runs, the next batch gathers by itself. A batch is therefore as large
-as the load makes it, and a lone request is never held back: it even has all lanes to itself. This module knows no ONNX:
-it is handed `run`.
+There are no timers and no polling. A thread for each lane of the engine sleeps until an item is queued, takes its share
+of the queue, runs it, and looks again. Meanwhile the next batch gathers. The load decides how large a batch is, and a
+lone request never waits: it even has all lanes to itself. This module knows no ONNX: it is handed a function.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Timing(NamedTuple):
-    """Where the time of one item went."""
+class BatchTiming(NamedTuple):
+    """How long one item waited and ran."""
 
     queued: float  # seconds between `submit` and the start of its batch
     ran: float  # seconds that its batch took
@@ -34,7 +33,7 @@ class Timing(NamedTuple):
 
 
 class Closed(Exception):
-    """Submitted to a batcher that has been closed."""
+    """The batcher has been closed."""
 
 
 class Sizes(Protocol):
@@ -45,11 +44,11 @@ class Sizes(Protocol):
         """No batch is larger."""
 
     def take(self, waiting: int, lanes: int) -> int:
-        """How many of `waiting` items, at least one, the next batch takes while `lanes` lanes are free."""
+        """How many of `waiting` items the next batch takes while `lanes` lanes are free; at least one."""
 
 
 class ExactSizes:
-    """Batches of these sizes and no others. What waits is shared out among the free lanes, so that all finish soon.
+    """Batches of exactly these sizes. The free lanes share the queue, so that all finish soon.
 
     Args:
         sizes: ascending from 1.
@@ -65,12 +64,12 @@ class ExactSizes:
 
 
 class PaddedSizes:
-    """Batches of any size, which take as long as the next larger one of these: the split that takes least time in all.
+    """Batches of any size, each padded to the next larger of these. Splits the queue for the least time in all.
 
-    Unlike on a CPU, lanes do not share out what waits: one GPU computes for all of them.
+    Unlike on a CPU, lanes do not share the queue: one GPU computes for all of them.
 
     Args:
-        seconds: how long each size takes, by size, ascending from 1.
+        seconds: time that each size takes, by size, ascending from 1.
     """
 
     def __init__(self, seconds: Mapping[int, float]) -> None:
@@ -79,8 +78,8 @@ class PaddedSizes:
         def batch(items: int) -> float:
             return seconds[min(size for size in seconds if size >= items)]
 
-        # Of n items: the least time in all, and how many the first batch takes. To the microsecond; of equals the
-        # larger batch, which answers more clients first.
+        # For n items: the least total time, and how many items the first batch takes. Rounded to microseconds; ties go
+        # to the larger first batch, which answers more clients first.
         fastest: list[tuple[float, int]] = [(0.0, 0)]
         for waiting in range(1, self.largest + 1):
             firsts = {min(waiting, size) for size in seconds}
@@ -93,15 +92,15 @@ class PaddedSizes:
 
 
 @dataclass(slots=True)
-class _Job(Generic[Item, Result]):
+class _Queued(Generic[Item, Result]):
     item: Item
-    # The future travels with the item: no table of ids in which a departed client could strand its batch-mates.
-    future: asyncio.Future[tuple[Result, Timing]]
+    # The future travels with the item. In a table by id, a client that leaves could strand its batch-mates.
+    future: asyncio.Future[tuple[Result, BatchTiming]]
     submitted: float = field(default_factory=time.perf_counter)
 
 
 class DrainRate:
-    """Items per second that leave while there is work, smoothed over about ten batches; 0 until the first."""
+    """Items per second that leave while there is work, smoothed over about ten batches; 0 before the first."""
 
     WEIGHT = 0.1
 
@@ -115,10 +114,10 @@ class DrainRate:
         return self._items / self._seconds if self._seconds else 0.0
 
     def record(self, items: int, started: float, finished: float) -> None:
-        """Of batches that overlap, the time since the one before finished counts, not the time of each."""
+        """Counts overlapping batches once: from the end of the previous batch, not from their own start."""
         seconds = max(finished - max(started, self._last), 0.0)
         self._last = max(finished, self._last)
-        # Smoothed apart from each other: two lanes that finish together would make rates that know no bounds.
+        # Smoothed separately: two lanes that finish together would give an unbounded rate.
         weight = self.WEIGHT if self._seconds else 1.0
         self._items += weight * (items - self._items)
         self._seconds += weight * (seconds - self._seconds)
@@ -128,14 +127,13 @@ class Batcher(Generic[Item, Result]):
     """Runs items in batches on threads of its own.
 
     Args:
-        run: takes as many items as `sizes` says, and whether no other batch runs meanwhile; returns as many results, in
-            order, or in a result's place the exception that is its item's alone. Called on the batcher's threads only.
-        sizes: of batches.
+        run: called on the batcher's threads with a batch, and with whether no other batch runs at the same time.
+            Returns one result for each item, in order; an exception as a result fails that item alone.
+        sizes: chooses batch sizes.
         lanes: how many batches run at once.
-        prepare: called on every lane's thread, before the constructor returns. If it raises, the constructor raises
-            the same.
-        max_wait: seconds a batch that is not full waits for more items, counted from its first; 0 never waits.
-        on_batch: told the size of every batch that ran, on a batcher's thread.
+        prepare: called on every lane's thread before the constructor returns. What it raises, the constructor raises.
+        max_wait: seconds that a batch that is not full waits for more items, counted from its first; 0 never waits.
+        on_batch: called with the size of every batch that ran, on the batcher's threads.
     """
 
     def __init__(
@@ -154,10 +152,10 @@ class Batcher(Generic[Item, Result]):
         self._lanes = lanes
         self._max_wait = max_wait
         self._on_batch = on_batch
-        self._jobs: deque[_Job[Item, Result]] = deque()
+        self._queue: deque[_Queued[Item, Result]] = deque()
         self._changed = threading.Condition()
         self._running = 0  # batches
-        self._alone = False  # whether the one that runs has been promised the whole engine
+        self._alone = False  # whether the running batch has been promised the whole engine
         self._closed = False
         self.drain_rate = DrainRate()
         prepared: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -173,24 +171,24 @@ class Batcher(Generic[Item, Result]):
             raise failures[0]
 
     def __len__(self) -> int:
-        """Items that wait, not counting those that run."""
-        return len(self._jobs)
+        """Queued items, without those that run."""
+        return len(self._queue)
 
-    def submit(self, item: Item, future: asyncio.Future[tuple[Result, Timing]]) -> None:
+    def submit(self, item: Item, future: asyncio.Future[tuple[Result, BatchTiming]]) -> None:
         """Queues an item; may be called from any thread.
 
         Args:
-            future: gets the result on its own event loop, or the exception of the item, or of the batch it was in.
-                Cancelling it drops the item if it has not run yet.
+            future: receives the result, or the exception of the item or its batch, on its own event loop. Cancelling it
+                drops the item if it has not run yet.
 
         Raises:
             Closed: the batcher has been closed.
         """
-        job: _Job[Item, Result] = _Job(item, future)
+        entry: _Queued[Item, Result] = _Queued(item, future)
         with self._changed:
             if self._closed:
                 raise Closed
-            self._jobs.append(job)
+            self._queue.append(entry)
             self._changed.notify()
 
     def close(self) -> None:
@@ -212,14 +210,15 @@ class Batcher(Generic[Item, Result]):
 
     def _work(self) -> None:
         while batch := self._take():
+            entries, alone = batch
             started = time.perf_counter()
             outcome: Sequence[Result | Exception] | BaseException
             try:
-                outcome = self._run([job.item for job in batch], self._alone)
-                if len(outcome) != len(batch):
-                    raise RuntimeError(f"{len(outcome)} results for a batch of {len(batch)}")
+                outcome = self._run([entry.item for entry in entries], alone)
+                if len(outcome) != len(entries):
+                    raise RuntimeError(f"{len(outcome)} results for a batch of {len(entries)}")
             except BaseException as error:
-                log.exception("a batch of %d failed", len(batch))
+                log.exception("a batch of %d failed", len(entries))
                 outcome = error
             finished = time.perf_counter()
             with self._changed:
@@ -227,61 +226,61 @@ class Batcher(Generic[Item, Result]):
                 self._alone = False
                 if self._closed:
                     self._changed.notify_all()
-                elif self._jobs:
+                elif self._queue:
                     self._changed.notify()
-                # A failure is quick, and says nothing of how fast work drains.
+                # A failed batch says nothing about how fast work drains.
                 if not isinstance(outcome, BaseException):
-                    self.drain_rate.record(len(batch), started, finished)
+                    self.drain_rate.record(len(entries), started, finished)
             if not isinstance(outcome, BaseException):
-                self._on_batch(len(batch))
-            # One wake-up of the event loop for the whole batch. All items of a server come from one loop.
+                self._on_batch(len(entries))
+            # One wake-up of the event loop per batch. All items of a server come from one loop.
             ran = finished - started
-            with suppress(RuntimeError):  # the loop has been closed, and all who waited have gone with it
-                batch[0].future.get_loop().call_soon_threadsafe(_resolve, batch, outcome, started, ran)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                entries[0].future.get_loop().call_soon_threadsafe(_resolve, entries, outcome, started, ran)
 
-    def _take(self) -> list[_Job[Item, Result]]:
-        """The next batch of this lane, once there is one; empty when closed and drained."""
+    def _take(self) -> tuple[list[_Queued[Item, Result]], bool] | None:
+        """Waits for the next batch of this lane; also returns whether it runs alone. None when closed and drained."""
         with self._changed:
             while True:
-                while self._alone or (not self._jobs and not self._closed):
+                while self._alone or (not self._queue and not self._closed):
                     self._changed.wait()
-                if self._jobs and self._has_waited_for_more():
+                if self._queue and self._waited_for_more():
                     continue
-                # The client of a cancelled job has gone: do not compute for nobody.
-                waiting = [job for job in self._jobs if not job.future.cancelled()]
+                # The client of a cancelled item has left.
+                waiting = [entry for entry in self._queue if not entry.future.cancelled()]
                 if not waiting:
-                    self._jobs.clear()
+                    self._queue.clear()
                     if self._closed:
-                        return []
+                        return None
                     continue
                 size = self._sizes.take(len(waiting), self._lanes - self._running)
-                self._jobs = deque(waiting[size:])
-                self._alone = not self._running and not self._jobs
+                self._queue = deque(waiting[size:])
+                self._alone = not self._running and not self._queue
                 self._running += 1
-                if self._jobs:
+                if self._queue:
                     self._changed.notify()
-                return waiting[:size]
+                return waiting[:size], self._alone
 
-    def _has_waited_for_more(self) -> bool:
-        """Whether there was a reason to wait for a fuller batch; then everything may have changed meanwhile."""
-        left = self._jobs[0].submitted + self._max_wait - time.perf_counter()
-        if len(self._jobs) >= self._sizes.largest or self._closed or left <= 0:
+    def _waited_for_more(self) -> bool:
+        """Waits for a fuller batch if there is reason to; if it did, everything may have changed meanwhile."""
+        left = self._queue[0].submitted + self._max_wait - time.perf_counter()
+        if len(self._queue) >= self._sizes.largest or self._closed or left <= 0:
             return False
         self._changed.wait(left)
         return True
 
 
 def _resolve(
-    batch: list[_Job[Item, Result]],
+    entries: list[_Queued[Item, Result]],
     outcome: Sequence[Result | Exception] | BaseException,
     started: float,
     ran: float,
 ) -> None:
-    for position, job in enumerate(batch):
-        if job.future.cancelled():
+    for position, entry in enumerate(entries):
+        if entry.future.cancelled():
             continue
         result = outcome if isinstance(outcome, BaseException) else outcome[position]
         if isinstance(result, BaseException):
-            job.future.set_exception(result)
+            entry.future.set_exception(result)
         else:
-            job.future.set_result((result, Timing(started - job.submitted, ran, len(batch))))
+            entry.future.set_result((result, BatchTiming(started - entry.submitted, ran, len(entries))))

@@ -1,25 +1,75 @@
-"""What Prometheus sees. One registry per application: nothing is global, so tests can build as many as they like."""
+"""What Prometheus sees: one registry per application, or counters shared by all processes of the service.
+
+prometheus_client decides when it is imported whether to count for one process or for several. Only this module imports
+it, and not before the first `Metrics`: `count_alone` and `count_together` come first.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Literal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.process_collector import ProcessCollector
+if TYPE_CHECKING:
+    from prometheus_client import Counter, Gauge, Histogram
 
 Stage = Literal["decode", "queue", "inference", "total"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 # 1 ms to 16 s, doubling: from a ResNet-18 on a GPU to a ResNet-152 on one core under load.
 SECONDS = tuple(0.001 * 2**power for power in range(15))
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
+# prometheus_client's name for the folder in which several processes count; it heeds it in lower case, too.
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class NoFolder(Exception):
+    """There is no folder for temporary files; the message names the remedy."""
+
+
+def count_alone() -> None:
+    """This process counts for itself, whatever the environment of its caller says."""
+    for name in (FOLDER, FOLDER.lower()):
+        os.environ.pop(name, None)
+
+
+@contextmanager
+def count_together() -> Iterator[None]:
+    """This process and those that it starts count together. Raises NoFolder."""
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="resnet-service-")
+    except OSError as error:
+        raise NoFolder(f"there is no folder for the workers' counters: {error}; set TMPDIR") from error
+    with temporary as folder:
+        os.environ[FOLDER] = folder
+        yield
+
+
+def forget_process(pid: int) -> None:
+    """Drops the gauges of a process that has ended."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
 
 class Metrics:
-    """The counters and histograms, and the text of `/metrics`."""
+    """The counters, gauges and histograms of the service."""
+
+    requests: Counter
+    images: Counter
+    stages: Histogram
+    batch_size: Histogram
+    queue: Gauge
+    body_bytes: Gauge
 
     def __init__(self) -> None:
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client.process_collector import ProcessCollector
+
+        self.content_type = CONTENT_TYPE_LATEST
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter(
@@ -51,6 +101,12 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
+        self.body_bytes = Gauge(
+            "resnet_body_bytes",
+            "Bytes that requests in the service have reserved for their bodies",
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
         self._info = Gauge(
             "resnet_model_info",
             "1 for each model that is ready, with what it runs on",
@@ -64,8 +120,12 @@ class Metrics:
         self._info.labels(**labels).set(1)
 
     def text(self) -> bytes:
-        """The Prometheus text exposition format. With workers, of all processes; `process_` of the engine's."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        """The Prometheus text format. With workers: the sum of all processes, and `process_` of the engine's."""
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+        from prometheus_client.process_collector import ProcessCollector
+
+        if FOLDER not in os.environ:
             return generate_latest(self.registry)
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]

@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from service.app import create_app
-from service.inference import Backend
-from service.protocol import Protocol
 from service.settings import Settings
+from service.uvicorn_protocol import Protocol
 
 
 class Server(uvicorn.Server):
-    """SIGTERM turns readiness off, and `shutdown_delay` seconds later the port closes; requests in flight are finished
+    """SIGTERM turns readiness off and closes the port `shutdown_delay` seconds later. Requests in flight are finished
     and the process exits with 0. A second signal, or Ctrl-C, closes the port at once.
+
+    Attributes:
+        fatal: why nothing can be served any more.
     """
 
-    def __init__(self, settings: Settings, backend: Backend | None = None) -> None:
-        """Raises RepositoryError as `create_app` does."""
+    def __init__(
+        self,
+        settings: Settings,
+        app: Callable[[Server], ASGIApp],
+        *,
+        on_listening: Callable[[], None] = lambda: None,
+        heeds_signals: bool = True,
+    ) -> None:
+        """
+        Args:
+            app: makes the application for this server, which is not set up yet: it may only keep the reference.
+            on_listening: called once connections are accepted.
+            heeds_signals: False for a process whose parent decides when it stops, with `stop`.
+        """
+        self.fatal: Exception | None = None
         self._delay = settings.shutdown_delay
         self._close_port_at: float | None = None
-        self.fatal: Exception | None = None
-        app = create_app(settings, backend, draining=lambda: self.draining, on_fatal=self._stop_for)
+        self._on_listening = on_listening
+        self._heeds_signals = heeds_signals
         super().__init__(
             uvicorn.Config(
-                app,
+                app(self),
                 host=settings.host,
                 port=settings.port,
                 http=Protocol,
                 ws="none",
                 log_config=None,
-                proxy_headers=False,  # nothing here reads the address of a client
+                proxy_headers=False,  # nothing here reads the client's address
                 access_log=False,
                 timeout_graceful_shutdown=settings.shutdown_timeout,
             )
@@ -44,21 +61,30 @@ class Server(uvicorn.Server):
         """Whether shutting down has begun."""
         return self._close_port_at is not None or self.should_exit
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # uvicorn's own handler would raise the signal again after the shutdown, and the process would not exit with 0.
-        if sig == signal.SIGTERM and not self.draining:
+    def stop(self, number: int) -> None:
+        """Begins to shut down, as this signal asks."""
+        if number == signal.SIGTERM and not self.draining:
             self._close_port_at = time.monotonic() + self._delay
         elif self.should_exit:
             self.force_exit = True
         else:
             self.should_exit = True
 
+    def fail(self, error: Exception) -> None:
+        """Shuts down at once, from any thread: requests that came meanwhile would fail, a closed port diverts them."""
+        self.fatal = error
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listening()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Replaces uvicorn's handler, which would raise the signal again in the end instead of exiting with 0."""
+        if self._heeds_signals:
+            self.stop(sig)
+
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second; true ends the serving."""
         due = self._close_port_at is not None and time.monotonic() >= self._close_port_at
         return await super().on_tick(counter) or due
-
-    def _stop_for(self, error: Exception) -> None:
-        """From any thread. Without the delay: what comes meanwhile would fail, and a closed port sends it elsewhere."""
-        self.fatal = error
-        self.should_exit = True

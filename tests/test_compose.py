@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from service.api.problems import document
 from service.errors import NotFound, RequestTooLarge
 from service.settings import PREFIX, Settings
 
@@ -99,7 +100,7 @@ def test_extras_of_each_image() -> None:
     extras = {
         name: re.findall(r"'\.\[(.*)\]'", stage(f"build-{name}")) for name in ("service", "service-cuda", "export")
     }
-    assert extras == {"service": ["cpu"], "service-cuda": ["cuda"], "export": ["cpu,export"]}
+    assert extras == {"service": ["cpu"], "service-cuda": ["cuda"], "export": ["engine,export"]}
     assert not any("model_export" in stage(name) for name in ("serving", "service", "service-cuda"))
 
 
@@ -121,6 +122,6 @@ def test_balancer_and_service_agree() -> None:
     (mebibytes,) = re.findall(r"client_max_body_size (\d+)m;", NGINX)
     limit = Settings.model_fields["max_request_bytes"].default
     assert int(mebibytes) * 2**20 == limit
-    too_large = RequestTooLarge(max_bytes=limit).document()
+    too_large = document(RequestTooLarge(max_bytes=limit))
     for text in (too_large["title"], too_large["detail"], too_large["remedy"], NotFound.title):
         assert f'"{text}"' in NGINX

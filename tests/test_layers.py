@@ -1,129 +1,201 @@
 """The architecture's arrows: who may import whom."""
 
+from __future__ import annotations
+
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+MOST_LINES = 300
 
-# module of service -> the modules of service it may import
-ARROWS = {
+# A module or package of service.runtime -> those of service.runtime that it may import.
+RUNTIME = {
     "__init__": set(),
-    "card": set(),
-    "errors": set(),
-    "batching": set(),
-    "metrics": set(),
+    "choices": set(),
+    "faults": set(),
+    "graph": set(),
+    "machine": set(),
+    "scores": set(),
     "cuda": set(),
-    "providers": {"cuda"},
-    "settings": {"providers"},
-    "formats": set(),
-    "imaging": {"card", "errors", "formats", "_resample"},
-    "_resample": set(),
-    "tuning": set(),
-    "engine": {"card", "providers", "tuning"},
-    "loading": {"card", "engine", "providers", "tuning"},
-    "repository": {"card", "errors", "providers", "engine", "loading", "tuning"},
-    "inference": {"batching", "metrics", "repository", "settings", "tuning"},
-    "classifier": {"errors", "imaging", "inference", "metrics", "repository", "settings"},
-    "api": {
-        "api",
-        "card",
-        "classifier",
-        "engine",
-        "errors",
-        "formats",
-        "metrics",
-        "providers",
-        "repository",
-        "settings",
-        "tuning",
-    },
-    "protocol": {"errors"},
-    "server": {"app", "inference", "protocol", "settings"},
-    "ports": set(),
-    "workers": {"workers", "batching", "engine", "inference", "metrics", "ports", "repository", "server", "settings"},
-    "app": {"api", "classifier", "inference", "metrics", "repository", "settings"},
-    "__main__": {"ports", "repository", "server", "settings", "workers"},
+    "openvino": set(),
+    "model_card": {"choices"},
+    "model_folder": {"choices", "model_card"},
+    "images": {"faults", "model_card"},
+    "providers": {"choices", "cuda", "graph", "machine", "openvino"},
+    "self_test": {"choices", "model_folder"},
+    "tuning": {"choices"},
+    "engine": {"choices", "graph", "providers", "self_test", "tuning"},
+    "static_engine": {"engine", "graph", "providers"},
+    "placement": {"choices", "engine", "model_card", "model_folder", "providers", "static_engine"},
+    "loading": {"choices", "engine", "machine", "model_card", "placement", "providers", "self_test", "tuning"},
 }
-CONTRACT = {
-    "card",
-    "formats",
-    "imaging",
-    "engine",
-    "loading",
-    "providers",
-    "errors",
-}  # what model_export may use of service
+
+# A module or package of service -> those of service that it may import, besides service.runtime.
+SERVICE = {
+    "__init__": set(),
+    "settings_addresses": set(),
+    "batching": set(),
+    "errors": set(),
+    "metrics": set(),
+    "sockets": set(),
+    "settings": {"settings_addresses"},
+    "settings_sources": {"settings"},
+    "model_repository": {"errors", "settings"},
+    "backend": {"batching", "model_repository"},
+    "lifecycle": {"backend", "errors", "model_repository"},
+    "local_backend": {"backend", "batching", "metrics", "model_repository", "settings"},
+    "admission": {"backend", "errors", "metrics"},
+    "pipeline": {"admission", "backend", "errors", "metrics", "model_repository", "settings"},
+    "api": {"admission", "errors", "lifecycle", "metrics", "pipeline", "model_repository", "settings"},
+    "app": {"api", "backend", "lifecycle", "local_backend", "metrics", "pipeline", "model_repository", "settings"},
+    "uvicorn_protocol": {"api", "errors"},
+    "server": {"uvicorn_protocol", "settings"},
+    "workers": {
+        *(
+            "app",
+            "backend",
+            "batching",
+            "lifecycle",
+            "local_backend",
+            "metrics",
+            "sockets",
+            "model_repository",
+            "server",
+            "settings",
+        ),
+    },
+    "__main__": {"app", "metrics", "sockets", "model_repository", "server", "settings", "settings_sources", "workers"},
+}
+
+# A room of model_export -> the rooms that it may import. Its single modules (errors, disk, paths, ...) serve them all.
+MODEL_EXPORT = {
+    "nets": set(),
+    "drawings": set(),
+    "weights": {"nets", "drawings"},
+    "export": {"nets", "drawings", "weights"},
+    "datasets": {"drawings", "weights"},
+    "training": {"nets", "weights", "datasets"},
+    "evaluation": {"weights", "datasets"},
+    "quantise": {"export", "datasets", "evaluation"},
+    "report": {"weights", "datasets", "training", "evaluation"},
+    "studies": {"nets", "drawings", "weights", "export", "training", "evaluation", "report"},
+    "cli": {"drawings", "weights", "export", "datasets", "training", "evaluation", "quantise", "report", "studies"},
+}
 
 
-def imports(path: Path) -> set[str]:
-    """Dotted names of the modules that a file imports."""
-    found: set[str] = set()
+def modules(*packages: str) -> list[Path]:
+    return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names that a file imports, also inside its functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide the arrows"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module else set()
-    return found
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def of_package(names: set[str], package: str) -> set[str]:
-    return {name.split(".")[1] for name in names if name.startswith(f"{package}.")}
+def parts(path: Path, package: str) -> set[str]:
+    """The direct children of a package that a file imports."""
+    prefix = f"{package}."
+    return {found.removeprefix(prefix).split(".")[0] for found in imports(path) if found.startswith(prefix)}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "service").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_service_imports_only_along_the_arrows(path: Path) -> None:
-    layer = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
-    assert of_package(imports(path), "service") <= ARROWS[layer]
-    assert not of_package(imports(path), "model_export")
+@pytest.mark.parametrize("path", modules("service/runtime"), ids=name)
+def test_the_runtime_imports_only_along_the_arrows(path: Path) -> None:
+    part = path.relative_to(ROOT / "service" / "runtime").parts[0].removesuffix(".py")
+    own = {part} if part == "images" else set()
+    assert parts(path, "service.runtime") <= RUNTIME[part] | own
+    assert parts(path, "service") <= {"runtime"}
+    assert not parts(path, "model_export")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "model_export").rglob("*.py")), ids=lambda p: p.name)
-def test_model_export_uses_only_the_contract(path: Path) -> None:
-    assert of_package(imports(path), "service") <= CONTRACT
+@pytest.mark.parametrize("path", [p for p in modules("service") if "runtime" not in p.parts], ids=name)
+def test_the_service_imports_only_along_the_arrows(path: Path) -> None:
+    part = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
+    own = {part} if part in ("api", "workers") else set()
+    assert parts(path, "service") <= SERVICE[part] | own | {"runtime"}
+    assert not parts(path, "model_export")
 
 
-# part of model_export -> the parts it may import; single modules are free to use each other
-PARTS = {
-    "datasets": {"datasets"},
-    "evaluation": {"evaluation", "datasets"},
-    "quantise": {"quantise", "evaluation", "datasets"},
-    "training": {"training", "datasets"},
-    "report": {"report", "evaluation", "training", "datasets"},
-    "studies": {"studies", "report", "evaluation", "training", "datasets"},
-    "cli": {"cli", "quantise", "studies", "report", "evaluation", "training", "datasets"},
-}
+@pytest.mark.parametrize("path", modules("model_export"), ids=name)
+def test_model_export_imports_only_along_the_arrows(path: Path) -> None:
+    assert parts(path, "service") <= {"runtime"}
+    room = path.relative_to(ROOT / "model_export").parts[0]
+    if room in MODEL_EXPORT:
+        assert parts(path, "model_export") & MODEL_EXPORT.keys() <= MODEL_EXPORT[room] | {room}
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_the_parts_of_model_export_import_only_along_the_arrows(part: str) -> None:
-    for path in (ROOT / "model_export" / part).glob("*.py"):
-        assert of_package(imports(path), "model_export") & PARTS.keys() <= PARTS[part], path
-
-
-def test_arrows_make_no_circle() -> None:
+@pytest.mark.parametrize("arrows", [RUNTIME, SERVICE, MODEL_EXPORT], ids=["runtime", "service", "model_export"])
+def test_the_arrows_make_no_circle(arrows: Mapping[str, set[str]]) -> None:
     done: set[str] = set()
-    while left := ARROWS.keys() - done:
-        free = {layer for layer in left if ARROWS[layer] - {layer} <= done}
+    while left := arrows.keys() - done:
+        free = {part for part in left if arrows[part] <= done}
         assert free, f"a circle among {sorted(left)}"
         done |= free
 
 
-def test_the_service_never_imports_torch(models_dir: Path) -> None:
-    program = f"""
-import asyncio, sys
+def imported(program: str) -> set[str]:
+    """The top-level packages that are loaded after a program has run."""
+    program += "\nimport sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(finished.stdout.split())
+
+
+SERVER = {"fastapi", "starlette", "uvicorn", "pydantic_settings", "python_multipart", "prometheus_client"}
+
+
+def test_the_runtime_needs_no_server() -> None:
+    names = [name(path).removesuffix(".py").replace("/", ".") for path in modules("service/runtime")]
+    loaded = imported(f"import importlib\nfor name in {names}: importlib.import_module(name)")
+    assert "onnxruntime" in loaded
+    assert not loaded & SERVER
+
+
+def test_the_settings_need_no_engine() -> None:
+    assert not imported("import service.__main__") & {"onnxruntime", "fastapi", "uvicorn", "PIL"}
+
+
+def test_the_service_never_imports_torch(tiny_dir: Path) -> None:
+    loaded = imported(
+        f"""
 from pathlib import Path
 from service.app import create_app
 from service.settings import Settings
 from starlette.testclient import TestClient
-with TestClient(create_app(Settings(models_dir=Path({str(models_dir)!r}), provider="cpu", max_batch=1))) as client:
+with TestClient(create_app(Settings(models_dir=Path({str(tiny_dir)!r}), provider="cpu", max_batch=1))) as client:
     while client.get("/healthz/ready").status_code != 200: pass
-assert "onnxruntime" in sys.modules
-print(sorted(name for name in sys.modules if name.split(".")[0] in ("torch", "onnx", "model_export")))
 """
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert finished.stdout.strip() == "[]"
+    )
+    assert "onnxruntime" in loaded
+    assert not loaded & {"torch", "onnx", "model_export"}
+
+
+def test_one_module_sets_the_status_of_models() -> None:
+    setters = {
+        path.stem
+        for path in modules("service")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assign)
+        and any(
+            isinstance(t, ast.Attribute) and t.attr == "status" and ast.unparse(t) != "self.status"
+            for t in node.targets
+        )
+    }
+    assert setters == {"lifecycle"}
+
+
+@pytest.mark.parametrize("path", modules("service", "model_export"), ids=name)
+def test_no_module_is_longer_than_a_reader_takes_in(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MOST_LINES

@@ -1,1 +1,1 @@
-"""The proof on a GPU, in stages of which each counts by itself: see `python -m benchmarks.gpu --help`."""
+"""Benchmarks on a GPU, in stages that run and save their results independently."""

@@ -1,10 +1,11 @@
-"""A proof on a GPU in five minutes: the provider, its options, the engine, HTTP, feeding, TensorRT, torch.compile.
+"""Correctness and speed on a GPU, in five minutes.
 
-Every stage is a process of its own with a time limit, the most important one first. It saves each result as it comes,
-in `OUT/gpu-STAGE.json`: a run that is cut short, or a stage that crashes, leaves what was measured until then.
+The stages: the provider, its options, the engine, HTTP, decoding of JPEGs, TensorRT, compiled PyTorch. Every stage
+is a process of its own with a time limit, the most important one first. It saves each result at once in
+`OUT/gpu-STAGE.json`: if the run is cut short or a stage crashes, earlier results remain.
 
     python -m benchmarks.gpu [--seconds 300] [--out benchmarks/results] [--stages provider engine]
-    python -m benchmarks.gpu --device cpu --tiny      # tries the program where there is no GPU
+    python -m benchmarks.gpu --device cpu --tiny      # tries the program without a GPU
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu.plan import Plan, Report, machine_of
-from service.engine import SelfTestFailed
-from service.providers import ProviderUnavailable
+from service.runtime.providers import ProviderUnavailable
+from service.runtime.self_test import SelfTestFailed
 
-# In the order of what matters, with the most seconds that each may take. The first four leave the others a minute.
+# By importance, with the most seconds that each may take. The first four leave the others a minute of the default.
 STAGES = {
     "provider": 80,  # of which a quarter makes the model
     "experiment": 40,
@@ -33,11 +34,11 @@ STAGES = {
     "tensorrt": 60,
     "compiled": 120,
 }
-TINY = 10  # times as long, on machines that are slow and busy
+TINY_TIMES = 10  # the time limits with --tiny, for slow and busy machines
 
 
 def run_stage(name: str, plan: Plan) -> int:
-    """One stage, in this process. Returns the exit status."""
+    """Runs a stage in this process. Returns the exit status."""
     try:
         machine = machine_of(plan)
         report = Report(plan.out / f"gpu-{name}.json", stage=name, machine=machine, device=plan.device)
@@ -49,12 +50,12 @@ def run_stage(name: str, plan: Plan) -> int:
 
 
 def run_all(plan: Plan, stages: Sequence[str], seconds: float) -> int:
-    """Every stage in a process of its own. Returns the exit status: 1 if one failed or was cut short."""
+    """Runs every stage in a process of its own. Returns the exit status: 1 if a stage failed or was cut short."""
     end = time.monotonic() + seconds
     failed = []
     for name in stages:
         started, left = time.monotonic(), end - time.monotonic()
-        left = min(left, STAGES[name] * (TINY if plan.tiny else 1))
+        left = min(left, STAGES[name] * (TINY_TIMES if plan.tiny else 1))
         if left <= 0:
             print(f"{name}: no time left")
             failed.append(name)
@@ -67,19 +68,19 @@ def run_all(plan: Plan, stages: Sequence[str], seconds: float) -> int:
         if status != 0:
             failed.append(name)
         print(f"{name}: {ended} after {time.monotonic() - started:.0f} s", flush=True)
-    print(f"results: {plan.out}/gpu-*.json" + (f"; not whole: {', '.join(failed)}" if failed else ""))
+    print(f"results: {plan.out}/gpu-*.json" + (f"; incomplete: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
 
 def run_process(command: Sequence[str], seconds: float) -> int | None:
-    """The exit status; None if it was killed after so many seconds, with everything that it had started."""
+    """Runs a command. Returns its exit status; None if it was killed after `seconds`, with all that it had started."""
     with subprocess.Popen(command, process_group=0) as process:
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             return None
-        except BaseException:  # Ctrl-C, which a group of its own does not hear
+        except BaseException:  # Ctrl-C, which does not reach another process group
             os.killpg(process.pid, signal.SIGKILL)
             raise
 
@@ -87,12 +88,16 @@ def run_process(command: Sequence[str], seconds: float) -> int | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     description = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=description)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the program without a GPU")
-    parser.add_argument("--tiny", action="store_true", help="a ResNet-8, and a moment for everything")
-    parser.add_argument("--seconds", type=float, default=300, help="for all stages together (default: 300)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where results go")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="(default: all)")
-    parser.add_argument("--stage", choices=STAGES, help="one, in this process and without a limit")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: try the program without a GPU")
+    parser.add_argument("--tiny", action="store_true", help="a ResNet-8, and short measurements: try the program")
+    parser.add_argument("--seconds", type=float, default=300, help="time limit of all stages together (default: 300)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results"), help="the folder for results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=list(STAGES), help="the stages to run (default: all)"
+    )
+    parser.add_argument("--stage", choices=STAGES, help="run one stage in this process, without a time limit")
     args = parser.parse_args(arguments)
     plan = Plan(args.device, args.tiny, args.out)
     if args.stage:

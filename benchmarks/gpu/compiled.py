@@ -1,4 +1,7 @@
-"""Stage 7, `torch.compile`, last because it compiles for long: images/s for single batch sizes."""
+"""Stage 7: images/s of PyTorch compiled by `torch.compile`, for single batch sizes.
+
+The last stage, because compiling is slow.
+"""
 
 from __future__ import annotations
 
@@ -10,34 +13,34 @@ import numpy as np
 
 from benchmarks.gpu.engine import torch_forward, torch_infer
 from benchmarks.gpu.plan import Plan, Report, fault, model_folder, per_second
-from service.card import ModelCard
+from service.runtime.model_folder import read_card
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Each takes a quarter of a minute and more, so those that the comparison with our engine needs come first.
+# Each takes a quarter of a minute and more. Those that are compared with our engine come first.
 CASES = (("default", 64), ("default", 128), ("default", 1), ("max-autotune", 64), ("default", 8), ("default", 32))
 
 
 def run(plan: Plan, report: Report) -> None:
-    """PyTorch compiled for each batch size by itself, in the same precision as the service."""
-    crop = ModelCard.read(model_folder(plan)).preprocessing.crop
+    """Measures PyTorch compiled for each batch size by itself, in the precision of the service."""
+    crop = read_card(model_folder(plan)).preprocessing.crop
     forward = torch_forward(plan)
     for mode, size in (("default", plan.sizes[-1]),) if plan.tiny else CASES:
         row: dict[str, object] = {"mode": mode, "precision": plan.precision, "batch": size}
         try:
             row |= compiled(forward, mode, np.zeros((size, 3, crop, crop), np.uint8), plan)
-        except Exception as error:  # whatever the compiler, or the compilers that it calls, raise
+        except Exception as error:  # the compiler calls others, which raise exceptions of their own
             row["error"] = fault(error)
         report.add("PyTorch compiled", row)
 
 
 def compiled(forward: Callable[[Tensor], Tensor], mode: str, batch: np.ndarray, plan: Plan) -> dict[str, float]:
-    """How long it compiles for a batch, and images/s after that."""
+    """The seconds of compiling for a batch, and images/s after that."""
     import torch
 
     torch.compiler.reset()
-    # A whole graph for each shape: PyTorch must not go back to eager mode, or to shapes left open, in silence.
+    # One whole graph for each shape: PyTorch must not silently fall back to eager mode or to dynamic shapes.
     step = torch.compile(forward, mode=mode, fullgraph=True, dynamic=False)
     infer = torch_infer(step, plan.device, len(batch))
     started = time.perf_counter()

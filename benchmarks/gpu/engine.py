@@ -1,4 +1,7 @@
-"""Stage 3, the engine: images/s from host memory by batch size and in mixed sizes, beside PyTorch in eager mode."""
+"""Stage 3: images/s of the engine by batch size and in mixed sizes, beside eager PyTorch.
+
+Images start in host memory.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,20 @@ import numpy as np
 
 from benchmarks.gpu.plan import PRECISIONS, Device, Plan, Report, fault, mixed_rate, model_folder, open_cuda, per_second
 from service.batching import PaddedSizes
-from service.card import MODEL_FILES, ModelCard
-from service.engine import FILES, INPUT, Engine, SelfTestFailed
-from service.loading import load_engine
-from service.providers import Compute, ProviderUnavailable, cuda_options, usable_cores
+from service.runtime.choices import FILES, Precision
+from service.runtime.engine import Engine
+from service.runtime.graph import INPUT
+from service.runtime.loading import load_engine
+from service.runtime.machine import usable_cores
+from service.runtime.model_folder import MODEL_FILES, read_card
+from service.runtime.providers import ProviderUnavailable, cuda_options
+from service.runtime.self_test import SelfTestFailed
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-IN_FLIGHT = 2  # batches that PyTorch is given before the first is waited for, as our engine has two lanes
+IN_FLIGHT = 2  # batches queued in PyTorch before we wait for the first, as our engine has two lanes
 
 Infer = Callable[[np.ndarray], object]
 
@@ -32,57 +39,57 @@ class Way(NamedTuple):
     """One way to compute a batch of uint8 images in host memory.
 
     Attributes:
-        infer: for a batch size, what computes batches of it.
-        callers: threads that each compute one batch after the other.
-        mixed: whether one `infer` serves all sizes up to that it was made for.
+        infer: makes the function that computes batches of a size.
+        lanes: threads that each compute one batch after the other.
+        mixed: whether that function takes smaller batches, too.
     """
 
     name: str
-    precision: Compute
+    precision: Precision
     infer: Callable[[int], Infer]
-    callers: int = 1
+    lanes: int = 1
     mixed: bool = True
 
 
 def run(plan: Plan, report: Report) -> None:
-    """Every way at every batch size, then in mixed sizes. A way that fails says so in its row."""
+    """Measures every way at every batch size, then in mixed sizes. The row of a way that fails has its error."""
     folder = model_folder(plan)
-    crop = ModelCard.read(folder).preprocessing.crop
+    crop = read_card(folder).preprocessing.crop
     images = np.random.default_rng(0).integers(0, 256, (plan.sizes[-1], 3, crop, crop), dtype=np.uint8)
     ways = engine_ways(folder, plan, report), torch_ways(plan), switched_ways(folder, plan)
-    for way in itertools.chain(*ways):  # one after the other: each is gone before the next is made
-        row: dict[str, object] = {"way": way.name, "precision": way.precision, "callers": way.callers}
+    for way in itertools.chain(*ways):  # each is freed before the next is made
+        row: dict[str, object] = {"way": way.name, "precision": way.precision, "callers": way.lanes}
         try:
             for size in plan.sizes:
                 row[str(size)] = rate(way, images[:size], plan.seconds)
             if way.mixed:
-                # of sizes up to 64: larger ones the service never forms
+                # of sizes up to 64: the service forms no larger ones
                 batch = images[: min(64, plan.sizes[-1])]
-                row["mixed"] = together(way.callers, mixed_rate, way.infer(len(batch)), batch, 2 * plan.seconds)
-        except Exception as error:  # out of memory, an option that this GPU does not have: a result, too
+                row["mixed"] = together(way.lanes, mixed_rate, way.infer(len(batch)), batch, 2 * plan.seconds)
+        except Exception as error:  # a result, too: out of memory, or an option that this GPU does not have
             row["error"] = fault(error)
         report.add("images/s", row)
 
 
 def rate(way: Way, batch: np.ndarray, seconds: float) -> float:
-    """Images/s of all callers together, at one batch size."""
+    """Images/s of all lanes together, at one batch size."""
     infer = way.infer(len(batch))
-    return len(batch) * together(way.callers, per_second, lambda: infer(batch), seconds)
+    return len(batch) * together(way.lanes, per_second, lambda: infer(batch), seconds)
 
 
-def together(callers: int, measure: Callable[..., float], *arguments: object) -> float:
-    """The sum of what so many threads measure at once."""
-    with ThreadPoolExecutor(callers) as pool:
-        return sum(pool.map(lambda _: measure(*arguments), range(callers)))
+def together(lanes: int, measure: Callable[..., float], *arguments: object) -> float:
+    """The sum of the rates that so many threads measure at once."""
+    with ThreadPoolExecutor(lanes) as pool:
+        return sum(pool.map(lambda _: measure(*arguments), range(lanes)))
 
 
 def engine_ways(folder: Path, plan: Plan, report: Report) -> Iterator[Way]:
-    """Our engine as it serves; a precision that is refused is a row without figures."""
+    """Our engine as the service runs it. A precision that is refused gets a row with the reason."""
     for precision in reversed(PRECISIONS[plan.device]):
         try:
             engine = load_engine(
                 folder,
-                ModelCard.read(folder),
+                read_card(folder),
                 provider=plan.device,
                 precision=precision,
                 threads=usable_cores(),
@@ -92,12 +99,12 @@ def engine_ways(folder: Path, plan: Plan, report: Report) -> Iterator[Way]:
         except (ProviderUnavailable, SelfTestFailed) as error:
             report.add("images/s", {"way": "engine", "precision": precision, "error": fault(error)})
             continue
-        for callers in sorted({engine.lanes, 1}, reverse=True):
-            yield Way("engine", precision, functools.partial(_engine, engine, callers), callers)
+        for lanes in sorted({engine.info.lanes, 1}, reverse=True):
+            yield Way("engine", precision, functools.partial(_engine, engine, lanes), lanes)
 
 
 def switched_ways(folder: Path, plan: Plan) -> Iterator[Way]:
-    """What could be switched in our engine on CUDA."""
+    """Options of the CUDA provider that our engine does not use."""
     if plan.device == "cpu":
         return
     model, chosen = folder / MODEL_FILES[FILES["fp16"]], cuda_options("fp16")
@@ -108,14 +115,14 @@ def switched_ways(folder: Path, plan: Plan) -> Iterator[Way]:
         yield Way(name, "fp16", functools.partial(one_session, model, chosen | options))
 
 
-def _engine(engine: Engine, callers: int, size: int) -> Infer:
-    """As it is served: what would be padded is split first, as the batcher splits it."""
+def _engine(engine: Engine, lanes: int, size: int) -> Infer:
+    """As in the service: the batcher splits batches that would be padded."""
     splits = PaddedSizes(engine.seconds) if engine.seconds else None
 
     def infer(batch: np.ndarray) -> object:
         while len(batch):
-            taken = splits.take(len(batch), callers) if splits else len(batch)
-            engine.infer(batch[:taken], alone=callers == 1)
+            taken = splits.take(len(batch), lanes) if splits else len(batch)
+            engine.infer(batch[:taken], alone=lanes == 1)
             batch = batch[taken:]
         return None
 
@@ -123,13 +130,13 @@ def _engine(engine: Engine, callers: int, size: int) -> Infer:
 
 
 def one_session(model: Path, options: dict[str, str], size: int) -> Infer:
-    """A session for all batch sizes: in mixed sizes it shows what building plans anew costs."""
+    """One session for all batch sizes. In mixed sizes it shows what it costs to rebuild cuDNN's plans."""
     session = open_cuda(model, options)
     return lambda batch: session.run(["logits"], {INPUT: batch})
 
 
 def pinned(model: Path, options: dict[str, str], size: int) -> Infer:
-    """From memory that the GPU can read by itself, for which the images have to be copied once more."""
+    """From pinned memory, which the GPU reads by itself; the images are first copied there."""
     import torch
 
     session = open_cuda(model, options)
@@ -144,7 +151,7 @@ def pinned(model: Path, options: dict[str, str], size: int) -> Infer:
 
 
 def graphed(model: Path, options: dict[str, str], size: int) -> Infer:
-    """A CUDA graph over buffers on the GPU: no kernel is launched one by one."""
+    """A CUDA graph over buffers on the GPU, which launches all kernels at once."""
     import torch
 
     options = options | {"enable_cuda_graph": "1"}
@@ -174,15 +181,15 @@ def torch_ways(plan: Plan) -> Iterator[Way]:
 
 
 def torch_forward(plan: Plan) -> Callable[[Tensor], Tensor]:
-    """From uint8 `(N, 3, H, W)` on the device to logits `(N, classes)`: our network in PyTorch."""
+    """Our network in PyTorch: from uint8 `(N, 3, H, W)` on the device to logits `(N, classes)`."""
     import torch
 
-    from model_export.normalise import Normalise
-    from model_export.random_weights import random_weights
+    from model_export.nets.serving_graph import Normalise
+    from model_export.weights.random_weights import random_weights
 
     loaded = random_weights(plan.architecture)
     dtype = {"fp32": torch.float32, "fp16": torch.float16}[plan.precision]
-    torch.backends.cudnn.benchmark = True  # the fastest of cuDNN's algorithms for each shape, in eager mode
+    torch.backends.cudnn.benchmark = True  # in eager mode, the fastest of cuDNN's algorithms for each shape
     net = loaded.net.to(plan.device, dtype)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalise = Normalise(loaded.preprocessing).to(plan.device)
@@ -194,10 +201,10 @@ def torch_forward(plan: Plan) -> Callable[[Tensor], Tensor]:
 
 
 def torch_infer(forward: Callable[[Tensor], Tensor], device: Device, size: int) -> Infer:
-    """Computes a batch, and waits for the one that was given `IN_FLIGHT` calls before.
+    """Computes a batch, and waits for the batch of `IN_FLIGHT` calls earlier.
 
-    From pinned memory to the device, and the logits back. What is not copied into pinned memory first, a batch of the
-    service would have been written there.
+    Copies from pinned memory to the device, and the logits back. Filling the pinned memory does not count: a service
+    would write its batches there.
     """
     import torch
 

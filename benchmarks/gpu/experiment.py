@@ -1,8 +1,8 @@
-"""Stage 2, the first experiment: what each option of the CUDA provider costs when the batch size changes.
+"""Stage 2: what each option of the CUDA provider costs when the batch size changes.
 
-One session for all batch sizes runs batches of 1, 64, 1 and 64. A first run builds the cuDNN plans of its shape; the
-second visit to a shape tells whether they were kept. Then CUDA graphs: two are captured, and the first is replayed,
-which tells whether a graph outlives the plans that it was captured with.
+One session for all batch sizes runs batches of 1, 64, 1 and 64. The first run of a shape builds its cuDNN plans; the
+second visit to a shape tells whether they were kept. Then two CUDA graphs are captured and the first is replayed, which
+tells whether a graph survives when its plans are replaced.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.gpu.plan import Plan, Report, fault, model_folder, open_cuda
-from service.card import MODEL_FILES
-from service.engine import FILES, INPUT
-from service.providers import ORT_NAMES, cuda_options
+from service.runtime.choices import FILES
+from service.runtime.graph import INPUT
+from service.runtime.model_folder import MODEL_FILES
+from service.runtime.providers import ORT_NAMES, cuda_options
 
 SWITCHES = ("use_tf32", "fuse_conv_bias", "prefer_nhwc")
 STEADY_RUNS = 5
 
 
 def run(plan: Plan, report: Report) -> None:
-    """Milliseconds of first and steady runs for every combination of options; graphs; what cuDNN logs."""
+    """Times first and steady runs for every combination of options, then CUDA graphs, and reports cuDNN's log."""
     model = model_folder(plan) / MODEL_FILES[FILES[plan.precision]]
     small, large = plan.sizes[0], 64 if 64 in plan.sizes else plan.sizes[-1]
     if plan.device == "cpu":
@@ -38,14 +39,14 @@ def run(plan: Plan, report: Report) -> None:
         report.add("options", {"options": "none", **visits(session, small, large)})
         return
     chosen = cuda_options(plan.precision)
-    # ours first, then the others, so that a cut run has what matters
+    # those of the service first: a run that is cut short has what matters
     combinations = [dict(zip(SWITCHES, values, strict=True)) for values in itertools.product("10", repeat=3)]
     combinations.append({"cudnn_conv_algo_search": "EXHAUSTIVE"})
     for options in combinations:
         row: dict[str, object] = {"options": " ".join(f"{name}={value}" for name, value in options.items())}
         try:
             row |= visits(open_cuda(model, chosen | options), small, large)
-        except Exception as error:  # one that does not run is a result, too
+        except Exception as error:  # that it does not run is a result, too
             row["error"] = fault(error)
         report.add("options", row)
     try:
@@ -56,16 +57,17 @@ def run(plan: Plan, report: Report) -> None:
     report.add("cuDNN log", cudnn_log(model))
 
 
-def _batch(session: ort.InferenceSession, size: int) -> np.ndarray:
+def random_batch(session: ort.InferenceSession, size: int) -> np.ndarray:
+    """Random images: uint8 `(size, 3, H, W)`."""
     shape = (size, *session.get_inputs()[0].shape[1:])
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def visits(session: ort.InferenceSession, small: int, large: int) -> dict[str, object]:
-    """Milliseconds of the first run and the median of the next, at each visit to a batch size."""
+    """Milliseconds of the first run and of the following ones (median), at each visit to a batch size."""
     found: dict[str, object] = {}
     for visit, size in enumerate((small, large, small, large), start=1):
-        batch = _batch(session, size)
+        batch = random_batch(session, size)
         took = []
         for _ in range(1 + STEADY_RUNS):
             started = time.perf_counter()
@@ -79,13 +81,13 @@ def graphs(model: Path, options: dict[str, str], small: int, large: int) -> Iter
     """Captures a graph for each of two batch sizes in one session, then replays both.
 
     Raises:
-        Exception: as ONNX Runtime does, where that cannot be done.
+        Exception: whatever ONNX Runtime raises where that fails.
     """
     plain = open_cuda(model, options)
     session = open_cuda(model, options | {"enable_cuda_graph": "1"})
     bound: dict[int, tuple[ort.IOBinding, ort.OrtValue]] = {}
     for number, size in enumerate((small, large), start=1):
-        binding, images = session.io_binding(), ort.OrtValue.ortvalue_from_numpy(_batch(session, size), "cuda", 0)
+        binding, images = session.io_binding(), ort.OrtValue.ortvalue_from_numpy(random_batch(session, size), "cuda", 0)
         (classes,) = session.get_outputs()[0].shape[1:]
         logits = ort.OrtValue.ortvalue_from_shape_and_type((size, classes), np.float32, "cuda", 0)
         binding.bind_ortvalue_input(INPUT, images)
@@ -95,13 +97,13 @@ def graphs(model: Path, options: dict[str, str], small: int, large: int) -> Iter
     for number, size in enumerate((small, large), start=1):
         binding, logits = bound[size]
         took = statistics.median(_replay(session, binding, number) for _ in range(STEADY_RUNS))
-        (expected,) = plain.run(["logits"], {INPUT: _batch(session, size)})
+        (expected,) = plain.run(["logits"], {INPUT: random_batch(session, size)})
         difference = float(np.abs(logits.numpy() - expected).max() / np.ptp(expected))
         yield {"replay of": number, "batch": size, "ms": took, "off, of range": difference}
 
 
 def _replay(session: ort.InferenceSession, binding: ort.IOBinding, graph: int) -> float:
-    """Milliseconds of a run that captures the graph of this number, or replays it."""
+    """Milliseconds of a run: the first captures the graph of this number, later ones replay it."""
     options = ort.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph))
     started = time.perf_counter()
@@ -111,15 +113,15 @@ def _replay(session: ort.InferenceSession, binding: ort.IOBinding, graph: int) -
 
 
 def cudnn_log(model: Path) -> dict[str, object]:
-    """What cuDNN's front end logs while it builds the plans of one batch size, in a process of its own."""
+    """The log of cuDNN's front end while it builds the plans of one batch size, in a process of its own."""
     program = f"""
 import torch, numpy as np
 from pathlib import Path
-from benchmarks.gpu.experiment import _batch
+from benchmarks.gpu.experiment import random_batch
 from benchmarks.gpu.plan import open_cuda
-from service.providers import cuda_options
+from service.runtime.providers import cuda_options
 session = open_cuda(Path({str(model)!r}), cuda_options("fp16"))
-session.run(["logits"], {{"image": _batch(session, 8)}})
+session.run(["logits"], {{"image": random_batch(session, 8)}})
 """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "cudnn.log"

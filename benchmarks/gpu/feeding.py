@@ -1,8 +1,8 @@
-"""Stage 5, feeding: images/s that the cores decode, and that the GPU does; how far its pixels and classes are off.
+"""Stage 5: images/s that the cores and the GPU decode, and how the GPU's pixels and classes differ.
 
-A GPU computes more images than the cores of its host can decode. JPEGs may be decoded on the GPU: by nvJPEG, which
-torchvision brings (`decode_jpeg(device="cuda")`), and by nvImageCodec where that is installed, on the GPU's JPEG
-engines or on its multiprocessors.
+A GPU computes more images than the cores of its host can decode. So JPEGs may be decoded on the GPU: by nvJPEG, which
+torchvision contains (`decode_jpeg(device="cuda")`), or by nvImageCodec where it is installed, on the GPU's JPEG engines
+or on its multiprocessors.
 """
 
 from __future__ import annotations
@@ -17,52 +17,53 @@ from PIL import Image
 
 from benchmarks.gpu.http import decode_rate
 from benchmarks.gpu.plan import Plan, Report, fault, model_folder, per_second
-from service.card import ModelCard, Preprocessing
-from service.engine import Engine
-from service.imaging import decode
-from service.loading import load_engine
-from service.providers import usable_cores
+from service.runtime.engine import Engine
+from service.runtime.images.decoding import decode
+from service.runtime.loading import load_engine
+from service.runtime.machine import usable_cores
+from service.runtime.model_card import Preprocessing
+from service.runtime.model_folder import read_card
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BATCHES = (1, 32, 128)
-IMAGES = 256  # that are compared
+IMAGES = 256  # to compare pixels and classes of
 
 # From JPEGs to RGB images on the GPU, uint8 (3, H, W) each.
 DecodeBatch = Callable[[Sequence[bytes]], Sequence["Tensor"]]
 
 
 def run(plan: Plan, report: Report) -> None:
-    """Rates, then agreement with what the service makes of the same JPEGs."""
+    """Measures rates, and agreement with the service's decoding of the same JPEGs."""
     from benchmarks.photo import photo
-    from model_export.drawings import picture
+    from model_export.drawings.pictures import picture
 
     jpeg = photo()
     folder = model_folder(plan)
-    card = ModelCard.read(folder)
-    one = decode_rate(jpeg, card.preprocessing, plan.seconds)
-    report.add("decoding", {"by": "Pillow, one core, with resize", "images/s": one})
+    card = read_card(folder)
+    one_core = decode_rate(jpeg, card.preprocessing, plan.seconds)
+    report.add("decoding", {"by": "Pillow, one core, with resize", "images/s": one_core})
     if plan.device == "cpu":
         return
     engine = load_engine(
         folder, card, provider="cuda", precision=plan.precision, threads=usable_cores(), max_batch=plan.sizes[-1]
     )
     jpegs = [jpeg, *(picture(seed, seed % 12) for seed in range(IMAGES - 1))]
-    for name, make in DECODERS.items():
+    for name, make_decoder in DECODERS.items():
         row: dict[str, object] = {"by": name}
         try:
-            decode_batch = make()
+            decode_batch = make_decoder()
             row |= compared(jpegs, decode_batch, engine, card.preprocessing)
             for size in BATCHES:
                 row[str(size)] = rate([jpeg] * size, decode_batch, plan.seconds)
-        except Exception as error:  # a decoder that this machine does not have is a result, too
+        except Exception as error:  # a result, too: a decoder that this machine does not have
             row["error"] = fault(error)
         report.add("on the GPU, images/s", row)
 
 
 def rate(jpegs: Sequence[bytes], decode_batch: DecodeBatch, seconds: float) -> float:
-    """Images/s, in batches of these."""
+    """Images/s that are decoded, in batches of these."""
     import torch
 
     def step() -> None:
@@ -75,27 +76,27 @@ def rate(jpegs: Sequence[bytes], decode_batch: DecodeBatch, seconds: float) -> f
 def compared(
     jpegs: Sequence[bytes], decode_batch: DecodeBatch, engine: Engine, preprocessing: Preprocessing
 ) -> dict[str, float]:
-    """Mean differences to Pillow's pixels, whole and resized, and how often the best class is the same."""
+    """Mean differences from Pillow's pixels, at full size and resized; and how often the top class is the same."""
     decoded = decode_batch(jpegs)
     resized = [resize(image, preprocessing).cpu().numpy() for image in decoded]
     pillow = [np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).transpose(2, 0, 1) for jpeg in jpegs]
     ours = [decode(jpeg, preprocessing, max_pixels=10**9).pixels for jpeg in jpegs]
     classes, expected = (engine.infer(pixels)["logits"].argmax(axis=1) for pixels in (resized, ours))
     return {
-        "pixels off, of 255": off([image.cpu().numpy() for image in decoded], pillow),
-        "after resize": off(resized, ours),
+        "pixels off, of 255": mean_difference([image.cpu().numpy() for image in decoded], pillow),
+        "after resize": mean_difference(resized, ours),
         "top-1 as Pillow": float((classes == expected).mean()),
     }
 
 
-def off(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
-    """The mean difference of a pixel's channel, over pairs of images."""
+def mean_difference(images: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """The mean absolute difference over all channels of all pixels, in grey levels."""
     pairs = zip(images, others, strict=True)
     return float(np.mean([np.abs(image.astype(np.int16) - other).mean() for image, other in pairs]))
 
 
 def nvjpeg() -> DecodeBatch:
-    """NVIDIA's decoder as torchvision has it."""
+    """NVIDIA's nvJPEG, through torchvision."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -112,7 +113,7 @@ def nvimagecodec(backend: str) -> DecodeBatch:
     from nvidia import nvimgcodec
 
     kind = getattr(nvimgcodec.BackendKind, backend)
-    # as libjpeg-turbo, and so Pillow, interpolates subsampled colours
+    # interpolates subsampled colours as libjpeg-turbo, and so Pillow, does
     fancy = ":fancy_upsampling=1"
     decoder = nvimgcodec.Decoder(device_id=0, backends=[nvimgcodec.Backend(kind)], options=fancy)
 
@@ -130,7 +131,7 @@ DECODERS: dict[str, Callable[[], DecodeBatch]] = {
 
 
 def resize(image: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """As the service does, on the GPU: the shorter side resized, bilinear with antialiasing, the centre cut out.
+    """Resizes the shorter side (bilinear, antialiased) and crops the centre, as the service does, on the GPU.
 
     Args:
         image: uint8 `(3, H, W)`.

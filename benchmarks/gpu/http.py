@@ -1,4 +1,4 @@
-"""Stage 4, the service over HTTP: by workers and connections, beside what the host's cores can decode."""
+"""Stage 4: images/s over HTTP by workers and connections, beside what the host's cores can decode."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from multiprocessing.pool import Pool
 
 from benchmarks.closed_loop import closed_loop
 from benchmarks.gpu.plan import Plan, Report, model_folder, per_second
-from benchmarks.serving import children, cpu_seconds, proportional_mb, service
-from service.card import ModelCard, Preprocessing
-from service.imaging import decode
-from service.providers import usable_cores
+from benchmarks.processes import cpu_seconds, proportional_mb
+from benchmarks.serving import model_options, service
+from service.runtime.images.decoding import decode
+from service.runtime.machine import usable_cores
+from service.runtime.model_card import Preprocessing
+from service.runtime.model_folder import read_card
 
-STARTUP_S = 120  # until all processes have imported what they need
+STARTUP_S = 120  # limit for all decoding processes to start
 
 
 def run(plan: Plan, report: Report) -> None:
-    """The service with more and more workers, under more and more connections. Times in ms, rates in images/s.
+    """Measures the service by number of workers and of connections. Times in ms, rates in images/s.
 
     Raises:
         ProviderUnavailable: the service does not start.
@@ -31,7 +33,7 @@ def run(plan: Plan, report: Report) -> None:
     from benchmarks.photo import photo
 
     jpeg, folder = photo(), model_folder(plan)
-    preprocessing = ModelCard.read(folder).preprocessing
+    preprocessing = read_card(folder).preprocessing
     workers = (1, 2) if plan.tiny else (8, 1, 4, 12)
     connections = (1, 4) if plan.tiny else (1, 32, 256)
     load_seconds = 1 if plan.tiny else 2
@@ -42,9 +44,7 @@ def run(plan: Plan, report: Report) -> None:
         capacity = decode_capacity(pool, jpeg, preprocessing, plan.seconds)
         report.add("decoding", {"cores": usable_cores(), "images/s": capacity})
         for number in workers:
-            options = {
-                "models-dir": folder.parent.parent,
-                "models": folder.parent.name,
+            options = model_options(folder) | {
                 "provider": plan.device,
                 "precision": plan.precision,
                 "workers": number,
@@ -52,14 +52,15 @@ def run(plan: Plan, report: Report) -> None:
                 "cache-dir": cache,
             }
             with service(options) as running:
-                closed_loop(pool, running.url, jpeg, max(connections), 1)  # warm
+                closed_loop(pool, running.url, jpeg, max(connections), 1)  # warm-up
                 for count in connections:
-                    pids = [running.pid, *children(running.pid)]
-                    before = sum(map(cpu_seconds, pids))
+                    pids = running.pids()
+                    before = cpu_seconds(pids)
                     with gpu_use(plan) as use:
                         load, load_cpu = closed_loop(pool, running.url, jpeg, count, load_seconds)
                     requests = load.images_per_second * load_seconds
-                    left = 1 - load_cpu / load_seconds / usable_cores()  # of the cores, beside the load
+                    # the fraction of the cores that making the load leaves to the service
+                    left = 1 - load_cpu / load_seconds / usable_cores()
                     row: dict[str, float | None] = {
                         "workers": number,
                         "connections": count,
@@ -71,7 +72,7 @@ def run(plan: Plan, report: Report) -> None:
                         "of what the load leaves of decoding": load.images_per_second / capacity / left
                         if left > 0
                         else None,
-                        "service, CPU-ms": 1000 * (sum(map(cpu_seconds, pids)) - before) / requests,
+                        "service, CPU-ms": 1000 * (cpu_seconds(pids) - before) / requests,
                         "load, CPU-ms": 1000 * load_cpu / requests,
                         "host MB": proportional_mb(pids),
                     }
@@ -84,13 +85,13 @@ def decode_rate(jpeg: bytes, preprocessing: Preprocessing, seconds: float) -> fl
 
 
 def decode_capacity(pool: Pool, jpeg: bytes, preprocessing: Preprocessing, seconds: float) -> float:
-    """Images/s that all cores decode, with a process on each."""
+    """Images/s that all cores decode, with a process for each."""
     return sum(pool.starmap(decode_rate, [(jpeg, preprocessing, seconds)] * usable_cores(), chunksize=1))
 
 
 @contextmanager
 def gpu_use(plan: Plan) -> Iterator[dict[str, float]]:
-    """Filled at the end: the GPU's mean utilisation and the most memory in use, by nvidia-smi."""
+    """Watches the GPU by nvidia-smi. The dictionary gets its mean utilisation and peak memory at the end."""
     use: dict[str, float] = {}
     if plan.device == "cpu" or not shutil.which("nvidia-smi"):
         yield use

@@ -1,4 +1,4 @@
-"""Stage 1, the provider: where nodes are placed, parity with PyTorch, the self-test, the tests that need a GPU."""
+"""Stage 1: correctness on the GPU: placement of nodes, self-test, parity with PyTorch, the GPU tests."""
 
 from __future__ import annotations
 
@@ -15,78 +15,87 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.gpu.plan import PRECISIONS, Plan, Report, fault, model_folder
-from service.card import MODEL_FILES, ModelCard, SelfTest
-from service.engine import FILES, INPUT, SelfTestFailed
-from service.loading import load_engine
-from service.providers import ORT_NAMES, Compute, ProviderUnavailable, cuda_options, open_session, usable_cores
+from service.runtime.choices import FILES, Precision
+from service.runtime.graph import INPUT
+from service.runtime.loading import load_engine
+from service.runtime.machine import usable_cores
+from service.runtime.model_folder import MODEL_FILES, read_card
+from service.runtime.providers import (
+    ORT_NAMES,
+    ProviderUnavailable,
+    cuda_options,
+    open_session,
+)
+from service.runtime.self_test import SelfTest, SelfTestFailed
 
-BATCHES = (1, 3, 8, 64)  # of parity
+PARITY_BATCHES = (1, 3, 8, 64)
 AGREEMENT_IMAGES = 256
 
 
 def run(plan: Plan, report: Report) -> None:
-    """Of a published network in every precision of the device."""
+    """Checks a published network in every precision of the device."""
     started = time.perf_counter()
     folder = model_folder(plan)
     report.add("model", {"folder": str(folder), "seconds": time.perf_counter() - started})
-    card = ModelCard.read(folder)
+    card = read_card(folder)
     for precision in reversed(PRECISIONS[plan.device]):
         report.add("nodes", placed(folder, precision, plan))
 
-    # imported only here: it brings PyTorch
-    from model_export.parity import sample_images, torch_answers
-    from model_export.random_weights import random_weights
+    # imported here because they bring PyTorch
+    from model_export.drawings.samples import sample_images
+    from model_export.export.parity_gate import torch_answers
+    from model_export.weights.random_weights import random_weights
 
     images = sample_images(16 if plan.tiny else AGREEMENT_IMAGES, card.preprocessing)
-    compared = images[: sum(batches_of(plan))]
+    compared = images[: sum(parity_batches(plan))]
     expected, _, _ = torch_answers(random_weights(card.architecture).serving_graph(), compared)
     (on_cpu,) = open_session(folder / MODEL_FILES["fp32"], "cpu", threads=usable_cores()).ort.run(
         ["logits"], {INPUT: compared}
     )
-    found: dict[Compute, np.ndarray] = {}
+    logits_by_precision: dict[Precision, np.ndarray] = {}
     for precision in reversed(PRECISIONS[plan.device]):
         try:
-            found[precision] = proven(folder, precision, images, expected, on_cpu, plan, report)
+            logits_by_precision[precision] = checked(folder, precision, images, expected, on_cpu, plan, report)
         except (ProviderUnavailable, SelfTestFailed) as error:
             report.add("self-test", {"precision": precision, "error": fault(error)})
-    if "fp32" in found:
-        for precision, logits in found.items():
-            row = {"precision": precision, "images": len(images), "top-1 as fp32": agreement(logits, found["fp32"])}
-            report.add("agreement", row)
+    if "fp32" in logits_by_precision:
+        for precision, logits in logits_by_precision.items():
+            same = agreement(logits, logits_by_precision["fp32"])
+            report.add("agreement", {"precision": precision, "images": len(images), "top-1 as fp32": same})
     if plan.device == "cuda":
         report.add("tests", tests())
 
 
-def batches_of(plan: Plan) -> tuple[int, ...]:
-    """The batch sizes of parity."""
-    return (1, 3) if plan.tiny else BATCHES
+def parity_batches(plan: Plan) -> tuple[int, ...]:
+    """The batch sizes in which logits are compared."""
+    return (1, 3) if plan.tiny else PARITY_BATCHES
 
 
-def proven(
+def checked(
     folder: Path,
-    precision: Compute,
+    precision: Precision,
     images: np.ndarray,
     expected: np.ndarray,
     on_cpu: np.ndarray,
     plan: Plan,
     report: Report,
 ) -> np.ndarray:
-    """Opens a published network as the service does, and reports how far its logits are from others.
+    """Opens a published network as the service does; reports its self-test and its parity.
 
     Args:
         images: uint8 `(N, 3, crop, crop)`.
-        expected, on_cpu: PyTorch's logits of the first of them, and the CPU provider's; float32 `(n, classes)`.
+        expected, on_cpu: logits of the first n images by PyTorch and by the CPU provider; float32 `(n, classes)`.
 
     Returns:
-        Its logits of all images.
+        The engine's logits of all images.
 
     Raises:
-        ProviderUnavailable, SelfTestFailed: as `load_engine`.
+        ProviderUnavailable, SelfTestFailed: as in `load_engine`.
     """
     started = time.perf_counter()
     engine = load_engine(
         folder,
-        ModelCard.read(folder),
+        read_card(folder),
         provider=plan.device,
         precision=precision,
         threads=usable_cores(),
@@ -96,7 +105,7 @@ def proven(
     difference = engine.self_test(SelfTest.read(folder))
     report.add("self-test", {"precision": precision, "of range": difference, "seconds to ready": opened})
     start = 0
-    for size in batches_of(plan):
+    for size in parity_batches(plan):
         part = slice(start, start := start + size)
         ours, scale = engine.infer(images[part])["logits"], float(np.ptp(expected))
         row = {
@@ -111,12 +120,12 @@ def proven(
 
 
 def agreement(logits: np.ndarray, others: np.ndarray) -> float:
-    """The share of images with the same best class."""
+    """The fraction of images with the same top class."""
     return float((logits.argmax(axis=1) == others.argmax(axis=1)).mean())
 
 
-def placed(folder: Path, precision: Compute, plan: Plan) -> dict[str, object]:
-    """How many nodes run on which provider, by ONNX Runtime's own profile of a batch of 2."""
+def placed(folder: Path, precision: Precision, plan: Plan) -> dict[str, object]:
+    """How many nodes run on which provider, from ONNX Runtime's profile of a batch of 2."""
     model = folder / MODEL_FILES[FILES[precision]]
     options = ort.SessionOptions()
     options.enable_profiling = True
@@ -136,7 +145,7 @@ def placed(folder: Path, precision: Compute, plan: Plan) -> dict[str, object]:
 
 
 def tests() -> dict[str, object]:
-    """The tests marked `gpu`. Without the project's settings, which need plug-ins that are not there."""
+    """Runs the tests marked `gpu`, without the project's pytest settings: they need plug-ins that may be missing."""
     command = ["-m", "pytest", "-c", os.devnull, "--rootdir", ".", "--import-mode", "importlib", "-q", "-m", "gpu"]
     finished = subprocess.run([sys.executable, *command, "tests/service"], capture_output=True, text=True)
     return {"status": finished.returncode, "last lines": finished.stdout.strip().splitlines()[-5:]}

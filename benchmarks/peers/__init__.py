@@ -1,1 +1,1 @@
-"""Our service beside the servers that people would pick instead: same model, same JPEG, one alternating run."""
+"""Our service beside other model servers: same model, same JPEG, in alternation."""

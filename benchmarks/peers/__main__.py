@@ -1,8 +1,8 @@
-"""Measures our service beside its peers.
+"""Throughput, latency, CPU time and memory of our service beside other model servers.
 
 python -m benchmarks.peers [--rounds 3] [--seconds 6] [--peers a,b] [--modes default,ours] [--no-open-loop]
                            [--service=--provider=cpu] [--json FILE] [--plot FILE]
-python -m benchmarks.peers --from FILE [--plot FILE]      (prints a run again, measures nothing)
+python -m benchmarks.peers --from FILE [--plot FILE]      # prints a saved run, measures nothing
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe, save
-from benchmarks.models import latest, resnet50
+from benchmarks.machine import describe, heading, save
+from benchmarks.models import RESNET50, published
 from benchmarks.peers.catalogue import peers
 from benchmarks.peers.measuring import OPEN_LOOP_TIMES, Plan, Setting, measure
 from benchmarks.peers.model import EngineName
@@ -28,38 +28,48 @@ ENGINES: tuple[EngineName, ...] = ("default", "ours")
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=6, help="of closed-loop load at each number of connections")
-    parser.add_argument("--peers", type=_names(tuple(peers())), default=tuple(peers()), help=f"of {', '.join(peers())}")
-    parser.add_argument("--modes", type=_names(ENGINES), default=ENGINES, help="the engines inside the peers")
-    parser.add_argument("--no-open-loop", dest="open_loop", action="store_false")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     parser.add_argument(
-        "--service", type=shlex.split, default=(), help="further options of our service: --service='--a=1 --b=2'"
+        "--seconds", type=int, default=6, help="of closed loop at each number of connections (default: 6)"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures of every round and the machine here")
-    parser.add_argument("--plot", type=Path, help="also draw them, as a PNG file")
-    parser.add_argument("--from", dest="source", type=Path, help="print the run that --json wrote here instead")
+    parser.add_argument(
+        "--peers", type=_names(tuple(peers())), default=tuple(peers()), help=f"(default: {','.join(peers())})"
+    )
+    parser.add_argument(
+        "--modes", type=_names(ENGINES), default=ENGINES, help="engines in the peers (default: default,ours)"
+    )
+    parser.add_argument("--no-open-loop", dest="open_loop", action="store_false", help="measure the closed loop only")
+    parser.add_argument(
+        "--service", type=shlex.split, default=(), help="options for our service: --service='--a=1 --b=2'"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also save the figures of every round and the machine here"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also plot them to this PNG file")
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE", help="print the run that --json saved here instead"
+    )
     return parser.parse_args()
 
 
 def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """An argument of names, separated by commas."""
+    """Parses an argument: names separated by commas."""
 
     def names(text: str) -> tuple[str, ...]:
         chosen = tuple(text.split(","))
         if unknown := [name for name in chosen if name not in known]:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not among {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; choose from {', '.join(known)}")
         return chosen
 
     return names
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measures, and returns what --json writes."""
-    model = latest(resnet50())
+    """Measures, and returns the content of the file that --json saves."""
+    model = published(RESNET50, "int8")
     plan = Plan(args.rounds, args.seconds, args.open_loop)
-    everyone = peers(args.service)
-    settings = measure([everyone[name] for name in args.peers], args.modes, model, photo(), plan)
+    by_name = peers(args.service)
+    settings = measure([by_name[name] for name in args.peers], args.modes, model, photo(), plan)
     return {
         "machine": describe(),
         "plan": plan._asdict(),
@@ -70,9 +80,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def heading(found: dict[str, Any]) -> str:
-    """The machine, and how it was measured."""
-    lines = [f"{name}: {value}" for name, value in found["machine"].items()]
+def preface(found: dict[str, Any]) -> str:
+    """The machine and the plan of a run."""
+    lines = [heading(found["machine"])]
     plan = Plan(**found["plan"])
     lines.append(
         f"ResNet-50, one JPEG of {found['jpeg_bytes']} bytes, 500x375; wrk on the same machine, {plan.seconds} s at "
@@ -81,7 +91,7 @@ def heading(found: dict[str, Any]) -> str:
     if plan.open_loop:
         lines.append(
             f"open loop: Poisson arrivals for {OPEN_LOOP_TIMES * plan.seconds} s at each rate, in % of the server's "
-            "own highest rate in the closed loop of the same round"
+            "highest rate in the closed loop of the same round"
         )
     if found["service"]:
         lines.append(f"options of our service: {shlex.join(found['service'])}")
@@ -94,7 +104,7 @@ def main() -> None:
     if args.json:
         save(args.json, **found)
     settings = [Setting(**entry) for entry in found["settings"]]
-    print(heading(found), markdown(settings, found["engines"]), sep="\n\n")
+    print(preface(found), markdown(settings, found["engines"]), sep="\n\n")
     if args.plot:
         plot(settings, found["engines"], args.plot)
 

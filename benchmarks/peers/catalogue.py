@@ -1,4 +1,4 @@
-"""Who is compared, and how each is started and asked, as its own documentation shows it."""
+"""The servers that are compared: how each is started and queried, as its own documentation shows."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ BOUNDARY = "part-of-a-form"
 
 
 class Place(NamedTuple):
-    """Where a server is to run."""
+    """Where a server runs, and what it serves."""
 
-    python: Path  # of its environment
+    python: Path  # the interpreter of its environment
     folder: Path  # empty, its working directory
-    ports: Sequence[int]  # free ones; it answers on the first
-    model: Path  # the published model's folder, `models/<name>/<version>`
+    ports: Sequence[int]  # free ones; the first is for HTTP
+    model: Path  # the folder of the published version, `models/<name>/<version>`
 
 
 Command = Callable[[Place], Sequence[object]]
@@ -37,14 +37,14 @@ class Peer:
     """A server to measure.
 
     Attributes:
-        name: of its folder here, and in the results.
-        package: the distribution whose version is reported; None is our own service, which needs no environment.
-        command: writes what it needs into the folder and returns how to start it.
-        path: of the URL that classifies.
-        encode: a JPEG file -> the body of a request.
-        predicted: a parsed answer -> the class it puts first.
-        engines: the engines it is measured with.
-        variables: environment variables it is started with.
+        name: its name in the results, and of its folder here.
+        package: the distribution whose version is reported; None for our own service, which needs no environment.
+        command: writes configuration files into the folder and returns the command that starts it.
+        path: the URL's path for classification.
+        encode: from a JPEG file to the body of a request.
+        predicted: from a parsed answer to the class that it ranks first.
+        engines: the engines that it is measured with.
+        variables: its environment variables.
     """
 
     name: str
@@ -58,12 +58,13 @@ class Peer:
     variables: dict[str, str] = field(default_factory=dict)
 
     def python(self) -> Path:
-        """Its interpreter, with what it needs installed. Raises EnvironmentFailed."""
+        """The interpreter of its environment, which is made on first use. Raises EnvironmentFailed."""
         if self.package is None:
             return Path(sys.executable)
         return environment(self.name, HERE / self.name / "requirements.txt")
 
     def version(self, python: Path) -> str:
+        """The installed version of its package; `this` for our own service."""
         return "this" if self.package is None else version(python, self.package)
 
 
@@ -90,7 +91,7 @@ def _litserve(place: Place) -> Sequence[object]:
 
 
 def _mosec(place: Place) -> Sequence[object]:
-    # Its default refuses requests after 3 s, the others' after 30 s or never: 32 of them take longer on a slow machine.
+    # Its default is to refuse requests after 3 s, that of the others 30 s or never. On a slow machine 32 take longer.
     address = ["--address", "127.0.0.1", "--port", place.ports[0], "--timeout", 30_000]
     return [place.python, _script("mosec"), *address]
 
@@ -126,7 +127,7 @@ def _torchserve(place: Place) -> Sequence[object]:
     grpc = {f"grpc_{name}_port": port for name, port in zip(("inference", "management"), place.ports[3:], strict=True)}
     workers = {"minWorkers": 1, "maxWorkers": 1, "batchSize": MAX_BATCH, "maxBatchDelay": round(1000 * WINDOW_S)}
     models = {"resnet50": {"1.0": {"defaultVersion": True, "marName": "resnet50.mar", **workers}}}
-    # it unpacks models below Java's temporary folder, and leaves them there
+    # it unpacks models in Java's temporary folder, and does not remove them
     settings = addresses | grpc | {"models": json.dumps(models), "vmargs": f"-Djava.io.tmpdir={place.folder}"}
     lines = [f"{name}={value}" for name, value in settings.items()]
     (place.folder / "config.properties").write_text("\n".join(lines) + "\n")
@@ -149,8 +150,8 @@ def _in_form(jpeg: bytes) -> bytes:
 
 
 def peers(service_options: Sequence[str] = ()) -> dict[str, Peer]:
-    """Everyone, by name; our own service with further command-line options."""
-    everyone = [
+    """All servers, by name; our own gets these command-line options."""
+    servers = [
         Peer(
             OURS,
             None,
@@ -190,4 +191,4 @@ def peers(service_options: Sequence[str] = ()) -> dict[str, Peer]:
             predicted=lambda answer: int(answer[0]["class_id"]),
         ),
     ]
-    return {peer.name: peer for peer in everyone}
+    return {peer.name: peer for peer in servers}

@@ -1,7 +1,7 @@
-"""A virtual environment per peer, made on first use.
+"""Virtual environments of the peers, made on first use.
 
-All peers get the same NumPy, Pillow and ONNX Runtime, in the versions that our service is tested with: what is compared
-is the serving layer. Everything else is what the peer itself asks for.
+All peers get the same NumPy, Pillow and ONNX Runtime, in the versions that our service is tested with, since the
+benchmark compares serving layers. All other versions are the peer's own choice.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 
 CACHE = Path(".cache/peers")
 CONSTRAINTS = Path("docker/constraints.txt")
-# What `benchmarks.peers.model` imports, itself and through `service`.
+# What `benchmarks.peers.model` imports, directly and through `service`.
 SHARED = ("numpy", "onnxruntime", "onnxruntime-ep-openvino", "pillow", "pydantic")
 
 
 class EnvironmentFailed(Exception):
-    """pip could not install a peer; the message is its last line."""
+    """pip could not install a peer; the message is pip's last error."""
 
 
 def shared_pins(constraints: str) -> list[str]:
@@ -30,10 +30,10 @@ def shared_pins(constraints: str) -> list[str]:
 
 
 def environment(peer: str, requirements: Path) -> Path:
-    """The `python` of a peer's environment, which is made again when its requirements have changed.
+    """The interpreter of a peer's environment, which is made anew when its requirements have changed.
 
     Raises:
-        EnvironmentFailed: pip says why.
+        EnvironmentFailed: pip failed.
     """
     folder = (CACHE / peer).absolute()
     python = folder / "bin" / "python"
@@ -51,7 +51,7 @@ def environment(peer: str, requirements: Path) -> Path:
 
 
 def version(python: Path, package: str) -> str:
-    """The installed version of a package in an environment."""
+    """The version of a package in an environment; `?` if it is not installed."""
     installed = json.loads(_pip(python, "list", "--format=json"))
     by_name = {_normal(entry["name"]): str(entry["version"]) for entry in installed}
     return by_name.get(_normal(package), "?")
@@ -61,8 +61,8 @@ def _pip(python: Path, *arguments: str) -> str:
     command = [str(python), "-m", "pip", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
-        raise EnvironmentFailed(f"pip: {said[-1].removeprefix('ERROR: ')}")
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
+        raise EnvironmentFailed(f"pip: {errors[-1].removeprefix('ERROR: ')}")
     return done.stdout
 
 

@@ -1,6 +1,6 @@
-"""The model as every peer's server imports it: with what users write by default, or with our engine inside.
+"""The model in every peer's server: on ONNX Runtime and Pillow as users write it, or on our engine.
 
-The only module of the peers that knows `service`.
+The only module that the peers' servers import, and so their only way to `service`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 import onnxruntime as ort
 from PIL import Image
 
-from service.card import ModelCard
-from service.imaging import decode
-from service.loading import load_engine
-from service.providers import usable_cores
+from service.runtime.images.decoding import decode
+from service.runtime.loading import load_engine
+from service.runtime.machine import usable_cores
+from service.runtime.model_folder import read_card
 
 EngineName = Literal["default", "ours"]
 
-# How the benchmark tells a server what to load.
+# Environment variables that tell a server what to load.
 ENGINE_VARIABLE = "PEER_ENGINE"
 FOLDER_VARIABLE = "PEER_MODEL"
 
-MAX_BATCH = 8  # of every server that batches
-WINDOW_S = 0.005  # that it may wait for a batch to fill
+MAX_BATCH = 8  # in every server that batches
+WINDOW_S = 0.005  # how long it may wait for a batch to fill
 TOP = 5
 
 
@@ -37,7 +37,7 @@ class Prediction(TypedDict):
 
 
 Decode = Callable[[bytes], np.ndarray]  # a JPEG file -> uint8 (3, 224, 224), RGB
-Infer = Callable[[np.ndarray], list[list[Prediction]]]  # uint8 (N, 3, 224, 224) -> the best classes of each, best first
+Infer = Callable[[np.ndarray], list[list[Prediction]]]  # uint8 (N, 3, 224, 224) -> the top classes of each
 
 
 class Model(NamedTuple):
@@ -48,24 +48,24 @@ class Model(NamedTuple):
 
 
 def load(engine: EngineName, folder: Path) -> Model:
-    """A published model: on ONNX Runtime and Pillow as their documentation shows them, or on our engine."""
+    """Loads a published model: on ONNX Runtime and Pillow as their documentation shows them, or on our engine."""
     infer = _default_infer(folder) if engine == "default" else _our_infer(folder)
     return Model(load_decode(engine, folder), infer)
 
 
 def load_decode(engine: EngineName, folder: Path) -> Decode:
-    """The first half of `load`, for processes that only decode."""
+    """Loads the decoder only, for processes that do not infer."""
     return _plain_decode if engine == "default" else _our_decode(folder)
 
 
-def asked_for() -> tuple[EngineName, Path]:
-    """What the benchmark has asked this server to load."""
+def from_environment() -> tuple[EngineName, Path]:
+    """The engine and the model that this server shall load, by its environment variables."""
     engine: EngineName = "ours" if os.environ[ENGINE_VARIABLE] == "ours" else "default"
     return engine, Path(os.environ[FOLDER_VARIABLE])
 
 
 def best(logits: np.ndarray) -> list[list[Prediction]]:
-    """The best five classes of every row of logits."""
+    """The top five classes of every row of logits, best first."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     order = np.argsort(-probabilities, axis=1)[:, :TOP]
@@ -95,11 +95,11 @@ def _default_infer(folder: Path) -> Infer:
 
 
 def _our_decode(folder: Path) -> Decode:
-    preprocessing = ModelCard.read(folder).preprocessing
+    preprocessing = read_card(folder).preprocessing
     return lambda data: decode(data, preprocessing, max_pixels=64_000_000).pixels
 
 
 def _our_infer(folder: Path) -> Infer:
-    card = ModelCard.read(folder)
+    card = read_card(folder)
     engine = load_engine(folder, card, provider="auto", threads=usable_cores(), max_batch=MAX_BATCH)
     return lambda images: best(engine.infer(images)["logits"])

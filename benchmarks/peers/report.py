@@ -1,4 +1,4 @@
-"""What was measured, as Markdown tables and as a plot."""
+"""The figures of a run as Markdown tables and as a plot."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks.peers.catalogue import OURS
 from benchmarks.peers.measuring import CONNECTIONS, LOADS, Setting
 from benchmarks.peers.model import EngineName
+from benchmarks.tables import markdown_table, spread, with_range
 
 MOST = CONNECTIONS[-1]
 TITLES: dict[EngineName, str] = {
@@ -24,13 +25,13 @@ BLUE, GREY = "#0072B2", "#9a9a9a"
 
 
 def compared(settings: Sequence[Setting], engine: EngineName) -> list[Setting]:
-    """The peers with an engine, and our service, which has but one: fastest first, those without figures last."""
+    """The peers with this engine, and our service: fastest first, those without figures last."""
     chosen = [setting for setting in settings if setting.peer == OURS or setting.engine == engine]
     return sorted(chosen, key=lambda setting: -(median(setting, f"{MOST}.per_second") or 0))
 
 
 def median(setting: Setting, name: str) -> float | None:
-    """Of a figure over the rounds that have it."""
+    """The median of a figure over the rounds that have it; None without any."""
     values = [figures[name] for figures in setting.rounds if name in figures]
     return statistics.median(values) if values else None
 
@@ -43,7 +44,7 @@ def failures(setting: Setting) -> int:
 
 
 def ratio(settings: Sequence[Setting], engine: EngineName, connections: int) -> tuple[float, str] | None:
-    """Our throughput ÷ that of the best peer, and which it is; None without either."""
+    """Our throughput ÷ that of the fastest peer, and the peer's name; None if either is missing."""
     name = f"{connections}.per_second"
     rates = {setting.peer: median(setting, name) or 0.0 for setting in compared(settings, engine)}
     ours = rates.pop(OURS, 0.0)
@@ -54,7 +55,7 @@ def ratio(settings: Sequence[Setting], engine: EngineName, connections: int) -> 
 
 
 def markdown(settings: Sequence[Setting], engines: Sequence[EngineName]) -> str:
-    """Two tables per engine, closed loop and open loop, with the ratios and what went wrong."""
+    """For each engine: a table of the closed loop, the ratios, a table of the open loop, and the errors."""
     parts = []
     for engine in engines:
         rows = compared(settings, engine)
@@ -80,41 +81,44 @@ def _closed_table(rows: Sequence[Setting]) -> str:
         "RSS MB",
         "failed",
     ]
-    lines = [titles, ["---"] * len(titles)]
+    lines = []
     for setting in rows:
-        low_high = [figures[f"{MOST}.per_second"] for figures in setting.rounds]
-        spread = f" ({min(low_high):.1f}–{max(low_high):.1f})" if low_high else ""
+        rates = [figures[f"{MOST}.per_second"] for figures in setting.rounds]
         lines.append(
             [
-                f"**{setting.peer}**" if setting.peer == OURS else setting.peer,
+                _name(setting),
                 setting.version,
                 *(_text(setting, f"{connections}.per_second") for connections in CONNECTIONS[:-1]),
-                _text(setting, f"{MOST}.per_second") + spread,
+                with_range(spread(rates)) if rates else "–",
                 *(_at_levels(setting, name) for name in ("p50", "p95", "p99", "cpu_ms")),
                 _text(setting, "memory.pss", digits=0),
                 _text(setting, "memory.rss", digits=0),
                 str(failures(setting)) if setting.rounds else "–",
             ]
         )
-    return _table(lines)
+    return markdown_table(titles, lines)
 
 
 def _open_table(rows: Sequence[Setting]) -> str:
     titles = ["server", *(f"p50 / p95 / p99 ms at {100 * share:.0f} % (req/s)" for share in LOADS)]
-    lines = [titles, ["---"] * len(titles)]
+    lines = []
     for setting in rows:
         cells = []
         for load in OPEN:
             latencies = " / ".join(_text(setting, f"{load}.{name}") for name in ("p50", "p95", "p99"))
             cells.append(f"{latencies} ({_text(setting, f'{load}.offered')})")
-        lines.append([f"**{setting.peer}**" if setting.peer == OURS else setting.peer, *cells])
-    return _table(lines)
+        lines.append([_name(setting), *cells])
+    return markdown_table(titles, lines)
 
 
 def _ratios(settings: Sequence[Setting], engine: EngineName) -> str:
     found = [(connections, ratio(settings, engine, connections)) for connections in CONNECTIONS]
     texts = [f"{value[0]:.2f} at {connections} ({value[1]})" for connections, value in found if value]
-    return f"{OURS} ÷ the best peer, requests/s by connections: {', '.join(texts)}." if texts else ""
+    return f"{OURS} ÷ the fastest peer, requests/s by connections: {', '.join(texts)}." if texts else ""
+
+
+def _name(setting: Setting) -> str:
+    return f"**{setting.peer}**" if setting.peer == OURS else setting.peer
 
 
 def _at_levels(setting: Setting, name: str) -> str:
@@ -126,12 +130,8 @@ def _text(setting: Setting, name: str, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def plot(settings: Sequence[Setting], engines: Sequence[EngineName], path: Path) -> None:
-    """A PNG: throughput and latency by server, a row of panels per engine."""
+    """Writes a PNG: throughput and latency by server, a row of panels for each engine."""
     figure = Figure(figsize=(10, 3.2 * len(engines)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(engines), 2, squeeze=False)
@@ -145,7 +145,7 @@ def plot(settings: Sequence[Setting], engines: Sequence[EngineName], path: Path)
 
 
 def _bars(panel: Axes, rows: Sequence[Setting], name: str, title: str) -> None:
-    """Medians as bars, lowest to highest as a line on each."""
+    """Draws medians as bars, with a line from the lowest to the highest."""
     for position, setting in enumerate(rows):
         values = [figures[name] for figures in setting.rounds]
         middle = statistics.median(values)

@@ -1,4 +1,4 @@
-"""Starting a peer's server, waiting until it answers as it should, and ending all of it."""
+"""A peer's server: starts it, checks its first answer, and ends all of its processes."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ from typing import NamedTuple
 
 from benchmarks.peers.catalogue import Peer, Place
 from benchmarks.peers.model import ENGINE_VARIABLE, FOLDER_VARIABLE, EngineName
+from benchmarks.serving import free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 START_S = 120.0
 ANSWER_S = 30.0
-PORTS = 5  # TorchServe listens on that many
-GRACE_S = 5.0  # between asking a server to end and killing what is left of it
-LOG_LINES, LOG_CHARACTERS = 5, 300  # of a server that did not start, to say why
+PORTS = 5  # as many as TorchServe needs
+GRACE_S = 5.0  # between asking a server to end and killing its processes
+LOG_LINES, LOG_CHARACTERS = 5, 300  # of the log, in the message about a server that did not start
 
 
 class NotServing(Exception):
-    """A server did not start, or answers wrongly; the message says why."""
+    """A server did not start, or gives wrong answers; the message says why."""
 
 
 class Server(NamedTuple):
-    """A server that is running and answers correctly."""
+    """A running server whose answer was correct."""
 
     url: str
     content_type: str
     body: bytes
-    keeper: int  # the process above all of its processes
+    keeper: int  # process id of the keeper above it
 
     def drain(self) -> None:
-        """Returns when it has worked off what it was sent: it answers once more, queued behind the rest.
+        """Waits until the server has no requests left, by sending one more that queues behind them.
 
-        wrk leaves while its last requests are being answered. Many servers compute those all the same, and the next
-        measurement would wait for them.
+        wrk stops while its last requests are unanswered. Many servers compute those all the same, at the expense of the
+        next measurement.
         """
-        with contextlib.suppress(OSError, http.client.HTTPException):  # a failure is for the next measurement to count
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the next measurement counts failures
             _ask(self.url, self.content_type, self.body)
 
 
@@ -54,13 +55,13 @@ class Server(NamedTuple):
 def serving(
     peer: Peer, python: Path, model: Path, engine: EngineName, jpeg: bytes, expected: Container[int]
 ) -> Iterator[Server]:
-    """A peer's server, for as long as the context lasts.
+    """Runs a peer's server in the context.
 
     Args:
-        expected: the classes that it may put first for `jpeg`.
+        expected: the classes that it may rank first for `jpeg`.
 
     Raises:
-        NotServing: it ended, did not answer in time, answered wrongly, or left its port taken.
+        NotServing: it ended, did not answer in time, gave a wrong answer, or left its port in use.
     """
     with tempfile.TemporaryDirectory(prefix=f"peer-{peer.name}-") as name:
         folder = Path(name)
@@ -69,7 +70,7 @@ def serving(
         command = [str(part) for part in peer.command(Place(python, folder, ports, model.absolute()))]
         with (folder / "log").open("wb") as log:
             keeper = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.peers.processes", str(GRACE_S), *command],
+                [sys.executable, "-m", "benchmarks.peers.keeper", str(GRACE_S), *command],
                 cwd=folder,
                 env=_variables(peer, python, model, engine),
                 stdout=log,
@@ -85,16 +86,7 @@ def serving(
                 keeper.terminate()
                 keeper.wait()
         if _listening(ports[0]):
-            raise NotServing(f"port {ports[0]} is still taken after it has ended")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+            raise NotServing(f"it has ended, but its port {ports[0]} is still in use")
 
 
 def _variables(peer: Peer, python: Path, model: Path, engine: EngineName) -> dict[str, str]:
@@ -102,7 +94,7 @@ def _variables(peer: Peer, python: Path, model: Path, engine: EngineName) -> dic
         **os.environ,
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",  # what it prints and what it dies of are one log, in the order in which they happened
+        "PYTHONUNBUFFERED": "1",  # keeps output and errors in order in the log
         ENGINE_VARIABLE: engine,
         FOLDER_VARIABLE: str(model.absolute()),
         **peer.variables,
@@ -118,30 +110,30 @@ def _ask(url: str, content_type: str, body: bytes) -> bytes:
 
 
 def _first_answer(keeper: subprocess.Popen[bytes], url: str, content_type: str, body: bytes, log: Path) -> bytes:
-    """The body of the first answer that is no error. Raises NotServing."""
+    """The body of the first answer without an error status. Raises NotServing."""
     end = time.monotonic() + START_S
-    said = "no answer"
+    last = "no answer"
     while time.monotonic() < end:
         if keeper.poll() is not None:
             raise NotServing(f"it ended: {_tail(log)}")
         try:
             return _ask(url, content_type, body)
-        except urllib.error.HTTPError as error:  # while it starts; or it cannot take the request
-            said = f"{error.code} {error.read(200)!r}"
+        except urllib.error.HTTPError as error:  # it is still starting, or refuses the request
+            last = f"{error.code} {error.read(200)!r}"
         except (OSError, http.client.HTTPException) as error:
-            said = str(error)
+            last = str(error)
         time.sleep(0.1)
-    raise NotServing(f"not ready after {START_S:.0f} s ({said}): {_tail(log)}")
+    raise NotServing(f"not ready after {START_S:.0f} s ({last}): {_tail(log)}")
 
 
 def _check(peer: Peer, answer: bytes, expected: Container[int]) -> None:
-    """Raises NotServing unless the answer puts an expected class first."""
+    """Raises NotServing unless the answer ranks an expected class first."""
     try:
         found = peer.predicted(json.loads(answer))
     except (ValueError, LookupError, TypeError) as error:
-        raise NotServing(f"it answers what it should not ({error!r}): {answer[:200]!r}") from error
+        raise NotServing(f"unexpected answer ({error!r}): {answer[:200]!r}") from error
     if found not in expected:
-        raise NotServing(f"it answers class {found}, none of {expected}")
+        raise NotServing(f"wrong answer: class {found}, expected one of {expected}")
 
 
 def _tail(log: Path) -> str:
@@ -150,5 +142,5 @@ def _tail(log: Path) -> str:
 
 
 def _listening(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Option types, checks and model selection that several commands share."""
 
 from __future__ import annotations
 
@@ -6,128 +6,130 @@ import argparse
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, get_args
 
-from model_export.datasets.layout import Layout
-from model_export.datasets.opening import is_folder
 from model_export.errors import InputError
-from model_export.weights import Loaded, imagenet
-from service.card import Published, nothing_in, published
-
-PublishedWeights = Literal["imagenet", "imagenet-v2"]
+from model_export.paths import expand_home
+from service.runtime.model_folder import ModelVersion, explain_empty, model_versions
 
 
-OF_A_FOLDER = ("val_share", "broken", "split", "ignore")
+def path(text: str) -> Path:
+    """Type of an option that takes a file or a folder; expands `~`, as the service's settings do."""
+    if not text:
+        raise argparse.ArgumentTypeError("empty path: give a file or a folder")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"not valid UTF-8: {text!a}: rename it") from None
+    try:
+        return expand_home(Path(text))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def refuse(args: argparse.Namespace, options: Iterable[str], only: str) -> None:
-    """Raises InputError where one of these options, whose default is None, was given though it would change nothing.
+def whole_number(text: str) -> int:
+    """Type of an option that takes an integer."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a whole number: {text!r}") from None
+
+
+def positive(text: str) -> int:
+    """Type of an option that counts something."""
+    number = whole_number(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def seed(text: str) -> int:
+    """Type of --seed: a value that NumPy and PyTorch both accept."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"not a valid seed: {text!r} (expected 0 to 2^32 - 1)")
+    return number
+
+
+def refuse(args: argparse.Namespace, options: Iterable[str], scope: str) -> None:
+    """Rejects options that would have no effect. Their default has to be None.
 
     Args:
-        only: what they are for, such as "a folder of images".
-    """
-    if given := [f"--{name.replace('_', '-')}" for name in options if getattr(args, name, None) is not None]:
-        raise InputError(f"{' and '.join(given)}: only for {only}: leave {'it' if len(given) == 1 else 'them'} out")
-
-
-def refuse_of_other_data(args: argparse.Namespace) -> None:
-    """Raises InputError where `--data` is no folder and options of a folder were given."""
-    if not is_folder(args.data):
-        refuse(args, OF_A_FOLDER, "a folder of images")
-
-
-def published_weights(args: argparse.Namespace) -> Loaded:
-    """The published weights that `--weights`, of `PublishedWeights`, and `--depth` name.
+        options: names of the options, as attributes of `args`; those that the command does not have are skipped.
+        scope: what the options apply to, such as "a folder of images".
 
     Raises:
-        InputError: there is no depth, or other options ask for a network that nobody has published.
-        Unavailable: the file cannot be had.
+        InputError: at least one of the options was given.
     """
-    if args.depth is None:
-        raise InputError("say which published weights with --depth")
-    if (args.family or "imagenet", args.shortcut or "B", args.variant or "v1.5") != ("imagenet", "B", "v1.5"):
-        raise InputError("the published ImageNet weights are of v1.5 with option B: leave those options out")
-    return imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
+    given = [f"--{name.replace('_', '-')}" for name in options if getattr(args, name, None) is not None]
+    if len(given) == 1:
+        raise InputError(f"{given[0]} only applies to {scope}: leave it out")
+    if given:
+        raise InputError(f"{', '.join(given[:-1])} and {given[-1]} only apply to {scope}: leave them out")
 
 
-def add_layout(parser: argparse.ArgumentParser) -> None:
-    """Options of a folder of images, for `layout_of`."""
+def check_writable(folder: Path) -> None:
+    """Checks that a folder can be written to, or created, before the work whose result goes there.
+
+    Raises:
+        InputError: it cannot.
+    """
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is a file: give a folder, or the name of a new one")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{nearest} is not writable: make it writable for this user, or give another folder")
+
+
+def add_models_dir(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--models-dir", type=path, default=Path("models"), help="the model folder (default: models)")
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Adds `NAME`, `--version` and `--models-dir`, which `selected_versions` reads."""
     parser.add_argument(
-        "--split",
-        metavar="auto|none|TRAIN,VAL",
-        help="the two parts of a folder: auto finds train and val, Training and Testing and the like; none: every "
-        "folder is a class; else their names (default: auto)",
+        "name", metavar="NAME", nargs="?", help="name of a published model (default: every version of every model)"
     )
-    parser.add_argument(
-        "--ignore", action="append", metavar="NAME", help="a folder or file to pass over, or a pattern; may be repeated"
-    )
+    parser.add_argument("--version", type=int, help="version of the model NAME (default: the latest)")
+    add_models_dir(parser)
 
 
-def layout_of(args: argparse.Namespace) -> Layout:
-    return Layout(args.split or "auto", tuple(args.ignore or ()))
+def selected_versions(args: argparse.Namespace) -> list[ModelVersion]:
+    """The model version that NAME and `--version` select; without NAME, every published version.
+
+    Raises:
+        InputError: there is no such model or version, or nothing is published.
+    """
+    if args.name is not None:
+        return [find_version(args.models_dir, args.name, args.version)]
+    refuse(args, ("version",), "a model given by NAME")
+    versions = list(model_versions(args.models_dir))
+    if not versions:
+        raise InputError(explain_empty(args.models_dir))
+    return versions
 
 
-def version_of(root: Path, name: str, version: int | None) -> Published:
-    """The version of a published model that `--version` means, by default the latest.
+def find_version(root: Path, name: str, version: int | None) -> ModelVersion:
+    """A version of a published model.
+
+    Args:
+        root: the model folder.
+        version: None for the latest.
 
     Raises:
         InputError: there is no such model, or it has no such version.
     """
-    entries = list(published(root))
-    if not entries:
-        raise InputError(nothing_in(root))
-    of_name = [entry for entry in entries if entry.name == name]  # ascending
-    if not of_name:
-        names = ", ".join(sorted({entry.name for entry in entries}))
-        raise InputError(f"there is no model {name} in {root}: there is {names}")
+    published = list(model_versions(root))
+    if not published:
+        raise InputError(explain_empty(root))
+    candidates = {entry.version: entry for entry in published if entry.name == name}
+    if not candidates:
+        names = ", ".join(sorted({entry.name for entry in published}))
+        raise InputError(f"there is no model {name} in {root}: choose from {names}")
     if version is None:
-        return of_name[-1]
-    for entry in of_name:
-        if entry.version == version:
-            return entry
-    versions = ", ".join(str(entry.version) for entry in of_name)
-    raise InputError(f"{name} has no version {version}: it has {versions}")
-
-
-def path(text: str) -> Path:
-    """The type of an option that is a file or a folder; `~` is the home, as in the service's settings."""
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty: give a path")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(f"{text!a} is no UTF-8 text: rename it") from None
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text}: this user has no home folder: give the path in full") from None
-
-
-def weights(text: str) -> str:
-    """The type of --weights: one of the words, or else a file."""
-    return text if text in (*get_args(PublishedWeights), "demo", "random") else str(path(text))
-
-
-def check_writable(folder: Path) -> None:
-    """Raises InputError where a folder can neither be written into nor made: before the work whose result it is for."""
-    nearest = next(there for there in (folder.absolute(), *folder.absolute().parents) if there.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{nearest} is a file: give a folder, or the name of a new one")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"{nearest} cannot be written into: let this user write there, or give another folder")
-
-
-def seed(text: str) -> int:
-    """The type of --seed."""
-    number = int(text)
-    if not 0 <= number < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^32 - 1")
-    return number
-
-
-def positive(text: str) -> int:
-    """The type of an option that counts something."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
+        return candidates[max(candidates)]
+    if version not in candidates:
+        raise InputError(f"{name} has no version {version}: choose from {', '.join(map(str, candidates))}")
+    return candidates[version]

@@ -1,4 +1,4 @@
-"""`python -m model_export study NAME`: the paper's findings, measured here."""
+"""The `study` command: repeats the paper's comparisons."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ from pathlib import Path
 from typing import get_args
 
 from model_export.cli.options import check_writable, path, refuse, seed
-from model_export.disk import write_whole
-from model_export.studies.deepest import demonstrate
-from model_export.studies.study import PAPER, SMALL, StudyName, classes_of, study, train_all
-from model_export.studies.table import markdown, table
+from model_export.disk import write_atomically
+from model_export.studies.network_table import network_rows, to_markdown
+from model_export.studies.resnet1202 import run_end_to_end
+from model_export.studies.runs import classes_of, train_all
+from model_export.studies.study import PAPER, SMALL, StudyName, get_study
 
 log = logging.getLogger(__name__)
 
 NAMES = (*get_args(StudyName), "table")
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    text = "Repeat one of the paper's comparisons: degradation, shortcuts, depth; or print the table of all networks."
-    sub = commands.add_parser("study", help=text, description=text)
-    sub.set_defaults(run=run)
-    sub.add_argument("name", choices=NAMES)
-    sub.add_argument("--out", type=path, help="folder for the page, the picture and the runs (default: studies/NAME)")
-    sub.add_argument(
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name",
+        choices=NAMES,
+        help="degradation: plain against residual networks; shortcuts: options A, B and C; depth: 20 to 110 layers and "
+        "ResNet-1202; table: size and cost of every network, without training",
+    )
+    parser.add_argument("--out", type=path, help="folder for the page, the plot and the runs (default: studies/NAME)")
+    parser.add_argument(
         "--paper-scale",
         action="store_const",
         const=True,
-        help="CIFAR-10 and 64,000 steps, as in section 4.2; for a GPU (default: drawings, for two cores)",
+        help="CIFAR-10 and 64,000 steps, as in section 4.2 of the paper; for a GPU (default: drawings, for two cores)",
     )
-    sub.add_argument("--data", metavar="SPEC", help="other data, as of `train`")
-    sub.add_argument("--seed", type=seed, help="(default: 0)")
+    parser.add_argument("--data", metavar="SPEC", help="other data to train on, as for `train`")
+    parser.add_argument("--seed", type=seed, help="seed of all trainings (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,31 +44,37 @@ def run(args: argparse.Namespace) -> int:
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if args.name == "table":
-        text = markdown(table())
-        write_whole(folder / "table.md", text.encode())
-        print(text, end="")
-        return 0
+        table = to_markdown(network_rows())
+        write_atomically(folder / "table.md", table.encode())
+        print(table, end="")
+    else:
+        compare(args, folder)
+    return 0
+
+
+def compare(args: argparse.Namespace, folder: Path) -> None:
+    """Trains the networks of a study, then writes and prints its findings."""
     seed = args.seed or 0
     scale = PAPER if args.paper_scale else SMALL
     if args.data:
         scale = scale._replace(data=args.data)
-    chosen = study(args.name, scale)
-    results = train_all(chosen.panels, scale, folder, seed=seed)
-    notes = f"\n{demonstrate()}\n" if args.name == "depth" and not args.paper_scale else "\n"
-    from model_export.studies import report  # brings matplotlib, which only reports need
+    study = get_study(args.name, scale)
+    results = train_all(study.panels, scale, folder, seed=seed)
+    notes = f"\n{run_end_to_end()}\n" if args.name == "depth" and not args.paper_scale else "\n"
 
-    path = report.write(
+    from model_export.studies.findings import write_findings  # imports matplotlib, which the table does not need
+
+    page = write_findings(
         folder,
-        chosen,
+        study,
         results,
         facts=[
             ("data", f"`{scale.data}`"),
             ("recipe", f"`{' '.join(('paper-cifar', *scale.recipe))}`"),
             ("seed", str(seed)),
         ],
-        classes=classes_of(chosen.panels, folder),
+        classes=classes_of(study.panels, folder),
         notes=notes,
     )
-    print(path.read_text(encoding="utf-8"), end="")
-    log.info("written: %s", path)
-    return 0
+    print(page.read_text(encoding="utf-8"), end="")
+    log.info("wrote %s", page)

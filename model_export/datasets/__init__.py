@@ -1,1 +1,1 @@
-"""Labelled images: folders, CIFAR-10, drawings. They are read as a client would send them, one at a time."""
+"""Labelled images: folders, CIFAR-10 and drawings, read one at a time as a client would send them."""

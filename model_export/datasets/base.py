@@ -1,22 +1,28 @@
-"""What every data set is."""
+"""The interface of a data set, and how a broken image of one is reported."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from service.imaging import load, on_white, open_image, orientation, to_rgb_or_rgba, turned
+from model_export.errors import InputError
+from service.runtime.faults import ImageFault
+from service.runtime.images.decoding import load_pixels, open_image
+from service.runtime.images.orientation import read_orientation
+from service.runtime.images.resizing import flatten_on_white, to_rgb_or_rgba
 
-MAX_PIXELS = 200_000_000  # of a picture to train on: far more than any camera makes
+MAX_PIXELS = 200_000_000  # of one image: far more than any camera takes
 
 
 class Dataset(ABC):
     """Labelled images in a fixed order. Instances are pickled to loader workers, so they hold names, not open files."""
 
-    name: str  # for people: "pictures/train", "CIFAR-10 test"
+    name: str  # for logs and reports: "pictures/train", "CIFAR-10 test"
     classes: tuple[str, ...]
     labels: np.ndarray  # int64 (N,), indices into `classes`
 
@@ -28,28 +34,48 @@ class Dataset(ABC):
         """Image `index` as an encoded file, such as a client would upload.
 
         Raises:
-            OSError: the file has gone.
+            OSError: the file cannot be read.
         """
 
     @abstractmethod
     def title(self, index: int) -> str:
-        """What to call image `index` in a report or an error: its path, or its number."""
+        """The name of image `index` in reports and errors: its path or its number."""
 
     def image(self, index: int) -> Image.Image:
-        """Image `index`, decoded as the service decodes it: RGB, upright, whole.
+        """Image `index`, decoded as the service decodes it: RGB, upright, uncropped.
 
         Raises:
-            ImageProblem: it is broken.
-            OSError: the file has gone.
+            ImageFault: it is broken.
+            OSError: the file cannot be read.
         """
         data = self.read(index)
-        image = load(open_image(data, MAX_PIXELS), data)
-        # converted in any case: an opened image would hold on to its file
-        return on_white(to_rgb_or_rgba(turned(image, orientation(image)))).convert("RGB")
+        image = load_pixels(open_image(data, MAX_PIXELS), data)
+        # `convert` copies an RGB image, too: the opened one would keep its file in memory.
+        return flatten_on_white(to_rgb_or_rgba(read_orientation(image).turn_image(image))).convert("RGB")
 
 
 class Data(NamedTuple):
-    """What a training needs. Both parts have the same classes in the same order."""
+    """The training part and the validation part of a data set, with the same classes in the same order."""
 
     train: Dataset
     val: Dataset
+
+
+def describe_fault(error: ImageFault | OSError) -> str:
+    """Why an image cannot be read, as part of a sentence: "No such file or directory"."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error).rstrip(".")
+
+
+@contextmanager
+def explain_unreadable(dataset: Dataset, index: int, remedy: str = "replace it or leave it out") -> Iterator[None]:
+    """Reports an image that cannot be read as an `InputError` with its title, the fault and a remedy.
+
+    Raises:
+        InputError: the body raised `ImageFault` or `OSError`.
+    """
+    try:
+        yield
+    except (ImageFault, OSError) as error:
+        raise InputError(f"{dataset.title(index)} cannot be used: {describe_fault(error)}: {remedy}") from error

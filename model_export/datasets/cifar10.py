@@ -1,7 +1,7 @@
-"""CIFAR-10: 50,000 + 10,000 images of 32x32 pixels in ten classes (https://www.cs.toronto.edu/~kriz/cifar.html).
+"""CIFAR-10: 50,000 + 10,000 images of 32x32 pixels in ten classes.
 
-Both published forms are read, the binary one and the one of pickled NumPy arrays, from the archive itself or unpacked.
-Of a pickle nothing but arrays, numbers and text is accepted.
+Reads both published forms (https://www.cs.toronto.edu/~kriz/cifar.html), binary and pickled NumPy arrays, from the
+archive or unpacked. Pickles may hold arrays, numbers and text only.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import torch
 
 from model_export.datasets.base import Data
 from model_export.datasets.in_memory import InMemory
-from model_export.download import download, in_home
 from model_export.errors import InputError
-from service.card import sha256
+from model_export.paths import cache_folder
+from model_export.weights.download import download
+from service.runtime.model_folder import sha256
 
 URL = "https://www.cs.toronto.edu/~kriz/"
 URL_VARIABLE = "MODEL_EXPORT_CIFAR10_URL"
@@ -32,16 +33,21 @@ TEST_BATCH = "test_batch"
 META = "batches.meta"
 BATCH_SIZE = 10_000
 CLASSES = 10
-PIXELS = 3 * 32 * 32  # bytes of an image: all of red, then green, then blue, each row by row
+PIXELS = 3 * 32 * 32  # bytes of an image: the red plane, then green, then blue, each row by row
 
 
 class Form(NamedTuple):
-    """One of the published archives, and the folder in it."""
+    """One of the published archives, and the folder in it.
+
+    Attributes:
+        suffix: of its batch files.
+        meta_suffix: of the file with the class names.
+    """
 
     archive: str
     sha256: str
     folder: str
-    suffix: str  # of its batch files
+    suffix: str
     meta_suffix: str
 
 
@@ -68,40 +74,42 @@ class _Batch(NamedTuple):
 
 
 def open_cifar10(where: Path | None = None) -> Data:
-    """The published parts: 50,000 images to train on, 10,000 to validate on (the paper's test set, section 4.2).
+    """The published parts: 50,000 images to train on, 10,000 to validate on.
+
+    The paper (He et al., 2015, section 4.2) tests on the same 10,000.
 
     Args:
-        where: an archive, an unpacked folder, or the folder that holds one of these; by default the cache
-            (`$XDG_CACHE_HOME/resnet-service/cifar10`), into which the binary archive is downloaded if it is empty.
+        where: an archive, an unpacked folder, or the folder that holds one of these; by default the cache,
+            `$XDG_CACHE_HOME/resnet-service/cifar10`. If the cache is empty, the binary archive is downloaded.
 
     Raises:
-        Unavailable: there is none in the cache, and it cannot be downloaded.
-        InputError: what is there is not CIFAR-10, or is damaged.
+        Unavailable: the cache is empty, and the archive cannot be downloaded.
+        InputError: the path is not CIFAR-10, or is damaged.
     """
-    found = _find(where) if where else _cached()
-    form = _form_of(found)
-    files = _unpacked(found, form) if found.is_dir() else _members(found)
+    source = _find(where) if where else _cached()
+    form = _form_of(source)
+    files = _unpacked(source, form) if source.is_dir() else _members(source)
     try:
         parse = _parse_binary if form is BINARY else _parse_pickle
         classes = _class_names(files[META + form.meta_suffix], form)
         train = [parse(files[name + form.suffix]) for name in TRAIN_BATCHES]
         test = [parse(files[TEST_BATCH + form.suffix])]
     except KeyError as error:
-        raise InputError(f"{found} lacks {error.args[0]}: unpack or download {form.archive} again") from None
+        raise InputError(f"{source} lacks {error.args[0]}: unpack or download {form.archive} again") from None
     except _Malformed as error:
-        raise InputError(f"{found} is not CIFAR-10 as published ({error}): download {form.archive} again") from error
+        raise InputError(f"{source} is not CIFAR-10 as published ({error}): download {form.archive} again") from error
     return Data(_joined("CIFAR-10 train", classes, train), _joined("CIFAR-10 test", classes, test))
 
 
 class _Malformed(Exception):
-    """A file that is not of the published format; the message says what is wrong."""
+    """A file is not in the published format; the message names the fault."""
 
 
 def _cached() -> Path:
-    """The cache's archive or unpacked folder, downloaded if there is none."""
-    cache = in_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "resnet-service" / "cifar10"
-    if found := _held_by(cache):
-        return found
+    """The archive or unpacked folder in the cache; downloads the archive if there is neither."""
+    cache = cache_folder(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "resnet-service" / "cifar10"
+    if source := _in_folder(cache):
+        return source
     archive = cache / BINARY.archive
     base_url = os.environ.get(URL_VARIABLE) or URL
     download(
@@ -121,37 +129,39 @@ def _find(where: Path) -> Path:
         raise InputError(f"{where} does not exist: give {BINARY.archive}, {PYTHON.archive} or the folder of one")
     if any((where / (TEST_BATCH + form.suffix)).is_file() for form in FORMS):
         return where
-    if found := _held_by(where):
-        return found
+    if source := _in_folder(where):
+        return source
     expected = ", ".join(name for form in FORMS for name in (form.archive, f"{form.folder}/"))
-    raise InputError(f"{where} holds nothing of CIFAR-10: put one of {expected} there")
+    raise InputError(f"{where} does not hold CIFAR-10: put one of {expected} there")
 
 
-def _held_by(folder: Path) -> Path | None:
+def _in_folder(folder: Path) -> Path | None:
+    """The archive or unpacked folder in a folder."""
     candidates = (folder / name for name in (*(form.archive for form in FORMS), *(form.folder for form in FORMS)))
     return next((path for path in candidates if path.exists()), None)
 
 
-def _form_of(found: Path) -> Form:
-    """Which form a folder or archive is of. Archives are known by their digest, whatever they are called."""
-    if found.is_dir():
-        return BINARY if (found / (TEST_BATCH + BINARY.suffix)).is_file() else PYTHON
-    digest = sha256(found)
+def _form_of(source: Path) -> Form:
+    """The form of a folder or archive. Archives are recognised by their digest, not by their name."""
+    if source.is_dir():
+        return BINARY if (source / (TEST_BATCH + BINARY.suffix)).is_file() else PYTHON
+    digest = sha256(source)
     for form in FORMS:
         if form.sha256 == digest:
             return form
     expected = " or ".join(f"{form.sha256} ({form.archive})" for form in FORMS)
     raise InputError(
-        f"{found} is no published archive of CIFAR-10, or is damaged: its SHA-256 should be {expected}, found "
+        f"{source} is not a published archive of CIFAR-10, or is damaged: its SHA-256 should be {expected}, but is "
         f"{digest}: delete it and download it again"
     )
 
 
 def _members(archive: Path) -> dict[str, bytes]:
-    """The files of an archive by name; nothing is written to disk."""
+    """The files of an archive by name, read without unpacking to disk."""
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            files = ((member, tar.extractfile(member)) for member in tar)  # read in turn: there is no going back
+            # Read in order: seeking back would decompress from the start again.
+            files = ((member, tar.extractfile(member)) for member in tar)
             return {PurePosixPath(member.name).name: file.read() for member, file in files if file}
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(f"{archive} is damaged or cut short ({error}): download it again") from error
@@ -186,7 +196,7 @@ def _class_names(meta: bytes, form: Form) -> tuple[str, ...]:
 
 
 def _parse_binary(data: bytes) -> _Batch:
-    """Records of one byte, the label, and the pixels."""
+    """Reads records of one byte for the label, then the pixels."""
     if len(data) != BATCH_SIZE * (1 + PIXELS):
         raise _Malformed(f"a batch has {len(data)} bytes, not {BATCH_SIZE * (1 + PIXELS)}")
     records = np.frombuffer(data, np.uint8).reshape(BATCH_SIZE, 1 + PIXELS)
@@ -194,7 +204,7 @@ def _parse_binary(data: bytes) -> _Batch:
 
 
 def _parse_pickle(data: bytes) -> _Batch:
-    """A dictionary with the entries `data` and `labels`, among others, written by Python 2."""
+    """Reads a dictionary that Python 2 wrote, with the entries `data` and `labels` among others."""
     content = _unpickled(data)
     labels, pixels = content.get(b"labels"), content.get(b"data")
     if not isinstance(pixels, _Array) or not isinstance(labels, list) or not all(type(i) is int for i in labels):
@@ -207,7 +217,7 @@ def _unpickled(data: bytes) -> Mapping[bytes, Any]:
         content = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
     except _Malformed:
         raise
-    except Exception as error:  # damaged bytes, read as opcodes, raise whatever they happen to mean
+    except Exception as error:  # damaged bytes are read as opcodes, and can raise anything
         raise _Malformed(f"a file cannot be unpickled: {error}") from error
     if not isinstance(content, dict):
         raise _Malformed(f"a file holds a {type(content).__name__}, not a dictionary")
@@ -215,7 +225,7 @@ def _unpickled(data: bytes) -> Mapping[bytes, Any]:
 
 
 class _Type:
-    """Stands for `numpy.dtype`."""
+    """Stands in for `numpy.dtype`."""
 
     def __init__(self, kind: object, *_: object) -> None:
         if kind != b"u1":
@@ -226,7 +236,7 @@ class _Type:
 
 
 class _Array:
-    """Stands for `numpy.ndarray` and what rebuilds one, of which none is called."""
+    """Stands in for `numpy.ndarray` and its `_reconstruct`, neither of which is ever called."""
 
     def __init__(self, *_: object) -> None:
         self.array = np.empty(0, np.uint8)
@@ -244,7 +254,7 @@ _STAND_INS: dict[tuple[str, str], type] = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds dictionaries, lists, numbers, text and arrays of bytes; calls nothing but the two classes above."""
+    """Rebuilds dictionaries, lists, numbers, text and arrays of bytes; calls only the two classes above."""
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) not in _STAND_INS:

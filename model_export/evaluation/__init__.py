@@ -1,1 +1,1 @@
-"""How well a network does: on what data, tested how, and beside which published figures."""
+"""Evaluation of networks on data sets: predictions, metrics, calibration, reported errors."""

@@ -1,4 +1,7 @@
-"""Figures of an evaluation. The predicted class is the most probable; of equal ones that of the lowest class id."""
+"""Metrics of an evaluation.
+
+The predicted class is the most probable one; the lowest class id wins ties.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ BINS = 15  # of confidence, as in Guo et al. 2017
 
 
 class ReliabilityBins(NamedTuple):
-    """Of each bin of confidence, from lowest to highest; NaN where it holds no image."""
+    """Means of each confidence bin, the lowest first; NaN in empty bins."""
 
-    confidence: np.ndarray  # float64 (bins,): the mean
-    accuracy: np.ndarray  # float64 (bins,): the share of right answers
-    images: np.ndarray  # int64 (bins,): how many
+    confidence: np.ndarray  # float64 (bins,)
+    accuracy: np.ndarray  # float64 (bins,)
+    images: np.ndarray  # int64 (bins,), counts
 
 
 class Confusion(NamedTuple):
-    """One kind of mistake: `images` of class id `true` were taken for `predicted`."""
+    """One kind of mistake: so many `images` of class id `true` were predicted as `predicted`."""
 
     true: int
     predicted: int
@@ -28,14 +31,14 @@ class Confusion(NamedTuple):
 
 
 def top_k_accuracy(evaluation: Evaluation, k: int) -> float:
-    """The share of images whose true class is among the `k` most probable, in [0, 1].
+    """The share of images whose true class is among the `k` most probable, in [0, 1]; 1 with `k` classes or fewer.
 
-    Equal probabilities rank in the order of class ids, as in the service. With `k` classes or fewer it is 1.
+    Equal probabilities rank in the order of class ids, as in the service.
     """
     probabilities, labels = evaluation.probabilities, evaluation.labels
-    of_truth = probabilities[np.arange(len(labels)), labels][:, None]
+    true_probability = probabilities[np.arange(len(labels)), labels][:, None]
     lower_id = np.arange(probabilities.shape[1]) < labels[:, None]
-    ahead = (probabilities > of_truth) | ((probabilities == of_truth) & lower_id)
+    ahead = (probabilities > true_probability) | ((probabilities == true_probability) & lower_id)
     return float(np.mean(ahead.sum(axis=1) < k))
 
 
@@ -47,50 +50,50 @@ def confusion_matrix(evaluation: Evaluation) -> np.ndarray:
 
 
 def per_class_accuracy(evaluation: Evaluation) -> np.ndarray:
-    """The share of each class's images that were recognised: float64 (classes,), NaN where a class has no image."""
+    """The accuracy on each class's images: float64 (classes,), NaN for classes without images."""
     matrix = confusion_matrix(evaluation)
     return _ratio(matrix.diagonal(), matrix.sum(axis=1))
 
 
 def negative_log_likelihood(evaluation: Evaluation) -> float:
-    """The mean of `-log p(true class)`, in nats. Probabilities that float32 has rounded to 0 count as its smallest."""
-    of_truth = evaluation.probabilities[np.arange(len(evaluation.labels)), evaluation.labels]
-    return float(-np.mean(np.log(np.maximum(of_truth.astype(np.float64), np.finfo(np.float32).tiny))))
+    """The mean of `-log p(true class)`, in nats. Probabilities rounded to 0 count as the smallest float32."""
+    true_probability = evaluation.probabilities[np.arange(len(evaluation.labels)), evaluation.labels]
+    return float(-np.mean(np.log(np.maximum(true_probability.astype(np.float64), np.finfo(np.float32).tiny))))
 
 
 def reliability_bins(evaluation: Evaluation, bins: int = BINS) -> ReliabilityBins:
-    """Confidence and accuracy in `bins` bins of equal width, each without its lower edge and with its upper one.
+    """Confidence and accuracy in `bins` bins of equal width; a bin includes its upper edge, not its lower one.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
     """
     confidence = evaluation.probabilities.max(axis=1).astype(np.float64)
-    right = _predicted(evaluation) == evaluation.labels
-    where = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    count = np.bincount(where, minlength=bins)
+    correct = _predicted(evaluation) == evaluation.labels
+    bin_of_image = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(bin_of_image, minlength=bins)
     return ReliabilityBins(
-        _ratio(np.bincount(where, weights=confidence, minlength=bins), count),
-        _ratio(np.bincount(where, weights=right, minlength=bins), count),
+        _ratio(np.bincount(bin_of_image, weights=confidence, minlength=bins), count),
+        _ratio(np.bincount(bin_of_image, weights=correct, minlength=bins), count),
         count.astype(np.int64),
     )
 
 
 def expected_calibration_error(evaluation: Evaluation, bins: int = BINS) -> float:
-    """How far confidence is from accuracy on average, in [0, 1] (Guo et al. 2017, equation 3)."""
-    found = reliability_bins(evaluation, bins)
-    filled = found.images > 0
-    gaps = np.abs(found.confidence - found.accuracy)[filled]
-    return float(np.average(gaps, weights=found.images[filled]))
+    """The mean distance of confidence from accuracy, in [0, 1] (Guo et al. 2017, equation 3)."""
+    confidence, accuracy, images = reliability_bins(evaluation, bins)
+    filled = images > 0
+    gaps = np.abs(confidence - accuracy)[filled]
+    return float(np.average(gaps, weights=images[filled]))
 
 
 def worst_mistakes(evaluation: Evaluation, count: int) -> np.ndarray:
-    """Indices of at most `count` images that were not recognised, the most confident first: int64 (<= count,)."""
+    """Indices of at most `count` wrongly predicted images, the most confident first: int64 (<= count,)."""
     wrong = np.flatnonzero(_predicted(evaluation) != evaluation.labels)
     confidence = evaluation.probabilities[wrong].max(axis=1)
     return wrong[np.argsort(-confidence, kind="stable")][:count]
 
 
 def weakest_classes(evaluation: Evaluation, count: int) -> list[int]:
-    """At most `count` class ids of which something was not recognised, the least recognised first."""
+    """At most `count` ids of classes with mistakes, the lowest accuracy first."""
     accuracy = per_class_accuracy(evaluation)
     order = np.argsort(accuracy, kind="stable")  # NaN comes last
     return [int(i) for i in order[:count] if accuracy[i] < 1]
@@ -110,5 +113,5 @@ def _predicted(evaluation: Evaluation) -> np.ndarray:
 
 
 def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """`total / count`, NaN where the count is 0."""
+    """`total / count`; NaN where the count is 0."""
     return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)

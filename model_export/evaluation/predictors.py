@@ -1,11 +1,9 @@
-"""Networks that can be evaluated: weights in PyTorch, and published models as the service runs them."""
+"""Networks to evaluate: weights in PyTorch, and published models in the service's engine."""
 
 from __future__ import annotations
 
 import functools
-import tempfile
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,20 +11,29 @@ import onnx
 import torch
 
 from model_export.errors import InputError
-from model_export.weights import Loaded
-from service.card import MODEL_FILES, Architecture, Label, ModelCard, Preprocessing, Published, verify_digests
-from service.engine import FILES, INPUT, DynamicEngine, Engine
-from service.loading import load_engine
-from service.providers import PrecisionChoice, ProviderChoice, open_session, usable_cores
+from model_export.evaluation.sessions import open_graph
+from model_export.weights.loading import Loaded
+from service.runtime.choices import FILES, PrecisionChoice, ProviderChoice
+from service.runtime.engine import DynamicEngine, Engine
+from service.runtime.graph import INPUT
+from service.runtime.loading import load_engine
+from service.runtime.machine import usable_cores
+from service.runtime.model_card import Architecture, Label, Preprocessing
+from service.runtime.model_folder import (
+    MODEL_FILES,
+    ModelVersion,
+    read_card,
+    verify_digests,
+)
 
 Device = Literal["cpu", "cuda"]
 
 
 class Predictor(ABC):
-    """From pixels to logits.
+    """A network that maps pixels to logits.
 
     Attributes:
-        name: for people; says what computes, where that matters.
+        name: to show; for published models with provider and precision.
         labels: the classes, by class id.
     """
 
@@ -37,21 +44,21 @@ class Predictor(ABC):
 
     @abstractmethod
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, 3, H, W), RGB, of any one size -> float32 (N, classes)."""
+        """uint8 (N, 3, H, W), RGB, any height and width -> float32 (N, classes)."""
 
 
 class TorchPredictor(Predictor):
-    """Weights in PyTorch, in fp32: the graph that is exported, before its export.
+    """Weights in PyTorch, in fp32: the graph as it is exported, normalisation included.
 
     Raises:
-        InputError: there is no such device.
+        InputError: the device does not exist.
     """
 
     def __init__(self, loaded: Loaded, name: str, device: Device = "cpu") -> None:
         if device == "cuda":
             if not torch.cuda.is_available():
                 raise InputError("PyTorch finds no CUDA device here: evaluate with `--device cpu`")
-            # TF32, the default for convolutions, has the mantissa of fp16: that is not the fp32 of the other figures.
+            # TF32, PyTorch's default for convolutions, has the mantissa of fp16: not comparable with fp32 elsewhere.
             torch.backends.cudnn.allow_tf32 = False
         self.name = name
         self.architecture = loaded.net.architecture
@@ -67,51 +74,48 @@ class TorchPredictor(Predictor):
 
 
 class OnnxPredictor(Predictor):
-    """A published model in the service's own engine, digests and self-test included.
+    """A published model in the service's own engine, after its digests and self-test are verified.
 
     Raises:
-        CardError: the folder cannot be used.
-        ProviderUnavailable, SelfTestFailed: as `service.engine.load_engine`.
+        CardError: the folder is damaged or incomplete.
+        ProviderUnavailable, SelfTestFailed: as `service.runtime.loading.load_engine`.
     """
 
     def __init__(
-        self, published: Published, provider: ProviderChoice = "auto", precision: PrecisionChoice = "auto"
+        self, version: ModelVersion, provider: ProviderChoice = "auto", precision: PrecisionChoice = "auto"
     ) -> None:
-        self.folder = published.path
-        self.card = card = ModelCard.read(self.folder)
+        self.folder = version.path
+        self.card = card = read_card(self.folder)
         verify_digests(self.folder, card)
         self.engine = load_engine(self.folder, card, provider=provider, precision=precision, threads=usable_cores())
-        self.name = f"{card.name} {card.version} ({self.engine.provider}, {self.engine.compute})"
+        self.name = f"{card.name} {card.version} ({self.engine.info.provider}, {self.engine.info.precision})"
         self.architecture = card.architecture
         self.preprocessing = card.preprocessing
         self.labels = card.labels
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Raises InputError for images of another size than the crop where the graph cannot take them."""
+        """Raises InputError if the images do not have the crop's size and the graph takes no other."""
         crop = self.preprocessing.crop
         engine = self.engine if images.shape[2:] == (crop, crop) else self._any_size
         return engine.infer(images)["logits"]
 
     @functools.cached_property
     def _any_size(self) -> Engine:
-        """The same graph, on the same provider, with height and width left open.
+        """The same graph on the same provider, for any height and width.
 
-        Only the declared shapes are in the way: the graph pools over whatever it is given.
+        Only the declared shapes need to change: the pooling covers feature maps of any size.
         """
         if self.preprocessing.mean_image:
             raise InputError(
-                f"{self.name} subtracts a mean per pixel, so its ONNX file takes images of its own size only: give the "
+                f"{self.name} subtracts a mean per pixel, so its ONNX file takes images of one size only: give the "
                 "PyTorch weights instead, or another method than multi-scale"
             )
-        file = MODEL_FILES[FILES[self.engine.compute]]
-        model = onnx.load(self.folder / file)
+        info = self.engine.info
+        model = onnx.load(self.folder / MODEL_FILES[FILES[info.precision]])
         for value in (*model.graph.input, *model.graph.output):
-            # the batch and the channels stay; logits and embedding have nothing behind them
+            # after batch and channels; logits and embedding have no such axes
             for axis, dimension in enumerate(value.type.tensor_type.shape.dim[2:]):
                 dimension.dim_param = f"{value.name}_{'height' if axis == 0 else 'width'}"
         assert model.graph.input[0].name == INPUT
         del model.graph.value_info[:]  # inferred for the fixed size
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / file
-            onnx.save(model, path)
-            return DynamicEngine(open_session(path, self.engine.provider, self.engine.compute, threads=usable_cores()))
+        return DynamicEngine.of(open_graph(model, info.provider, info.precision))

@@ -1,4 +1,4 @@
-"""What is kept of evaluations: in the card of a published model, and as files for other programs."""
+"""Writes evaluations into model cards, and into JSON and CSV files for other programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from model_export.datasets.base import Dataset
-from model_export.disk import write_whole, written_whole
+from model_export.disk import replacing, write_atomically
 from model_export.evaluation.metrics import (
     confusion_matrix,
     expected_calibration_error,
@@ -21,11 +21,12 @@ from model_export.evaluation.metrics import (
     top_k_accuracy,
 )
 from model_export.evaluation.result import Evaluation
-from service.card import CARD_FILE, Accuracy, Calibration, ModelCard
+from service.runtime.model_card import Accuracy, Calibration
+from service.runtime.model_folder import CARD_FILE, read_card
 
 
 def accuracy_of(evaluation: Evaluation) -> Accuracy:
-    """The figures that a model card carries."""
+    """The accuracy entry of a model card."""
     return Accuracy(
         dataset=evaluation.dataset,
         images=len(evaluation.labels),
@@ -34,56 +35,56 @@ def accuracy_of(evaluation: Evaluation) -> Accuracy:
     )
 
 
-def record(folder: Path, accuracy: Accuracy, calibration: Calibration | None) -> None:
-    """Writes them into the card of a published folder; all else in it stays, also a calibration if None is given.
+def record_in_card(folder: Path, accuracy: Accuracy, calibration: Calibration | None) -> None:
+    """Writes accuracy and calibration into the card of a published folder. None keeps the card's calibration.
 
     A running service shows and applies them after a restart.
 
     Raises:
         CardError: the card cannot be read.
-        OSError: it cannot be written; the old one is still there.
+        OSError: the card cannot be written; the old one is still there.
     """
-    card = ModelCard.read(folder)
+    card = read_card(folder)
     changed = card.model_copy(update={"accuracy": accuracy, "calibration": calibration or card.calibration})
     path = folder / CARD_FILE
-    with written_whole(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(changed.to_json(), encoding="utf-8")
-        shutil.copymode(path, temporary)  # the service, another user, goes on reading it
+        shutil.copymode(path, temporary)  # the service may run as another user
 
 
-def write_files(
+def write_evaluation_files(
     folder: Path, dataset: Dataset, evaluations: Sequence[Evaluation], calibrations: Sequence[Calibration | None]
 ) -> None:
-    """Writes `evaluation.json` (all figures) and `predictions.csv` (every image, by model) into a folder.
+    """Writes `evaluation.json` (all metrics) and `predictions.csv` (one line per model and image) into a folder.
 
     Args:
-        dataset: the one that all were evaluated on.
-        calibrations: of the first evaluations, in their order; an ensemble, the last, has none.
+        dataset: the data set of all evaluations.
+        calibrations: of the first evaluations, in their order; an ensemble comes last and has none.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: the files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = [_figures(evaluation) for evaluation in evaluations]
-    for figures, calibration in zip(found, calibrations, strict=False):
-        figures["calibration"] = calibration and calibration.model_dump()
-    write_whole(folder / "evaluation.json", (json.dumps({"evaluations": found}) + "\n").encode())
+    entries = [_metrics(evaluation) for evaluation in evaluations]
+    for entry, calibration in zip(entries, calibrations, strict=False):
+        entry["calibration"] = calibration and calibration.model_dump()
+    write_atomically(folder / "evaluation.json", (json.dumps({"evaluations": entries}) + "\n").encode())
     table = io.StringIO(newline="")
-    rows = csv.writer(table)
-    rows.writerow(("model", "title", "true", "predicted", "probability"))
+    writer = csv.writer(table)
+    writer.writerow(("model", "title", "true", "predicted", "probability"))
     titles = [dataset.title(i) for i in range(len(dataset))]
     for evaluation in evaluations:
         names = evaluation.classes
         predicted = evaluation.probabilities.argmax(axis=1)
-        best = evaluation.probabilities.max(axis=1)
-        rows.writerows(
+        confidence = evaluation.probabilities.max(axis=1)
+        writer.writerows(
             (evaluation.model, title, names[label], names[answer], f"{probability:.6f}")
-            for title, label, answer, probability in zip(titles, evaluation.labels, predicted, best, strict=True)
+            for title, label, answer, probability in zip(titles, evaluation.labels, predicted, confidence, strict=True)
         )
-    write_whole(folder / "predictions.csv", table.getvalue().encode())
+    write_atomically(folder / "predictions.csv", table.getvalue().encode())
 
 
-def _figures(evaluation: Evaluation) -> dict[str, object]:
+def _metrics(evaluation: Evaluation) -> dict[str, object]:
     per_class = per_class_accuracy(evaluation)
     return {
         "model": evaluation.model,

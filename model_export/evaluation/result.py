@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind; every figure, plot and report is made from it."""
+"""The predictions of one model on one data set: the input of every metric, plot and report."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Literal
 
 import numpy as np
 
-# How an image is looked at: once, in ten crops (section 3.4 of the paper), or whole at five scales (same section).
+# The views of an image that are averaged: the centre crop; ten crops, or the whole image at five scales (section 3.4).
 Method = Literal["1-crop", "10-crop", "multi-scale"]
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One model's answers to one data set, in the order of the data set.
+    """One model's predictions, in the order of the data set.
 
     Attributes:
-        model: for people: "runs/x/best.safetensors", "resnet18 2 (openvino, bf16)".
+        model: a name to show: "runs/x/best.safetensors", "resnet18 2 (openvino, bf16)".
         dataset: the data set's name.
         classes: the model's class names, by class id.
         labels: int64 (N,), the true class ids.
-        probabilities: float32 (N, classes); of several views the mean of their softmax.
+        probabilities: float32 (N, classes); the mean softmax of an image's views.
     """
 
     model: str

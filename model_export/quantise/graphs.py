@@ -1,16 +1,16 @@
-"""What a graph of lower precision shares with the one it was made from."""
+"""What an fp32 graph and a graph of lower precision must have in common: layers and interface."""
 
 from __future__ import annotations
 
 from onnx import ModelProto
 
-from model_export.onnx_export import ExportError
+from model_export.export.onnx_export import ExportError
 
 
-def layers(model: ModelProto) -> dict[str, str]:
-    """The convolutions and the last layer in the order of computation: PyTorch's name of each, and its node's.
+def layer_nodes(model: ModelProto) -> dict[str, str]:
+    """The convolutions and the last layer in the order of computation: PyTorch's layer name -> name of the node.
 
-    `conv1`, `layer1.0.conv1`, ..., `fc`: the name of the weights without what is the same in all.
+    The layer names are those of the weights without their common prefix and suffix: `conv1`, `layer1.0.conv1`, `fc`.
     """
     return {
         node.input[1].removeprefix("net.").removesuffix(".weight"): node.name
@@ -20,7 +20,7 @@ def layers(model: ModelProto) -> dict[str, str]:
 
 
 def check_same_interface(model: ModelProto, fp32: ModelProto) -> None:
-    """Raises ExportError where inputs or outputs differ in name, type or shape: the batch must stay dynamic."""
+    """Raises ExportError if inputs or outputs differ in name, type or shape; the batch must stay dynamic."""
     for ours, theirs in ((model.graph.input, fp32.graph.input), (model.graph.output, fp32.graph.output)):
         if [value.SerializeToString() for value in ours] != [value.SerializeToString() for value in theirs]:
             raise ExportError(f"the interface changed: {[v.name for v in ours]}, not {[v.name for v in theirs]}")

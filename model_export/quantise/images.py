@@ -1,4 +1,4 @@
-"""The images that a quantisation needs: some to calibrate on, others to be judged by, all as the service sees them."""
+"""The images for calibration and for the gate, decoded as the service does."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from model_export.datasets.base import MAX_PIXELS, Data, Dataset
-from model_export.datasets.folder import ImageFolder
-from model_export.datasets.layout import AUTO, Layout, expanded, loose_images
-from model_export.datasets.opening import is_folder, open_data
-from model_export.errors import InputError
-from service.card import Preprocessing
-from service.errors import ImageProblem
-from service.imaging import decode
-from service.providers import usable_cores
+from model_export.datasets.base import MAX_PIXELS, Data, Dataset, explain_unreadable
+from model_export.datasets.by_name import is_folder, open_data
+from model_export.datasets.image_folder import open_unlabelled
+from model_export.datasets.layout import AUTO, Layout
+from service.runtime.images.decoding import decode
+from service.runtime.machine import usable_cores
+from service.runtime.model_card import Preprocessing
 
 
-class Part(Dataset):
+class Subset(Dataset):
     """Some images of a data set.
 
     Args:
-        indices: int64 (n,), which ones.
+        indices: int64 (n,), into `whole`.
     """
 
     def __init__(self, whole: Dataset, indices: np.ndarray) -> None:
@@ -37,53 +35,47 @@ class Part(Dataset):
         return self.whole.title(int(self.indices[index]))
 
 
-def drawn(dataset: Dataset, count: int, *, after: int = 0) -> Part:
-    """At most `count` images, drawn at random and always the same ones; those drawn `after` so many others.
+def sample(dataset: Dataset, count: int, *, skip: int = 0) -> Subset:
+    """At most `count` random images, without repetition: always the same ones for a data set of this size.
 
-    At random, since folders are sorted by class, and drawings take the classes in turn.
-    """
-    order = np.random.default_rng(0).permutation(len(dataset))
-    return Part(dataset, order[after : after + count])
-
-
-def open_parts(spec: str, layout: Layout = AUTO) -> Data:
-    """Images to calibrate on (`train`) and others to be judged by (`val`), of what a user names.
-
-    Labels are told by the layout: a folder that holds images directly has none, and its parts have no `classes`; it is
-    split in halves. Everything else is opened, and where it is one tree split, as in training: the network has never
-    seen what it is judged by.
+    Random, because folders are sorted by class and drawings cycle through the classes.
 
     Args:
-        spec: a folder of images, or whatever `open_data` understands.
+        skip: images at the head of the random order to pass over; those that an earlier sample took.
+    """
+    order = np.random.default_rng(0).permutation(len(dataset))
+    return Subset(dataset, order[skip : skip + count])
+
+
+def open_calibration_data(spec: str, layout: Layout = AUTO) -> Data:
+    """Images to calibrate on (`train`) and others for the gate (`val`).
+
+    A folder with images directly in it has no labels: its two halves have no `classes`. Anything else is opened and
+    split as for training, so the network has never seen the images of the gate.
+
+    Args:
+        spec: a folder of images, or any other `spec` of `open_data`.
         layout: of a folder.
 
     Raises:
-        InputError: as `open_data`.
-        Unavailable: as `open_data`.
+        InputError, Unavailable: as `open_data`.
     """
-    folder = expanded(Path(spec))
-    if is_folder(spec) and folder.is_dir() and loose_images(folder, layout):
-        whole = ImageFolder.open_loose(folder, layout=layout)
-        half = len(whole) // 2
-        return Data(drawn(whole, half), drawn(whole, len(whole), after=half))
+    if is_folder(spec) and (unlabelled := open_unlabelled(Path(spec), layout)):
+        half = len(unlabelled) // 2
+        return Data(sample(unlabelled, half), sample(unlabelled, len(unlabelled), skip=half))
     return open_data(spec, layout=layout)
 
 
 def batches(dataset: Dataset, preprocessing: Preprocessing, size: int) -> Iterator[np.ndarray]:
-    """Every image of a data set as the network gets it from the service: uint8 (at most `size`, 3, crop, crop).
+    """Every image of a data set, decoded and cropped: uint8 (at most `size`, 3, crop, crop).
 
     Raises:
-        InputError: one is broken or has gone.
+        InputError: an image is broken or missing.
     """
 
     def pixels(index: int) -> np.ndarray:
-        try:
+        with explain_unreadable(dataset, index):
             return decode(dataset.read(index), preprocessing, max_pixels=MAX_PIXELS).pixels
-        except ImageProblem as problem:
-            fault = str(problem).rstrip(".")
-        except OSError as error:
-            fault = error.strerror or str(error)
-        raise InputError(f"{dataset.title(index)} cannot be used: {fault}: replace it or leave it out")
 
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as pool:
         for start in range(0, len(dataset), size):

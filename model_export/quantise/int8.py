@@ -1,8 +1,8 @@
-"""Static int8 in the QDQ format: activations in uint8, weights in int8 per channel, sums in int32.
+"""Converts a graph to static int8 in the QDQ format.
 
-With the ranges of activations (`ranges.py`) ONNX Runtime's quantiser puts QuantizeLinear and DequantizeLinear nodes
-around what is to be computed in int8. Normalisation stays in float, and so do the pooling before the last layer and the
-logits: 256 levels would make ties of them.
+Activations become uint8, weights int8 per channel; sums are int32. ONNX Runtime's quantiser takes the ranges of the
+activations (`ranges.py`) and puts QuantizeLinear and DequantizeLinear nodes around the operators to compute in int8.
+Normalisation and the pooling before the last layer stay in float. So do the logits: 256 levels would produce ties.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from model_export.onnx_export import ExportError
-from model_export.quantise.graphs import check_same_interface, layers
+from model_export.export.onnx_export import ExportError
+from model_export.quantise.graphs import check_same_interface, layer_nodes
 from model_export.quantise.ranges import OPERATORS, Range
 
 
-def quantised(fp32: ModelProto, ranges: Mapping[str, Range], float_layers: Collection[str] = ()) -> ModelProto:
-    """The graph in int8, but for some layers.
+def to_int8(fp32: ModelProto, ranges: Mapping[str, Range], float_layers: Collection[str] = ()) -> ModelProto:
+    """The graph in int8, except for some layers.
 
-    A layer in float keeps its weights and computes in float; what its neighbours in int8 give it and take from it has
-    been rounded to theirs.
+    A layer in float keeps its weights and computes in float; its neighbours in int8 still round its input and output.
 
     Args:
-        ranges: of `activation_ranges`.
-        float_layers: of `layers`.
+        ranges: from `activation_ranges`.
+        float_layers: names, as in `layer_nodes`.
 
     Raises:
-        ExportError: the result is not what was asked for.
+        ExportError: the result is not valid, or a layer does not have the requested precision.
     """
     copied = ModelProto()
-    copied.CopyFrom(fp32)  # the quantiser changes what it is given
-    names = layers(fp32)
+    copied.CopyFrom(fp32)  # the quantiser modifies its input
+    names = layer_nodes(fp32)
     quantiser = QDQQuantizer(
         copied,
         per_channel=True,
@@ -60,34 +59,34 @@ def quantised(fp32: ModelProto, ranges: Mapping[str, Range], float_layers: Colle
 
 
 def _shield(model: ModelProto, nodes: Collection[str]) -> None:
-    """Keeps ONNX Runtime from quantising layers in float all the same.
+    """Keeps ONNX Runtime from quantising the layers in float after all.
 
-    Where a convolution has an activation in int8 before it and one behind it, ONNX Runtime (1.31) rounds its weights to
-    int8 while it loads the graph, and with one scale for all channels. A Relu before it breaks the pattern, and changes
-    nothing: whatever has been quantised here, but for the input of the first convolution, has passed one.
+    If a convolution has int8 activations on both sides, ONNX Runtime (1.31) rounds its weights to int8 as it loads the
+    graph, with one scale for all channels. A Relu in front breaks the pattern and changes no value: every quantised
+    activation, except the input of the first convolution, already comes from a Relu.
     """
-    made_by = {output: node.op_type for node in model.graph.node for output in node.output}
+    producers = {output: node.op_type for node in model.graph.node for output in node.output}
     for i, node in reversed(list(enumerate(model.graph.node))):
-        if node.name in nodes and made_by.get(node.input[0]) == "DequantizeLinear":
+        if node.name in nodes and producers.get(node.input[0]) == "DequantizeLinear":
             shielded = f"{node.input[0]}_{node.name}"
             model.graph.node.insert(i, helper.make_node("Relu", [node.input[0]], [shielded], f"shield_{node.name}"))
             model.graph.node[i + 1].input[0] = shielded
 
 
 def _check(model: ModelProto, fp32: ModelProto, float_layers: Collection[str]) -> None:
-    """Raises ExportError where the graph is not valid, speaks otherwise than before, or a layer is not as asked for."""
+    """Raises ExportError if the graph is not valid, its interface changed, or a layer has the wrong precision."""
     onnx.checker.check_model(model, full_check=True)
     check_same_interface(model, fp32)
     constants = {constant.name: constant for constant in model.graph.initializer}
-    made_by = {output: node for node in model.graph.node for output in node.output}
-    for layer, name in layers(fp32).items():
+    producers = {output: node for node in model.graph.node for output in node.output}
+    for layer, name in layer_nodes(fp32).items():
         node = next(node for node in model.graph.node if node.name == name)
-        weights = made_by.get(node.input[1])
+        weights = producers.get(node.input[1])
         if layer in float_layers:
             if weights is not None or constants[node.input[1]].data_type != TensorProto.FLOAT:
-                raise ExportError(f"{layer} was to stay in float, and did not")
+                raise ExportError(f"{layer} did not stay in float")
             continue
-        given = made_by.get(node.input[0])
+        given = producers.get(node.input[0])
         if weights is None or given is None or {weights.op_type, given.op_type} != {"DequantizeLinear"}:
             raise ExportError(f"{layer} was not quantised")
         stored, scales = (constants[i] for i in weights.input[:2])

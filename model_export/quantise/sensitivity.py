@@ -1,140 +1,135 @@
-"""Which layers int8 costs most, by measurement, and which of them go back to float."""
+"""Chooses the layers that go back to float, by measuring what int8 costs in each."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnx
 from onnx import ModelProto
 
-from model_export.parity import agreement
+from model_export.evaluation.sessions import open_graph
+from model_export.export.parity_gate import agreement
 from model_export.progress import Progress
-from service.engine import DynamicEngine, Engine
-from service.providers import open_session, usable_cores
+from service.runtime.engine import DynamicEngine, Engine
+from service.runtime.machine import usable_cores
+from service.runtime.providers import open_session
 
 log = logging.getLogger(__name__)
 
 MAX_FLOAT_LAYERS = 4
-MAX_MEASURED = 16  # single layers, of the groups that cost most
+MAX_SINGLE_LAYERS = 16  # measured one by one, from the stages that gain most
 BATCH = 8
 
-Make = Callable[[Collection[str]], ModelProto]  # layers in float -> the graph
+Quantiser = Callable[[Collection[str]], ModelProto]  # layers in float -> the graph, the other layers in int8
 
 
 class Effect(NamedTuple):
-    """What int8 does to the logits, beside those of fp32."""
+    """How far the logits of int8 are from those of fp32."""
 
-    sqnr: float  # dB
+    sqnr: float  # signal-to-quantisation-noise ratio, dB
     top1_agreement: float  # in [0, 1]
 
 
-class Measured(NamedTuple):
-    """What leaving some layers in float did."""
+class Trial(NamedTuple):
+    """The effect of int8 with some layers in float."""
 
-    layers: tuple[str, ...]
+    float_layers: tuple[str, ...]
     effect: Effect
 
 
 def signal_to_noise(logits: np.ndarray, fp32: np.ndarray) -> float:
     """The signal-to-quantisation-noise ratio of logits (N, classes), in dB.
 
-    The mean of each row is left out of both: the softmax does not see it.
+    The mean of each row is subtracted from both: the softmax does not depend on it.
     """
-    signal, found = (values - values.mean(axis=1, keepdims=True) for values in (fp32, logits))
-    noise = np.square(found - signal, dtype=np.float64).sum()
+    signal, quantised = (values - values.mean(axis=1, keepdims=True) for values in (fp32, logits))
+    noise = np.square(quantised - signal, dtype=np.float64).sum()
     return float(10 * np.log10(np.square(signal, dtype=np.float64).sum() / max(noise, 1e-30)))
 
 
-class Bench:
-    """Measures graphs on the CPU provider, on the same images.
+class Int8Probe:
+    """Measures the effect of int8 on the CPU provider, always on the same images.
 
     Args:
-        fp32: the file that they are compared with.
+        fp32: the file to compare with.
         images: uint8 (N, 3, crop, crop).
-        make: makes the graphs.
+        quantiser: makes the graphs to measure.
     """
 
-    def __init__(self, fp32: Path, images: np.ndarray, make: Make) -> None:
-        self.images, self.make = images, make
-        self.expected = self._logits(DynamicEngine(open_session(fp32, "cpu", threads=usable_cores())))
+    def __init__(self, fp32: Path, images: np.ndarray, quantiser: Quantiser) -> None:
+        self.images, self.quantiser = images, quantiser
+        self.expected = self._logits(DynamicEngine.of(open_session(fp32, "cpu", threads=usable_cores())))
 
     def effect(self, float_layers: Collection[str]) -> Effect:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            onnx.save(self.make(float_layers), path)
-            found = self._logits(DynamicEngine(open_session(path, "cpu", "int8", threads=usable_cores())))
-        return Effect(signal_to_noise(found, self.expected), agreement(found, self.expected, 1))
+        engine = DynamicEngine.of(open_graph(self.quantiser(float_layers), precision="int8"))
+        logits = self._logits(engine)
+        return Effect(signal_to_noise(logits, self.expected), agreement(logits, self.expected, 1))
 
     def _logits(self, engine: Engine) -> np.ndarray:
         starts = range(0, len(self.images), BATCH)
         return np.concatenate([engine.infer(self.images[i : i + BATCH])["logits"] for i in starts])
 
 
-def choose_float_layers(bench: Bench, names: Sequence[str], target: float) -> tuple[str, ...]:
-    """The layers that go back to float: none where all of int8 agrees with fp32 as it should.
+def choose_float_layers(probe: Int8Probe, names: Sequence[str], target: float) -> tuple[str, ...]:
+    """The layers that go back to float; none if int8 throughout reaches the target.
 
-    Else each group (the first convolution, each stage, the last layer) is left in float alone, then single layers of
-    the groups that gained most per layer; of these the ones that gained most are put back one after the other, until
-    the agreement is reached or there are `MAX_FLOAT_LAYERS`. What agrees best is taken, of equals the fewest layers.
+    Otherwise each stage (first convolution, `layer1` to `layer4`, last layer) is put in float alone, then single layers
+    of the stages that gain most per layer. The layers that gain most go back one by one until the target is reached or
+    `MAX_FLOAT_LAYERS` are in float. The best agreement wins; among equals, the fewest layers.
 
     Args:
         names: of all layers, in the order of computation.
-        target: the top-1 agreement, in [0, 1], at which no more layers go back.
+        target: the top-1 agreement to reach, in [0, 1].
     """
-    whole = bench.effect(())
-    log.info("all in int8: %s", _described(whole))
-    if whole.top1_agreement >= target:
+    all_int8 = probe.effect(())
+    log.info("all in int8: %s", _describe(all_int8))
+    if all_int8.top1_agreement >= target:
         return ()
-    of_group = groups(names)
-    found = measured(bench, list(of_group.values()), "group")
-    log.info("in float, and the gain in dB:\n%s", table(whole, found))
-    by_gain = sorted(found, key=lambda one: (whole.sqnr - one.effect.sqnr) / len(one.layers))
-    candidates = [layer for one in by_gain for layer in one.layers][:MAX_MEASURED]
-    singles = measured(bench, [(layer,) for layer in candidates], "layer")
-    log.info("in float, and the gain in dB:\n%s", table(whole, singles))
-    order = [one.layers[0] for one in sorted(singles, key=lambda one: -one.effect.sqnr)]
-    best = Measured((), whole)
+    stages = _try_each(probe, list(group_by_stage(names).values()), "stage")
+    log.info("in float, and the gain in dB:\n%s", _gain_table(all_int8, stages))
+    by_gain = sorted(stages, key=lambda trial: (all_int8.sqnr - trial.effect.sqnr) / len(trial.float_layers))
+    candidates = [layer for trial in by_gain for layer in trial.float_layers][:MAX_SINGLE_LAYERS]
+    singles = _try_each(probe, [(layer,) for layer in candidates], "layer")
+    log.info("in float, and the gain in dB:\n%s", _gain_table(all_int8, singles))
+    order = [trial.float_layers[0] for trial in sorted(singles, key=lambda trial: -trial.effect.sqnr)]
+    best = Trial((), all_int8)
     for count in range(1, MAX_FLOAT_LAYERS + 1):
-        tried = Measured(tuple(order[:count]), bench.effect(order[:count]))
-        log.info("%s in float: %s", ", ".join(tried.layers), _described(tried.effect))
-        if tried.effect.top1_agreement > best.effect.top1_agreement:
-            best = tried
+        trial = Trial(tuple(order[:count]), probe.effect(order[:count]))
+        log.info("%s in float: %s", ", ".join(trial.float_layers), _describe(trial.effect))
+        if trial.effect.top1_agreement > best.effect.top1_agreement:
+            best = trial
         if best.effect.top1_agreement >= target:
             break
-    return tuple(name for name in names if name in best.layers)
+    return tuple(name for name in names if name in best.float_layers)
 
 
-def groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Layers by the stage that they belong to: `conv1`, `layer1`, ..., `fc`."""
+def group_by_stage(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Layers by their stage: `conv1`, `layer1`, ..., `fc`."""
     stages = dict.fromkeys(name.partition(".")[0] for name in names)
     return {stage: tuple(name for name in names if name.partition(".")[0] == stage) for stage in stages}
 
 
-def measured(bench: Bench, choices: Sequence[tuple[str, ...]], unit: str) -> list[Measured]:
-    """What leaving each choice of layers in float does."""
-    found = []
+def _try_each(probe: Int8Probe, choices: Sequence[tuple[str, ...]], unit: str) -> list[Trial]:
+    """One trial for each choice of layers in float."""
+    trials = []
     with Progress("measuring sensitivity", len(choices), unit=unit) as progress:
         for choice in choices:
-            found.append(Measured(choice, bench.effect(choice)))
+            trials.append(Trial(choice, probe.effect(choice)))
             progress.advance()
-    return found
+    return trials
 
 
-def table(whole: Effect, found: Sequence[Measured]) -> str:
-    """Of each choice its layers and what it gained over all of int8."""
+def _gain_table(all_int8: Effect, trials: Sequence[Trial]) -> str:
+    """The layers of each trial and their gain over int8 throughout, the highest first."""
     rows = []
-    for one in sorted(found, key=lambda one: -one.effect.sqnr):
-        name = (
-            one.layers[0] if len(one.layers) == 1 else f"{one.layers[0].partition('.')[0]} ({len(one.layers)} layers)"
-        )
-        rows.append(f"  {name:<24} {one.effect.sqnr - whole.sqnr:+6.2f} dB  {_described(one.effect)}")
+    for layers, effect in sorted(trials, key=lambda trial: -trial.effect.sqnr):
+        name = layers[0] if len(layers) == 1 else f"{layers[0].partition('.')[0]} ({len(layers)} layers)"
+        rows.append(f"  {name:<24} {effect.sqnr - all_int8.sqnr:+6.2f} dB  {_describe(effect)}")
     return "\n".join(rows)
 
 
-def _described(effect: Effect) -> str:
+def _describe(effect: Effect) -> str:
     return f"signal to noise {effect.sqnr:.2f} dB, top-1 agreement {100 * effect.top1_agreement:.2f} %"

@@ -1,1 +1,1 @@
-"""Pictures and pages for people: what a training did, and how well a model answers."""
+"""Plots and HTML reports of trainings and evaluations."""

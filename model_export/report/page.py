@@ -1,10 +1,8 @@
-"""A report as one HTML file: pictures inside, no script, nothing fetched from anywhere."""
+"""A report as one HTML file, with embedded images, without scripts or external resources."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import importlib.metadata
 import io
 import platform
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import ImageOps
 
 from model_export.datasets.base import Dataset
-from model_export.disk import write_whole
+from model_export.disk import write_atomically
 from model_export.evaluation.metrics import (
     confusion_matrix,
     expected_calibration_error,
@@ -29,19 +27,24 @@ from model_export.evaluation.metrics import (
     worst_mistakes,
 )
 from model_export.evaluation.result import Evaluation
-from model_export.report.plots import confusion, curves, reliability, to_png
+from model_export.report.plots import (
+    confusion_plot,
+    reliability_plot,
+    to_png,
+    training_curves,
+)
 from model_export.training.history import Row
-from service.providers import usable_cores
+from service.runtime.machine import usable_cores, versions
 
-MISTAKES = 24  # shown as pictures
-CONFUSIONS = 12  # listed
-THUMBNAIL = 112  # pixels, the longer side
-OPEN_CLASSES = 60  # classes up to which their table is unfolded
-PACKAGES = ("resnet-service", "torch", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu")  # whose versions are named
+MISTAKES = 24  # images shown
+CONFUSIONS = 12  # rows listed
+THUMBNAIL = 112  # longer side, pixels
+OPEN_CLASSES = 60  # up to so many classes, their table is unfolded
+PACKAGES = ("resnet-service", "torch", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu")  # versions shown
 
 Pairs = Sequence[tuple[str, str]]
 
-# Class names and file names come from whoever made the data set: everything is escaped.
+# Class names and file names come from the data set and are not to be trusted: everything is escaped.
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -52,7 +55,7 @@ _TEMPLATES = Environment(
 
 
 class Plot(NamedTuple):
-    """A picture of the page."""
+    """A plot on the page."""
 
     heading: str
     alt: str
@@ -60,18 +63,18 @@ class Plot(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """An image that was not recognised."""
+    """A wrongly predicted image."""
 
     title: str
     image: str  # data URI
     true: str
     predicted: str
-    confidence: float  # percent
-    of_true: float  # the probability of the true class, percent
+    confidence: float  # probability of the predicted class, percent
+    true_probability: float  # percent
 
 
-class ClassLine(NamedTuple):
-    """A line of the table of classes."""
+class ClassRow(NamedTuple):
+    """A row of the table of classes."""
 
     name: str
     images: int
@@ -88,19 +91,19 @@ def write_report(
     evaluation: Evaluation,
     dataset: Dataset,
 ) -> None:
-    """Writes a report that is never seen half-written. It ends with the machine and the versions that it was made with.
+    """Writes the report atomically. Its last section names the machine and the package versions.
 
     Args:
-        title: of the page, for people.
-        summary: names and values for the top of the page, beside the accuracy: network, duration, and so on.
-        recipe: every setting of the training; empty where it is not known.
-        rows: the history of the training; empty where it is not known.
-        evaluation: the model's answers, at least one.
-        dataset: what was evaluated, in the same order.
+        title: heading of the page.
+        summary: names and values for the top of the page: network, duration and so on.
+        recipe: every setting of the training; empty if unknown.
+        rows: the history of the training; empty if unknown.
+        evaluation: the model's predictions, at least one.
+        dataset: the evaluated data set.
 
     Raises:
-        ImageProblem: an image is broken.
-        OSError: an image has gone, or the report cannot be written.
+        ImageFault: an image is broken.
+        OSError: an image is missing, or the report cannot be written.
     """
     page = _TEMPLATES.get_template("report.html").render(
         title=title,
@@ -111,17 +114,17 @@ def write_report(
         mistakes=_mistakes(evaluation, dataset),
         wrong=int((evaluation.probabilities.argmax(axis=1) != evaluation.labels).sum()),
         confusions=most_confused(evaluation, CONFUSIONS),
-        classes=_class_lines(evaluation),
+        classes=_class_rows(evaluation),
         open_classes=OPEN_CLASSES,
         recipe=recipe,
         environment=environment(),
     )
-    write_whole(path, page.encode("utf-8", "replace"))  # file names may hold bytes that are no UTF-8
+    write_atomically(path, page.encode("utf-8", "replace"))  # file names may hold bytes that are not UTF-8
 
 
 def _headline(rows: Sequence[Row], evaluation: Evaluation) -> list[tuple[str, str]]:
     figures = [("top-1 accuracy", f"{100 * top_k_accuracy(evaluation, 1):.2f}%")]
-    if len(evaluation.classes) > 5:  # with fewer it is always 100%
+    if len(evaluation.classes) > 5:  # with five or fewer it is always 100%
         figures.append(("top-5 accuracy", f"{100 * top_k_accuracy(evaluation, 5):.2f}%"))
     figures.append(("calibration error (ECE)", f"{100 * expected_calibration_error(evaluation):.2f}%"))
     figures.append(("images", f"{len(evaluation.labels):,}"))
@@ -134,11 +137,11 @@ def _plots(rows: Sequence[Row], evaluation: Evaluation) -> list[Plot]:
     plots = []
     if rows:
         alt = "Error, loss and learning rate against epochs"
-        plots.append(_plot("Training", alt, curves(rows, alt)))
+        plots.append(_plot("Training", alt, training_curves(rows, alt)))
     alt = "True against predicted classes"
-    plots.append(_plot("Confusion", alt, confusion(confusion_matrix(evaluation), evaluation.classes, alt)))
+    plots.append(_plot("Confusion", alt, confusion_plot(confusion_matrix(evaluation), evaluation.classes, alt)))
     alt = "Accuracy against confidence"
-    plots.append(_plot("Calibration", alt, reliability(reliability_bins(evaluation), alt)))
+    plots.append(_plot("Calibration", alt, reliability_plot(reliability_bins(evaluation), alt)))
     return plots
 
 
@@ -158,7 +161,7 @@ def _mistakes(evaluation: Evaluation, dataset: Dataset) -> list[Mistake]:
                 true=evaluation.classes[true],
                 predicted=evaluation.classes[predicted],
                 confidence=100 * float(probabilities[predicted]),
-                of_true=100 * float(probabilities[true]),
+                true_probability=100 * float(probabilities[true]),
             )
         )
     return mistakes
@@ -170,25 +173,22 @@ def _thumbnail(dataset: Dataset, index: int) -> str:
     return _data_uri("image/jpeg", file.getvalue())
 
 
-def _class_lines(evaluation: Evaluation) -> list[ClassLine]:
-    """The least recognised first; those without images at the end."""
+def _class_rows(evaluation: Evaluation) -> list[ClassRow]:
+    """The lowest accuracy first, classes without images last."""
     accuracy = per_class_accuracy(evaluation)
     images = np.bincount(evaluation.labels, minlength=len(evaluation.classes))
     return [
-        ClassLine(evaluation.classes[i], int(images[i]), 100 * float(accuracy[i]) if images[i] else None)
-        for i in np.argsort(accuracy, kind="stable")  # NaN comes last
+        ClassRow(evaluation.classes[i], int(images[i]), 100 * float(accuracy[i]) if images[i] else None)
+        for i in np.argsort(accuracy, kind="stable")  # NaN sorts last
     ]
 
 
 def environment() -> Pairs:
+    """Names and values for the machine and the package versions."""
     found = [("system", platform.platform()), ("CPU", f"{platform.machine()}, {usable_cores()} cores")]
     if torch.cuda.is_available():
         found.append(("GPU", torch.cuda.get_device_name()))
-    found.append(("python", platform.python_version()))
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append((package, importlib.metadata.version(package)))
-    return found
+    return [*found, ("python", platform.python_version()), *versions(PACKAGES).items()]
 
 
 def _data_uri(media_type: str, content: bytes) -> str:

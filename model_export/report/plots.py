@@ -1,7 +1,7 @@
 """Plots of trainings and evaluations, 1000 pixels wide.
 
-Figures are drawn without pyplot: no display, no global state. Colours are those of Okabe and Ito (2008), which colour-
-blind readers can tell apart.
+Without pyplot: no display, no global state. The colours are those of Okabe and Ito (2008), distinct for colour-blind
+readers too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from model_export.disk import write_whole
+from model_export.disk import write_atomically
 from model_export.evaluation.metrics import ReliabilityBins
 from model_export.training.history import Row
 
@@ -32,47 +32,47 @@ GREY = "#6b6b6b"
 TEXT = 11  # points
 TITLE = 13
 
-MAX_COUNTS = 15  # classes up to which the cells of a confusion matrix say how many images they hold
-MAX_NAMES = 40  # classes up to which its axes name them
+MAX_COUNTS = 15  # up to so many classes, a confusion matrix shows counts in its cells
+MAX_NAMES = 40  # up to so many classes, it names them on its axes
 NAME_LENGTH = 22
-LABEL_GAP = 0.045  # between labels at the ends of lines, as a fraction of the panel's height
+LABEL_GAP = 0.045  # least distance of labels at the ends of lines, as a fraction of the panel's height
 
 
 def to_png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # Class names are in any script; where the font lacks one, a box is drawn and nobody need be told.
+        # Class names may be in any script; a box stands in for glyphs that the font lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure.savefig(file, format="png", dpi=DPI)
     return file.getvalue()
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes the figure as a PNG file that is never seen half-written.
+def save_png(figure: Figure, path: Path) -> None:
+    """Writes the figure as a PNG file, atomically.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    write_whole(path, to_png(figure))
+    write_atomically(path, to_png(figure))
 
 
-def curves(rows: Sequence[Row], title: str) -> Figure:
-    """Error, loss and learning rate against epochs; the best validation error is marked.
+def training_curves(rows: Sequence[Row], title: str) -> Figure:
+    """Error, loss and learning rate against epochs, with the best validation error marked.
 
     Args:
-        rows: of one training, at least one.
+        rows: the history of one training, at least one row.
     """
     figure = _figure(7.6, title)
     error, loss, lr = figure.subplots(3, 1, sharex=True, height_ratios=(4, 3, 1.3))
     epochs = [row.epoch for row in rows]
-    marker = _dot_for_one(rows)
+    marker = _marker(rows)
     for axes, name, scale in ((error, "error", 100), (loss, "loss", 1)):
         train, val = (np.array([getattr(row, f"{part}_{name}") for row in rows]) * scale for part in ("train", "val"))
         axes.plot(epochs, train, color=BLUE, linewidth=1.2, linestyle="--", marker=marker, label="training")
         axes.plot(epochs, val, color=VERMILION, linewidth=2.4, marker=marker, label="validation")
         _style(axes, f"{name} (%)" if name == "error" else name)
-        finite = [value for value in (*train, *val) if np.isfinite(value)]  # a training that diverged has others
+        finite = [value for value in (*train, *val) if np.isfinite(value)]  # a diverged training has NaN or infinity
         axes.set_ylim(0, (1.05 * max(finite, default=0)) or 1)
     error.set_xlim(0, (1.01 * max(epochs)) or 1)
 
@@ -85,7 +85,7 @@ def curves(rows: Sequence[Row], title: str) -> Figure:
     _style(lr, "learning rate")
     highest = max(row.lr for row in rows)
     if highest > 0:
-        # A cosine schedule ends next to zero; four decades show all that matters.
+        # A cosine schedule ends near zero; four decades show enough.
         lowest = max(min(row.lr for row in rows if row.lr > 0), highest / 1e4)
         lr.set_yscale("log")
         lr.set_ylim(lowest / 2, highest * 2)
@@ -97,23 +97,23 @@ def curves(rows: Sequence[Row], title: str) -> Figure:
     return figure
 
 
-def compare(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: str) -> Figure:
-    """Error against iterations, as in the paper's figures 4 and 6: panels side by side, a colour for each network.
+def compare_trainings(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: str) -> Figure:
+    """Error against iterations, as in the paper's figures 4 and 6: panels side by side, one colour per network.
 
-    Dashed lines are training errors, bold ones validation errors, whose last value is written at their end. Networks
-    at the same place of different panels share a colour.
+    Training errors are dashed; validation errors are bold, with the last value at the end of the line. The n-th
+    networks of all panels share a colour.
 
     Args:
-        panels: title -> network -> rows, at least one panel, network and row each.
+        panels: title -> network -> history; at least one panel, network and row each.
     """
     figure = _figure(5.4, title)
-    places = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     every_run = [rows for runs in panels.values() for rows in runs.values()]
     ends = [100 * max(rows[-1].val_error, rows[-1].train_error) for rows in every_run]
     highest = max(100 * max(row.val_error, row.train_error) for rows in every_run for row in rows)
-    # The first iterations are far above; the question is what becomes of them.
+    # The first iterations may be cut off: what matters is where the lines end.
     top = max(min(1.05 * highest, max(2.2 * max(ends), 5.0), 100.0), 1.0)
-    for axes, (name, runs) in zip(places, panels.items(), strict=True):
+    for axes, (name, runs) in zip(all_axes, panels.items(), strict=True):
         _style(axes, "")
         axes.set_title(_plain(name), fontsize=TEXT + 1, parse_math=False)
         axes.set_xlabel("iteration", fontsize=TEXT)
@@ -122,19 +122,19 @@ def compare(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: str) -> Fi
         axes.set_xlim(0, max(longest, 1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20000 is 20k
-        heights = _apart([100 * rows[-1].val_error for rows in runs.values()], LABEL_GAP * top)
-        for place, ((network, rows), height) in enumerate(zip(runs.items(), heights, strict=True)):
-            colour = COLOURS[place % len(COLOURS)]
+        heights = _spread([100 * rows[-1].val_error for rows in runs.values()], LABEL_GAP * top)
+        for i, ((network, rows), height) in enumerate(zip(runs.items(), heights, strict=True)):
+            colour = COLOURS[i % len(COLOURS)]
             steps = [row.step for row in rows]
             axes.plot(steps, [100 * row.train_error for row in rows], color=colour, linewidth=1, linestyle="--")
             axes.plot(steps, [100 * row.val_error for row in rows], color=colour, linewidth=2.4,
-                      marker=_dot_for_one(rows))  # fmt: skip
+                      marker=_marker(rows))  # fmt: skip
             label = f"{_plain(network)}  {100 * rows[-1].val_error:.1f}"
             axes.annotate(
                 label, (1, height / top), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points",
                 color=colour, fontsize=TEXT, va="center", annotation_clip=False, parse_math=False,
             )  # fmt: skip
-    places[0].set_ylabel("error (%)", fontsize=TEXT)
+    all_axes[0].set_ylabel("error (%)", fontsize=TEXT)
     styles = [
         Line2D([], [], color=GREY, linewidth=1, linestyle="--", label="training"),
         Line2D([], [], color=GREY, linewidth=2.4, label="validation"),
@@ -143,21 +143,21 @@ def compare(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: str) -> Fi
     return figure
 
 
-def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "Confusion matrix") -> Figure:
-    """Where the images of each class went. Rows are true classes and add up to 100%.
+def confusion_plot(matrix: np.ndarray, classes: Sequence[str], title: str = "Confusion matrix") -> Figure:
+    """The confusion matrix as a heat map; each row, a true class, adds up to 100%.
 
     Args:
-        matrix: int (classes, classes), rows true, columns predicted.
+        matrix: int (classes, classes), counts; rows true, columns predicted.
     """
     count = len(classes)
     figure = _figure(min(9.0, 4.5 + 0.35 * count), title)
-    figure.set_layout_engine("compressed")  # the picture is square, the figure is not
+    figure.set_layout_engine("compressed")  # the matrix is square, the figure is not
     axes = figure.subplots()
     images = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(100 * matrix, images, out=np.full(matrix.shape, np.nan), where=images > 0)
-    norm = PowerNorm(0.5, vmin=0, vmax=100)  # few of a class's images are mistaken for any one other: they must show
-    picture = axes.imshow(shares, cmap="Blues", norm=norm)
-    axes.set_facecolor("#dddddd")  # of classes without images
+    norm = PowerNorm(0.5, vmin=0, vmax=100)  # emphasises small shares: mistakes are few
+    heat_map = axes.imshow(shares, cmap="Blues", norm=norm)
+    axes.set_facecolor("#dddddd")  # shows for classes without images
     axes.set_xlabel("predicted class", fontsize=TEXT)
     axes.set_ylabel("true class", fontsize=TEXT)
     if count <= MAX_NAMES:
@@ -171,7 +171,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "Confusio
             if cell:
                 colour = "white" if norm(shares[i, j]) > 0.6 else "black"
                 axes.text(j, i, f"{cell}", ha="center", va="center", fontsize=TEXT - 1, color=colour)
-    bar = figure.colorbar(picture, ax=axes, shrink=0.8, ticks=(0, 1, 5, 10, 20, 40, 60, 80, 100))
+    bar = figure.colorbar(heat_map, ax=axes, shrink=0.8, ticks=(0, 1, 5, 10, 20, 40, 60, 80, 100))
     bar.set_label("% of the true class's images", fontsize=TEXT)
     bar.outline.set_visible(False)
     for spine in axes.spines.values():
@@ -179,11 +179,11 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "Confusio
     return figure
 
 
-def reliability(bins: ReliabilityBins, title: str = "Reliability") -> Figure:
-    """How often the model is right against how sure it says it is (Guo et al. 2017, figure 1), and on how many images.
+def reliability_plot(bins: ReliabilityBins, title: str = "Reliability") -> Figure:
+    """Accuracy against confidence (Guo et al. 2017, figure 1), with the number of images in each bin.
 
     Args:
-        bins: at least one of them filled.
+        bins: at least one not empty.
     """
     confidence, accuracy, count = bins
     filled = count > 0
@@ -227,31 +227,31 @@ def _style(axes: Axes, ylabel: str) -> None:
 
 
 def _above(columns: int) -> dict[str, object]:
-    """Where a legend covers no data."""
+    """Legend options: above the axes, where it covers no data."""
     return {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "frameon": False, "fontsize": TEXT}
 
 
-def _dot_for_one(rows: Sequence[Row]) -> str:
-    """A line through one point would not be seen."""
+def _marker(rows: Sequence[Row]) -> str:
+    """A dot for a history of one row: a line through one point is invisible."""
     return "o" if len(rows) == 1 else ""
 
 
 def _plain(name: str, length: int = NAME_LENGTH) -> str:
-    """A name of any content on one line, cut to a length, without what cannot be drawn."""
+    """A name on one line, cut to a length, without characters that cannot be rendered."""
     line = " ".join(name.encode("utf-8", "replace").decode().split())
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Heights at least `gap` apart and above half a gap, in the same order and as near to the given ones as can be.
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Moves heights to be at least `gap` apart and above half a gap, in the same order and as little as possible.
 
-    Neighbours that are too close become a group, centred where its members were, and groups that meet are joined.
+    Neighbours that are too close form a group, centred on its members' mean; groups that meet are merged.
     """
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     groups: list[list[int]] = []
     bottoms: list[float] = []
-    for place in order:
-        group, bottom = [place], heights[place]
+    for i in order:
+        group, bottom = [i], heights[i]
         while groups and bottom < bottoms[-1] + gap * len(groups[-1]):
             group = groups.pop() + group
             bottoms.pop()

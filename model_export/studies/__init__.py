@@ -1,1 +1,1 @@
-"""Studies of the networks themselves, beside single trainings: what they cost and how they compare."""
+"""The paper's comparisons of networks, repeated, and the cost of every network."""

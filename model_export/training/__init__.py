@@ -1,1 +1,1 @@
-"""Training: recipes, augmentation, the loop, checkpoints. The order to read in is recipe, augment, loader, trainer."""
+"""Training. Read recipe, augment, plan, loader, state and trainer in this order."""

@@ -1,7 +1,7 @@
-"""What is done to an image before the network is trained on it. All chance comes from the generator that is passed.
+"""Augmentation of training images. All randomness comes from the generator that the caller passes.
 
-Per image, in the loader's workers: `training_view`, `erase`, and the draw of a colour shift. Per batch, on the device:
-`mix`. Pixels stay uint8 until they are there; the colour shift (which is no whole number) travels beside them.
+Per image, in the loader's workers: `training_view`, `erase` and `colour_shift`. Per batch, on the device: `mix`. Pixels
+stay uint8 until they reach the device; the colour shift, which is fractional, travels beside them.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from model_export.training.recipe import Recipe
-from service.card import Preprocessing
-from service.imaging import RESAMPLING, resize_and_crop
+from service.runtime.images.resizing import RESAMPLING, resize_and_crop
+from service.runtime.model_card import Preprocessing
 
 ASPECT = (3 / 4, 4 / 3)  # of the rectangles of `area` (Szegedy et al. 2015)
-ERASED_AREA = (0.02, 0.33)  # and of `erasing`, as in torchvision
+ERASED_AREA = (0.02, 0.33)  # of the rectangles of `erasing`, as in torchvision
 ERASED_ASPECT = (0.3, 3.3)
-ATTEMPTS = 10  # at a rectangle that fits
+ATTEMPTS = 10  # to draw a rectangle that fits
 
 Rng = np.random.Generator
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Palette(NamedTuple):
-    """What colour augmentation must know of the training set; values in 0 to 255."""
+    """The distribution of the colours of a training set; values in 0 to 255."""
 
     mean: np.ndarray  # float (3,), RGB
-    components: np.ndarray  # float (3, 3): columns are the colours' principal components, as long as they vary
+    components: np.ndarray  # float (3, 3): columns are principal components, scaled by their standard deviation
 
 
 def training_view(image: Image.Image, recipe: Recipe, size: int, fill: tuple[int, int, int], rng: Rng) -> Image.Image:
-    """A random `size` x `size` part of an RGB image, mirrored or not, as the recipe says.
+    """A random `size` x `size` crop of an RGB image, perhaps mirrored, as the recipe says.
 
     Args:
-        fill: the colour of `pad`'s border.
+        fill: the colour of the border of `pad` crops.
     """
     if recipe.crop == "pad":
         view = _padded_crop(image, recipe, size, fill, rng)
@@ -52,17 +52,17 @@ def training_view(image: Image.Image, recipe: Recipe, size: int, fill: tuple[int
 
 
 def _scale_box(image: Image.Image, recipe: Recipe, size: int, rng: Rng) -> Box:
-    """Where, in the source, a random square lies of the image resized to a random shorter side (section 3.4)."""
+    """A random square of the image resized to a random shorter side, in source pixels (section 3.4)."""
     low, high = recipe.scale
     shorter = int(rng.integers(low, high, endpoint=True)) * size / recipe.size
     scale = min(image.size) / shorter  # source pixels per pixel of the view
-    side = min(size * scale, *image.size)  # rounding may make it larger
+    side = min(size * scale, *image.size)  # rounding may make it larger than the image
     left, top = (rng.uniform(0, length - side) for length in image.size)
     return left, top, left + side, top + side
 
 
 def _area_box(image: Image.Image, recipe: Recipe, rng: Rng) -> Box:
-    """A rectangle of a random share of the area and a random aspect; after ten that do not fit, the largest square."""
+    """A random rectangle by area and aspect ratio; if ten of them do not fit, the largest square in the centre."""
     width, height = image.size
     for _ in range(ATTEMPTS):
         area = width * height * rng.uniform(*recipe.area)
@@ -77,7 +77,7 @@ def _area_box(image: Image.Image, recipe: Recipe, rng: Rng) -> Box:
 
 
 def _padded_crop(image: Image.Image, recipe: Recipe, size: int, fill: tuple[int, int, int], rng: Rng) -> Image.Image:
-    """The image with a border of `padding`, of which a random square is cut out (section 4.2)."""
+    """A random square of the image with a border of `padding` pixels (section 4.2)."""
     if image.size != (size, size):
         preprocessing = Preprocessing(resize=size, crop=size, interpolation=recipe.interpolation)
         image = resize_and_crop(image, preprocessing)
@@ -88,7 +88,7 @@ def _padded_crop(image: Image.Image, recipe: Recipe, size: int, fill: tuple[int,
 
 
 def erase(pixels: np.ndarray, fill: tuple[int, int, int], rng: Rng) -> None:
-    """Paints a random rectangle of uint8 `(3, H, W)` in one colour, in place (Zhong et al. 2017)."""
+    """Fills a random rectangle of uint8 pixels `(3, H, W)` with one colour, in place (Zhong et al. 2017)."""
     _, height, width = pixels.shape
     for _ in range(ATTEMPTS):
         area = height * width * rng.uniform(*ERASED_AREA)
@@ -101,27 +101,31 @@ def erase(pixels: np.ndarray, fill: tuple[int, int, int], rng: Rng) -> None:
 
 
 def colour_shift(palette: Palette, deviation: float, rng: Rng) -> np.ndarray:
-    """What is added to every pixel of an image: float32 (3,), in units of 0 to 255.
+    """A shift to add to every pixel of an image: float32 (3,), in units of 0 to 255.
 
-    AlexNet's augmentation (Krizhevsky et al. 2012, section 4.1): the principal components of the training set's
-    colours, times their deviation, times a normal number of standard deviation 0.1, drawn once per image and component.
+    AlexNet's augmentation (Krizhevsky et al. 2012, section 4.1): each principal component of the training set's
+    colours, times its standard deviation, times a normally distributed number of standard deviation `deviation` (0.1
+    in the paper), drawn once per image and component.
     """
     return (palette.components @ rng.normal(0, deviation, 3)).astype(np.float32)
 
 
 def mix(images: Tensor, targets: Tensor, recipe: Recipe, rng: Rng) -> tuple[Tensor, Tensor]:
-    """Mixup or CutMix of a batch with the same batch shifted by one; as it is where the recipe has neither.
+    """Mixup or CutMix of a batch with itself shifted by one image; unchanged if the recipe has neither.
 
     Args:
         images: float `(N, 3, H, W)`, normalised.
         targets: float `(N, classes)`, probabilities.
+
+    Returns:
+        images and targets of the same shapes.
     """
     kinds = [kind for kind in ("mixup", "cutmix") if getattr(recipe, kind)]
     if not kinds:
         return images, targets
     kind = kinds[rng.integers(len(kinds))]
     alpha: float = getattr(recipe, kind)
-    share = float(rng.beta(alpha, alpha))  # of the own image
+    share = float(rng.beta(alpha, alpha))  # of the image itself in the mixture
     others = images.roll(1, 0)
     if kind == "mixup":
         images = torch.lerp(others, images, share)

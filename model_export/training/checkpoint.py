@@ -1,6 +1,6 @@
-"""What a run leaves on disk: `last.pt`, from which it resumes exactly, and weights that are ready to be exported.
+"""The files of a run: `last.pt`, to resume from exactly, and its best weights, ready to export.
 
-Every file is whole or absent, whatever happens to the process: it is written under a temporary name, flushed, renamed.
+Files are written under a temporary name, flushed and renamed: whatever happens to the process, each is whole or absent.
 """
 
 from __future__ import annotations
@@ -8,62 +8,81 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from model_export.datasets.base import Data
-from model_export.disk import write_whole, written_whole
+from model_export.disk import replacing, write_atomically
 from model_export.errors import InputError
-from model_export.weight_files import Record, save_safetensors
+from model_export.weights.record import Record
+from model_export.weights.safetensors_file import save_safetensors
 
 LAST = "last.pt"
 BEST = "best.safetensors"
 FORMAT = 1
 
-Content = dict[str, Any]  # what `torch.load(weights_only=True)` reads: tensors, numbers, texts, lists and dicts
+Content = dict[str, Any]  # tensors, numbers, strings, lists and dicts: what `torch.load(weights_only=True)` reads
 
 
 def save(folder: Path, content: Content) -> None:
     """Replaces the run's `last.pt`.
 
     Raises:
-        OSError: it cannot be written; the one before is still there.
+        OSError: it cannot be written; the previous one is still there.
     """
-    buffer = io.BytesIO()  # `torch.save` to a full disk aborts in C++; writing bytes raises what one can handle
+    buffer = io.BytesIO()  # on a full disk, `torch.save` to a file aborts in C++, where no exception can be caught
     torch.save({"format": FORMAT, **content}, buffer)
-    write_whole(folder / LAST, buffer.getbuffer())
+    write_atomically(folder / LAST, buffer.getbuffer())
 
 
 def load(folder: Path) -> Content:
     """The content of a run's `last.pt`.
 
     Raises:
-        InputError: there is none, or it is none of ours.
+        InputError: there is none, it is damaged, or it is not a checkpoint of `train`.
     """
     path = folder / LAST
     if not path.is_file():
-        raise InputError(f"{folder} holds no {LAST}, so there is nothing to resume: give the folder of a run")
+        raise InputError(f"{folder} holds no {LAST} to resume from: give the folder of a run")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes, read as opcodes, raise whatever they happen to mean
+    except Exception as error:  # damaged pickle opcodes raise all kinds of exceptions
         fault = type(error).__name__
-        raise InputError(f"{path} is damaged or no checkpoint ({fault}): restore it or train anew") from error
+        raise InputError(f"{path} is damaged or not a checkpoint ({fault}): restore it or train again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path} is no checkpoint of this version's `train`: train anew")
+        raise InputError(f"{path} is not a checkpoint of this version's `train`: train again")
     return content
 
 
+@contextmanager
+def explain_write_errors(folder: Path, step: int) -> Iterator[None]:
+    """Turns a failure to write one of the run's files into an `InputError` with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        saved = (folder / LAST).exists()
+        remedy = f"resume with `--resume {folder}`" if saved else "start again, perhaps with another --out"
+        raise InputError(
+            f"cannot write step {step} to {folder} ({error.strerror or error}): make room and {remedy}"
+        ) from error
+
+
 class BestWeights:
-    """The weights of the best evaluations, as `step-<step>.safetensors`; the very best also as `best.safetensors`.
+    """The weights of the `keep` best evaluations, as `step-<step>.safetensors`; the best also as `best.safetensors`."""
 
-    Args:
-        kept: [step, error] of what is on disk, best first; from a checkpoint.
-    """
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self.kept: list[tuple[int, float]] = []  # step and validation error of the files, best first
 
-    def __init__(self, folder: Path, keep: int, kept: list[tuple[int, float]]) -> None:
-        self.folder, self.keep, self.kept = folder, keep, kept
+    def state_dict(self) -> list[list[float]]:
+        return [list(entry) for entry in self.kept]
+
+    def load_state_dict(self, kept: list[list[float]]) -> None:
+        self.kept = [(int(step), error) for step, error in kept]
 
     def offer(
         self,
@@ -73,14 +92,18 @@ class BestWeights:
         record: Record,
         mean_image: torch.Tensor | None,
     ) -> None:
-        """Stores the weights if they are among the best; of equals, the later ones."""
+        """Writes the weights if they are among the best. If errors are equal, the later weights are better.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
         ranked = sorted([*self.kept, (step, error)], key=lambda entry: (entry[1], -entry[0]))[: self.keep]
         if (step, error) not in ranked:
             return
         path = self.path(step)
         save_safetensors(state, path, record, mean_image)
         if ranked[0] == (step, error):
-            with written_whole(self.folder / BEST) as temporary:
+            with replacing(self.folder / BEST) as temporary:
                 shutil.copyfile(path, temporary)
         dropped = set(self.kept) - set(ranked)
         self.kept = ranked
@@ -92,9 +115,18 @@ class BestWeights:
 
 
 def fingerprint(data: Data) -> str:
-    """A digest of what the images are called and labelled: a run resumes on the same data only."""
+    """A digest of the names and labels of all images."""
     digest = hashlib.sha256()
     for part in data:
         digest.update(repr((part.classes, [part.title(i) for i in range(len(part))])).encode())
         digest.update(part.labels.tobytes())
     return digest.hexdigest()
+
+
+def check_fingerprint(content: Content, found: str, folder: Path) -> None:
+    """Raises InputError unless the run of a checkpoint began on the same data."""
+    if content["fingerprint"] != found:
+        raise InputError(
+            "the images or labels have changed since the run began: restore them, or start a new run with "
+            f"--weights {folder / BEST}"
+        )

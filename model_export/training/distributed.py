@@ -1,16 +1,17 @@
-"""Several processes training one network, as `torchrun` starts them; and one process alone, which is the same code."""
+"""Data-parallel training: one process, or several that `torchrun` starts, run the same code."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
 
 from model_export.errors import InputError
 
@@ -18,19 +19,19 @@ T = TypeVar("T")
 
 
 class Processes(NamedTuple):
-    """This process among those of a run."""
+    """This process's place among the processes of a run."""
 
     rank: int
-    world: int
-    device: torch.device
+    world: int  # number of processes
+    device: torch.device  # of this process
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+        """Whether this process writes the files and the log."""
         return self.rank == 0
 
     def total(self, *values: float) -> list[float]:
-        """The sums of values over all processes."""
+        """The sum of each value over all processes. All have to call this."""
         if self.world == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -38,32 +39,32 @@ class Processes(NamedTuple):
         return sums.tolist()
 
     def share_buffers(self, net: nn.Module) -> None:
-        """Gives all processes the first one's batch-norm statistics, which are the ones that are stored."""
+        """Copies the first process's batch-norm statistics, which checkpoints hold, to all processes."""
         if self.world > 1:
             for buffer in net.buffers():
                 dist.broadcast(buffer, 0)
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What the first process makes, in all of them."""
-        made: list[T | None] = [make() if self.first else None]
+        """The result of `make` in the first process, sent to all of them."""
+        result: list[T | None] = [make() if self.first else None]
         if self.world > 1:
-            dist.broadcast_object_list(made, 0, device=self.device)
-        return cast("T", made[0])
+            dist.broadcast_object_list(result, 0, device=self.device)
+        return cast("T", result[0])
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
-    """This process's place in the run that `torchrun` describes in the environment, or a place of its own.
+def join_processes(device: str) -> Iterator[Processes]:
+    """Joins the processes that `torchrun` describes in the environment; without torchrun there is only this one.
 
     Args:
-        device: "auto", "cpu" or "cuda"; with "cuda", each process takes the GPU of its local rank.
+        device: "auto", "cpu" or "cuda"; on "cuda", each process takes the GPU of its local rank.
 
     Raises:
-        InputError: there is no such device.
+        InputError: PyTorch cannot use the device.
     """
     cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if cuda and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device that this PyTorch can use: leave --device out, or pass cpu")
+        raise InputError("PyTorch finds no CUDA device here: leave --device out, or pass cpu")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     place = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
@@ -79,10 +80,25 @@ def joined(device: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-class SyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes: in training, what one process would compute of the whole batch.
+def data_parallel(net: nn.Module, processes: Processes) -> nn.Module:
+    """The network to train; with several processes, in a wrapper that averages gradients over them."""
+    if processes.world == 1:
+        return net
+    device = processes.device
+    return DistributedDataParallel(net, device_ids=[device.index] if device.type == "cuda" else None)
 
-    PyTorch's own works on GPUs only; this one is two sums, on any backend.
+
+def gradients_shared(model: nn.Module, *, last_part: bool) -> AbstractContextManager[None]:
+    """A context for forward and backward passes: gradients are averaged once per batch, with its last part."""
+    if isinstance(model, DistributedDataParallel) and not last_part:
+        return model.no_sync()
+    return nullcontext()
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes: in training, the result of one process with the whole batch.
+
+    PyTorch's own works on GPUs only; this one takes two all-reduces, on any backend.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +108,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
         count = values.new_tensor([x.numel() / x.shape[1]])
         sums, total = all_reduce(torch.cat([values.sum((0, 2, 3)), count])).split([self.num_features, 1])  # type: ignore[no-untyped-call]
         mean = sums / total
-        # In a second pass: the difference of two large sums would lose what varies little beside its mean.
+        # A second pass: with E[x²] - E[x]², a variance that is small beside the mean would be lost in rounding.
         deviations = (values - mean[:, None, None]).square().sum((0, 2, 3))
         variance = all_reduce(deviations) / total  # type: ignore[no-untyped-call]
         assert self.running_mean is not None
@@ -109,7 +125,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise_batch_norms(net: nn.Module) -> None:
-    """Makes every batch norm of a network a `SyncBatchNorm`, in place."""
+    """Replaces every batch norm of a network by a `SyncBatchNorm`, in place."""
     for module in net.modules():
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:

@@ -1,4 +1,4 @@
-"""What a training measured, one row per evaluation: `metrics.csv` and TensorBoard events."""
+"""The metrics of a run, one row per evaluation: `metrics.csv` and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch.utils.tensorboard import SummaryWriter
 
-from model_export.disk import write_whole
+from model_export.disk import write_atomically
 from model_export.errors import InputError
 
 METRICS_FILE = "metrics.csv"
@@ -19,22 +19,34 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 
 class Row(NamedTuple):
-    """Training figures are means since the row before, over augmented images; errors are fractions."""
+    """The metrics of one evaluation. Training figures are means over the augmented images since the previous row.
 
-    step: int  # optimiser steps done
-    epoch: float  # passes over the training set done
-    lr: float  # of the last step
+    Errors are fractions.
+    """
+
+    step: int  # optimiser steps so far
+    epoch: float  # passes over the training set so far
+    lr: float  # learning rate of the last step
     train_loss: float
     train_error: float
     val_loss: float
     val_error: float
     val_top5_error: float
-    images_per_s: float  # training alone, without evaluation
-    seconds: float  # of work since the start of the run, resumed parts included
+    images_per_s: float  # of training, without evaluation
+    seconds: float  # of work since the run began, across interruptions
+
+
+def summary(row: Row) -> str:
+    """A row as a line of the log."""
+    return (
+        f"epoch {row.epoch:.4g}: training loss {row.train_loss:.3f}, error {100 * row.train_error:.1f} %; "
+        f"validation loss {row.val_loss:.3f}, error {100 * row.val_error:.1f} % "
+        f"(top-5 {100 * row.val_top5_error:.1f} %); {row.images_per_s:.0f} images/s"
+    )
 
 
 def write_history(folder: Path, rows: Sequence[Row]) -> None:
-    """Writes `metrics.csv` whole, so that it never disagrees with the checkpoint it is written beside.
+    """Writes all of `metrics.csv` anew, so that it agrees with the checkpoint that is written with it.
 
     Raises:
         OSError: the file cannot be written.
@@ -43,30 +55,29 @@ def write_history(folder: Path, rows: Sequence[Row]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Row._fields)
     writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
-    write_whole(folder / METRICS_FILE, text.getvalue().encode())
+    write_atomically(folder / METRICS_FILE, text.getvalue().encode())
 
 
 def read_history(path: Path) -> list[Row]:
     """The rows of a `metrics.csv`.
 
     Raises:
-        InputError: it is missing, or no file of ours.
+        InputError: it is missing, or not a file of `write_history`.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
         return [Row(int(line["step"]), *(float(line[name]) for name in Row._fields[1:])) for line in lines]
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist: give the folder of a run that `train` has made") from None
+        raise InputError(f"{path} does not exist: give the folder of a run of `train`") from None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not the metrics.csv of a run ({error}): restore it or train again") from error
 
 
 class TensorBoard:
-    """The rows as TensorBoard events, beside the run's other files.
+    """The rows as TensorBoard events, in the run's folder.
 
-    Events of an earlier part of the run are written anew: a killed run may have written some that its last checkpoint
-    does not know.
+    A resumed run writes all events anew: a killed run may have written some that are later than its last checkpoint.
     """
 
     def __init__(self, folder: Path, rows: Sequence[Row]) -> None:
@@ -77,9 +88,9 @@ class TensorBoard:
 
     def add(self, row: Row) -> None:
         for name, value in row._asdict().items():
-            if name.startswith(("train_", "val_")):  # grouped by figure, so that both curves share a picture
-                part, _, figure = name.partition("_")
-                self.writer.add_scalar(f"{figure}/{part}", value, row.step)
+            if name.startswith(("train_", "val_")):  # grouped by metric, so that both curves share a chart
+                part, _, metric = name.partition("_")
+                self.writer.add_scalar(f"{metric}/{part}", value, row.step)
             elif name not in ("step", "seconds"):
                 self.writer.add_scalar(f"run/{name}", value, row.step)
         self.writer.flush()

@@ -1,17 +1,16 @@
-"""Batches for training and evaluation: read, decoded and augmented ahead of the network, in worker processes.
+"""Batches of images, read, decoded and augmented by worker processes ahead of the network.
 
-What an image looks like depends on the seed, the epoch and its index alone, and the order of the images on the seed and
-the epoch; so a run is the same with any number of workers, and a resumed run goes on where it was.
+What an image looks like depends on the seed, the epoch and its index alone; so a run is the same with any number of
+workers, and a resumed run continues with the batches of an uninterrupted one.
 """
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,18 +20,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from model_export.datasets.base import Dataset
+from model_export.datasets.base import Dataset, explain_unreadable
 from model_export.errors import InputError
 from model_export.training.augment import Palette, colour_shift, erase, training_view
+from model_export.training.plan import VIEW, Key, Plan
 from model_export.training.recipe import Recipe
-from service.card import Preprocessing
-from service.errors import ImageProblem
-from service.imaging import resize_and_crop, to_array
+from service.runtime.images.resizing import resize_and_crop, to_array
+from service.runtime.model_card import Preprocessing
 
 PREFETCH = 2  # batches per worker
-
-# One stream of random numbers for each purpose.
-ORDER, VIEW = 1, 2
 
 
 class Batch(NamedTuple):
@@ -40,54 +36,11 @@ class Batch(NamedTuple):
 
     images: Tensor  # uint8 (N, 3, size, size)
     labels: Tensor  # int64 (N,)
-    colours: Tensor  # float32 (N, 3): the shift of each image's colours, 0 to 255
+    colours: Tensor | None = None  # float32 (N, 3), 0 to 255: the colour shift of each image, with `pca_colour`
 
 
-class Key(NamedTuple):
-    """One image of one epoch."""
-
-    epoch: int
-    image: int
-    size: int  # of the view, pixels
-
-
-class Plan(NamedTuple):
-    """Which images make up which step. Every epoch is a new order of all images, less a remainder of a batch."""
-
-    images: int  # of the training set
-    recipe: Recipe
-    steps: int  # of the whole run
-    seed: int
-    rank: int = 0
-    world: int = 1
-
-    @property
-    def batch_size(self) -> int:
-        """Over all processes: the recipe's, or all images of a set smaller than that."""
-        return min(self.recipe.batch_size, self.images)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.images // self.batch_size
-
-    def keys(self, step: int) -> list[Key]:
-        """The images that this process sees in a step: every `world`-th of the batch, so that together they see it."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        order = _order(self.seed, epoch, self.images)
-        batch = order[position * self.batch_size : (position + 1) * self.batch_size]
-        return [Key(epoch, int(index), self.size(step)) for index in batch[self.rank :: self.world]]
-
-    def size(self, step: int) -> int:
-        """The side of a step's images: `first_size`, where there is one, up to the first milestone."""
-        r = self.recipe
-        if r.first_size is not None and step < r.milestone_steps(self.steps)[0]:
-            return r.first_size
-        return r.size
-
-
-@functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, images: int) -> np.ndarray:
-    return np.random.default_rng((seed, ORDER, epoch)).permutation(images)
+class WorkerDied(InputError):
+    """A process that reads images has ended."""
 
 
 class _TrainingImages(TorchDataset[tuple[Tensor, int, Tensor]]):
@@ -96,8 +49,7 @@ class _TrainingImages(TorchDataset[tuple[Tensor, int, Tensor]]):
     def __init__(self, dataset: Dataset, recipe: Recipe, palette: Palette, seed: int) -> None:
         self.dataset, self.recipe, self.palette, self.seed = dataset, recipe, palette, seed
         r, g, b = np.rint(palette.mean).astype(int).tolist()
-        # of borders and erased parts: zero, once the mean is subtracted
-        self.fill = (r, g, b)
+        self.fill = (r, g, b)  # of borders and erased rectangles: zero, once the mean is subtracted
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, Tensor]:
         rng = np.random.default_rng((self.seed, VIEW, key.epoch, key.image))
@@ -111,7 +63,7 @@ class _TrainingImages(TorchDataset[tuple[Tensor, int, Tensor]]):
 
 
 class _EvaluationImages(TorchDataset[tuple[Tensor, int]]):
-    """Images by index, as the service would see them."""
+    """Images by index, preprocessed as the service does it."""
 
     def __init__(self, dataset: Dataset, preprocessing: Preprocessing) -> None:
         self.dataset, self.preprocessing = dataset, preprocessing
@@ -125,31 +77,34 @@ class _EvaluationImages(TorchDataset[tuple[Tensor, int]]):
 
 
 def read_image(dataset: Dataset, index: int) -> Image.Image:
-    """`dataset.image(index)`. Raises InputError, with the image's name, where it has become unreadable."""
-    try:
+    """`dataset.image(index)`.
+
+    Raises:
+        InputError: the image has become unreadable.
+    """
+    with explain_unreadable(dataset, index, "put it back and resume, or train without it"):
         return dataset.image(index)
-    except (ImageProblem, OSError) as error:
-        raise InputError(
-            f"{dataset.title(index)} cannot be read any more ({error}): put it back and resume, or train without it"
-        ) from error
 
 
 def training_batches(
     dataset: Dataset, plan: Plan, palette: Palette, *, first_step: int, workers: int, pin: bool
 ) -> Iterator[Batch]:
-    """The batches of the steps from `first_step` to the end of the run, one after the other, across epochs.
+    """The batches of the steps from `first_step` to the end of the plan.
 
     Args:
         workers: processes that read ahead; with 0 the caller reads.
         pin: copy batches to page-locked memory, from which a GPU fetches them while it computes.
+
+    Raises:
+        InputError: an image has become unreadable, or a worker has died (`WorkerDied`).
     """
     loader = _Loader(
         _TrainingImages(dataset, plan.recipe, palette, plan.seed),
         batch_sampler=_Steps(plan, first_step),
-        **_reading(workers, pin),
+        **_loader_options(workers, pin),
     )
-    for pixels, labels, colours in _with_plain_errors(loader):
-        yield Batch(pixels, labels, colours)
+    for images, labels, colours in explain_worker_errors(loader):
+        yield Batch(images, labels, colours if plan.recipe.pca_colour else None)
 
 
 def evaluation_batches(
@@ -161,19 +116,24 @@ def evaluation_batches(
     pin: bool,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """uint8 `(N, 3, crop, crop)` and labels `(N,)` of every `world`-th image, in order, each once."""
+) -> Iterator[Batch]:
+    """Every `world`-th image from `rank` on, in order, each once: images are `(N, 3, crop, crop)`.
+
+    Raises:
+        InputError: as `training_batches`.
+    """
     loader = _Loader(
         _EvaluationImages(dataset, preprocessing),
         batch_size=batch_size,
         sampler=range(rank, len(dataset), world),
-        **_reading(workers, pin),
+        **_loader_options(workers, pin),
     )
-    yield from _with_plain_errors(loader)
+    for images, labels in explain_worker_errors(loader):
+        yield Batch(images, labels)
 
 
 class _Steps:
-    """The keys of every step, as a batch sampler."""
+    """A batch sampler: the keys of each step."""
 
     def __init__(self, plan: Plan, first: int) -> None:
         self.plan, self.first = plan, first
@@ -184,14 +144,14 @@ class _Steps:
 
 class _Loader(DataLoader[Any]):
     def check_worker_number_rationality(self) -> None:
-        """Says nothing: whoever asks for more workers than cores means it."""
+        """Does not warn: more workers than cores are always asked for on purpose."""
 
 
-def _reading(workers: int, pin: bool) -> dict[str, Any]:
-    generator = torch.Generator()  # the loader draws from it, which nothing here needs: not from the caller's
+def _loader_options(workers: int, pin: bool) -> dict[str, Any]:
+    generator = torch.Generator()  # the loader draws a seed, unused here: not from the caller's generator
     if workers == 0:
         return {"num_workers": 0, "pin_memory": pin, "generator": generator}
-    # Not forked from this process: its threads (OpenMP's, CUDA's) would not be there in the child.
+    # Not forked from this process: a fork lacks the threads of OpenMP and CUDA.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return {
@@ -200,31 +160,38 @@ def _reading(workers: int, pin: bool) -> dict[str, Any]:
         "generator": generator,
         "prefetch_factor": PREFETCH,
         "multiprocessing_context": context,
-        "worker_init_fn": _begin_work,
+        "worker_init_fn": _start_worker,
     }
 
 
-def _with_plain_errors(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Takes the worker's traceback out of an error that has a sentence for the user."""
+def explain_worker_errors(loader: Iterable[Any]) -> Iterator[Any]:
+    """The loader's batches; a worker's error becomes one sentence, without the worker's traceback."""
     try:
         yield from loader
     except InputError as error:
-        # Its frames hold the workers, which would be told to end only when the garbage is collected: too late, and for
-        # each of them there would be a wait of five seconds.
+        # The traceback's frames would keep the workers alive until garbage is collected, when it is too late to tell
+        # them to end: five seconds of waiting for each.
         raise InputError(str(error).rpartition("InputError: ")[2].strip()) from error.with_traceback(None)
+    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+        # Which one depends on the moment: a worker may die while its last batch is fetched from its shared memory.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WorkerDied(
+            f"a process that reads images ended ({reason}): give a container more shared memory (--shm-size) or use "
+            "--workers 0, and resume the run"
+        ) from error
 
 
-def _begin_work(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer decides what it means
+def _start_worker(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the trainer handles it
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_the_trainer, name="end-with-the-trainer", daemon=True).start()
+    threading.Thread(target=_exit_with_trainer, name="exit-with-trainer", daemon=True).start()
 
 
-def _end_with_the_trainer() -> None:
-    """Ends this worker once the trainer has gone, however it went.
+def _exit_with_trainer() -> None:
+    """Ends this worker once the trainer has ended, even if it was killed.
 
-    The loader's own watch looks for a new parent, but these workers are children of the fork server, which in turn
-    waits for them: a trainer that was killed would leave them all behind.
+    PyTorch's own watchdog checks for a new parent process, but the parent of these workers is the fork server, and that
+    waits for them: if the trainer is killed, all of them would stay.
     """
     trainer = multiprocessing.parent_process()
     assert trainer is not None

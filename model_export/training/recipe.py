@@ -1,8 +1,8 @@
-"""Recipes: everything that decides what a training computes, as data. A run prints its recipe and stores it.
+"""Recipes: all settings that decide what a training computes. A run prints its recipe and stores it.
 
-`paper-imagenet` and `paper-cifar` are sections 3.4 and 4.2 of the paper; `modern` is what torchvision trains its
-second weights with, as far as it concerns ResNets; `finetune` starts from trained weights, which is what most users
-want; `demo` is for pictures that are drawn on the spot and seen once.
+`paper-imagenet` and `paper-cifar` are sections 3.4 and 4.2 of the paper. `modern` is torchvision's recipe for its
+second ResNet weights. `finetune` starts from trained weights, as most users do. `demo` is for drawings that are seen
+once each.
 """
 
 from __future__ import annotations
@@ -13,86 +13,88 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model_export.errors import InputError
-from service.card import Architecture, Interpolation
+from service.runtime.model_card import Architecture, Interpolation
 
 RecipeName = Literal["paper-imagenet", "paper-cifar", "modern", "finetune", "demo"]
+RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
 
 
 class Recipe(BaseModel):
-    """One training. Defaults are the paper's for ImageNet (section 3.4); shares are of the whole run."""
+    """The settings of a training. Defaults are the paper's for ImageNet (section 3.4)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     name: RecipeName = "paper-imagenet"
 
-    # How long, and how fast it learns.
+    # Length and learning rate.
     epochs: float | None = Field(default=120, gt=0)
-    """passes over the training set; or give `steps`"""
+    """passes over the training set; alternative to `steps`"""
     steps: int | None = Field(default=None, ge=1)
-    """optimiser steps; or give `epochs`"""
+    """optimiser steps; alternative to `epochs`"""
     batch_size: int = Field(default=256, ge=2)
     """images per optimiser step, over all processes"""
     accumulate: int = Field(default=1, ge=1)
-    """parts that a batch is computed in, to save memory; batch norms see one part at a time"""
+    """parts in which a batch is computed, to save memory; batch norms see one part at a time"""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=0.1, gt=0)
-    """learning rate at its peak"""
+    """peak learning rate"""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """of SGD; of AdamW, beta1"""
+    """of SGD; beta1 of AdamW"""
     weight_decay: float = Field(default=1e-4, ge=0)
     decay_norms: bool = True
-    """whether weight decay also pulls on batch norms and biases"""
+    """whether weight decay applies to batch norms and biases, too"""
     schedule: Literal["step", "plateau", "cosine", "linear"] = "step"
-    """how the learning rate falls: at `milestones`; when the validation error stalls; to zero as half a cosine from the
-    end of the warm-up; to zero in a line from the only milestone on"""
+    """how the learning rate falls. step: at the `milestones`. plateau: when the validation error stalls. cosine: along
+    half a cosine to zero, from the end of the warm-up on. linear: along a line to zero, from the only milestone on"""
     milestones: tuple[float, ...] = (0.25, 0.5, 0.75)
     """shares of the run at which `step` multiplies the learning rate by `gamma`"""
     gamma: float = Field(default=0.1, gt=0, lt=1)
     patience: int = Field(default=5, ge=1)
     """evaluations without a better error before `plateau` multiplies the learning rate by `gamma`"""
     warmup: float = Field(default=0.0, ge=0)
-    """epochs in which the learning rate rises from near zero"""
+    """epochs in which the learning rate rises from near zero to its peak"""
     warmup_lr: float | None = Field(default=None, gt=0)
-    """a learning rate to begin with, until the training error has come down to `warmup_error` (section 4.2)"""
+    """learning rate at the start, until the training error has fallen to `warmup_error` (section 4.2)"""
     warmup_error: float = Field(default=0.8, gt=0, lt=1)
 
-    # What the network sees.
+    # Images.
     family: Literal["imagenet", "cifar"] = "imagenet"
-    """which networks it is meant for"""
+    """networks that the recipe is meant for"""
     size: int = Field(default=224, ge=8)
     """side of the training images, pixels"""
     first_size: int | None = Field(default=None, ge=8)
-    """a smaller side to begin with, until the first milestone"""
+    """a smaller side of the training images until the first milestone, pixels"""
     crop: Literal["scale", "pad", "area", "centre"] = "scale"
-    """scale: the shorter side drawn from `scale`, then a random square. pad: `padding` pixels around, then a random
-    square. area: a random rectangle of a share of the `area` (Szegedy et al. 2015). centre: as in testing"""
+    """scale: resize the shorter side to a number drawn from `scale`, then cut out a random square. pad: add a border of
+    `padding` pixels, then cut out a random square. area: cut out a random rectangle, its share of the image drawn from
+    `area` (Szegedy et al. 2015). centre: as in testing"""
     scale: tuple[int, int] = (256, 480)
     padding: int = Field(default=4, ge=0)
     area: tuple[float, float] = (0.08, 1.0)
     mirror: bool = True
-    """half of the images, left to right"""
+    """flip half of the images left to right"""
     pca_colour: float = Field(default=0.1, ge=0)
     """standard deviation of AlexNet's colour augmentation, in units of the principal components'"""
     erasing: float = Field(default=0.0, ge=0, le=1)
-    """share of images of which a random rectangle is erased (Zhong et al. 2017)"""
+    """share of images in which a random rectangle is erased (Zhong et al. 2017)"""
     mixup: float = Field(default=0.0, ge=0)
     """alpha of mixup (Zhang et al. 2017)"""
     cutmix: float = Field(default=0.0, ge=0)
-    """alpha of CutMix (Yun et al. 2019); with both, each batch draws one of them"""
+    """alpha of CutMix (Yun et al. 2019); with `mixup` too, one of them is drawn for each batch"""
     normalisation: Literal["mean-image", "imagenet", "weights"] = "mean-image"
-    """mean-image: the mean per pixel of the training set is subtracted (section 3.4). imagenet: mean and deviation per
-    channel of ImageNet (or of CIFAR-10, for its networks). weights: as the weights that it starts from were trained"""
+    """mean-image: subtracts the mean of the training set per pixel (section 3.4). imagenet: mean and standard deviation
+    of ImageNet per channel (for the cifar family, of CIFAR-10). weights: as the weights to start from were trained"""
     test_resize: int = Field(default=256, ge=8)
-    """shorter side in testing and serving, before the centre is cut out"""
+    """shorter side in testing and serving, before the centre square is cut out"""
     test_size: int = Field(default=224, ge=8)
     interpolation: Interpolation = "bilinear"
 
-    # What the network is told, and what is kept of it.
+    # Labels and weights.
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema: float | None = Field(default=None, gt=0, lt=1)
-    """decay per step of an average of the weights, which is then what is evaluated and kept"""
+    """decay per step of a moving average of the weights; if given, the average is evaluated and kept"""
     recompute_bn: int = Field(default=10_000, ge=0)
-    """training images over which the batch norms' statistics are computed anew at the end; 0 keeps the averages"""
+    """training images from which batch-norm statistics are recomputed at the end; 0 keeps the running averages"""
     freeze: bool = False
     """train the last layer only"""
     sync_bn: bool = False
@@ -101,27 +103,29 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give either epochs or steps, and none for the other")
+            raise ValueError("give either epochs or steps; the other must be none")
         if list(self.milestones) != sorted(self.milestones) or not all(0 < share < 1 for share in self.milestones):
-            raise ValueError("milestones are rising shares of the run, between 0 and 1")
+            raise ValueError("milestones must be rising shares of the run, between 0 and 1")
         if self.schedule == "linear" and len(self.milestones) != 1:
             raise ValueError("the linear schedule takes one milestone, from which the learning rate falls")
         if self.first_size is not None and not self.milestones:
-            raise ValueError("first_size holds until the first milestone: give milestones")
+            raise ValueError("first_size is used until the first milestone: give milestones")
         if self.normalisation == "mean-image" and (self.size != self.test_size or self.first_size is not None):
-            raise ValueError("a mean image has one size: make size and test_size equal, or normalisation imagenet")
+            raise ValueError(
+                "a mean image has one size: make size and test_size equal, or choose normalisation imagenet"
+            )
         if self.test_size > self.test_resize:
             raise ValueError("test_size is cut out of test_resize: it cannot be larger")
         if self.crop == "scale" and self.scale[0] < self.size:
-            raise ValueError(f"squares of size {self.size} are cut out of images of scale {self.scale[0]} and larger")
+            raise ValueError(f"squares of size {self.size} do not fit into images of scale {self.scale[0]}")
         if self.scale[0] > self.scale[1] or self.area[0] > self.area[1] or self.area[0] <= 0:
-            raise ValueError("scale and area are a smallest and a largest value")
+            raise ValueError("scale and area take a smallest and a largest value")
         if self.batch_size % self.accumulate:
-            raise ValueError("accumulate divides batch_size")
+            raise ValueError("accumulate must divide batch_size")
         return self
 
     def milestone_steps(self, steps: int) -> tuple[int, ...]:
-        """The milestones of a run of so many steps."""
+        """The milestones of a run of `steps` steps, in steps."""
         return tuple(round(share * steps) for share in self.milestones)
 
 
@@ -159,7 +163,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         normalisation="imagenet",
         test_resize=232,
         label_smoothing=0.1,
-        # torchvision averages every 32 steps, with 1 - 0.99998 scaled to its batch and epochs: per step, this
+        # torchvision averages every 32 steps, with 1 - 0.99998 scaled by batch size and epochs; per step, that is
         ema=0.99997,
         recompute_bn=0,
     ),
@@ -173,7 +177,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         milestones=(),
         warmup=1,
         crop="area",
-        area=(0.25, 1.0),  # few pictures: a crop should still show what the label says
+        area=(0.25, 1.0),  # with few pictures, a crop should still show the labelled object
         pca_colour=0,
         normalisation="weights",
         label_smoothing=0.1,
@@ -183,12 +187,12 @@ RECIPES: dict[RecipeName, Recipe] = {
         name="demo",
         epochs=1,
         batch_size=16,
-        optimizer="adamw",  # there are few steps: after 4096 pictures at 96 px it was 74 % right, SGD 57 %
+        optimizer="adamw",  # for few steps: after 4096 pictures at 96 px its accuracy was 74 %, with SGD 57 %
         lr=1e-3,
         weight_decay=0.05,
         schedule="linear",
-        # Small pictures teach most of it at a third of the price. The learning rate falls only after them: it has to
-        # move the weights, and not just the batch norms, to the size of serving.
+        # Small pictures teach most of it at a third of the cost. The learning rate falls only after them: the weights,
+        # and not only the batch norms, have to adapt to the size of serving.
         milestones=(0.7,),
         first_size=112,
         warmup=0.08,
@@ -202,8 +206,8 @@ RECIPES: dict[RecipeName, Recipe] = {
 }
 
 
-def named(name: RecipeName, architecture: Architecture | None = None) -> Recipe:
-    """The recipe for a network: from ResNet-110 on, the paper warms up at 0.01 (section 4.2)."""
+def recipe_for(name: RecipeName, architecture: Architecture | None = None) -> Recipe:
+    """The recipe of a name, adapted to a network: from ResNet-110 on, the paper warms up at 0.01 (section 4.2)."""
     recipe = RECIPES[name]
     if name == "paper-cifar" and architecture is not None and architecture.depth >= 110:
         return recipe.model_copy(update={"warmup_lr": 0.01})
@@ -211,12 +215,12 @@ def named(name: RecipeName, architecture: Architecture | None = None) -> Recipe:
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with some fields changed; values may be text, as on a command line.
+    """The recipe with some fields changed; values may be strings, as on a command line.
 
-    Giving `epochs` takes `steps` away, and the other way round.
+    A value for `epochs` sets `steps` to None, and the other way round.
 
     Raises:
-        InputError: a value is not allowed, or the fields do not go together.
+        InputError: a value is invalid, or the fields contradict each other.
     """
     fields = recipe.model_dump() | dict(changes)
     for given, other in (("epochs", "steps"), ("steps", "epochs")):
@@ -231,8 +235,8 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         raise InputError(f"recipe {recipe.name}: {where + ': ' if where else ''}{message}") from error
 
 
-def described(recipe: Recipe) -> list[tuple[str, str]]:
-    """Every field with its value, for people."""
+def describe(recipe: Recipe) -> list[tuple[str, str]]:
+    """Every field with its value in words."""
     return [(name, _text(value)) for name, value in recipe.model_dump().items()]
 
 
@@ -244,6 +248,3 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else str(value)
-
-
-NAMES: tuple[RecipeName, ...] = get_args(RecipeName)

@@ -1,4 +1,4 @@
-"""The learning rate of every step."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import TypedDict
 
 from model_export.training.recipe import Recipe
 
-ERROR_MEMORY = 0.98  # of the running training error that ends a warm-up: about the last 50 steps count
+ERROR_MEMORY = 0.98  # per step, of the running training error that ends a warm-up: it covers about 50 steps
 
 
 class ScheduleState(TypedDict):
-    """What a schedule has learned from the run so far; plain numbers, for the checkpoint."""
+    """What a schedule remembers of the run so far; plain numbers, for the checkpoint."""
 
-    drops: int  # of a plateau schedule
-    best_error: float
-    stalled: int  # evaluations since then
-    running_error: float
-    warming_up: bool  # while `warmup_lr` holds
+    drops: int  # of a plateau schedule's learning rate
+    best_error: float  # in validation
+    stalled: int  # evaluations since the best error
+    running_error: float  # moving average of the training error
+    warming_up: bool  # whether `warmup_lr` holds
 
 
 class Schedule:
-    """`lr(step)` for steps from 0; told of errors, for the schedules that react to them."""
+    """The learning rate of each step, counted from 0. Some schedules react to training or validation errors."""
 
     def __init__(self, recipe: Recipe, *, steps: int, steps_per_epoch: int) -> None:
         self.recipe = recipe
@@ -36,10 +36,21 @@ class Schedule:
             warming_up=recipe.warmup_lr is not None,
         )
 
+    @property
+    def warming_up(self) -> bool:
+        """Whether `warmup_lr` holds; `trained` wants to know the training errors until it does not."""
+        return self.state["warming_up"]
+
+    def state_dict(self) -> ScheduleState:
+        return self.state.copy()
+
+    def load_state_dict(self, state: ScheduleState) -> None:
+        self.state.update(state)
+
     def lr(self, step: int) -> float:
-        """The learning rate with which step number `step` is taken."""
+        """The learning rate of a step."""
         r = self.recipe
-        if self.state["warming_up"] and r.warmup_lr is not None:
+        if self.warming_up and r.warmup_lr is not None:
             return r.warmup_lr
         rising = min(1.0, (step + 1) / (self.warmup_steps + 1))
         return r.lr * rising * self._share(step)
@@ -58,14 +69,14 @@ class Schedule:
                 return min(1.0, (self.steps - step) / max(1, self.steps - self.milestones[0]))
 
     def trained(self, error: float) -> None:
-        """After every step: its training error, a fraction. Ends the warm-up of section 4.2."""
+        """Takes the training error of a step, a fraction. Ends the warm-up of section 4.2."""
         state = self.state
         state["running_error"] = ERROR_MEMORY * state["running_error"] + (1 - ERROR_MEMORY) * error
         if state["running_error"] < self.recipe.warmup_error:
             state["warming_up"] = False
 
     def evaluated(self, error: float) -> None:
-        """After every evaluation: the validation error. Drops a plateau schedule's learning rate."""
+        """Takes the validation error of an evaluation, a fraction. Drops a plateau schedule's learning rate."""
         state = self.state
         if error < state["best_error"]:
             state["best_error"], state["stalled"] = error, 0

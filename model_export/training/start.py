@@ -1,4 +1,4 @@
-"""What a run begins with: a network, new or with trained weights and a new head, and how images are normalised."""
+"""The start of a run: its network, with new or trained weights, and the normalisation of images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from torch import Tensor
 
 from model_export.datasets.base import Dataset
 from model_export.errors import InputError
-from model_export.labels import imagenet_labels
-from model_export.resnet import ResNet, build
+from model_export.nets.resnet import ResNet, build
 from model_export.training import checkpoint
 from model_export.training.augment import Palette
+from model_export.training.colour_statistics import measure_colours
 from model_export.training.recipe import Recipe, override
-from model_export.training.statistics import statistics
-from model_export.weight_files import MEAN_IMAGE, Record
-from model_export.weights import Loaded, usual_preprocessing
-from service.card import Architecture, Label, Preprocessing
+from model_export.weights.defaults import usual_preprocessing
+from model_export.weights.labels import imagenet_labels
+from model_export.weights.loading import Loaded
+from model_export.weights.record import MEAN_IMAGE, Record
+from service.runtime.model_card import Architecture, Label, Preprocessing
 
 log = logging.getLogger(__name__)
 
 
 class Start(NamedTuple):
-    """What a run begins with, besides its recipe and its data."""
+    """What a run starts from, besides its recipe and its data."""
 
     net: ResNet
     labels: tuple[Label, ...]
@@ -37,19 +38,27 @@ class Start(NamedTuple):
     def record(self) -> Record:
         return Record(architecture=self.net.architecture, preprocessing=self.preprocessing, labels=self.labels)
 
+    def content(self) -> checkpoint.Content:
+        """What `resume` needs, except the weights."""
+        return {
+            **self.record.model_dump(mode="json"),
+            MEAN_IMAGE: self.mean_image,
+            "palette": [values.tolist() for values in self.palette],
+        }
+
 
 def begin(
     architecture: Architecture, recipe: Recipe, train: Dataset, *, loaded: Loaded | None = None, seed: int = 0
 ) -> Start:
-    """A new run's start: He-initialised by the seed, or with weights to go on from.
+    """The start of a new run: a network with He-initialised weights drawn by the seed, or with trained ones.
 
     Args:
-        architecture: `num_classes` is that of `train`.
-        loaded: weights of the same architecture, of any classes: where these differ, the last layer is new.
+        architecture: with the number of classes of `train`.
+        loaded: trained weights of the same architecture; if their classes differ, the last layer is new.
 
     Raises:
-        InputError: `normalisation` is that of weights and there are none, or an image is broken.
-        ValueError: there is no such network.
+        InputError: the recipe normalises as its weights do and there are none, or an image is broken.
+        ValueError: the paper has no such network.
     """
     labels = labels_of(train.classes)
     with torch.random.fork_rng(devices=[]):
@@ -66,24 +75,24 @@ def begin(
 
 
 def resume(content: checkpoint.Content) -> Start:
-    """A resumed run's start, from its checkpoint; the weights themselves are restored by the trainer."""
+    """The start of a resumed run, from its checkpoint; the trainer restores the weights."""
     record = Record.model_validate({name: content[name] for name in Record.model_fields if name in content})
-    assert record.architecture is not None  # `train` wrote them all
+    assert record.architecture is not None  # `train` writes all three
     assert record.preprocessing is not None
     assert record.labels is not None
     palette = Palette(*(np.array(values) for values in content["palette"]))
     return Start(build(record.architecture), record.labels, record.preprocessing, content[MEAN_IMAGE], palette)
 
 
-def fitted(recipe: Recipe, loaded: Loaded, given: set[str]) -> Recipe:
-    """The recipe at the sizes that the weights were trained for, except what the user has given."""
+def fit_sizes(recipe: Recipe, loaded: Loaded, given: set[str]) -> Recipe:
+    """The recipe at the image sizes of the weights, except for fields that the user has given."""
     p = loaded.preprocessing
     sizes = {"size": p.crop, "test_size": p.crop, "test_resize": p.resize, "interpolation": p.interpolation}
     return override(recipe, {name: value for name, value in sizes.items() if name not in given})
 
 
 def labels_of(classes: tuple[str, ...]) -> tuple[Label, ...]:
-    """Labels for the classes of a data set; folders named by ImageNet's WordNet ids get ImageNet's names."""
+    """Labels for the classes of a data set. Classes named by ImageNet's WordNet ids get ImageNet's names."""
     known = {label.wnid: label for label in imagenet_labels()}
     if all(name in known for name in classes):
         return tuple(known[name] for name in classes)
@@ -91,10 +100,10 @@ def labels_of(classes: tuple[str, ...]) -> tuple[Label, ...]:
 
 
 def check_weights(recipe: Recipe, loaded: Loaded | None) -> None:
-    """Raises InputError where a recipe goes on from weights and there are none."""
+    """Raises InputError if a recipe starts from trained weights and there are none."""
     if recipe.normalisation == "weights" and loaded is None:
         raise InputError(
-            f"recipe {recipe.name} goes on from trained weights: give --weights imagenet or a file, or take another "
+            f"recipe {recipe.name} starts from trained weights: give --weights imagenet or a file, or choose another "
             "recipe"
         )
 
@@ -113,19 +122,19 @@ def _normalisation(
     )
     if mean_image is not None and mean_image.shape[1:] != (recipe.test_size, recipe.test_size):
         raise InputError(
-            f"the weights have a mean for each of {mean_image.shape[1]} x {mean_image.shape[2]} pixels: leave --size "
-            "and --test-size as they are"
+            f"the mean image of the weights has {mean_image.shape[1]} x {mean_image.shape[2]} pixels: leave --size and "
+            "--test-size out"
         )
     if recipe.normalisation != "mean-image" and not recipe.pca_colour:
         return preprocessing, mean_image, _plain_palette(preprocessing)
-    found = statistics(train, preprocessing)
+    colours = measure_colours(train, preprocessing)
     if recipe.normalisation == "mean-image":
-        r, g, b = (found.palette.mean / 255).tolist()
-        # The paper subtracts and does not divide. (The first batch norm makes any factor immaterial.)
+        r, g, b = (colours.palette.mean / 255).tolist()
+        # The paper subtracts the mean and does not divide. (The first batch norm cancels any factor.)
         unit = 1 / 255
         update = {"mean": (r, g, b), "std": (unit, unit, unit), "mean_image": True}
-        return preprocessing.model_copy(update=update), found.mean_image, found.palette
-    return preprocessing, mean_image, found.palette
+        return preprocessing.model_copy(update=update), colours.mean_image, colours.palette
+    return preprocessing, mean_image, colours.palette
 
 
 def _plain_palette(preprocessing: Preprocessing) -> Palette:

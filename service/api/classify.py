@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
-import re
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive
 
 from service import errors
-from service.api import schema
+from service.admission import Permit
+from service.api import problems, schema
 from service.api.forms import FIELD
-from service.api.problems import responses
-from service.api.uploads import IMAGE_TYPES, Upload, explained, read_body
-from service.card import Label
-from service.classifier import Answer, Classifier
-from service.metrics import Metrics
-from service.repository import Model, Repository
+from service.api.parameters import Parameters, depth_of, read_parameters, top_k_of
+from service.api.uploads import IMAGE_TYPES, Upload, diagnose, read_body
+from service.lifecycle import Lifecycle
+from service.metrics import STAGES, Metrics
+from service.model_repository import Model, Repository
+from service.pipeline import Classified, Pipeline
+from service.runtime.faults import Fault, ImageFault
+from service.runtime.model_card import Label
 from service.settings import Settings
 
 T = TypeVar("T")
-
-DEFAULT_TOP_K = 5
 
 BINARY = {"type": "string", "format": "binary"}
 REQUEST_BODY = {
@@ -54,8 +52,8 @@ REQUEST_BODY = {
         **{media_type: {"schema": BINARY} for media_type in IMAGE_TYPES},
     },
 }
-PROBLEMS = (
-    *(cls for cls in errors.problem_types(errors.ImageProblem)),
+FAULTS = (
+    *errors.fault_types(ImageFault),
     errors.MalformedRequest,
     errors.RepeatedHeader,
     errors.NoImage,
@@ -74,76 +72,11 @@ PROBLEMS = (
 )
 
 
-class Parameters(BaseModel):
-    """What a request asks for, in its query or in the fields of its form."""
-
-    model: str | None = Field(default=None, description="By name, as /models lists them.")
-    depth: int | None = Field(default=None, description="By depth, as /models lists them.")
-    top_k: int | None = Field(
-        default=None, ge=1, description="How many classes to return, most probable first; 5 if not given."
-    )
-
-
-KNOWN = tuple(Parameters.model_fields)
-NEAR = 0.7  # of 1, so alike is a name to the one that was meant
-WHOLE = re.compile(r"\s*0*([0-9]{1,9})\s*")
-
-
-def read_parameters(given: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The parameters that are given, wherever. An empty one is as good as none: browsers send empty fields.
-
-    Raises:
-        InvalidParameter: one is given twice with different values.
-        UnknownParameter
-    """
-    values: dict[str, str] = {}
-    for name, value in given:
-        if name not in KNOWN:
-            nearest = difflib.get_close_matches(name.lower(), KNOWN, 1, cutoff=NEAR)
-            meant = {"nearest": nearest[0]} if nearest else {}
-            raise errors.UnknownParameter(parameter=name, known=", ".join(KNOWN), **meant)
-        if value and values.setdefault(name, value) != value:
-            raise errors.InvalidParameter(parameter=name, value=value, reason=f"it is also given as '{values[name]}'.")
-    return values
-
-
-def depth_of(values: Mapping[str, str], repository: Repository) -> int | None:
-    """The depth that is asked for. Raises InvalidParameter: it is no number."""
-    value = values.get("depth")
-    if value is None:
-        return None
-    depth = whole_number(value)
-    if depth is None:
-        served = ", ".join(str(depth) for depth in sorted({model.depth for model in repository.models.values()}))
-        raise errors.InvalidParameter(parameter="depth", value=value, reason=f"give one of the numbers {served}.")
-    return depth
-
-
-def top_k_of(values: Mapping[str, str], model: Model) -> int:
-    """How many classes are asked for. Raises InvalidParameter: no number, or not one that the model has."""
-    classes = model.card.architecture.num_classes
-    value = values.get("top_k")
-    if value is None:
-        return min(DEFAULT_TOP_K, classes)
-    k = whole_number(value)
-    if k is None or not 1 <= k <= classes:
-        reason = f"give a whole number from 1 to {classes} (the classes of {model.name})."
-        raise errors.InvalidParameter(parameter="top_k", value=value, reason=reason)
-    return k
-
-
-def whole_number(text: str) -> int | None:
-    found = WHOLE.fullmatch(text)
-    return int(found[1]) if found else None
-
-
-def result(
-    upload: Upload, answer: Answer | errors.Problem, labels: Sequence[Label], root_path: str
-) -> dict[str, object]:
+def result(upload: Upload, answer: Classified | Fault, labels: Sequence[Label], root_path: str) -> dict[str, object]:
     """One entry of the answer: a `schema.ImageResult`."""
     entry: dict[str, object] = {} if upload.name is None else {"file": upload.name}
-    if isinstance(answer, errors.Problem):
-        return entry | {"error": answer.document(root_path)}
+    if isinstance(answer, Fault):
+        return entry | {"error": problems.document(answer, root_path)}
     predictions = [
         {"class_id": class_id, "label": labels[class_id].name, "probability": round(probability, 6)}
         for class_id, probability in zip(answer.top.class_ids.tolist(), answer.top.probabilities.tolist(), strict=True)
@@ -151,77 +84,60 @@ def result(
     return entry | {"width": answer.width, "height": answer.height, "predictions": predictions}
 
 
-def server_timing(answers: Sequence[Answer]) -> str:
+def server_timing(answers: Sequence[Classified]) -> str:
     """The Server-Timing header (W3C), in milliseconds; of several images, the longest of each stage."""
-    timings = [answer.timings for answer in answers]
-    stages = [f"{s};dur={1000 * max(getattr(t, s) for t in timings):.2f}" for s in ("decode", "queue", "inference")]
-    largest = max(t.batch_size for t in timings)
-    total = 1000 * max(t.total for t in timings)
-    return ", ".join([*stages, f'batch;desc="{largest}"', f"total;dur={total:.2f}"])
+    *stages, total = (f"{stage};dur={1000 * max(answer.seconds[stage] for answer in answers):.2f}" for stage in STAGES)
+    largest = max(answer.batch_size for answer in answers)
+    return ", ".join([*stages, f'batch;desc="{largest}"', total])
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits `work`, and cancels it when the client goes: nothing is computed for nobody.
+    """Awaits `work`, and cancels it if the client disconnects.
 
     Raises:
         ClientDisconnect
     """
-    task = asyncio.current_task()
-    assert task is not None
-    waiting = True
-    gone = False
-
-    def leave(message: asyncio.Future[Message]) -> None:
-        nonlocal gone
-        # Once the work is done nothing is cancelled any more: this may have been scheduled in the same moment.
-        if waiting and not message.cancelled():
-            gone = True
-            task.cancel()
-
-    leaving = asyncio.ensure_future(receive())  # the body has been read: all that can come is the disconnect
-    leaving.add_done_callback(leave)
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(receive())  # the body has been read: only the disconnect can come
     try:
-        return await work
-    except asyncio.CancelledError:
-        if gone and not task.uncancel():
-            raise ClientDisconnect from None
-        raise
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+            await asyncio.wait((working,))  # before the permit gives its images back
+            raise ClientDisconnect
+        return working.result()
     finally:
-        waiting = False
         leaving.cancel()
+        working.cancel()
 
 
-def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIRouter:
-    async def respond(request: Request) -> Response:
-        try:
-            return await answer(request)
-        except ClientDisconnect:
-            return Response(status_code=499)  # nginx's code for it; nobody reads this response
-
-    def asked(request: Request, given: Sequence[tuple[str, str]]) -> tuple[Model, int]:
-        """The model that is meant, which has room, and how many classes."""
+def router(repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Settings, metrics: Metrics) -> APIRouter:
+    def select(request: Request, given: Sequence[tuple[str, str]]) -> tuple[Model, Pipeline, int]:
+        """The model that the request asks for, its pipeline, and how many classes. Raises Overloaded."""
         values = read_parameters(given)
-        model = classifier.repository.select(values.get("model"), depth_of(values, classifier.repository))
+        model = repository.select(values.get("model"), depth_of(values, repository))
         request.state.model = model.name
-        k = top_k_of(values, model)
-        classifier.pipeline(model).check_room()
-        return model, k
+        top_k = top_k_of(values, model)
+        pipeline = lifecycle.active(model)
+        pipeline.room.check()
+        return model, pipeline, top_k
 
     async def answer(request: Request) -> Response:
         query = QueryParams(request.scope["query_string"]).multi_items()
-        model, k = asked(request, query)  # an overloaded server does not even read the body
-        uploads, fields = await read_body(request, settings)
-        if fields:
-            model, k = asked(request, [*query, *fields])
-        work = classifier.classify(model, [upload.data for upload in uploads], k)
-        answers = await unless_disconnected(request.receive, work)
-        classified = [answer for answer in answers if isinstance(answer, Answer)]
+        with Permit(metrics) as permit:
+            model, pipeline, top_k = select(request, query)  # refuses an overload before the body is read
+            uploads, fields = await read_body(request, settings, permit)
+            if fields:
+                model, pipeline, top_k = select(request, [*query, *fields])
+            work = pipeline.classify(permit, [upload.data for upload in uploads], top_k)
+            answers = await unless_disconnected(request.receive, work)
+        classified = [answer for answer in answers if isinstance(answer, Classified)]
         if len(classified) < len(answers):
             answers = [
-                explained(answer, upload, request) if isinstance(answer, errors.Problem) else answer
+                diagnose(answer, upload, request) if isinstance(answer, Fault) else answer
                 for upload, answer in zip(uploads, answers, strict=True)
             ]
-        if len(answers) == 1 and isinstance(answers[0], errors.Problem):
+        if len(answers) == 1 and isinstance(answers[0], Fault):
             raise answers[0]
         body = {  # a `schema.Classification`
             "model": model.name,
@@ -235,29 +151,41 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
         headers = {"Server-Timing": server_timing(classified)} if classified else {}
         return Response(to_json(body), media_type="application/json", headers=headers)
 
-    class ClassifyRoute(APIRoute):
-        """Counts every request by model and status, and goes from the socket to the handler without detours.
+    async def counted(request: Request) -> Response:
+        """Counts every request by model and status."""
+        status = 500
+        try:
+            response = await answer(request)
+            status = response.status_code
+        except ClientDisconnect:
+            status = 499  # nginx's code for it; nobody reads this response
+            response = Response(status_code=status)
+        except Fault as fault:
+            status = problems.status_of(fault)
+            raise
+        finally:
+            metrics.requests.labels(getattr(request.state, "model", "unknown"), status).inc()
+        return response
 
-        FastAPI documents the operation by the signature of its endpoint. Its machinery of dependencies, which this
-        operation does not need, takes more time than the handler itself: `handle` does without.
+    class ClassifyRoute(APIRoute):
+        """Goes from the request to the handler without FastAPI's dependency machinery.
+
+        FastAPI documents the operation by the signature of its endpoint. This operation needs no dependencies, and
+        solving them would take longer than the handler itself.
         """
 
-        async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["method"] != "POST":
-                await super().handle(scope, receive, send)  # which refuses it
-                return
-            request = Request(scope, receive, send)
-            status = 500
-            try:
-                response = await respond(request)
-                status = response.status_code
-            except errors.Problem as problem:
-                status = problem.status
-                raise
-            finally:
-                metrics.requests.labels(getattr(request.state, "model", "unknown"), status).inc()
-            await response(scope, receive, send)
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            return counted
 
+    routes = APIRouter(tags=["classification"], route_class=ClassifyRoute)
+
+    @routes.post(
+        "/classify",
+        response_model=schema.Classification,
+        responses=problems.responses(*FAULTS),
+        openapi_extra={"requestBody": REQUEST_BODY},
+        summary="Classify one or many images",
+    )
     async def classify(parameters: Annotated[Parameters, Query()]) -> None:
         """Send one image as the raw body, or one or many as a form with the field `file`.
 
@@ -265,12 +193,4 @@ def router(classifier: Classifier, settings: Settings, metrics: Metrics) -> APIR
         status. The response header `Server-Timing` says where the time went.
         """
 
-    routes = APIRouter(tags=["classification"], route_class=ClassifyRoute)
-    routes.post(
-        "/classify",
-        response_model=schema.Classification,
-        responses=responses(*PROBLEMS),
-        openapi_extra={"requestBody": REQUEST_BODY},
-        summary="Classify one or many images",
-    )(classify)
     return routes

@@ -1,18 +1,17 @@
-"""Liveness, readiness and metrics: what orchestrators, load balancers and Prometheus ask."""
+"""Liveness, readiness and metrics, for orchestrators, load balancers and Prometheus."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api import schema
 from service.metrics import Metrics
 
 
 def router(ready: Callable[[], bool], metrics: Metrics) -> APIRouter:
-    """`ready` says whether requests should be sent here."""
+    """`ready`: whether load balancers should send requests here."""
     routes = APIRouter(tags=["operations"])
 
     @routes.get("/healthz/live", summary="The process answers")
@@ -31,7 +30,7 @@ def router(ready: Callable[[], bool], metrics: Metrics) -> APIRouter:
         return schema.Health(status="not ready")
 
     @routes.get("/metrics", response_class=Response, summary="Prometheus metrics")
-    def prometheus() -> Response:  # on a thread: with workers it reads the files of all of them
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    def prometheus() -> Response:  # on a thread: with workers it reads the files of all processes
+        return Response(metrics.text(), media_type=metrics.content_type)
 
     return routes

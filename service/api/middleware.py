@@ -1,4 +1,4 @@
-"""What stands before the application: proxies that are trusted, and HEAD."""
+"""ASGI middleware: addresses as trusted proxies forward them, and HEAD requests."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?")
 
 
 class Forwarded:
-    """The address that clients see: a prefix that is set, and what trusted proxies say in X-Forwarded-Proto, -Host and
-    -Prefix.
+    """Sets the address that clients see, from X-Forwarded-Proto, -Host and -Prefix of trusted proxies.
 
-    Of a list, which several proxies have made, the first counts. Whoever is not a trusted proxy is not believed, nor is
-    a value that cannot be an address.
+    Of several values in one header, the first counts. Headers of other clients and invalid values are ignored.
 
     Args:
-        root_path: the prefix where no proxy says one. Proxies may strip it from the path or not.
-        trusted: addresses or networks of proxies.
+        root_path: the prefix if no proxy sends one. Proxies may or may not strip it from the path.
+        trusted: the networks of trusted proxies.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class Forwarded:
 
 
 class Head:
-    """Answers HEAD as GET, without the body (RFC 9110, section 9.3.2): monitors ask so."""
+    """Answers HEAD like GET, without the body (RFC 9110, section 9.3.2). Monitors use it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

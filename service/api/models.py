@@ -1,4 +1,4 @@
-"""`GET /models`: what is served."""
+"""`GET /models`: the served models."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from fastapi import APIRouter
 
 from service.api import schema
 from service.api.problems import responses
-from service.engine import FILES
 from service.errors import UnknownModel
-from service.repository import Model, Repository
-from service.tuning import Tuned
+from service.model_repository import Model, Repository
+from service.runtime.choices import FILES
+from service.runtime.tuning import Tuned
 
 
 def info(model: Model, *, default: bool) -> schema.ModelInfo:
-    """Everything about one model that a client may want to know."""
-    card, engine = model.card, model.info
+    """One model as `/models` shows it."""
+    card, status = model.card, model.status
+    engine = status.info
     return schema.ModelInfo(
         name=card.name,
         default=default,
@@ -32,12 +33,12 @@ def info(model: Model, *, default: bool) -> schema.ModelInfo:
             resize=card.preprocessing.resize,
             interpolation=card.preprocessing.interpolation,
         ),
-        state=model.state,
-        reason=model.reason,
-        precision=engine.compute if engine else None,
-        gate=card.files[FILES[engine.compute]].gate if engine else None,
+        state=status.state,
+        reason=status.reason,
+        precision=engine.precision if engine else None,
+        gate=card.files[FILES[engine.precision]].gate if engine else None,
         provider=engine.provider if engine else None,
-        refused=engine.refused if engine else {},
+        refused=dict(engine.refused) if engine else {},
         batch_sizes=list(engine.batch_sizes) if engine else [],
         lanes=engine.lanes if engine else None,
         tuning=tuning(engine.tuned) if engine and engine.tuned else None,
@@ -45,7 +46,7 @@ def info(model: Model, *, default: bool) -> schema.ModelInfo:
 
 
 def tuning(tuned: Tuned) -> schema.TuningInfo:
-    """What was measured, the chosen candidate first, then the fastest."""
+    """The measurements: the chosen candidate first, then by speed."""
     best = tuned.tuning.best
     ranked = sorted(tuned.tuning.measured, key=lambda one: (one != best, -one.peak))
     return schema.TuningInfo(
@@ -53,7 +54,7 @@ def tuning(tuned: Tuned) -> schema.TuningInfo:
         candidates=[
             schema.CandidateInfo(
                 provider=one.provider,
-                precision=one.compute,
+                precision=one.precision,
                 lanes=one.lanes,
                 lone_ms=round(one.lone_ms, 2),
                 images_per_second={size: round(rate, 1) for size, rate in one.images_per_second.items()},

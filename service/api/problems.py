@@ -1,4 +1,4 @@
-"""Problem documents: every error response of the service, and the pages their `type` points to."""
+"""Faults as HTTP sees them: statuses, problem documents (RFC 9457), and the pages their `type` points to."""
 
 from __future__ import annotations
 
@@ -11,42 +11,101 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from service.errors import (
-    InternalError,
-    InvalidParameter,
-    MalformedRequest,
-    MethodNotAllowed,
-    NotFound,
-    Problem,
-    problem_types,
-)
+from service import errors
+from service.errors import InternalError, InvalidParameter, MalformedRequest, MethodNotAllowed, NotFound, fault_types
+from service.runtime import faults
+from service.runtime.faults import Fault
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+STATUS: dict[type[Fault], int] = {
+    # one image
+    faults.EmptyImage: 400,
+    faults.TooManyPixels: 413,
+    faults.UnsupportedImageFormat: 415,
+    faults.NotAnImage: 422,
+    faults.TruncatedImage: 422,
+    faults.CorruptImage: 422,
+    errors.ImageTooLarge: 413,
+    errors.FormAsImage: 422,
+    errors.FileNameAsImage: 422,
+    errors.TextEncodedImage: 422,
+    # the whole request
+    errors.UnreadableRequest: 400,
+    errors.MalformedRequest: 400,
+    errors.RepeatedHeader: 400,
+    errors.NoImage: 400,
+    errors.AmbiguousModel: 400,
+    errors.UnknownModel: 404,
+    errors.NotFound: 404,
+    errors.MethodNotAllowed: 405,
+    errors.RequestTooLarge: 413,
+    errors.TooManyImages: 413,
+    errors.AddressTooLong: 414,
+    errors.UnsupportedMediaType: 415,
+    errors.UnsupportedEncoding: 415,
+    errors.InvalidParameter: 422,
+    errors.UnknownParameter: 422,
+    # the server
+    errors.InternalError: 500,
+    errors.ModelFailed: 503,
+    errors.ModelNotReady: 503,
+    errors.Overloaded: 503,
+}
 
-def response(request: Request, problem: Problem) -> JSONResponse:
-    # in a mounted application the root path is that of the mount
-    document = problem.document(request.scope.get("app_root_path", request.scope.get("root_path", "")))
-    return JSONResponse(document, problem.status, problem.headers, media_type=MEDIA_TYPE)
+
+def status_of(fault: Fault) -> int:
+    return STATUS[type(fault)]
 
 
-def responses(*problems: type[Problem]) -> dict[int | str, dict[str, object]]:
-    """The OpenAPI `responses` of an operation that can end in these problems."""
+def headers_of(fault: Fault) -> dict[str, str]:
+    """The response headers that belong to a fault."""
+    if isinstance(fault, errors.RetryLater):
+        return {"Retry-After": str(fault.members["retry_after"])}
+    if isinstance(fault, errors.MethodNotAllowed):
+        return {"Allow": str(fault.members["allowed"])}
+    return {}
+
+
+def document(fault: Fault, root_path: str = "") -> dict[str, object]:
+    """The members of the problem document.
+
+    Args:
+        root_path: the prefix under which clients see the service.
+    """
+    return {
+        "type": f"{root_path}/problems/{fault.slug}",
+        "title": fault.title,
+        "status": status_of(fault),
+        "detail": str(fault),
+        "remedy": fault.advice(),
+        **fault.members,
+    }
+
+
+def response(request: Request, fault: Fault) -> JSONResponse:
+    # Inside a mounted application, `root_path` is the mount's.
+    root_path = request.scope.get("app_root_path", request.scope.get("root_path", ""))
+    return JSONResponse(document(fault, root_path), status_of(fault), headers_of(fault), media_type=MEDIA_TYPE)
+
+
+def responses(*types: type[Fault]) -> dict[int | str, dict[str, object]]:
+    """The OpenAPI `responses` of an operation that can end in these faults."""
     by_status: dict[int | str, dict[str, object]] = {}
-    for problem in sorted(problems, key=lambda cls: cls.status):
+    for cls in sorted(types, key=lambda cls: STATUS[cls]):
         described = by_status.setdefault(
-            problem.status,
-            # The schema is that of `ImageResult.error`; `model=` would claim that it is sent as application/json.
+            STATUS[cls],
+            # A reference to the schema of `ImageResult.error`: FastAPI's `model=` would declare application/json.
             {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}, "description": ""},
         )
-        described["description"] = f"{described['description']}; {problem.title}".removeprefix("; ")
+        described["description"] = f"{described['description']}; {cls.title}".removeprefix("; ")
     return by_status
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of the application a problem document, and none of a slash behind a path."""
+    """Answers every error with a problem document, and a path with a trailing slash as without it."""
     not_found = app.router.default
 
     async def without_slash(scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,13 +115,13 @@ def install(app: FastAPI) -> None:
         else:
             await not_found(scope, receive, send)
 
-    # Not a redirect: clients that post do not follow it, and behind a proxy its address may be wrong.
+    # Instead of a redirect, which clients do not follow for POST and whose address may be wrong behind a proxy.
     app.router.redirect_slashes = False
     app.router.default = without_slash
 
-    @app.exception_handler(Problem)
-    async def known(request: Request, problem: Problem) -> JSONResponse:
-        return response(request, problem)
+    @app.exception_handler(Fault)
+    async def known(request: Request, fault: Fault) -> JSONResponse:
+        return response(request, fault)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -82,20 +141,20 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return response(request, InternalError())  # starlette logs the traceback and keeps it from the client
+        return response(request, InternalError())  # starlette logs the traceback
 
 
 def router() -> APIRouter:
-    """`GET /problems/{slug}`: what the `type` of a problem document resolves to."""
+    """`GET /problems/{slug}`: the page that the `type` of a problem document points to."""
     routes = APIRouter(tags=["problems"])
-    pages = {problem.slug: problem for problem in problem_types()}
+    pages = {cls.slug: cls for cls in fault_types()}
 
     @routes.get("/problems/{slug}", response_class=PlainTextResponse, summary="What a problem means")
     async def page(slug: str) -> PlainTextResponse:
         if slug not in pages:
             raise NotFound(path=f"/problems/{slug}")
-        problem = pages[slug]
-        text = f"{problem.title} (HTTP status {problem.status})\n\n{problem.detail}\n\nRemedy: {problem.remedy}\n"
+        fault = pages[slug]
+        text = f"{fault.title} (HTTP status {STATUS[fault]})\n\n{fault.detail}\n\nRemedy: {fault.remedy}\n"
         return PlainTextResponse(re.sub(r"\{\w+\}", "…", text))
 
     return routes

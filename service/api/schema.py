@@ -1,12 +1,20 @@
-"""What goes over the wire, as the OpenAPI document shows it."""
+"""The bodies of requests and responses, as the OpenAPI document shows them."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.card import Accuracy, Calibration, Gate, Interpolation, Shortcut, Variant, Weights
-from service.providers import Compute, ProviderName
-from service.repository import State
+from service.model_repository import State
+from service.runtime.choices import Precision, ProviderName
+from service.runtime.model_card import (
+    Accuracy,
+    Calibration,
+    Gate,
+    Interpolation,
+    Shortcut,
+    Variant,
+    Weights,
+)
 
 
 class Problem(BaseModel):
@@ -18,7 +26,7 @@ class Problem(BaseModel):
     title: str = Field(examples=["The image is truncated"])
     status: int = Field(examples=[422])
     detail: str = Field(examples=["The image ends before its last pixel: 20480 bytes were received."])
-    remedy: str = Field(examples=["Send the file again, whole; if it is damaged where it is stored, replace it."])
+    remedy: str = Field(examples=["Send the whole file again. If the stored file is damaged, replace it."])
 
 
 class Prediction(BaseModel):
@@ -56,17 +64,17 @@ class CandidateInfo(BaseModel):
     provider: str
     precision: str
     lanes: int = Field(description="How many batches run at once.")
-    lone_ms: float = Field(description="Milliseconds of one image with nothing beside it.")
+    lone_ms: float = Field(description="Milliseconds for one image on an idle engine.")
     images_per_second: dict[int, float] = Field(
-        description="Of the engine alone under load, by batch size: up to the first that gained nothing, or, of a "
-        "candidate that could not win, the first."
+        description="Of the engine alone under load, by batch size. Sizes end where larger ones gain nothing; a "
+        "candidate that cannot win is measured with few."
     )
-    chosen: bool = Field(description="The fastest under load; of equals, the one that answers a lone image soonest.")
+    chosen: bool = Field(description="The fastest under load; ties go to the fastest for a single image.")
 
 
 class TuningInfo(BaseModel):
-    remembered: bool = Field(description="From an earlier start, not measured at this one.")
-    candidates: list[CandidateInfo] = Field(description="All that were measured, the chosen one first.")
+    remembered: bool = Field(description="Whether it comes from an earlier start.")
+    candidates: list[CandidateInfo] = Field(description="All measured candidates, the chosen one first.")
 
 
 class ModelInfo(BaseModel):
@@ -75,7 +83,7 @@ class ModelInfo(BaseModel):
     depth: int
     version: int
     variant: Variant = Field(description="v1: a bottleneck's stride in its first 1x1; v1.5: in its 3x3.")
-    shortcut: Shortcut | None = Field(description="None: a plain net.")
+    shortcut: Shortcut | None = Field(description="null: a plain net.")
     parameters: int
     weights: Weights
     accuracy: Accuracy | None
@@ -84,22 +92,22 @@ class ModelInfo(BaseModel):
     input: Input
     state: State
     reason: str | None = Field(description="Why it failed.")
-    precision: Compute | None = Field(description="The precision of the arithmetic, once loaded.")
-    gate: Gate | None = Field(
-        description="What this precision was found to lose beside fp32, where it has its own file."
-    )
+    precision: Precision | None = Field(description="The precision of the arithmetic, once loaded.")
+    gate: Gate | None = Field(description="What this precision loses compared with fp32, if it has its own file.")
     provider: ProviderName | None = Field(description="The execution provider in use, once loaded.")
-    refused: dict[str, str] = Field(description="Providers and precisions that were not measured, and why, by name.")
-    batch_sizes: list[int] = Field(description="Those that are formed, ascending.")
+    refused: dict[str, str] = Field(
+        description="Providers and precisions that were not measured, with the reason, by name."
+    )
+    batch_sizes: list[int] = Field(description="The batch sizes in use, ascending.")
     lanes: int | None = Field(description="How many batches run at once.")
-    tuning: TuningInfo | None = Field(description="What was measured on this machine; null before that.")
+    tuning: TuningInfo | None = Field(description="The measurements on this machine; null before them.")
 
 
 class ModelList(BaseModel):
     depths: list[int]
     default: str
     models: list[ModelInfo]
-    unreadable: dict[str, str] = Field(description="Published models whose card cannot be read, and why.")
+    unreadable: dict[str, str] = Field(description="Published models whose card cannot be read, with the reason.")
 
 
 class LabelInfo(BaseModel):

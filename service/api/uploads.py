@@ -1,4 +1,4 @@
-"""Reading the images of a request, within limits that hold for streamed bodies without a length too."""
+"""Reads the images of a request within limits, which hold for streamed bodies of unknown length too."""
 
 from __future__ import annotations
 
@@ -8,53 +8,54 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from service.api.forms import Part, read_form
+from service.admission import Permit
+from service.api.forms import Part, media_type, read_form
 from service.errors import (
-    CorruptImage,
     FileNameAsImage,
     FormAsImage,
     ImageTooLarge,
     NoImage,
-    NotAnImage,
-    Problem,
     RepeatedHeader,
     RequestTooLarge,
     TextEncodedImage,
-    TruncatedImage,
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
+from service.runtime.faults import CorruptImage, Fault, NotAnImage, TruncatedImage
 from service.settings import Settings
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 FORM = "multipart/form-data"
-TEXT = "application/x-www-form-urlencoded"
+URLENCODED = "application/x-www-form-urlencoded"
 
-# Types that say that the body is no image, and what to send instead is known. Under any other the bytes say what they
-# are: clients send images as image/jpg, as application/octet-stream, as curl's default for forms, and as nothing.
-OTHER_TYPES = ("application/json", "text/html", "application/xml", "multipart/mixed", "multipart/related")
+# Types that are certainly not images. Under any other type the bytes decide: clients send images as image/jpg, as
+# application/octet-stream, as curl's default for forms, and without a type.
+REFUSED_TYPES = ("application/json", "text/html", "application/xml", "multipart/mixed", "multipart/related")
 
-# curl writes `attachment` for `form-data` where it is told another content type.
-FORM_BEGINS = re.compile(rb"\s*--[^\r\n]+\r?\n(?:[\w-]+:[^\r\n]*\r?\n)*Content-Disposition:", re.IGNORECASE)
+# Does not look for `form-data`: given another content type, curl writes `attachment` instead.
+FORM_START = re.compile(rb"\s*--[^\r\n]+\r?\n(?:[\w-]+:[^\r\n]*\r?\n)*Content-Disposition:", re.IGNORECASE)
 FILE_NAME = re.compile(r"@?([^\0-\x1f\x7f]{1,255}\.(?:jpe?g|png|webp|gif|bmp|tiff?|heic|heif|avif))\s*", re.IGNORECASE)
 
 
 class Upload(NamedTuple):
-    """The bytes of one image, and its name where it came in a form."""
+    """The bytes of one image, and its file name if it came in a form with one."""
 
     data: bytes
     name: str | None
 
 
 class Body(NamedTuple):
-    """What a request carries: images, and, where it is a form, the fields beside them."""
+    """The images of a request, and the other fields if it is a form."""
 
     uploads: list[Upload]
     fields: list[tuple[str, str]]
 
 
-async def read_body(request: Request, settings: Settings) -> Body:
-    """The images of a request: one as the raw body, or any number in a multipart form.
+async def read_body(request: Request, settings: Settings, permit: Permit) -> Body:
+    """Reads the images of a request: one as the raw body, or any number in a multipart form.
+
+    Args:
+        permit: reserves the body's bytes before they are read.
 
     Raises:
         UnsupportedMediaType, UnsupportedEncoding, RepeatedHeader, MalformedRequest, NoImage, TooManyImages,
@@ -70,56 +71,53 @@ async def read_body(request: Request, settings: Settings) -> Body:
     if len(set(headers)) > 1:
         raise RepeatedHeader(header="Content-Type", values=", ".join(headers))
     header = headers[0] if headers else ""
-    content_type = _media_type(header)
+    content_type = media_type(header)
     if content_type == FORM:
-        chunks = _limited(request, settings.max_request_bytes, RequestTooLarge)
-        return _sorted(await read_form(header, chunks, max_files=settings.max_images))
-    if content_type in OTHER_TYPES:
+        chunks = _limited(request, permit, settings.max_request_bytes, RequestTooLarge)
+        return _body_of_form(await read_form(header, chunks, max_files=settings.max_images))
+    if content_type in REFUSED_TYPES:
         raise UnsupportedMediaType(content_type=content_type)
-    return Body([Upload(await _read(request, settings.max_image_bytes, ImageTooLarge), None)], [])
+    return Body([Upload(await _read(request, permit, settings.max_image_bytes), None)], [])
 
 
-def explained(problem: Problem, upload: Upload, request: Request) -> Problem:
-    """What is wrong with an upload, where the request tells more than its bytes: how it came to be sent."""
-    if not isinstance(problem, NotAnImage | TruncatedImage | CorruptImage):
-        return problem
-    data, content_type = upload.data, request.headers.get("content-type", "")
-    if name := _file_name(data):
+def diagnose(fault: Fault, upload: Upload, request: Request) -> Fault:
+    """Replaces the fault of an undecodable upload by the mistake in sending it, if the request shows one."""
+    if not isinstance(fault, NotAnImage | TruncatedImage | CorruptImage):
+        return fault
+    data, content_type = upload.data, media_type(request.headers.get("content-type", ""))
+    if name := _image_file_name(data):
         return FileNameAsImage(name=name)
-    if _media_type(content_type) == FORM:
-        return problem
-    if FORM_BEGINS.match(data[:4096]):
-        return FormAsImage(content_type=_media_type(content_type) or "none")
-    if _media_type(content_type) == TEXT and b"\n" not in data and b"\r" not in data:
+    if content_type == FORM:
+        return fault
+    if FORM_START.match(data[:4096]):
+        return FormAsImage(content_type=content_type or "none")
+    if content_type == URLENCODED and b"\n" not in data and b"\r" not in data:
         return TextEncodedImage()
-    return problem
+    return fault
 
 
-def _file_name(data: bytes) -> str | None:
-    """The name that a short text is, if it is that of an image."""
+def _image_file_name(data: bytes) -> str | None:
+    """The file name of an image, if that is all the data is."""
     try:
-        found = FILE_NAME.fullmatch(data[:300].decode())
+        match = FILE_NAME.fullmatch(data[:300].decode())
     except UnicodeDecodeError:
         return None
-    return found[1] if found and "://" not in found[1] else None
+    return match[1] if match and "://" not in match[1] else None
 
 
-def _media_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
-
-
-def _sorted(parts: list[Part]) -> Body:
-    """Images, which have one field's name, and the other fields. Raises NoImage."""
+def _body_of_form(parts: list[Part]) -> Body:
+    """Separates images from other fields. Raises NoImage unless all images are in one field."""
     images = [part for part in parts if part.is_file]
     if len({part.name for part in images}) != 1:
-        raise NoImage(found=_found(images, parts))
+        raise NoImage(found=_describe(images, parts))
     fields = [
         (part.name, part.data.decode(errors="replace")) for part in parts if not (part.is_file or part.is_unfilled)
     ]
     return Body([Upload(part.data, part.filename) for part in images], fields)
 
 
-def _found(images: list[Part], parts: list[Part]) -> str:
+def _describe(images: list[Part], parts: list[Part]) -> str:
+    """The content of a form without images, or with images in several fields, in words."""
     if not parts:
         return "nothing"
     names = ", ".join(f"`{name}`" for name in dict.fromkeys(part.name for part in images or parts))
@@ -128,16 +126,20 @@ def _found(images: list[Part], parts: list[Part]) -> str:
     return f"no file chosen in {names}" if all(part.is_unfilled for part in parts) else f"fields {names}"
 
 
-async def _read(request: Request, max_bytes: int, too_large: type[Problem]) -> bytes:
-    chunks = [chunk async for chunk in _limited(request, max_bytes, too_large)]
+async def _read(request: Request, permit: Permit, max_bytes: int) -> bytes:
+    chunks = [chunk async for chunk in _limited(request, permit, max_bytes, ImageTooLarge)]
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def _limited(request: Request, max_bytes: int, too_large: type[Problem]) -> AsyncGenerator[bytes, None]:
-    """The body's chunks, until they are more than `max_bytes`; at once if the request says that they will be."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes:
-        raise too_large(bytes=int(declared), max_bytes=max_bytes)
+async def _limited(
+    request: Request, permit: Permit, max_bytes: int, too_large: type[Fault]
+) -> AsyncGenerator[bytes, None]:
+    """The body's chunks. Raises `too_large` beyond `max_bytes`, and at once if the request declares more."""
+    length = request.headers.get("content-length", "")
+    declared = int(length) if length.isdecimal() else None
+    if declared is not None and declared > max_bytes:
+        raise too_large(bytes=declared, max_bytes=max_bytes)
+    permit.reserve_bytes(max_bytes if declared is None else declared)
     received = 0
     async for chunk in request.stream():
         received += len(chunk)

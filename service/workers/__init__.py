@@ -1,9 +1,10 @@
 """More than one core's worth of Python: workers talk HTTP and decode, one process computes for all of them.
 
-    client ── worker ── slot in shared memory ──► engine's process (batches, engine, top-k)
+    client ── worker ── slot in shared memory ──► engine process (batches, engine, top-k)
     client ── worker ── slot in shared memory ──►
 
-Pixels and predictions lie in memory that all processes see (`memory`); what is sent over the socket between a worker
-and the engine's process (`messages`) is a few numbers for an image. `main` runs the engine's process and starts the
-workers; `worker` is what such a process runs; `link` and `remote` are the two ends of the socket.
+Pixels and predictions lie in memory that all processes share (`memory`); a socket between each worker and the engine
+process carries a few numbers for each image (`messages`). `supervisor` runs the engine process and keeps one `child`
+for each worker; `worker` is what a worker process runs; `engine_side` and `worker_side` are the two sides of the
+socket.
 """

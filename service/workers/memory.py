@@ -1,7 +1,7 @@
-"""The memory that the engine's process shares with its workers.
+"""The memory that the engine process shares with its workers.
 
-It has no name and no file: a descriptor that is handed on (Linux's memfd), gone with the last process that has it, and
-not bounded by the small /dev/shm of a container. Pages take memory only once they are written.
+It has neither name nor file: a descriptor (Linux's memfd) is handed on, and the memory is freed with the last process
+that holds it. A container's small /dev/shm does not limit it. Pages take memory only once they are written.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.inference import TopK
+from service.runtime.scores import TopK
 
 ABSENT = -1
 
 
 class Layout(NamedTuple):
-    """What lies where: first the numbers that everybody reads, then the slots, `slots` for each worker in turn."""
+    """What lies where: first the numbers that all processes read, then `slots` slots for each worker in turn."""
 
     workers: int
     models: int
     slots: int
     side: int  # of the largest crop, in pixels
-    classes: int  # of the model that has most
+    classes: int  # of the model with the most
 
     @property
     def numbers_bytes(self) -> int:
@@ -32,12 +32,12 @@ class Layout(NamedTuple):
 
     @property
     def top_at(self) -> int:
-        """Where in a slot the prediction begins."""
+        """Where in a slot the prediction begins, in bytes."""
         return -(-3 * self.side**2 // 8) * 8
 
     @property
     def slot_bytes(self) -> int:
-        """Pixels, one byte each, then a class id and a probability, four bytes each, for every class."""
+        """Pixels of one byte each, then a class id and a probability of four bytes each for every class."""
         return _whole_pages(self.top_at + 8 * self.classes)
 
     @property
@@ -50,15 +50,15 @@ def _whole_pages(size: int) -> int:
 
 
 class MemoryNotShared(Exception):
-    """There is no memory to share; the message names the remedy."""
+    """Memory cannot be shared; the message names the remedy."""
 
 
 class SharedMemory:
     """Attributes:
     fd: the descriptor, for other processes.
-    in_service: int64 (workers, models), the images in the service. A worker writes its own row only.
-    per_second: float64 (models,), how fast they leave. The engine's process writes it.
-    been_through: int64 (workers,), how many models a worker has put to work or given up; ABSENT until it can listen.
+    in_service: int64 (workers, models), images in the service. A worker writes only its own row.
+    per_second: float64 (models,), how fast images leave. Written by the engine process.
+    progress: int64 (workers,), how many models a worker has put to work or given up; ABSENT until it may listen.
     """
 
     def __init__(self, layout: Layout, fd: int) -> None:
@@ -68,7 +68,7 @@ class SharedMemory:
         self.in_service = np.frombuffer(self._map, np.int64, layout.workers * layout.models).reshape(layout.workers, -1)
         self.per_second = np.frombuffer(self._map, np.float64, layout.models, offset=self.in_service.nbytes)
         offset = self.in_service.nbytes + self.per_second.nbytes
-        self.been_through = np.frombuffer(self._map, np.int64, layout.workers, offset=offset)
+        self.progress = np.frombuffer(self._map, np.int64, layout.workers, offset=offset)
 
     @classmethod
     def create(cls, layout: Layout) -> SharedMemory:
@@ -84,7 +84,7 @@ class SharedMemory:
             raise MemoryNotShared(
                 f"{layout.bytes:,} bytes of memory cannot be shared ({error}): lower workers or max_queue"
             ) from error
-        memory.been_through[:] = ABSENT
+        memory.progress[:] = ABSENT
         return memory
 
     def slots_of(self, worker: int) -> range:
@@ -92,11 +92,11 @@ class SharedMemory:
         return range(worker * self.layout.slots, (worker + 1) * self.layout.slots)
 
     def pixels(self, slot: int, side: int) -> np.ndarray:
-        """uint8 `(3, side, side)`, to be written by the worker and read by the engine."""
+        """uint8 `(3, side, side)`, written by the worker and read by the engine."""
         return np.frombuffer(self._map, np.uint8, 3 * side * side, self._start(slot)).reshape(3, side, side)
 
     def top(self, slot: int, k: int) -> TopK:
-        """int32 and float32 `(k,)`, to be written by the engine and read by the worker."""
+        """int32 and float32 `(k,)`, written by the engine and read by the worker."""
         start = self._start(slot) + self.layout.top_at
         ids = np.frombuffer(self._map, np.int32, k, start)
         return TopK(ids, np.frombuffer(self._map, np.float32, k, start + 4 * k))

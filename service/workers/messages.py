@@ -1,6 +1,6 @@
-"""What a worker and the engine's process tell each other, over a socket that keeps messages apart (SOCK_SEQPACKET).
+"""The messages between a worker and the engine process, over a socket that keeps them apart (SOCK_SEQPACKET).
 
-Both ends are the same program on the same machine: records are plain structs, and the rare news of a model a pickle.
+Both ends are the same program on the same machine: records are plain structs, and the rare news of a model is a pickle.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.engine import EngineInfo
-from service.repository import Repository
+from service.model_repository import Repository
+from service.runtime.engine import EngineInfo
 from service.settings import Settings
 from service.workers.memory import Layout
 
-MAX_BYTES = 1 << 16  # of a message; more records than that are sent in several
+MAX_BYTES = 1 << 16  # of a message; more records are split over several messages
 
 # From worker to engine: slot, model, top_k.
 HELLO = b"h"  # the worker listens
@@ -34,11 +34,11 @@ _RECORD = struct.Struct("<I?ddH")
 
 @dataclass(frozen=True)
 class Start:
-    """What a worker is told on its standard input, before anything else."""
+    """What a worker reads from its standard input before anything else."""
 
     worker: int
     settings: Settings
-    repository: Repository  # nothing is loaded yet
+    repository: Repository
     layout: Layout
     memory_fd: int
     socket_fd: int
@@ -47,7 +47,7 @@ class Start:
 class Request(NamedTuple):
     kind: bytes
     slot: int = 0
-    model: int = 0  # its place among the repository's
+    model: int = 0  # its index in the repository
     top_k: int = 0
 
     def pack(self) -> bytes:
@@ -63,7 +63,7 @@ class Done(NamedTuple):
 
     slot: int
     ok: bool
-    queued: float  # seconds, as in `batching.Timing`
+    queued: float  # seconds, as in `BatchTiming`
     ran: float
     batch_size: int
 
@@ -80,7 +80,7 @@ class News(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """The engine's process was sent this signal."""
+    """The engine process received this signal."""
 
     signal: int
 
@@ -89,7 +89,7 @@ class Stop(NamedTuple):
 
 
 def received(sock: socket.socket) -> Iterator[bytes]:
-    """The messages that have come, without waiting for more; at last an empty one, if the other end has gone."""
+    """The messages that have arrived, without waiting for more; then an empty one if the other end has gone."""
     while True:
         try:
             message = sock.recv(MAX_BYTES, socket.MSG_DONTWAIT)
@@ -103,7 +103,7 @@ def received(sock: socket.socket) -> Iterator[bytes]:
 
 
 def pack_done(records: Iterable[Done]) -> Iterator[bytes]:
-    """As few messages as hold them all."""
+    """Packs records into as few messages as possible."""
     packed = b"".join(_RECORD.pack(*record) for record in records)
     room = (MAX_BYTES - 1) // _RECORD.size * _RECORD.size
     for start in range(0, len(packed), room):
@@ -111,7 +111,7 @@ def pack_done(records: Iterable[Done]) -> Iterator[bytes]:
 
 
 def unpack(message: bytes) -> News | Stop | list[Done]:
-    """A message from the engine's process."""
+    """Reads a message from the engine process."""
     if message[:1] == _STOP:
         return Stop(message[1])
     if message[:1] == _NEWS:

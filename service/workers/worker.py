@@ -1,4 +1,4 @@
-"""A worker: HTTP and decoding, in a process of its own. Started by `main`, never by hand."""
+"""A worker process: HTTP and decoding. Started by `child`, never by hand."""
 
 from __future__ import annotations
 
@@ -7,52 +7,19 @@ import os
 import pickle
 import socket
 import sys
-from types import FrameType
 
-from service.ports import bound
-from service.repository import NothingServed
+from service.app import create_app
+from service.lifecycle import NothingServed
 from service.server import Server
+from service.sockets import bind
 from service.workers.memory import SharedMemory
 from service.workers.messages import Start
-from service.workers.remote import Remote
+from service.workers.worker_side import RemoteBackend
 
 log = logging.getLogger("service")
 
-
-class WorkerServer(Server):
-    """A server whose models are computed by another process, which also says when to stop."""
-
-    def __init__(self, start: Start) -> None:
-        self._remote = Remote(
-            socket.socket(fileno=start.socket_fd),
-            SharedMemory(start.layout, start.memory_fd),
-            start.worker,
-            start.repository,
-            on_stop=lambda number: Server.handle_exit(self, number, None),
-            on_lost=end_at_once,
-        )
-        super().__init__(start.settings, self._remote)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._remote.attach()
-        await super().startup(sockets)
-        self._remote.hello()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Nothing: a signal to all processes of the service would count twice, and twice means at once."""
-
-    def _stop_for(self, error: Exception) -> None:
-        """That nothing is served the engine's process knows, too: it says so and ends the workers. Of anything else it
-        learns, and does something about it, when this worker ends.
-        """
-        if not isinstance(error, NothingServed):
-            os._exit(1)
-
-
-def end_at_once() -> None:
-    """Without an engine nothing can be finished. Connections break, and a balancer sends their requests elsewhere."""
-    log.error("process %d ends: the engine's process has gone", os.getpid())
-    os._exit(1)
+# What is the same in all workers is logged once, by the engine process.
+LOGGED_ONCE = ("uvicorn", "service.lifecycle")
 
 
 def main() -> None:
@@ -62,9 +29,42 @@ def main() -> None:
         format=f"%(asctime)s %(levelname)s worker {start.worker}: %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for name in ("uvicorn", "service.app"):  # what is the same in all workers, the engine's process says once
+    for name in LOGGED_ONCE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-    WorkerServer(start).run(sockets=bound(start.settings.host, start.settings.port))
+    backend = RemoteBackend(
+        socket.socket(fileno=start.socket_fd),
+        SharedMemory(start.layout, start.memory_fd),
+        start.worker,
+        on_stop=lambda number: server.stop(number),
+        on_lost=_exit_without_engine,
+    )
+    server = Server(
+        start.settings,
+        lambda this: create_app(
+            start.settings,
+            start.repository,
+            backend,
+            serving=lambda: not this.draining and backend.siblings_ready,
+            before_listening=backend.catch_up,
+            on_fatal=_exit_unless_handled,
+        ),
+        on_listening=backend.hello,
+        # A signal to all processes of the service would count twice here, and a second one cuts requests off.
+        heeds_signals=False,
+    )
+    server.run(sockets=bind(start.settings.host, start.settings.port))
+
+
+def _exit_without_engine() -> None:
+    """Nothing can be finished any more. Connections break, and a load balancer sends their requests elsewhere."""
+    log.error("process %d exits: the engine process has gone", os.getpid())
+    os._exit(1)
+
+
+def _exit_unless_handled(error: Exception) -> None:
+    """The engine process already handles NothingServed. On any other failure, exit: the supervisor starts another."""
+    if not isinstance(error, NothingServed):
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A small real HTTP server, for what loads it."""
+"""A small real HTTP server, for the tests of loads."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
-Answer = Callable[[int], Awaitable[bytes]]  # number of the request, from 0 -> what is sent back; empty hangs up
+Answer = Callable[[int], Awaitable[bytes]]  # number of the request, from 0 -> the response; an empty one hangs up
 
 
 class Server:
-    """HTTP on 127.0.0.1, for the length of a load; it knows what was sent to it."""
+    """An HTTP server on 127.0.0.1 that records its requests."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -31,13 +31,13 @@ class Server:
                     return
                 writer.write(answer)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # the last when the load is over and the event loop ends: asyncio of Python 3.11 would report it
+            pass  # CancelledError: the event loop ends after the load, which asyncio of Python 3.11 would report
         finally:
             writer.close()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
-        """Its root URL, while it serves."""
+        """Serves in the context, which gets the root URL."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         server.close()

@@ -8,14 +8,14 @@ from multiprocessing.pool import ThreadPool
 import pytest
 
 from benchmarks import closed_loop
-from benchmarks.closed_loop import Driven, drive, without_wrk
+from benchmarks.closed_loop import ProcessLoad, drive, without_wrk
 from tests.benchmarks.conftest import OK, Server, ok
 
 
-def loaded(server: Server, *, connections: int) -> Driven:
-    """What a load of this server sees."""
+def loaded(server: Server, *, connections: int) -> ProcessLoad:
+    """The result of loading this server."""
 
-    async def run() -> Driven:
+    async def run() -> ProcessLoad:
         async with server.running() as root:
             return await asyncio.to_thread(drive, f"{root}/classify", b"jpeg", connections, 0.2)
 
@@ -26,7 +26,7 @@ def test_every_answer_of_the_load_is_counted() -> None:
     server = Server(ok)
     found = loaded(server, connections=3)
     assert found.failed == 0
-    assert 0 <= len(server.requests) - len(found.latencies) <= 3  # those on their way at the end
+    assert 0 <= len(server.requests) - len(found.latencies) <= 3  # those in flight at the end
     assert server.requests[0].startswith(b"POST /classify HTTP/1.1\r\nhost: 127.0.0.1:")
     assert {request.partition(b"\r\n\r\n")[2] for request in server.requests} == {b"jpeg"}
 
@@ -49,9 +49,9 @@ def test_failures_of_the_load_are_counted_and_not_timed(answer: bytes) -> None:
 def test_the_load_is_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     shares = []
 
-    def driven(url: str, jpeg: bytes, connections: int, seconds: float) -> Driven:
+    def driven(url: str, jpeg: bytes, connections: int, seconds: float) -> ProcessLoad:
         shares.append(connections)
-        return Driven([0.1, 0.3], failed=0, elapsed=2.0, cpu=0.5)
+        return ProcessLoad([0.1, 0.3], failed=0, elapsed=2.0, cpu=0.5)
 
     monkeypatch.setattr(closed_loop, "drive", driven)
     monkeypatch.setattr(closed_loop, "usable_cores", lambda: 3)
@@ -63,6 +63,6 @@ def test_the_load_is_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_failure_ends_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closed_loop, "drive", lambda *job: Driven([0.1], failed=1, elapsed=1.0, cpu=0.0))
-    with ThreadPool(1) as pool, pytest.raises(RuntimeError, match="1 requests failed, 1 did not"):
+    monkeypatch.setattr(closed_loop, "drive", lambda *job: ProcessLoad([0.1], failed=1, elapsed=1.0, cpu=0.0))
+    with ThreadPool(1) as pool, pytest.raises(RuntimeError, match="1 requests failed, 1 were answered"):
         without_wrk(pool, "", b"", 1, 1)

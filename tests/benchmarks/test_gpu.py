@@ -1,4 +1,4 @@
-"""The proof on a GPU where there is none: all of it on the CPU, killed on the way, and its parts by themselves."""
+"""The GPU benchmarks without a GPU: a whole run on the CPU, killed at the end, and single parts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,9 +21,11 @@ from benchmarks.gpu.engine import Way, rate
 from benchmarks.gpu.experiment import visits
 from benchmarks.gpu.plan import Plan, Report, library_folders, mixed_rate, mixed_sizes, model_folder, per_second
 from benchmarks.gpu.provider import placed
-from benchmarks.peers.processes import descendants
-from service.card import ModelCard
-from service.providers import open_session
+from benchmarks.processes import descendants
+from service.runtime.model_folder import read_card
+from service.runtime.providers import open_session
+from tests.support.exports import reuse_export
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,11 +39,11 @@ def results(folder: Path, stage: str) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_stage_leaves_its_results_even_if_the_next_one_is_killed(tmp_path: Path) -> None:
-    """The whole proof on a CPU. After each stage its file is read; in the last one everything is killed."""
+    """A whole run on a CPU. After each stage its file is read; in the last stage everything is killed."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--seconds", "3000"]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path)],
-        cwd=tmp_path,  # where the model is made
+        cwd=tmp_path,  # where the model is published
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -81,7 +82,7 @@ def test_every_stage_leaves_its_results_even_if_the_next_one_is_killed(tmp_path:
     assert loads == [(1, 1), (1, 4), (2, 1), (2, 4)]
 
 
-def test_what_a_stage_has_found_is_saved_row_by_row(tmp_path: Path) -> None:
+def test_results_are_saved_row_by_row(tmp_path: Path) -> None:
     (tmp_path / "gpu-x.json").write_text('{"stage": "of an earlier run"}')
     report = Report(tmp_path / "gpu-x.json", stage="x")
     assert results(tmp_path, "x") == {"stage": "of an earlier run"}
@@ -92,7 +93,7 @@ def test_what_a_stage_has_found_is_saved_row_by_row(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["gpu-x.json"]
 
 
-def test_a_stage_that_takes_too_long_is_cut_short_with_all_it_has_started_and_the_next_one_runs(
+def test_a_stage_over_its_time_is_killed_with_all_its_processes_and_the_next_one_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pid = tmp_path / "pid"
@@ -107,7 +108,7 @@ def test_a_stage_that_takes_too_long_is_cut_short_with_all_it_has_started_and_th
     def run(command: list[str], seconds: float) -> int | None:
         stage = command[command.index("--stage") + 1]
         if stage == "provider":
-            seconds = 5.0
+            seconds = 2.0
         return real([sys.executable, "-c", programs[stage]], seconds)
 
     monkeypatch.setattr(proof, "run_process", run)
@@ -116,18 +117,16 @@ def test_a_stage_that_takes_too_long_is_cut_short_with_all_it_has_started_and_th
     assert "provider: was cut short" in printed
     assert "engine: ended with status 3" in printed
     assert "http: ended with status 0" in printed
-    assert "not whole: provider, engine" in printed
-    until_gone(int(pid.read_text()))
+    assert "incomplete: provider, engine" in printed
+    until(lambda: not runs(int(pid.read_text())))
 
 
-def until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def runs(pid: int) -> bool:
+    """Whether a process has not ended; a zombie has."""
+    return Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
-def test_stages_that_no_time_is_left_for_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_without_time_left_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert proof.run_all(Plan("cpu", True, tmp_path), ["provider"], 0) == 1
     assert "provider: no time left" in capsys.readouterr().out
 
@@ -144,14 +143,15 @@ def test_without_a_gpu_one_sentence_says_what_to_do(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The model of the proof."""
+def folder(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The published model."""
     with pytest.MonkeyPatch.context() as patch:
+        reuse_export(patch, models_dir)
         patch.setattr(models, "CACHE", tmp_path_factory.mktemp("models"))
         yield model_folder(Plan("cpu", True, Path()))
 
 
-def test_nodes_are_counted_where_they_are_placed(folder: Path) -> None:
+def test_nodes_are_counted_by_provider(folder: Path) -> None:
     row = placed(folder, "fp32", Plan("cpu", True, Path()))
     operators = row["operators"]
     assert isinstance(operators, dict)
@@ -160,8 +160,8 @@ def test_nodes_are_counted_where_they_are_placed(folder: Path) -> None:
     assert row["copies"] == 0
 
 
-def test_the_model_is_made_once_and_has_every_file(folder: Path) -> None:
-    assert ModelCard.read(folder).files.keys() >= {"fp32", "fp16"}
+def test_the_model_is_published_once_and_has_every_file(folder: Path) -> None:
+    assert read_card(folder).files.keys() >= {"fp32", "fp16"}
     assert model_folder(Plan("cpu", True, Path())) == folder
 
 
@@ -198,11 +198,11 @@ def test_a_rate_counts_images_over_wall_time(monkeypatch: pytest.MonkeyPatch) ->
     assert rate(Way("", "fp32", lambda size: infer), np.zeros(8), 1) == pytest.approx(100)
 
 
-def test_without_tensorrt_the_reason_is_the_result() -> None:
+def test_without_tensorrt_the_reason_is_reported() -> None:
     assert tensorrt.unavailable()
 
 
-def test_a_gpu_that_cannot_be_watched_is_not(tmp_path: Path) -> None:
+def test_without_a_gpu_none_is_watched(tmp_path: Path) -> None:
     with http.gpu_use(Plan("cpu", True, tmp_path)) as use:
         pass
     assert use == {}
@@ -215,14 +215,11 @@ def test_a_gpu_is_watched_by_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monk
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with http.gpu_use(Plan("cuda", True, tmp_path)) as use:
-        deadline = time.monotonic() + 30
-        while not told.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(told.exists)
     assert use == {"GPU %": 75.0, "GPU MiB": 3000.0}
 
 
-def test_the_service_is_told_where_pytorch_has_cuda_from() -> None:
+def test_the_service_gets_the_cuda_libraries_of_pytorch() -> None:
     maps = """\
 7f00-7f01 r-xp 00000000 fe:00 1 /usr/lib/x86_64-linux-gnu/libc.so.6
 7f01-7f02 r--p 00000000 fe:00 2                          /site-packages/nvidia/cu13/lib/libcudart.so.13

@@ -15,7 +15,7 @@ from tests.benchmarks.conftest import OK, Server, ok
 def loaded(
     server: Server, *, rate: float = 200, seconds: float = 0.25, max_connections: int = 512, drain: float = 10
 ) -> OpenLoad:
-    """What a run against this server sees."""
+    """The result of a run against this server."""
 
     async def run() -> OpenLoad:
         async with server.running() as root:
@@ -48,7 +48,7 @@ def test_a_seed_gives_one_schedule() -> None:
     assert schedule(50, 2, seed=3) != schedule(50, 2, seed=4)
 
 
-def test_percentiles_are_values_that_were_measured() -> None:
+def test_percentiles_are_measured_values() -> None:
     values = [float(value) for value in range(1, 101)]
     assert [percentile(values, percent) for percent in (50, 95, 99, 100)] == [50, 95, 99, 100]
     assert percentile([7.0], 1) == 7
@@ -79,8 +79,8 @@ def test_chunked_answers_end_where_their_last_chunk_does() -> None:
     assert loaded(Server(chunked), max_connections=1).failed == 0
 
 
-def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:
-    """One connection, and the first answer takes 0.6 s: those due in the first 0.25 s wait for most of it."""
+def test_a_stall_counts_for_all_requests_due_meanwhile() -> None:
+    """One connection, and the first answer takes 0.6 s: requests due in the first 0.25 s wait for most of it."""
 
     async def stalls_once(number: int) -> bytes:
         await asyncio.sleep(0.6 if number == 0 else 0)
@@ -88,11 +88,11 @@ def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:
 
     found = loaded(Server(stalls_once), max_connections=1)
     assert found.failed == 0
-    assert found.p50 > 300  # a closed loop would see one slow answer, and a median of nearly nothing
+    assert found.p50 > 300  # a closed loop would see one slow answer, and a median near zero
 
 
 def test_a_stall_of_one_connection_does_not_hold_the_others_back() -> None:
-    """As many connections as it takes: requests go out while the first is still unanswered."""
+    """New connections open as needed: requests are sent while the first is unanswered."""
     everything = len(schedule(200, 0.25, seed=1))
     all_sent = asyncio.Event()
 
@@ -121,7 +121,7 @@ def test_failures_are_counted_and_not_timed(answer: bytes) -> None:
     assert found.completed == len(schedule(200, 0.25, seed=1)) - 1
 
 
-def test_what_is_never_answered_has_failed() -> None:
+def test_requests_that_are_never_answered_fail() -> None:
     async def never(number: int) -> bytes:
         await asyncio.Event().wait()
         return OK
@@ -131,7 +131,7 @@ def test_what_is_never_answered_has_failed() -> None:
     assert math.isnan(found.p50)
 
 
-def test_nobody_listening_is_all_failures() -> None:
+def test_every_request_fails_if_nothing_listens() -> None:
     found = asyncio.run(drive("http://127.0.0.1:1/", b"", rate=100, seconds=0.1, seed=1))
     assert (found.completed, found.failed) == (0, len(schedule(100, 0.1, seed=1)))
 
@@ -139,15 +139,15 @@ def test_nobody_listening_is_all_failures() -> None:
 def test_an_ideal_queue() -> None:
     assert ideal_latencies([0, 1, 1.5, 10], servers=1, service_s=2) == [2, 3, 4.5, 2]
     assert ideal_latencies([0, 1, 1.5, 10], servers=2, service_s=2) == [2, 2, 2.5, 2]
-    # of M/D/1 at a load of 0.7 (Pollaczek and Khinchine): waiting for 0.7 / (2 * 0.3) of a service, and the service
+    # M/D/1 at a load of 0.7 (Pollaczek and Khinchine): a wait of 0.7 / (2 * 0.3) service times, and one of service
     latencies = ideal_latencies(schedule(0.7, 200_000, seed=1), servers=1, service_s=1)
     assert sum(latencies) / len(latencies) == pytest.approx(1 + 0.7 / 0.6, rel=0.03)
 
 
-def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_idle_for_long_are_not_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.open_loop.MAX_IDLE_S", 0.0)
     server = Server(ok)
     found = loaded(server, rate=50)
     assert (found.failed, found.completed) == (0, len(server.requests))
-    # not always one each: what waits for a connection to open takes one that is freed in that moment
+    # not always one each: a request that waits for a connection to open may get one that has just become free
     assert server.connections > len(server.requests) / 2 > 1

@@ -1,4 +1,4 @@
-"""`/docs`, in a real browser: the examples must work when tried there."""
+"""`/docs` in a real browser: the examples work when they are tried out there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.conftest import Service
+from tests.support.processes import Service
 
 pytestmark = pytest.mark.e2e
 
@@ -37,9 +37,9 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 
 
 def test_an_upload_tried_in_the_page_is_classified(
-    models_dir: Path, photo: bytes, tmp_path: Path, browser: webdriver.Chrome, start_service: Callable[..., Service]
+    tiny_dir: Path, photo: bytes, tmp_path: Path, browser: webdriver.Chrome, start_service: Callable[..., Service]
 ) -> None:
-    service = start_service(models_dir, models="resnet8-cifar", provider="cpu")
+    service = start_service(tiny_dir, provider="cpu")
     upload = tmp_path / "photo.jpg"
     upload.write_bytes(photo)
     wait = WebDriverWait(browser, TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""What a newcomer does where nothing can be downloaded: the demo is published, and README's commands are run on it."""
+"""README's quick start and commands, on a machine that can download nothing: `quickstart` publishes the demo."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import httpx
 import pytest
 from PIL import Image, ImageDraw
 
-from model_export.drawings import CLASSES, picture
-from service.card import ModelCard
-from tests.conftest import Service
+from model_export.drawings.pictures import CLASSES, picture
+from service.runtime.model_folder import read_card
+from tests.support.processes import Service
 
 pytestmark = pytest.mark.e2e
 
@@ -44,7 +44,7 @@ def run(block: Block, url: str, folder: Path) -> str:
 
 
 def shape(value: object) -> object:
-    """The structure of a JSON value, with what must be equal on every machine: names, sizes, labels, problems."""
+    """A JSON value without what differs between machines; names, sizes, labels and problems stay."""
     if isinstance(value, dict):
         return {key: shape(inner) for key, inner in value.items() if key not in ("probability", "class_id")}
     if isinstance(value, list):
@@ -53,7 +53,7 @@ def shape(value: object) -> object:
 
 
 def best_only(answer: dict[str, object]) -> dict[str, object]:
-    """Which class comes second may differ from one training to another."""
+    """Hides the labels after the first: which class comes second differs from training to training."""
     for image in answer["images"]:  # type: ignore[attr-defined]
         for prediction in image.get("predictions", [])[1:]:
             prediction["label"] = "(another)"
@@ -62,7 +62,7 @@ def best_only(answer: dict[str, object]) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model folder after `python -m model_export quickstart` where nothing can be downloaded."""
+    """The model folder that `python -m model_export quickstart` fills when it can download nothing."""
     root = tmp_path_factory.mktemp("demo")
     offline = {"MODEL_EXPORT_WEIGHTS_URL": "http://127.0.0.1:9/", "TORCH_HOME": str(root / "empty-cache")}
     command = [sys.executable, "-m", "model_export", "quickstart", "--models-dir", str(root / "models")]
@@ -76,7 +76,7 @@ def test_the_demo_is_published_and_good(demo_models: Path) -> None:
     log = demo_models.with_suffix(".log").read_text()
     assert "no ImageNet weights: " in log
     assert "the demo instead" in log
-    card = ModelCard.read(demo_models / "resnet18-demo" / "1")
+    card = read_card(demo_models / "resnet18-demo" / "1")
     assert tuple(label.name for label in card.labels) == CLASSES
     assert card.accuracy is not None
     assert card.accuracy.images >= 600
@@ -88,13 +88,13 @@ def test_drawings_come_back_as_what_they_are(demo_models: Path, start_service: C
     with httpx.Client(base_url=service.url) as client:
         right = total = 0
         for index in range(10 * len(CLASSES)):
-            drawn = picture(4242, index)  # another seed than that of training
+            drawn = picture(4242, index)  # no training uses this seed
             response = client.post("/classify?top_k=1", content=drawn, headers={"content-type": "image/jpeg"})
             right += response.json()["images"][0]["predictions"][0]["label"] == CLASSES[index % len(CLASSES)]
             total += 1
         assert right / total >= 0.95
 
-        # and what a person would draw to try it
+        # What a person would draw to try it.
         sketch = Image.new("RGB", (500, 375), "white")
         ImageDraw.Draw(sketch).polygon([(250, 60), (120, 300), (380, 300)], fill=(200, 30, 30))
         buffer = io.BytesIO()
@@ -108,7 +108,7 @@ def test_drawings_come_back_as_what_they_are(demo_models: Path, start_service: C
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that looks like the checkout to the commands, so that nothing is left in the real one."""
+    """Stands in for the checkout, so that the commands leave nothing in the real one."""
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     return tmp_path
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conftest import Service, free_port
+from tests.support.folders import copied
+from tests.support.processes import JPEG, Service, answers_ready, free_port
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
 
-JPEG = {"content-type": "image/jpeg"}
+# The work that keeps the engine busy: `resnet18`, one image at a time.
+BUSY = {"models": "resnet18", "provider": "cpu", "max_batch": 1, "engine_threads": 1}
+IDLE_18 = 'resnet_queue_images{model="resnet18"} 0.0'
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -44,31 +45,26 @@ def test_a_wrong_setting_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_an_address_that_cannot_be_had_is_one_sentence(models_dir: Path, workers: str) -> None:
+def test_an_unusable_address_is_one_sentence(tiny_dir: Path, workers: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        finished = run("--models-dir", str(models_dir), "--port", port, "--workers", workers)
+        finished = run("--models-dir", str(tiny_dir), "--port", port, "--workers", workers)
     assert finished.returncode == 3
     assert finished.stderr.endswith(f"listens on 127.0.0.1 port {port}: stop it, or choose another port with --port\n")
     assert len(finished.stderr.splitlines()) == 1
-    finished = run("--models-dir", str(models_dir), "--port", "0", "--host", "nosuch.invalid", "--workers", workers)
+    finished = run("--models-dir", str(tiny_dir), "--port", "0", "--host", "nosuch.invalid", "--workers", workers)
     assert finished.returncode == 3
-    assert "nosuch.invalid is no address of this machine" in finished.stderr
+    assert "nosuch.invalid is not an address of this machine" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_streams_do_not_matter(models_dir: Path, closed: str) -> None:
-    command = f"exec {sys.executable} -m service --models-dir {models_dir} --models resnet8-cifar --port PORT {closed}"
+def test_closed_standard_streams_do_not_matter(tiny_dir: Path, closed: str) -> None:
     port = free_port()
-    process = subprocess.Popen(["sh", "-c", command.replace("PORT", str(port))])
+    command = f"exec {sys.executable} -m service --models-dir {tiny_dir} --port {port} {closed}"
+    process = subprocess.Popen(["sh", "-c", command])
     try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{port}/healthz/ready").status_code == 200:
-                    break
-            time.sleep(0.05)
+        until(lambda: answers_ready(f"http://127.0.0.1:{port}"), seconds=60)
         process.terminate()
         assert process.wait(timeout=60) == 0
     finally:
@@ -76,17 +72,17 @@ def test_closed_standard_streams_do_not_matter(models_dir: Path, closed: str) ->
 
 
 def test_a_debugging_allocator_finds_nothing_at_the_end(
-    models_dir: Path, start_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+    tiny_dir: Path, start_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONMALLOC", "debug")
-    service = start_service(models_dir, models="resnet8-cifar", provider="cpu")
+    service = start_service(tiny_dir, provider="cpu")
     assert service.stop(signal.SIGTERM) == 0
 
 
-def test_a_provider_that_cannot_be_had_stops_it_with_the_reason(models_dir: Path) -> None:
+def test_an_unavailable_provider_stops_it_with_the_reason(tiny_dir: Path) -> None:
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has a GPU")
-    finished = run("--models-dir", str(models_dir), "--provider", "cuda", "--port", "0")
+    finished = run("--models-dir", str(tiny_dir), "--provider", "cuda", "--port", "0")
     assert finished.returncode == 1
     assert "could not be loaded" in finished.stderr
     assert "CUDA" in finished.stderr
@@ -94,51 +90,47 @@ def test_a_provider_that_cannot_be_had_stops_it_with_the_reason(models_dir: Path
 
 
 def test_one_damaged_model_does_not_stop_the_others(
-    models_dir: Path, tmp_path: Path, photo: bytes, start_service: Callable[..., Service]
+    tiny_dir: Path, tmp_path: Path, photo: bytes, start_service: Callable[..., Service]
 ) -> None:
-    root = Path(shutil.copytree(models_dir, tmp_path / "models"))
+    root = copied(tiny_dir, tmp_path / "models")
     with (root / "resnet18" / "1" / "model.onnx").open("ab") as file:
         file.write(b"x")
     service = start_service(root, provider="cpu")
-    states = {model["name"]: model["state"] for model in httpx.get(f"{service.url}/models").json()["models"]}
+    states = {model["name"]: model["state"] for model in service.get("/models").json()["models"]}
     assert states == {"resnet18": "failed", "resnet8-cifar": "ready"}
-    assert httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code == 200
-    refused = httpx.post(f"{service.url}/classify?depth=18", content=photo, headers=JPEG)
+    assert service.classify(photo).status_code == 200
+    refused = service.classify(photo, "?depth=18")
     assert (refused.status_code, refused.json()["type"]) == (503, "/problems/model-failed")
 
 
 def test_sigterm_turns_readiness_off_finishes_what_runs_and_exits_with_0(
     models_dir: Path, photo: bytes, start_service: Callable[..., Service]
 ) -> None:
-    service = start_service(models_dir, provider="cpu", default_model="resnet18", shutdown_delay=5, max_batch=1)
-    with ThreadPoolExecutor(16) as pool, httpx.Client(base_url=service.url, timeout=60) as client:
-        requests = [pool.submit(client.post, "/classify", files=[("file", photo)] * 8, timeout=60) for _ in range(16)]
-        while b'resnet_queue_images{model="resnet18"} 0.0' in httpx.get(f"{service.url}/metrics").content:
-            time.sleep(0.01)
+    service = start_service(models_dir, **BUSY, shutdown_delay=5)
+    files = [("file", photo)] * 4
+    with ThreadPoolExecutor(16) as pool:
+        requests = [pool.submit(service.post, "/classify", files=files, timeout=60) for _ in range(16)]
+        until(lambda: IDLE_18 not in service.get("/metrics").text)
         service.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 4
-        while httpx.get(f"{service.url}/healthz/ready").status_code != 503:
-            assert time.monotonic() < deadline
-        assert httpx.get(f"{service.url}/healthz/live").status_code == 200
+        until(lambda: service.get("/healthz/ready").status_code == 503, seconds=4)
+        assert service.get("/healthz/live").status_code == 200
         responses = [request.result() for request in requests]
     assert [response.status_code for response in responses] == [200] * 16
-    assert all(len(response.json()["images"]) == 8 for response in responses)
+    assert all(len(response.json()["images"]) == 4 for response in responses)
     assert service.process.wait(timeout=30) == 0
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{service.url}/healthz/live")
+        service.get("/healthz/live")
 
 
-def test_ctrl_c_stops_it_at_once(models_dir: Path, start_service: Callable[..., Service]) -> None:
-    service = start_service(models_dir, models="resnet8-cifar", provider="cpu", shutdown_delay=60)
+def test_ctrl_c_stops_it_at_once(tiny_dir: Path, start_service: Callable[..., Service]) -> None:
+    service = start_service(tiny_dir, provider="cpu", shutdown_delay=60)
     assert service.stop(signal.SIGINT) == 0
 
 
 def test_beyond_the_queue_it_says_when_to_come_back_and_recovers(
     models_dir: Path, photo: bytes, start_service: Callable[..., Service]
 ) -> None:
-    service = start_service(
-        models_dir, models="resnet18", provider="cpu", max_queue=4, max_images=4, max_batch=1, engine_threads=1
-    )
+    service = start_service(models_dir, **BUSY, max_queue=4, max_images=4)
 
     async def flood() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
@@ -150,31 +142,29 @@ def test_beyond_the_queue_it_says_when_to_come_back_and_recovers(
     for refused in (response for response in responses if response.status_code == 503):
         assert refused.json()["type"] == "/problems/overloaded"
         assert 1 <= int(refused.headers["retry-after"]) <= 10
-    assert httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code == 200
+    assert service.classify(photo).status_code == 200
 
 
-def test_whoever_hangs_up_is_not_computed_for(
+def test_images_of_clients_that_hang_up_are_not_computed(
     models_dir: Path, photo: bytes, start_service: Callable[..., Service]
 ) -> None:
-    service = start_service(models_dir, models="resnet18", provider="cpu", max_batch=1, engine_threads=1)
+    service = start_service(models_dir, **BUSY)
     head = f"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: {len(photo)}\r\n\r\n"
     for _ in range(40):
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
             connection.sendall(head.encode() + photo)
-    deadline = time.monotonic() + 30
-    while 'resnet_queue_images{model="resnet18"} 0.0' not in (metrics := httpx.get(f"{service.url}/metrics").text):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: IDLE_18 in service.get("/metrics").text)
+    metrics = service.get("/metrics").text
     computed = float(metrics.split('resnet_batch_size_sum{model="resnet18"} ')[1].split()[0])
     assert computed < 40
     assert 'resnet_requests_total{model="resnet18",status="499"}' in metrics
-    assert httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code == 200
+    assert service.classify(photo).status_code == 200
 
 
 def test_an_endless_body_is_refused_and_its_memory_is_not_kept(
-    models_dir: Path, start_service: Callable[..., Service]
+    tiny_dir: Path, start_service: Callable[..., Service]
 ) -> None:
-    service = start_service(models_dir, models="resnet8-cifar", provider="cpu", max_image_bytes=100_000)
+    service = start_service(tiny_dir, provider="cpu", max_image_bytes=100_000)
     sent = 0
 
     def body() -> Iterator[bytes]:
@@ -184,17 +174,17 @@ def test_an_endless_body_is_refused_and_its_memory_is_not_kept(
             yield bytes(100_000)
 
     def resident() -> float:
-        metrics = httpx.get(f"{service.url}/metrics").text
+        metrics = service.get("/metrics").text
         return float(metrics.split("\nprocess_resident_memory_bytes ")[1].split()[0])
 
     before = resident()
-    response = httpx.post(f"{service.url}/classify", content=body(), headers=JPEG, timeout=60)
+    response = service.post("/classify", content=body(), headers=JPEG, timeout=60)
     assert (response.status_code, response.json()["type"]) == (413, "/problems/image-too-large")
     assert resident() - before < 20_000_000
 
 
-def test_a_slow_upload_holds_nobody_up(models_dir: Path, photo: bytes, start_service: Callable[..., Service]) -> None:
-    service = start_service(models_dir, models="resnet8-cifar", provider="cpu")
+def test_a_slow_upload_delays_nobody_else(tiny_dir: Path, photo: bytes, start_service: Callable[..., Service]) -> None:
+    service = start_service(tiny_dir, provider="cpu")
     gate = threading.Event()
 
     def slowly() -> Iterator[bytes]:
@@ -203,8 +193,8 @@ def test_a_slow_upload_holds_nobody_up(models_dir: Path, photo: bytes, start_ser
         yield photo[1000:]
 
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(httpx.post, f"{service.url}/classify", content=slowly(), headers=JPEG, timeout=60)
-        quick = [httpx.post(f"{service.url}/classify", content=photo, headers=JPEG) for _ in range(5)]
+        slow = pool.submit(service.post, "/classify", content=slowly(), headers=JPEG, timeout=60)
+        quick = [service.classify(photo) for _ in range(5)]
         assert not slow.done()
         gate.set()
         assert slow.result().json()["images"] == quick[0].json()["images"]

@@ -1,4 +1,4 @@
-"""From a folder of pictures to a running service: every step gives the same answer to the same file."""
+"""From a folder of pictures to a running service: every step gives the same answers."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
 from model_export.__main__ import main
-from model_export.datasets.folder import open_images
-from service.card import ModelCard
-from tests.conftest import Service
+from model_export.datasets.image_folder import open_images
+from service.runtime.model_folder import read_card
+from tests.support.processes import Service
 
 pytestmark = pytest.mark.e2e
 
 KNOWN = ["circle", "triangle", "star", "ring", "spiral", "checkerboard"]
 NEW = ["cross", "heart", "stripes", "dots"]
 CIFAR = ["--recipe", "paper-cifar", "--depth", "8"]
-FEW = ["--batch-size", "16", "--lr", "0.05", "--workers", "0"]  # pictures: many small steps teach more than few large
+FEW = ["--batch-size", "16", "--lr", "0.05", "--workers", "0"]  # few pictures: many small steps teach more
 
 
 def predictions(path: Path) -> dict[str, str]:
@@ -43,7 +42,7 @@ def test_finetune_export_evaluate_and_serve_agree_to_the_image(
     best = str(run / "best.safetensors")
     at = ["--models-dir", str(models)]
     assert main(["export", "--weights", best, "--name", "mine", *at]) == 0
-    card = ModelCard.read(models / "mine" / "1")
+    card = read_card(models / "mine" / "1")
     assert (card.preprocessing.crop, card.architecture.name) == (32, "resnet8-cifar")
     assert card.preprocessing.mean_image
     assert card.accuracy is not None
@@ -59,12 +58,11 @@ def test_finetune_export_evaluate_and_serve_agree_to_the_image(
     by_service = {}
     images = open_images(pictures, shown=False)
     for i, path in enumerate(images.paths):
-        headers = {"content-type": "image/jpeg"}
-        answer = httpx.post(f"{service.url}/classify?top_k=1", content=images.read(i), headers=headers).json()
+        answer = service.classify(images.read(i), "?top_k=1").json()
         by_service[path.name] = answer["images"][0]["predictions"][0]["label"]
     assert by_service == by_onnx
     right = sum(by_service[path.name] == path.parent.name for path in images.paths)
-    (model,) = httpx.get(f"{service.url}/models").json()["models"]
+    (model,) = service.get("/models").json()["models"]
     assert model["accuracy"]["images"] == len(images.paths)
     assert model["accuracy"]["top1"] == pytest.approx(right / len(images.paths))
     assert model["input"]["size"] == 32

@@ -1,4 +1,4 @@
-"""The service with workers, as processes: what a client sees is what one process would show."""
+"""The service with workers, as processes: clients see what one process would show them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,41 @@ import httpx
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
-from benchmarks.serving import children
-from service.inference import FAILURES
-from tests.conftest import Service, free_port
+from benchmarks.processes import children
+from service.local_backend import FAILURES
+from tests.support.folders import copied
+from tests.support.processes import Service, free_port
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-JPEG = {"content-type": "image/jpeg"}
 WORKERS = 2
+STOPPED = "INFO service: stopped"
+QUEUE_18 = 'resnet_queue_images{model="resnet18"}'
 
 
 @pytest.fixture
-def service(models_dir: Path, start_service: Callable[..., Service]) -> Service:
-    started = start_service(models_dir, provider="cpu", max_batch=4, workers=WORKERS, shutdown_delay=0.2)
-    until_all_listen(started)
-    return started
+def service(tiny_dir: Path, start_service: Callable[..., Service]) -> Service:
+    """Two workers over models that compute next to nothing."""
+    return start_with_workers(start_service, tiny_dir)
+
+
+@pytest.fixture
+def real_service(models_dir: Path, start_service: Callable[..., Service]) -> Service:
+    """Two workers over real networks: `resnet18` keeps the engine busy for a while."""
+    return start_with_workers(start_service, models_dir)
+
+
+def start_with_workers(start_service: Callable[..., Service], models_dir: Path) -> Service:
+    service = start_service(models_dir, provider="cpu", max_batch=4, workers=WORKERS, shutdown_delay=0.2)
+    until_all_listen(service)
+    return service
+
+
+def command(models_dir: Path, port: int = 0, workers: int = WORKERS) -> list[str]:
+    """Starts the service without waiting for it."""
+    options = [f"--models-dir={models_dir}", f"--port={port}", f"--workers={workers}"]
+    return [sys.executable, "-m", "service", *options]
 
 
 def processes(service: Service) -> list[int]:
@@ -38,22 +58,19 @@ def processes(service: Service) -> list[int]:
     return children(service.process.pid)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def next_process(service: Service, before: list[int]) -> int:
-    """A worker that is started after those."""
+    """Waits for a worker that is not among `before`."""
     until(lambda: not set(processes(service)) <= set(before))
     return next(pid for pid in processes(service) if pid not in before)
 
 
+def until_logged(service: Service, text: str) -> None:
+    until(lambda: text in service.log.read_text())
+
+
 def until_all_listen(service: Service) -> None:
-    """The first worker that listens already answers that the service is ready."""
-    until(lambda: "INFO service: ready: " in service.log.read_text())
+    """The first worker that listens already reports the service as ready."""
+    until_logged(service, "INFO service.lifecycle: ready: ")
 
 
 def alive(pid: int) -> bool:
@@ -63,54 +80,57 @@ def alive(pid: int) -> bool:
         return False
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if entry)
+
+
 def requests_of(pid: int) -> float:
-    """How many a worker has answered, by the file in which it counts."""
-    environment = dict(entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if entry)
-    file = Path(environment["PROMETHEUS_MULTIPROC_DIR"]) / f"counter_{pid}.db"
+    """How many requests a worker has answered, by the file in which it counts them."""
+    file = Path(environment_of(pid)["PROMETHEUS_MULTIPROC_DIR"]) / f"counter_{pid}.db"
     counts = MmapedDict.read_all_values_from_file(str(file))  # type: ignore[no-untyped-call]
     return sum(value for key, value, *_ in counts if "resnet_requests_total" in key)
 
 
 def samples(service: Service) -> dict[str, float]:
-    lines = httpx.get(f"{service.url}/metrics").text.splitlines()
+    lines = service.get("/metrics").text.splitlines()
     return {name: float(value) for name, _, value in (ln.rpartition(" ") for ln in lines if not ln.startswith("#"))}
 
 
 def test_answers_are_those_of_one_process(
-    service: Service, models_dir: Path, start_service: Callable[..., Service], photo: bytes
+    real_service: Service, models_dir: Path, start_service: Callable[..., Service], photo: bytes
 ) -> None:
     alone = start_service(models_dir, provider="cpu", max_batch=4)
-    listed, expected = (httpx.get(f"{one.url}/models").json() for one in (service, alone))
+    both = (real_service, alone)
+    listed, expected = (service.get("/models").json() for service in both)
     for model in (*listed["models"], *expected["models"]):
-        for measured in ("tuning", "lanes"):  # each service measures for itself
+        for measured in ("tuning", "lanes"):  # which may differ from run to run
             assert model.pop(measured)
     assert listed == expected
     for query in ("", "?depth=8&top_k=10", "?model=resnet18&top_k=1000"):
-        found, expected = (
-            httpx.post(f"{one.url}/classify{query}", content=photo, headers=JPEG).json() for one in (service, alone)
-        )
+        found, expected = (service.classify(photo, query).json() for service in both)
         assert found["model"] == expected["model"]
         (image,), (right,) = found["images"], expected["images"]
         assert [p["class_id"] for p in image["predictions"]] == [p["class_id"] for p in right["predictions"]]
         assert [p["probability"] for p in image["predictions"]] == pytest.approx(
             [p["probability"] for p in right["predictions"]], abs=2e-6
         )
-    refused = httpx.post(f"{service.url}/classify", content=photo[:-3000], headers=JPEG)
+    refused = real_service.classify(photo[:-3000])
     assert (refused.status_code, refused.json()["type"]) == (422, "/problems/truncated-image")
 
 
-def test_every_worker_serves_and_metrics_are_of_all_of_them(service: Service, photo: bytes) -> None:
+def test_every_worker_serves_and_metrics_are_those_of_all(service: Service, photo: bytes) -> None:
     assert len(processes(service)) == WORKERS
 
-    def classify(_: int) -> int:  # a connection each: the system divides them
-        return httpx.post(f"{service.url}/classify?depth=8", content=photo, headers=JPEG).status_code
+    def classify(_: int) -> int:  # each on its own connection: the system shares connections out
+        return service.classify(photo, "?depth=8").status_code
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(classify, range(64))) == {200}
     counts = [requests_of(pid) for pid in processes(service)]
     assert min(counts) > 0
     assert sum(counts) == 64
-    for _ in range(8):  # whichever worker answers
+    for _ in range(8):  # a different worker may answer each time
         found = samples(service)
         assert found['resnet_requests_total{model="resnet8-cifar",status="200"}'] == 64
         assert found['resnet_images_total{model="resnet8-cifar",outcome="ok"}'] == 64
@@ -120,42 +140,38 @@ def test_every_worker_serves_and_metrics_are_of_all_of_them(service: Service, ph
         assert found[info] == 1
 
 
-def test_once_one_worker_is_ready_all_are(
-    models_dir: Path, start_service: Callable[..., Service], photo: bytes
-) -> None:
-    service = start_service(models_dir, provider="cpu", max_batch=1, workers=4, models="resnet8-cifar")
+def test_once_one_worker_is_ready_all_are(tiny_dir: Path, start_service: Callable[..., Service], photo: bytes) -> None:
+    service = start_service(tiny_dir, provider="cpu", max_batch=1, workers=4, models="resnet8-cifar")
     with ThreadPoolExecutor(16) as pool:
-        posts = [pool.submit(httpx.post, f"{service.url}/classify", content=photo, headers=JPEG) for _ in range(32)]
+        posts = [pool.submit(service.classify, photo) for _ in range(32)]
     assert {post.result().status_code for post in posts} == {200}
 
 
-def test_the_queue_is_that_of_all_workers(
-    models_dir: Path, start_service: Callable[..., Service], photo: bytes
-) -> None:
-    service = start_service(models_dir, provider="cpu", max_batch=1, workers=WORKERS, max_queue=4, max_images=4)
+def test_all_workers_share_one_queue(models_dir: Path, start_service: Callable[..., Service], photo: bytes) -> None:
+    service = start_service(models_dir, provider="cpu", max_batch=4, workers=WORKERS, max_queue=4, max_images=4)
     files = [("file", ("a.jpg", photo, "image/jpeg"))] * 3
 
     def classify(_: int) -> int:
-        return httpx.post(f"{service.url}/classify?depth=18", files=files, timeout=60).status_code
+        return service.post("/classify?depth=18", files=files, timeout=60).status_code
 
     with ThreadPoolExecutor(12) as pool:
         statuses = list(pool.map(classify, range(24)))
     assert set(statuses) == {200, 503}
-    assert httpx.post(f"{service.url}/classify", files=files).status_code == 200  # and it empties again
+    assert service.post("/classify", files=files).status_code == 200  # the queue has emptied
 
 
 def test_a_worker_that_dies_is_replaced(service: Service, photo: bytes) -> None:
     before = processes(service)
     os.kill(before[0], signal.SIGKILL)
     new = next_process(service, before)
-    until(lambda: f"worker 0 (process {new}) listens in its place" in service.log.read_text())
+    until_logged(service, f"worker 0 (process {new}) listens in its place")
     assert f"worker 0 (process {before[0]}) ended with status -9: starting another" in service.log.read_text()
-    os.kill(before[1], signal.SIGSTOP)  # so that it is the new one that answers, sooner or later
+    os.kill(before[1], signal.SIGSTOP)  # only the new worker can answer; connections to the other one time out
     try:
         answered = 0
         for _ in range(20):
             try:
-                answered += httpx.post(f"{service.url}/classify", content=photo, headers=JPEG, timeout=2).is_success
+                answered += service.classify(photo, timeout=2).is_success
             except httpx.TimeoutException:
                 continue
             if answered:
@@ -171,89 +187,87 @@ def test_a_replacement_that_dies_is_tried_again_while_the_others_serve(service: 
     os.kill(before[0], signal.SIGKILL)
     replacement = next_process(service, before)
     os.kill(replacement, signal.SIGKILL)
-    until(lambda: f"(process {replacement}) ended with status -9: starting another in 1 s" in service.log.read_text())
-    assert httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code == 200
-    until(lambda: "listens in its place" in service.log.read_text())
+    until_logged(service, f"(process {replacement}) ended with status -9: starting another in 1 s")
+    assert service.classify(photo).status_code == 200
+    until_logged(service, "listens in its place")
 
 
-def test_a_signal_to_the_workers_themselves_changes_nothing(service: Service, photo: bytes) -> None:
+def test_workers_ignore_signals_of_their_own(service: Service, photo: bytes) -> None:
     before = processes(service)
     for pid in before:
-        os.kill(pid, signal.SIGTERM)  # as systemd does, besides the engine's process
+        os.kill(pid, signal.SIGTERM)  # systemd signals every process of a service
     time.sleep(0.5)
     assert processes(service) == before
-    assert httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code == 200
+    assert service.classify(photo).status_code == 200
 
 
-def test_sigterm_finishes_what_was_begun(service: Service, photo: bytes) -> None:
+def test_sigterm_finishes_what_was_begun(real_service: Service, photo: bytes) -> None:
+    service = real_service
     workers = processes(service)
     files = [("file", ("a.jpg", photo, "image/jpeg"))] * 32
     with ThreadPoolExecutor(2) as pool:
-        waiting = [
-            pool.submit(httpx.post, f"{service.url}/classify?depth=18", files=files, timeout=60) for _ in range(2)
-        ]
-        until(lambda: samples(service)['resnet_queue_images{model="resnet18"}'] == 64)
+        waiting = [pool.submit(service.post, "/classify?depth=18", files=files, timeout=60) for _ in range(2)]
+        until(lambda: samples(service)[QUEUE_18] == 64)
         os.kill(service.process.pid, signal.SIGTERM)
         assert [answer.result().status_code for answer in waiting] == [200, 200]
     assert service.process.wait(60) == 0
     assert not any(map(alive, workers))
-    assert service.log.read_text().splitlines()[-1].endswith("INFO service: stopped")
+    assert service.log.read_text().splitlines()[-1].endswith(STOPPED)
 
 
-def test_ctrl_c_ends_it_at_once(service: Service) -> None:
+def test_ctrl_c_stops_it_at_once(service: Service) -> None:
     assert service.stop(signal.SIGINT) == 0
 
 
-def test_when_the_engines_process_dies_so_do_its_workers_and_no_answer_is_made_up(
-    service: Service, photo: bytes
-) -> None:
+def test_workers_die_with_the_engine_process_and_invent_no_answer(real_service: Service, photo: bytes) -> None:
+    service = real_service
     workers = processes(service)
     files = [("file", ("a.jpg", photo, "image/jpeg"))] * 16
 
     def classify(_: int) -> int | None:
         try:
-            return httpx.post(f"{service.url}/classify?depth=18", files=files, timeout=60).status_code
-        except httpx.TransportError:  # a balancer would ask another replica
+            return service.post("/classify?depth=18", files=files, timeout=60).status_code
+        except httpx.TransportError:  # a load balancer would try another replica
             return None
 
     with ThreadPoolExecutor(8) as pool:
         waiting = pool.map(classify, range(8))
-        until(lambda: samples(service)['resnet_queue_images{model="resnet18"}'] >= 64)
+        until(lambda: samples(service)[QUEUE_18] >= 64)
         os.kill(service.process.pid, signal.SIGKILL)
         assert set(waiting) <= {200, None}
     until(lambda: not any(map(alive, workers)))
     log = service.log.read_text()
-    assert log.count("the engine's process has gone") == WORKERS
+    assert log.count("the engine process has gone") == WORKERS
     assert "Traceback" not in log
 
 
 def test_a_worker_that_hangs_does_not_keep_the_service_from_ending(
-    models_dir: Path, start_service: Callable[..., Service]
+    tiny_dir: Path, start_service: Callable[..., Service]
 ) -> None:
-    service = start_service(models_dir, provider="cpu", max_batch=1, workers=2, shutdown_delay=0, shutdown_timeout=1)
+    service = start_service(tiny_dir, provider="cpu", max_batch=1, workers=2, shutdown_delay=0, shutdown_timeout=1)
     until_all_listen(service)
     hanging = processes(service)[0]
     os.kill(hanging, signal.SIGSTOP)
     assert service.stop() == 1
-    assert f"worker 0 (process {hanging}) does not end: killing it" in service.log.read_text()
+    assert f"worker 0 (process {hanging}) did not end in time and was killed" in service.log.read_text()
     assert not alive(hanging)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_loading_ends_it_without_a_word_too_many(
+def test_a_signal_while_loading_stops_it_without_a_traceback(
     models_dir: Path, start_service: Callable[..., Service], number: signal.Signals
 ) -> None:
-    service = start_service(models_dir, ready=False, workers=2)
+    service = start_service(models_dir, ready=False, provider="cpu", max_batch=1, workers=WORKERS)
     until(lambda: len(processes(service)) == WORKERS)
     assert service.stop(number) == 0
     log = service.log.read_text()
-    assert log.splitlines()[-1].endswith("INFO service: stopped")
+    assert log.splitlines()[-1].endswith(STOPPED)
     assert "Traceback" not in log
 
 
-def test_two_services_that_start_together_do_not_share_a_port(models_dir: Path) -> None:
-    command = [sys.executable, "-m", "service", f"--models-dir={models_dir}", f"--port={free_port()}", "--workers=2"]
-    pair = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+def test_two_services_that_start_together_do_not_share_a_port(tiny_dir: Path) -> None:
+    same = command(tiny_dir, free_port())
+    pair = [subprocess.Popen(same, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     until(lambda: any(process.poll() is not None for process in pair))
     (refused,) = (process for process in pair if process.poll() is not None)
     (serving,) = (process for process in pair if process is not refused)
@@ -264,41 +278,44 @@ def test_two_services_that_start_together_do_not_share_a_port(models_dir: Path) 
 
 
 def test_a_worker_that_cannot_load_is_tried_again(service: Service, tmp_path: Path) -> None:
-    """Of all that can go wrong: the folder of the counters has been cleaned away."""
+    """For example because something has cleaned away the folder of the counters."""
     before = processes(service)
-    environment = Path(f"/proc/{before[0]}/environ").read_text().split("\0")
-    (folder,) = (entry.partition("=")[2] for entry in environment if entry.startswith("PROMETHEUS_MULTIPROC_DIR="))
-    Path(folder).rename(tmp_path / "away")
+    folder = Path(environment_of(before[0])["PROMETHEUS_MULTIPROC_DIR"])
+    folder.rename(tmp_path / "away")
     os.kill(before[0], signal.SIGKILL)
-    until(lambda: "ended with status 1: starting another in 1 s" in service.log.read_text())
+    until_logged(service, "ended with status 1: starting another in 1 s")
     (tmp_path / "away").rename(folder)
-    until(lambda: "listens in its place" in service.log.read_text())
+    until_logged(service, "listens in its place")
 
 
-def with_load(folder: Path, load: str) -> dict[str, str]:
-    """The environment of a service in which `Model.load` does that instead."""
-    (folder / "sitecustomize.py").write_text(
-        f"def load(self, *args, **options):\n{indent(load, '    ')}\n"
-        "from service.repository import Model\nModel.load = load\n"
-    )
+def starting_with(folder: Path, program: str) -> dict[str, str]:
+    """An environment in which every Python process runs this program first."""
+    (folder / "sitecustomize.py").write_text(program)
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 
+def loading_by(folder: Path, body: str) -> dict[str, str]:
+    """An environment in which this body replaces that of `load_engine`."""
+    function = f"def load(*args, **options):\n{indent(body, '    ')}\n"
+    return starting_with(folder, f"{function}from service import local_backend\nlocal_backend.load_engine = load\n")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_accident_while_loading_is_told_whatever_it_is(models_dir: Path, tmp_path: Path, workers: int) -> None:
-    command = [sys.executable, "-m", "service", f"--models-dir={models_dir}", "--port=0", f"--workers={workers}"]
-    environment = with_load(tmp_path, "raise MemoryError")
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+def test_an_unexpected_error_while_loading_is_reported(tiny_dir: Path, tmp_path: Path, workers: int) -> None:
+    environment = loading_by(tmp_path, "raise MemoryError")
+    finished = subprocess.run(
+        command(tiny_dir, workers=workers), capture_output=True, text=True, timeout=60, env=environment
+    )
     assert finished.returncode == 1
     assert "Traceback" in finished.stderr
     assert "MemoryError()" in finished.stderr.splitlines()[-1]
 
 
-def test_an_accident_while_loading_does_not_hasten_a_shutdown(models_dir: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service", f"--models-dir={models_dir}", "--port=0", "--workers=2"]
+def test_an_unexpected_error_while_loading_does_not_hasten_a_shutdown(tiny_dir: Path, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
-    load = f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.02)\nraise MemoryError"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=with_load(tmp_path, load))
+    body = f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.02)\nraise MemoryError"
+    environment = loading_by(tmp_path, body)
+    process = subprocess.Popen(command(tiny_dir), stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
     for line in process.stderr:
         if "2 workers on" in line:
@@ -310,12 +327,12 @@ def test_an_accident_while_loading_does_not_hasten_a_shutdown(models_dir: Path, 
     go_on.touch()
     _, log = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert log.splitlines()[-1].endswith("INFO service: stopped")
+    assert log.splitlines()[-1].endswith(STOPPED)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_engine_that_fails_batch_after_batch_ends_the_service(
-    models_dir: Path,
+    tiny_dir: Path,
     photo: bytes,
     tmp_path: Path,
     start_service: Callable[..., Service],
@@ -324,9 +341,8 @@ def test_an_engine_that_fails_batch_after_batch_ends_the_service(
 ) -> None:
     """As CUDA does after some errors, until its process ends."""
     broken = tmp_path / "broken"
-    (tmp_path / "sitecustomize.py").write_text(
-        f"""import os
-from service.engine import DynamicEngine
+    program = f"""import os
+from service.runtime.engine import DynamicEngine
 real = DynamicEngine.infer
 def infer(self, *args, **options):
     if os.path.exists({str(broken)!r}):
@@ -334,49 +350,38 @@ def infer(self, *args, **options):
     return real(self, *args, **options)
 DynamicEngine.infer = infer
 """
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    service = start_service(models_dir, provider="cpu", max_batch=1, workers=workers)
-
-    def status() -> int:
-        return httpx.post(f"{service.url}/classify", content=photo, headers=JPEG).status_code
-
-    assert status() == 200
+    monkeypatch.setenv("PYTHONPATH", starting_with(tmp_path, program)["PYTHONPATH"])
+    service = start_service(tiny_dir, provider="cpu", max_batch=1, workers=workers)
+    assert service.classify(photo).status_code == 200
     broken.touch()
-    assert [status() for _ in range(FAILURES)] == [500] * FAILURES
+    assert [service.classify(photo).status_code for _ in range(FAILURES)] == [500] * FAILURES
     assert service.process.wait(timeout=60) == 1
     fault = f"resnet8-cifar: {FAILURES} batches in a row have failed: CUDA failure 700"
     log = service.log.read_text().splitlines()
     assert log[-1].endswith(f"ERROR service: {fault}")
-    assert sum(line.endswith(f"service.inference: {fault}") for line in log) == 1
+    assert sum(line.endswith(f"service.local_backend: {fault}") for line in log) == 1
 
 
-def test_a_port_that_another_service_has_is_refused(service: Service, models_dir: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service", f"--models-dir={models_dir}", f"--port={service.port}", "--workers=2"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
+def test_a_port_that_another_service_has_is_refused(service: Service, tiny_dir: Path) -> None:
+    finished = subprocess.run(command(tiny_dir, service.port), capture_output=True, text=True, timeout=60)
     assert finished.returncode == 3
     assert "another program listens on" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
 
 
-def test_when_the_default_model_fails_everything_ends(tmp_path: Path, models_dir: Path) -> None:
-    folder = tmp_path / "resnet8-cifar" / "1"
-    folder.mkdir(parents=True)
-    for file in (models_dir / "resnet8-cifar" / "1").iterdir():
-        (folder / file.name).write_bytes(b"" if file.suffix == ".onnx" else file.read_bytes())
-    command = [sys.executable, "-m", "service", f"--models-dir={tmp_path}", "--port=0", "--workers=2"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
+def test_without_its_default_model_the_service_ends(tmp_path: Path, tiny_dir: Path) -> None:
+    folder = copied(tiny_dir / "resnet8-cifar" / "1", tmp_path / "resnet8-cifar" / "1")
+    (folder / "model.onnx").write_bytes(b"")
+    finished = subprocess.run(command(tmp_path), capture_output=True, text=True, timeout=60)
     assert finished.returncode == 1
     assert "the default model, resnet8-cifar, could not be loaded" in finished.stderr.splitlines()[-1]
     assert "Traceback" not in finished.stderr
 
 
-def test_a_worker_that_cannot_start_ends_everything(models_dir: Path, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif sys.orig_argv[1:3] == ['-m', 'service.workers.worker']: os._exit(7)\n"
+def test_a_worker_that_cannot_start_ends_the_service(tiny_dir: Path, tmp_path: Path) -> None:
+    environment = starting_with(
+        tmp_path, "import os, sys\nif sys.orig_argv[1:3] == ['-m', 'service.workers.worker']: os._exit(7)\n"
     )
-    command = [sys.executable, "-m", "service", f"--models-dir={models_dir}", "--port=0", "--workers=2"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    finished = subprocess.run(command(tiny_dir), capture_output=True, text=True, timeout=60, env=environment)
     assert finished.returncode == 1
     assert "ended with status 7 before it listened" in finished.stderr.splitlines()[-1]

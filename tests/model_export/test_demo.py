@@ -1,18 +1,20 @@
-"""The demo as it ships, and its training, shortened; the whole of it runs in tests/e2e/test_demo.py."""
+"""The weights of the demo, and a shortened training; tests/e2e/test_demo.py runs the whole one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from model_export.demo import SHIPPED, save_demo, shipped_demo, train_demo
-from model_export.drawings import CLASSES, pixels
+from model_export.drawings.pictures import CLASSES, pixels
 from model_export.evaluation.predictors import TorchPredictor
+from model_export.training.machine import Machine
 from model_export.training.recipe import RECIPES, override
-from model_export.training.trainer import Machine
-from model_export.weights import Loaded, load_file
-from service.card import Preprocessing, sha256
+from model_export.weights.loading import Loaded, load_file
+from service.runtime.model_card import Preprocessing
+from service.runtime.model_folder import sha256
 
 TINY = override(
     RECIPES["demo"],
@@ -20,27 +22,32 @@ TINY = override(
 )
 
 
-def demo(seed: int) -> Loaded:
-    """Two steps, one of either size."""
+def train(seed: int) -> Loaded:
+    """Two steps, one at each image size."""
     return train_demo(
         seed, recipe=TINY, pictures=24, held_out=12, machine=Machine(precision="fp32", workers=0, channels_last=False)
     )
 
 
-def test_the_same_seed_gives_the_same_weights() -> None:
+@pytest.fixture(scope="module")
+def demo() -> Loaded:
+    """Trained with seed 0."""
+    return train(0)
+
+
+def test_the_same_seed_gives_the_same_weights(demo: Loaded) -> None:
     torch.manual_seed(1)
     expected = torch.rand(4)
     torch.manual_seed(1)
-    first = demo(3)
-    assert torch.equal(torch.rand(4), expected)  # the caller's random numbers are left alone
-    second = demo(3)
-    for name, weights in first.net.state_dict().items():
-        assert torch.equal(weights, second.net.state_dict()[name]), name
-    assert first.accuracy == second.accuracy
-    assert not torch.equal(first.net.fc.weight, demo(4).net.fc.weight)
+    again = train(0)
+    assert torch.equal(torch.rand(4), expected)  # the caller's random numbers are not touched
+    for name, weights in demo.net.state_dict().items():
+        assert torch.equal(weights, again.net.state_dict()[name]), name
+    assert demo.accuracy == again.accuracy
+    assert not torch.equal(demo.net.fc.weight, train(4).net.fc.weight)
 
 
-def test_the_weights_that_ship_recognise_what_they_were_not_trained_on() -> None:
+def test_the_shipped_weights_recognise_unseen_drawings() -> None:
     loaded = shipped_demo()
     assert [label.name for label in loaded.labels] == list(CLASSES)
     assert loaded.accuracy is not None
@@ -57,28 +64,26 @@ def test_the_weights_that_ship_recognise_what_they_were_not_trained_on() -> None
     assert sum(right) >= 22
 
 
-def test_what_is_saved_is_what_was_measured(tmp_path: Path) -> None:
-    """Rounding to half precision comes before measuring, and changes nothing after it."""
-    loaded = demo(0)
+def test_the_saved_weights_are_the_measured_ones(demo: Loaded, tmp_path: Path) -> None:
+    """Weights are rounded to half precision before they are measured, so saving loses nothing."""
     path = tmp_path / "demo.safetensors"
-    save_demo(loaded, path)
-    found = load_file(path)
-    for name, weights in loaded.net.state_dict().items():
-        assert torch.equal(weights, found.net.state_dict()[name]), name
-    assert (found.accuracy, found.labels, found.preprocessing) == (
-        loaded.accuracy,
-        loaded.labels,
-        loaded.preprocessing,
+    save_demo(demo, path)
+    saved = load_file(path)
+    for name, weights in demo.net.state_dict().items():
+        assert torch.equal(weights, saved.net.state_dict()[name]), name
+    assert (saved.accuracy, saved.labels, saved.preprocessing) == (
+        demo.accuracy,
+        demo.labels,
+        demo.preprocessing,
     )
-    assert path.stat().st_size < 0.52 * 4 * sum(tensor.numel() for tensor in loaded.net.parameters())
+    assert path.stat().st_size < 0.52 * 4 * sum(tensor.numel() for tensor in demo.net.parameters())
 
 
-def test_it_is_ready_to_be_exported() -> None:
-    loaded = demo(0)
-    assert not loaded.net.training
-    assert {weights.dtype for weights in loaded.net.parameters()} == {torch.float32}
-    assert [label.name for label in loaded.labels] == list(CLASSES)
-    assert loaded.accuracy is not None
-    assert loaded.accuracy.images == 12
-    assert loaded.accuracy.dataset == "drawings 24 to 35 (seed 0)"  # none that it was trained on
-    assert loaded.preprocessing.mean == Preprocessing().mean
+def test_the_demo_is_ready_to_export(demo: Loaded) -> None:
+    assert not demo.net.training
+    assert {weights.dtype for weights in demo.net.parameters()} == {torch.float32}
+    assert [label.name for label in demo.labels] == list(CLASSES)
+    assert demo.accuracy is not None
+    assert demo.accuracy.images == 12
+    assert demo.accuracy.dataset == "drawings 24 to 35 (seed 0)"  # after those it was trained on
+    assert demo.preprocessing.mean == Preprocessing().mean

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from model_export.disk import write_whole, written_whole
+from model_export.disk import replacing, write_atomically
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a", b"one")
-    with written_whole(tmp_path / "a") as temporary:
+    write_atomically(tmp_path / "a", b"one")
+    with replacing(tmp_path / "a") as temporary:
         temporary.write_bytes(b"two")
         assert (tmp_path / "a").read_bytes() == b"one"
     assert (tmp_path / "a").read_bytes() == b"two"
@@ -19,7 +19,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
-def test_where_folders_cannot_be_flushed_writing_goes_on(
+def test_folders_that_cannot_be_flushed_are_tolerated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As on CIFS, on some FUSE file systems, and on Windows."""
@@ -29,26 +29,26 @@ def test_where_folders_cannot_be_flushed_writing_goes_on(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    write_whole(tmp_path / "a", b"one")
+    write_atomically(tmp_path / "a", b"one")
     assert (tmp_path / "a").read_bytes() == b"one"
     assert f"{tmp_path} cannot be flushed" in caplog.text
 
 
-def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fsync(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="Input/output error"):
-        write_whole(tmp_path / "a", b"one")
+        write_atomically(tmp_path / "a", b"one")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a", b"one")
+def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a", b"one")
 
     def fail() -> None:
-        with written_whole(tmp_path / "a") as temporary:
+        with replacing(tmp_path / "a") as temporary:
             temporary.write_bytes(b"half")
             raise RuntimeError("the power went")
 

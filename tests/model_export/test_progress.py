@@ -13,7 +13,7 @@ from model_export.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """`clock[0]` is the time."""
+    """`clock[0]` is the current time."""
     now = [100.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     return now
@@ -34,7 +34,7 @@ def test_without_a_terminal_lines_come_every_ten_seconds(caplog: pytest.LogCaptu
         ]
 
 
-def test_what_was_done_before_does_not_count_as_speed(caplog: pytest.LogCaptureFixture, clock: list[float]) -> None:
+def test_work_done_before_does_not_count_towards_the_rate(caplog: pytest.LogCaptureFixture, clock: list[float]) -> None:
     with caplog.at_level(logging.INFO, logger="model_export.progress"):
         progress = Progress("net.pth", 100_000_000, unit="B", initial=50_000_000)
         clock[0] += 10

@@ -1,24 +1,29 @@
-"""Batching, with engines made of events instead of silicon, so that every interleaving is forced, not hoped for."""
+"""Batching, with engines that semaphores control: every interleaving is forced."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import queue
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
-from service.batching import Batcher, Closed, DrainRate, ExactSizes, PaddedSizes, Timing
+from service.batching import Batcher, BatchTiming, Closed, DrainRate, ExactSizes, PaddedSizes
+from tests.support.waiting import async_until
 
 TIMEOUT_S = 10
 
+Submitted = asyncio.Task[tuple[int, BatchTiming]]
+
 
 class GatedEngine:
-    """Records its batches; each runs only when `release` lets it."""
+    """An engine that records its batches; each ends only after `release`."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -58,34 +63,53 @@ def batcher(
         made.close()
 
 
-async def submit(made: Batcher[int, int], item: int) -> tuple[int, Timing]:
-    """Queues an item and waits for its result."""
-    future: asyncio.Future[tuple[int, Timing]] = asyncio.get_running_loop().create_future()
+async def submit(made: Batcher[int, int], item: int) -> tuple[int, BatchTiming]:
+    """Submits an item and waits for its result."""
+    future: asyncio.Future[tuple[int, BatchTiming]] = asyncio.get_running_loop().create_future()
     made.submit(item, future)
     return await future
 
 
-async def queued(made: Batcher[int, int], count: int) -> None:
-    async with asyncio.timeout(TIMEOUT_S):
-        while len(made) < count:  # noqa: ASYNC110  what is waited for is a length, not an event
-            await asyncio.sleep(0.001)
+async def occupy(made: Batcher[int, int], engine: GatedEngine, items: Iterable[int]) -> list[Submitted]:
+    """Submits item 0, which occupies the engine, then these items, which wait behind it."""
+    tasks = [asyncio.create_task(submit(made, 0))]
+    await engine.wait_started()
+    tasks += [asyncio.create_task(submit(made, item)) for item in items]
+    await async_until(lambda: len(made) == len(tasks) - 1)
+    return tasks
 
 
-async def gather(*submitted: Awaitable[tuple[int, Timing]]) -> list[int]:
+async def gather(*submitted: Awaitable[tuple[int, BatchTiming]]) -> list[int]:
     async with asyncio.timeout(TIMEOUT_S):
         return [result for result, _ in await asyncio.gather(*submitted)]
 
 
-def test_a_lone_item_runs_at_once_and_what_gathers_meanwhile_is_one_batch() -> None:
+def living_lanes() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("batcher-")]
+
+
+@pytest.fixture
+def sleeps(monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[float | None]:
+    """The timeout of every sleep of a lane, from its start on."""
+    timeouts: queue.SimpleQueue[float | None] = queue.SimpleQueue()
+
+    class Watched(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            timeouts.put(timeout)
+            return super().wait(timeout)
+
+    # Only in that module: threads and semaphores are made of conditions, too.
+    monkeypatch.setattr("service.batching.threading", SimpleNamespace(Condition=Watched, Thread=threading.Thread))
+    return timeouts
+
+
+def test_a_lone_item_runs_at_once_and_items_that_gather_meanwhile_are_one_batch() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        first = asyncio.create_task(submit(made, 0))
-        await engine.wait_started()
-        rest = [asyncio.create_task(submit(made, item)) for item in (1, 2, 3)]
-        await queued(made, 3)
+        tasks = await occupy(made, engine, (1, 2, 3))
         engine.release(2)
-        return await gather(first, *rest)
+        return await gather(*tasks)
 
     with batcher(engine) as made:
         assert asyncio.run(scenario(made)) == [0, 10, 20, 30]
@@ -96,10 +120,7 @@ def test_a_batch_is_never_larger_than_the_largest_size_and_keeps_the_order() -> 
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        tasks = [asyncio.create_task(submit(made, 0))]
-        await engine.wait_started()
-        tasks += [asyncio.create_task(submit(made, item)) for item in range(1, 10)]
-        await queued(made, 9)
+        tasks = await occupy(made, engine, range(1, 10))
         engine.release(4)
         return await gather(*tasks)
 
@@ -111,11 +132,8 @@ def test_a_batch_is_never_larger_than_the_largest_size_and_keeps_the_order() -> 
 def test_timings_say_where_the_time_went() -> None:
     engine = GatedEngine()
 
-    async def scenario(made: Batcher[int, int]) -> list[Timing]:
-        tasks = [asyncio.create_task(submit(made, 0))]
-        await engine.wait_started()
-        tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]
-        await queued(made, 2)
+    async def scenario(made: Batcher[int, int]) -> list[BatchTiming]:
+        tasks = await occupy(made, engine, (1, 2))
         await asyncio.sleep(0.05)
         engine.release(2)
         return [timing for _, timing in await asyncio.gather(*tasks)]
@@ -128,14 +146,11 @@ def test_timings_say_where_the_time_went() -> None:
     assert second.ran == third.ran
 
 
-def test_whoever_leaves_before_the_batch_is_dropped_and_strands_nobody() -> None:
+def test_an_item_cancelled_before_its_batch_is_dropped_and_the_others_are_answered() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        first = asyncio.create_task(submit(made, 0))
-        await engine.wait_started()
-        leaving, staying = (asyncio.create_task(submit(made, item)) for item in (1, 2))
-        await queued(made, 2)
+        first, leaving, staying = await occupy(made, engine, (1, 2))
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
@@ -147,14 +162,11 @@ def test_whoever_leaves_before_the_batch_is_dropped_and_strands_nobody() -> None
     assert engine.batches == [[0], [2]]
 
 
-def test_whoever_leaves_during_the_batch_strands_nobody() -> None:
+def test_an_item_cancelled_during_its_batch_does_not_affect_the_others() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        first = asyncio.create_task(submit(made, 0))
-        await engine.wait_started()
-        leaving, staying = (asyncio.create_task(submit(made, item)) for item in (1, 2))
-        await queued(made, 2)
+        first, leaving, staying = await occupy(made, engine, (1, 2))
         engine.release()
         await engine.wait_started()
         leaving.cancel()
@@ -181,7 +193,7 @@ def test_a_failing_batch_fails_its_items_and_the_next_one_runs() -> None:
         asyncio.run(scenario(made))
 
 
-def test_an_exception_in_a_results_place_is_that_of_its_item_alone() -> None:
+def test_an_exception_as_a_result_fails_its_item_alone() -> None:
     batches: list[list[int]] = []
 
     def run(items: Sequence[int], alone: bool) -> list[int | Exception]:
@@ -199,7 +211,7 @@ def test_an_exception_in_a_results_place_is_that_of_its_item_alone() -> None:
     assert batches == [[12, 13, 14]]
 
 
-def test_a_wrong_number_of_results_is_an_error_not_a_mixup() -> None:
+def test_a_wrong_number_of_results_fails_the_batch() -> None:
     async def scenario(made: Batcher[int, int]) -> None:
         with pytest.raises(RuntimeError, match="2 results for a batch of 1"):
             await submit(made, 1)
@@ -219,12 +231,12 @@ def test_max_wait_gathers_until_the_batch_is_full() -> None:
         await gather(*(submit(made, item) for item in range(3)))
 
     with batcher(run, sizes=(1, 2, 3), max_wait=TIMEOUT_S) as made:
-        asyncio.run(scenario(made))  # would time out if a full batch waited on
+        asyncio.run(scenario(made))  # times out if a full batch waits any longer
     assert batches == [3]
 
 
-def test_max_wait_ends_counted_from_the_first_item() -> None:
-    async def scenario(made: Batcher[int, int]) -> tuple[int, Timing]:
+def test_max_wait_is_counted_from_the_first_item() -> None:
+    async def scenario(made: Batcher[int, int]) -> tuple[int, BatchTiming]:
         return await submit(made, 7)
 
     with batcher(lambda items, alone: list(items), sizes=(1, 8), max_wait=0.05) as made:
@@ -233,14 +245,11 @@ def test_max_wait_ends_counted_from_the_first_item() -> None:
     assert timing.queued >= 0.05
 
 
-def test_closing_finishes_what_is_queued_and_takes_no_more() -> None:
+def test_closing_runs_queued_items_and_refuses_new_ones() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> None:
-        tasks = [asyncio.create_task(submit(made, 0))]
-        await engine.wait_started()
-        tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]
-        await queued(made, 2)
+        tasks = await occupy(made, engine, (1, 2))
         closing = asyncio.create_task(asyncio.to_thread(made.close))
         await asyncio.sleep(0.01)
         engine.release(2)
@@ -253,16 +262,16 @@ def test_closing_finishes_what_is_queued_and_takes_no_more() -> None:
         asyncio.run(scenario(made))
 
 
-def test_on_batch_is_told_every_batch() -> None:
-    told: list[int] = []
-    made: Batcher[int, int] = Batcher(lambda items, alone: items, sizes=ExactSizes((1,)), on_batch=told.append)
+def test_on_batch_gets_the_size_of_every_batch() -> None:
+    batches: list[int] = []
+    made: Batcher[int, int] = Batcher(lambda items, alone: items, sizes=ExactSizes((1,)), on_batch=batches.append)
 
     async def scenario() -> None:
         await submit(made, 1)
 
     asyncio.run(scenario())
     made.close()
-    assert told == [1]
+    assert batches == [1]
 
 
 @pytest.mark.parametrize(
@@ -274,14 +283,11 @@ def test_on_batch_is_told_every_batch() -> None:
         ((1,), [[item] for item in range(8)]),
     ],
 )
-def test_batches_have_only_the_sizes_that_the_engine_knows(sizes: Sequence[int], batches: list[list[int]]) -> None:
+def test_batches_have_only_the_given_sizes(sizes: Sequence[int], batches: list[list[int]]) -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        tasks = [asyncio.create_task(submit(made, 0))]
-        await engine.wait_started()
-        tasks += [asyncio.create_task(submit(made, item)) for item in range(1, 8)]
-        await queued(made, 7)
+        tasks = await occupy(made, engine, range(1, 8))
         engine.release(8)
         return await gather(*tasks)
 
@@ -290,18 +296,15 @@ def test_batches_have_only_the_sizes_that_the_engine_knows(sizes: Sequence[int],
     assert engine.batches == batches
 
 
-def test_a_lone_item_has_all_lanes_and_nothing_starts_meanwhile() -> None:
+def test_a_lone_item_has_the_engine_to_itself() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        tasks = [asyncio.create_task(submit(made, 0))]
-        await engine.wait_started()
-        tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]
-        await queued(made, 2)
-        assert not await asyncio.to_thread(engine.started.acquire, timeout=0.05)  # the two lanes that are free wait
+        tasks = await occupy(made, engine, (1, 2))
+        assert not await asyncio.to_thread(engine.started.acquire, timeout=0.05)  # two lanes are free, but wait
         assert engine.batches == [[0]]
         engine.release()
-        await engine.wait_started(2)  # and then start together
+        await engine.wait_started(2)  # together
         engine.release(2)
         return await gather(*tasks)
 
@@ -311,7 +314,7 @@ def test_a_lone_item_has_all_lanes_and_nothing_starts_meanwhile() -> None:
     assert engine.alone == [True, False, False]
 
 
-def test_with_one_lane_every_item_that_leaves_nobody_waiting_is_alone() -> None:
+def test_with_one_lane_an_item_runs_alone_if_no_other_waits() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> None:
@@ -332,19 +335,16 @@ def test_with_one_lane_every_item_that_leaves_nobody_waiting_is_alone() -> None:
         (4, 4, [[1], [2], [3], [4]]),
         (3, 12, [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]),
         (2, 2, [[1], [2]]),
-        (3, 7, [[1, 2], [3, 4], [5, 6], [7]]),  # of 3, sizes know 2; the last one comes when a lane is free again
+        (3, 7, [[1, 2], [3, 4], [5, 6], [7]]),  # a share of 3 is cut to size 2; item 7 waits for a lane
     ],
 )
-def test_what_waits_is_shared_out_among_the_lanes(lanes: int, waiting: int, batches: list[list[int]]) -> None:
+def test_free_lanes_share_the_queue(lanes: int, waiting: int, batches: list[list[int]]) -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        tasks = [asyncio.create_task(submit(made, 0))]
-        await engine.wait_started()
-        tasks += [asyncio.create_task(submit(made, item)) for item in range(1, waiting + 1)]
-        await queued(made, waiting)
+        tasks = await occupy(made, engine, range(1, waiting + 1))
         engine.release()
-        await engine.wait_started(min(lanes, len(batches)))  # all of them run at once
+        await engine.wait_started(min(lanes, len(batches)))  # at once
         engine.release(len(batches))
         return await gather(*tasks)
 
@@ -354,17 +354,14 @@ def test_what_waits_is_shared_out_among_the_lanes(lanes: int, waiting: int, batc
     assert engine.alone[:2] == [True, False]
 
 
-def test_a_free_lane_takes_what_comes_while_another_is_busy() -> None:
+def test_a_free_lane_takes_a_new_item_while_another_is_busy() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
-        tasks = [asyncio.create_task(submit(made, 0))]
-        await engine.wait_started()
-        tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]
-        await queued(made, 2)
+        tasks = await occupy(made, engine, (1, 2))
         engine.release()
         await engine.wait_started(2)
-        engine.release()  # of 1 and 2, one finishes, the other goes on
+        engine.release()  # of either 1 or 2
         await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
         tasks.append(asyncio.create_task(submit(made, 3)))
         await engine.wait_started()
@@ -395,76 +392,61 @@ def test_a_failing_batch_fails_its_items_and_not_those_of_another_lane() -> None
         tasks = [asyncio.create_task(submit(made, 0))]
         assert await asyncio.to_thread(started.wait, TIMEOUT_S)
         tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]
-        await queued(made, 2)
+        await async_until(lambda: len(made) == 2)
         first.set()
         async with asyncio.timeout(TIMEOUT_S):
-            found = await asyncio.gather(*tasks, return_exceptions=True)
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         last, _ = await submit(made, 3)
-        return [type(one) if isinstance(one, BaseException) else one[0] for one in found] + [last]
+        return [type(outcome) if isinstance(outcome, BaseException) else outcome[0] for outcome in outcomes] + [last]
 
     with batcher(run, lanes=2) as made:
         assert asyncio.run(scenario(made)) == [0, ValueError, 2, 3]
 
 
-def test_closing_several_lanes_finishes_what_is_queued() -> None:
+def test_closing_several_lanes_runs_queued_items() -> None:
     engine = GatedEngine()
 
     async def scenario(made: Batcher[int, int]) -> None:
-        tasks = [asyncio.create_task(submit(made, 0))]
-        await engine.wait_started()
-        tasks += [asyncio.create_task(submit(made, item)) for item in range(1, 10)]
-        await queued(made, 9)
+        tasks = await occupy(made, engine, range(1, 10))
         closing = asyncio.create_task(asyncio.to_thread(made.close))
         engine.release(10)
         assert await gather(*tasks) == [10 * item for item in range(10)]
         async with asyncio.timeout(TIMEOUT_S):
             await closing
-        assert not any(thread.is_alive() for thread in made._threads)
+        assert living_lanes() == []
 
     with batcher(engine, lanes=3, sizes=(1, 2)) as made:
         asyncio.run(scenario(made))
 
 
 def test_closing_idle_lanes_returns() -> None:
-    with batcher(lambda items, alone: list(items), lanes=4) as made:
-        pass
-    assert not any(thread.is_alive() for thread in made._threads)
+    with batcher(lambda items, alone: list(items), lanes=4):
+        assert len(living_lanes()) == 4
+    assert living_lanes() == []
 
 
-def test_closing_while_a_lone_item_runs_stops_every_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_while_a_lone_item_runs_stops_every_lane(sleeps: queue.SimpleQueue[float | None]) -> None:
     engine = GatedEngine()
-    asleep = threading.Semaphore(0)
-
-    class Watched(threading.Condition):
-        def wait(self, timeout: float | None = None) -> bool:
-            asleep.release()
-            return super().wait(timeout)
-
-    monkeypatch.setattr("service.batching.threading.Condition", Watched)
     made: Batcher[int, int] = Batcher(engine, sizes=ExactSizes((1, 2)), lanes=2)
-    closing = threading.Thread(target=made.close, daemon=True)
+    closing = threading.Thread(target=made.close, daemon=True)  # a daemon, in case it never ends
 
     async def scenario() -> bool:
         for _ in range(2):
-            assert await asyncio.to_thread(asleep.acquire, timeout=TIMEOUT_S)
+            await asyncio.to_thread(sleeps.get, timeout=TIMEOUT_S)
         task = asyncio.create_task(submit(made, 0))
         await engine.wait_started()
         closing.start()
-        await asyncio.to_thread(asleep.acquire, timeout=5)  # the other lane has looked, and may sleep again
+        await asyncio.to_thread(sleeps.get, timeout=TIMEOUT_S)  # the other lane has looked, and sleeps again
         engine.release()
         assert await gather(task) == [0]
-        await asyncio.to_thread(closing.join, 1)
+        await asyncio.to_thread(closing.join, TIMEOUT_S)
         return not closing.is_alive()
 
-    stopped = asyncio.run(scenario())
-    with made._changed:
-        made._changed.notify_all()
-    closing.join(TIMEOUT_S)
-    assert stopped
+    assert asyncio.run(scenario())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_lane_survives_whoever_leaves_with_the_event_loop() -> None:
+def test_a_lane_survives_the_end_of_the_event_loop() -> None:
     engine = GatedEngine()
 
     async def leave(made: Batcher[int, int]) -> None:
@@ -472,7 +454,7 @@ def test_a_lane_survives_whoever_leaves_with_the_event_loop() -> None:
         await engine.wait_started()
         leaving.cancel()
 
-    async def stay(made: Batcher[int, int]) -> tuple[int, Timing]:
+    async def stay(made: Batcher[int, int]) -> tuple[int, BatchTiming]:
         async with asyncio.timeout(1):
             return await submit(made, 1)
 
@@ -482,9 +464,9 @@ def test_a_lane_survives_whoever_leaves_with_the_event_loop() -> None:
         assert asyncio.run(stay(made))[0] == 10
 
 
-def test_many_items_on_several_lanes_get_their_own_results_and_alone_is_alone() -> None:
+def test_many_items_on_several_lanes_get_their_own_results_and_lone_batches_run_alone() -> None:
     counting = threading.Lock()
-    running: list[bool] = []  # for each batch, whether it was promised to be alone
+    running: list[bool] = []  # `alone` of each running batch
     faults: list[list[bool]] = []
 
     def run(items: Sequence[int], alone: bool) -> list[int]:
@@ -492,10 +474,10 @@ def test_many_items_on_several_lanes_get_their_own_results_and_alone_is_alone() 
             running.append(alone)
             if len(running) > 1 and any(running):
                 faults.append(list(running))
-        found = [10 * item for item in items]
+        results = [10 * item for item in items]
         with counting:
             running.remove(alone)
-        return found
+        return results
 
     async def scenario(made: Batcher[int, int]) -> list[int]:
         return await gather(*(submit(made, item) for item in range(500)))
@@ -506,7 +488,7 @@ def test_many_items_on_several_lanes_get_their_own_results_and_alone_is_alone() 
     assert faults == []
 
 
-def test_drain_rate_follows_what_is_measured() -> None:
+def test_the_drain_rate_follows_the_batches() -> None:
     rate = DrainRate()
     assert rate.per_second == 0
     rate.record(8, 5.0, 5.1)
@@ -516,7 +498,7 @@ def test_drain_rate_follows_what_is_measured() -> None:
     assert rate.per_second == pytest.approx(40, rel=0.01)
 
 
-def test_drain_rate_of_batches_that_overlap_is_that_of_all_lanes() -> None:
+def test_the_drain_rate_counts_the_time_of_overlapping_batches_once() -> None:
     rate = DrainRate()
     for batch in range(100):  # two lanes, 0.2 s a batch, one finishes every 0.1 s
         rate.record(8, 0.1 * batch, 0.1 * batch + 0.2)
@@ -524,8 +506,8 @@ def test_drain_rate_of_batches_that_overlap_is_that_of_all_lanes() -> None:
 
 
 @pytest.mark.parametrize("late", [0.001, 1e-6, -1e-6])
-def test_drain_rate_of_lanes_that_finish_together_is_not_that_of_the_moment_between(late: float) -> None:
-    """A negative one: the lane that finished first was second to tell."""
+def test_lanes_that_finish_together_do_not_distort_the_drain_rate(late: float) -> None:
+    """`late` is negative if the lane that finished first records its batch second."""
     rate = DrainRate()
     for batch in range(200):  # two lanes side by side, 0.2 s a batch
         rate.record(8, 0.2 * batch, 0.2 * batch + 0.2)
@@ -533,25 +515,14 @@ def test_drain_rate_of_lanes_that_finish_together_is_not_that_of_the_moment_betw
     assert rate.per_second == pytest.approx(80, rel=0.2)
 
 
-def test_an_idle_batcher_sleeps_without_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float | None] = []
-    asleep = threading.Event()
-
-    class Watched(threading.Condition):
-        def wait(self, timeout: float | None = None) -> bool:
-            if threading.current_thread().name == "batcher-0":
-                waits.append(timeout)
-                asleep.set()
-            return super().wait(timeout)
-
-    monkeypatch.setattr("service.batching.threading.Condition", Watched)
+def test_an_idle_batcher_does_not_poll(sleeps: queue.SimpleQueue[float | None]) -> None:
     with batcher(lambda items, alone: list(items)):
-        assert asleep.wait(TIMEOUT_S)
+        assert sleeps.get(timeout=TIMEOUT_S) is None
         time.sleep(0.05)
-    assert waits == [None]  # once, without a timeout: no polling
+        assert sleeps.empty()
 
 
-def test_failures_do_not_count_as_draining() -> None:
+def test_the_drain_rate_ignores_failed_batches() -> None:
     def fail(items: Sequence[int], alone: bool) -> list[int]:
         raise ValueError("broken")
 
@@ -568,24 +539,24 @@ def test_failures_do_not_count_as_draining() -> None:
     ("waiting", "taken"),
     [(1, [1]), (2, [2]), (3, [3]), (8, [8]), (9, [8, 1]), (20, [20]), (32, [32]), (33, [32, 1]), (45, [32, 8, 5])],
 )
-def test_padded_sizes_take_what_is_computed_soonest_in_all(waiting: int, taken: list[int]) -> None:
+def test_padded_sizes_split_the_queue_for_the_least_total_time(waiting: int, taken: list[int]) -> None:
     sizes = PaddedSizes({1: 1.0, 8: 1.5, 32: 4.0, 64: 8.0})
     assert sizes.largest == 64
-    found = []
+    batches = []
     while waiting:
-        found.append(sizes.take(waiting, lanes=2))
-        waiting -= found[-1]
-    assert found == taken
+        batches.append(sizes.take(waiting, lanes=2))
+        waiting -= batches[-1]
+    assert batches == taken
 
 
-def test_padded_sizes_of_a_gpu_that_is_idle_in_small_batches_pad_them_all() -> None:
+def test_where_every_size_takes_the_same_time_padded_sizes_take_all_items() -> None:
     sizes = PaddedSizes({1: 1.0, 8: 1.0, 32: 1.0, 64: 1.0})
     taken = {1: 1, 2: 2, 9: 9, 33: 33, 45: 45, 64: 64, 65: 64, 1000: 64}
     assert {waiting: sizes.take(waiting, lanes=1) for waiting in taken} == taken
 
 
-def test_padded_sizes_never_take_longer_than_any_other_split() -> None:
-    """Against all splits, for times of every shape."""
+def test_no_split_is_faster_than_that_of_padded_sizes() -> None:
+    """Compares all splits, for many curves of times."""
     rng = random.Random(0)
     for _ in range(50):
         times = sorted(rng.uniform(0.5, 1.5) * size ** rng.uniform(0, 1.2) for size in (1, 2, 5, 8))
@@ -606,7 +577,7 @@ def test_padded_sizes_never_take_longer_than_any_other_split() -> None:
             assert took <= best + 1e-5
 
 
-def test_every_lane_is_prepared_on_its_own_thread_before_any_batch() -> None:
+def test_every_lane_is_prepared_on_its_own_thread() -> None:
     prepared: list[str] = []
     made: Batcher[int, int] = Batcher(
         lambda items, alone: list(items),
@@ -619,7 +590,7 @@ def test_every_lane_is_prepared_on_its_own_thread_before_any_batch() -> None:
     made.close()
 
 
-def test_a_lane_that_cannot_be_prepared_makes_no_batcher() -> None:
+def test_a_lane_that_cannot_be_prepared_fails_the_constructor() -> None:
     before = threading.active_count()
 
     def prepare() -> None:

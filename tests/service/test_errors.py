@@ -1,4 +1,4 @@
-"""The problem documents."""
+"""Faults: their sentences."""
 
 from __future__ import annotations
 
@@ -7,64 +7,54 @@ import string
 import pytest
 
 from service import errors
-from service.errors import Problem, problem_types, retry_after_seconds
+from service.errors import fault_types, retry_after_seconds
+from service.runtime import faults
+from service.runtime.faults import Fault, ImageFault
 
-ALL = list(problem_types())
+ALL = list(fault_types())
 
 
-def example(problem: type[Problem]) -> Problem:
+def example(cls: type[Fault]) -> Fault:
     """An instance with a value for every field that its texts name."""
-    texts = problem.detail + problem.remedy
-    fields = {name for _, name, _, _ in string.Formatter().parse(texts) if name}
-    return problem(**dict.fromkeys(fields | {"retry_after", "allowed"}, 3))
+    fields = {name for _, name, _, _ in string.Formatter().parse(cls.detail + cls.remedy) if name}
+    return cls(**dict.fromkeys(fields | {"retry_after", "allowed"}, 3))
 
 
-@pytest.mark.parametrize("problem", ALL, ids=lambda p: p.__name__)
-def test_documents_have_the_members_of_rfc_9457_and_a_remedy(problem: type[Problem]) -> None:
-    document = example(problem).document()
-    assert document["type"] == f"/problems/{problem.slug}"
-    assert document["status"] == problem.status
-    for member in ("title", "detail", "remedy"):
-        assert document[member]
-        assert "{" not in str(document[member])
+@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
+def test_every_fault_names_itself_and_a_remedy(cls: type[Fault]) -> None:
+    fault = example(cls)
+    for text in (fault.title, str(fault), fault.advice()):
+        assert text
+        assert "{" not in text
 
 
 def test_slugs_are_stable_and_distinct() -> None:
-    slugs = [problem.slug for problem in ALL]
+    slugs = [cls.slug for cls in ALL]
     assert len(set(slugs)) == len(slugs)
-    assert errors.TruncatedImage.slug == "truncated-image"
-    assert errors.NotAnImage.slug == "not-an-image"
-
-
-@pytest.mark.parametrize("problem", ALL, ids=lambda p: p.__name__)
-def test_clients_and_servers_are_blamed_rightly(problem: type[Problem]) -> None:
-    is_server = issubclass(problem, errors.ServerProblem)
-    assert (problem.status >= 500) == is_server
-    assert 400 <= problem.status <= 599
+    assert faults.TruncatedImage.slug == "truncated-image"
+    assert faults.NotAnImage.slug == "not-an-image"
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
-    drawn = [line.rstrip() for line in (errors.__doc__ or "").splitlines() if "── " in line]
-    with_status = {line.split("── ")[1].split()[0]: int(line.split()[-1]) for line in drawn if line[-3:].isdecimal()}
-    with_status |= {"ImageTooLarge": 413}  # its line ends in a remark
-    assert with_status == {problem.__name__: problem.status for problem in ALL}
+    drawn = {line.split("── ")[1].split()[0] for line in (errors.__doc__ or "").splitlines() if "── " in line}
+    of_decoding = {cls.__name__ for cls in fault_types(ImageFault) if cls.__module__ == faults.__name__}
+    bases = {"ImageFault", "RequestFault", "ServerFault", "(those"}
+    assert drawn == {cls.__name__ for cls in ALL} - of_decoding | bases
 
 
 def test_members_fill_the_sentences() -> None:
-    problem = errors.TooManyPixels(width=20000, height=10000, max_pixels=64)
-    assert str(problem) == "The image is 20000x10000 pixels; at most 64 pixels are decoded."
-    assert problem.document()["width"] == 20000
+    fault = faults.TooManyPixels(width=20000, height=10000, max_pixels=64)
+    assert str(fault) == "The image is 20000x10000 pixels; at most 64 pixels are decoded."
+    assert fault.members["width"] == 20000
 
 
 def test_without_a_near_one_the_known_parameters_are_listed() -> None:
     members = {"parameter": "url", "known": "a, b"}
-    assert errors.UnknownParameter(**members).document()["remedy"] == "The parameters are a, b."
-    near = errors.UnknownParameter(**members, nearest="a")
-    assert near.document()["remedy"] == "Did you mean `a`? The parameters are a, b."
+    assert errors.UnknownParameter(**members).advice() == "The parameters are a, b."
+    assert errors.UnknownParameter(**members, nearest="a").advice() == "Did you mean `a`? The parameters are a, b."
 
 
 def test_retry_after() -> None:
     assert retry_after_seconds(0, 100) == 1
     assert retry_after_seconds(250, 100) == 3
     assert retry_after_seconds(250, 0) == 1  # nothing measured yet
-    assert errors.Overloaded(queued=9, max_queue=9, retry_after=3).headers == {"Retry-After": "3"}

@@ -1,7 +1,7 @@
 """BentoML, as its documentation of adaptive batching shows it.
 
-An endpoint that batches takes a list, and a list of files is sent as a form. Its window adapts itself; `max_latency_ms`
-is the age at which it refuses a request, left at its default.
+A batching endpoint takes a list, and a list of files is sent as a form. BentoML adapts the batching window by itself.
+`max_latency_ms`, the age at which it refuses a request, stays at its default.
 """
 
 from pathlib import Path
@@ -10,13 +10,13 @@ from typing import Any
 import bentoml
 import numpy as np
 
-from benchmarks.peers.model import MAX_BATCH, asked_for, load
+from benchmarks.peers.model import MAX_BATCH, from_environment, load
 
 
 @bentoml.service
 class Classifier:
     def __init__(self) -> None:
-        self.model = load(*asked_for())
+        self.model = load(*from_environment())
 
     @bentoml.api(batchable=True, max_batch_size=MAX_BATCH)
     def classify(self, images: list[Path]) -> list[Any]:

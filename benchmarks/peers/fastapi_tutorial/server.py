@@ -1,14 +1,14 @@
-"""The app of the tutorials: one `async` endpoint that decodes and infers where it stands. No batching."""
+"""FastAPI, as tutorials show it: one `async` endpoint decodes and infers in the event loop, unbatched."""
 
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request
 
-from benchmarks.peers.model import asked_for, load
+from benchmarks.peers.model import from_environment, load
 
 app = FastAPI()
-model = load(*asked_for())
+model = load(*from_environment())
 
 
 @app.post("/predict")

@@ -1,4 +1,7 @@
-"""LitServe, as its documentation of batching shows it. It takes JSON or forms, so the image comes in base64."""
+"""LitServe, as its documentation of batching shows it.
+
+It takes JSON or forms, so images come in base64.
+"""
 
 import base64
 import sys
@@ -7,12 +10,12 @@ from typing import Any
 import litserve
 import numpy as np
 
-from benchmarks.peers.model import MAX_BATCH, WINDOW_S, Prediction, asked_for, load
+from benchmarks.peers.model import MAX_BATCH, WINDOW_S, Prediction, from_environment, load
 
 
 class Classifier(litserve.LitAPI):
     def setup(self, device: str) -> None:
-        self.model = load(*asked_for())
+        self.model = load(*from_environment())
 
     def decode_request(self, request: dict[str, str]) -> np.ndarray:
         return self.model.decode(base64.b64decode(request["image"]))

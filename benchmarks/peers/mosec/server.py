@@ -1,14 +1,14 @@
-"""mosec, as its ResNet-50 example: decoding in workers of their own, then a stage that batches. Takes raw bytes."""
+"""mosec, as its ResNet-50 example shows it: workers that decode raw bytes, then a batching stage."""
 
 import numpy as np
 from mosec import Server, Worker
 
-from benchmarks.peers.model import MAX_BATCH, WINDOW_S, Prediction, asked_for, load, load_decode
+from benchmarks.peers.model import MAX_BATCH, WINDOW_S, Prediction, from_environment, load, load_decode
 
 
 class Preprocess(Worker):
     def __init__(self) -> None:
-        self.decode = load_decode(*asked_for())
+        self.decode = load_decode(*from_environment())
 
     def deserialize(self, data: bytes) -> bytes:
         return data
@@ -19,7 +19,7 @@ class Preprocess(Worker):
 
 class Inference(Worker):
     def __init__(self) -> None:
-        self.model = load(*asked_for())
+        self.model = load(*from_environment())
 
     def forward(self, data: list[np.ndarray]) -> list[list[Prediction]]:
         return self.model.infer(np.stack(data))

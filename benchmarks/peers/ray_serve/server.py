@@ -8,13 +8,13 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from benchmarks.peers.model import MAX_BATCH, WINDOW_S, Prediction, asked_for, load
+from benchmarks.peers.model import MAX_BATCH, WINDOW_S, Prediction, from_environment, load
 
 
 @serve.deployment(max_ongoing_requests=2 * MAX_BATCH)  # the default, 5, would never fill a batch
 class Classifier:
     def __init__(self) -> None:
-        self.model = load(*asked_for())
+        self.model = load(*from_environment())
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=WINDOW_S)
     async def classify(self, images: list[np.ndarray]) -> list[list[Prediction]]:

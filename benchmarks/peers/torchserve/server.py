@@ -1,6 +1,6 @@
-"""A handler of TorchServe, as its documentation of custom handlers shows it, on ONNX Runtime. Takes raw bytes.
+"""TorchServe, as its documentation of custom handlers shows it, with ONNX Runtime. Takes raw bytes.
 
-Its stock image classifier imports torchvision, which does not import beside PyTorch's build for CPUs.
+Its own image classifier needs torchvision, which does not import with PyTorch's build for CPUs.
 """
 
 from typing import Any
@@ -9,12 +9,12 @@ import numpy as np
 from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
-from benchmarks.peers.model import Prediction, asked_for, load
+from benchmarks.peers.model import Prediction, from_environment, load
 
 
 class Handler(BaseHandler):
     def initialize(self, context: Context) -> None:
-        self.classifier = load(*asked_for())
+        self.classifier = load(*from_environment())
         self.initialized = True
 
     def preprocess(self, data: list[dict[str, Any]]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the benchmark asks of peers, as far as it can be checked without them."""
+"""The requests to peers and their answers, as far as they can be checked without the peers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_json_bodies_hold_the_image_in_base64() -> None:
     assert base64.b64decode(tensor["data"][0]) == JPEG
 
 
-def test_forms_hold_the_image_as_it_is() -> None:
+def test_forms_hold_the_image_unchanged() -> None:
     peer = peers()["bentoml"]
     form = message_from_bytes(f"content-type: {peer.content_type}\r\n\r\n".encode() + peer.encode(JPEG))
     (part,) = list(form.walk())[1:]

@@ -1,4 +1,4 @@
-"""The run goes on without those that fail, and says who did."""
+"""A run goes on without the peers that fail, and reports why they did."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def broken(place: Place) -> Sequence[object]:
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Neither a model nor load; the list gets the URL's path and the seed of each."""
+    """Replaces model and load. The list gets the URL's path and the seed of each load."""
     loads: list[tuple[str, int]] = []
 
     def load(server: Server, plan: Plan, seed: int) -> Figures:

@@ -1,4 +1,4 @@
-"""Tables, ratios and the plot, from made-up figures."""
+"""Tables, ratios and the plot, from invented figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.peers.report import compared, failures, markdown, median, plot, 
 
 
 def figures(rate: float, failed: int = 0) -> Figures:
-    """One round in which every load came to the same."""
+    """One round with the same figures in every load."""
     found: Figures = {"memory.pss": 400, "memory.rss": 500}
     for connections in CONNECTIONS:
         one = {"per_second": rate, "failed": failed, "p50": 10, "p95": 20, "p99": 30, "cpu_ms": 40}
@@ -51,7 +51,7 @@ def test_medians_are_over_rounds(settings: list[Setting]) -> None:
     assert median(settings[0], "open10.p50") is None
 
 
-def test_the_ratio_is_to_the_best_peer(settings: list[Setting]) -> None:
+def test_the_ratio_is_to_the_fastest_peer(settings: list[Setting]) -> None:
     assert ratio(settings, "default", 32) == (60 / 40, "fast")
     assert ratio(settings, "ours", 32) == (60 / 50, "slow")
 
@@ -61,7 +61,7 @@ def test_no_ratio_without_us_or_without_peers(settings: list[Setting]) -> None:
     assert ratio([settings[2], settings[5]], "default", 32) is None
 
 
-def test_the_table_says_medians_spread_and_ratio(settings: list[Setting]) -> None:
+def test_the_table_has_medians_range_and_ratio(settings: list[Setting]) -> None:
     text = markdown(settings, ["default"])
     assert "| slow | 1.0 | 20.0 | 20.0 | 20.0 (10.0–30.0) | 10.0 / 10.0 / 10.0 | 20.0 / 20.0 / 20.0 |" in text
     assert "| 400 | 500 | 0 |" in text
@@ -70,7 +70,7 @@ def test_the_table_says_medians_spread_and_ratio(settings: list[Setting]) -> Non
     assert "with our engine" not in text
 
 
-def test_a_peer_that_failed_says_why(settings: list[Setting]) -> None:
+def test_the_error_of_a_failed_peer_is_printed(settings: list[Setting]) -> None:
     text = markdown(settings, ["default"])
     assert "- **broken**: no such package" in text
     assert "| broken | ? | – | – | – | – / – / – |" in text
@@ -81,7 +81,7 @@ def test_failed_requests_of_all_loads_are_counted() -> None:
     assert failures(one) == 4
 
 
-def test_without_open_loop_there_is_no_such_table() -> None:
+def test_without_an_open_loop_its_table_is_left_out() -> None:
     closed = {name: value for name, value in figures(10).items() if not name.startswith("open")}
     assert "%" not in markdown([Setting("peer", "default", rounds=[closed])], ["default"])
 

@@ -1,4 +1,4 @@
-"""Servers are used only when they answer as they should, and are gone afterwards."""
+"""Servers are used only if their answers are right, and end afterwards."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers.catalogue import Peer, Place
-from benchmarks.peers.servers import NotServing, free_ports, serving
+from benchmarks.peers.servers import NotServing, serving
 
-# Sends back what it was sent, with the engine and the model that it was asked for.
+# Sends back the request body, with the engine and the model from its environment.
 ECHO = """
 import json, os, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -42,13 +42,13 @@ def start(peer: Peer, body: bytes, seen: list[bytes]) -> None:
         seen.append(server.body)
 
 
-def test_a_server_that_answers_rightly_is_used() -> None:
+def test_a_server_with_right_answers_is_used() -> None:
     seen: list[bytes] = []
     start(peer(), b"7", seen)
     assert seen == [b"7"]
 
 
-def test_it_is_told_the_engine_and_the_model() -> None:
+def test_its_environment_names_the_engine_and_the_model() -> None:
     def predicted(answer: dict[str, str]) -> int:
         return 7 if (answer["engine"], answer["model"]) == ("ours", str(Path("models/one/1").absolute())) else 0
 
@@ -57,20 +57,16 @@ def test_it_is_told_the_engine_and_the_model() -> None:
 
 @pytest.mark.parametrize(
     ("body", "why"),
-    [(b"8", "it answers class 8, none of"), (b"", "it answers what it should not .ValueError")],
+    [(b"8", "wrong answer: class 8, expected one of"), (b"", "unexpected answer .ValueError")],
     ids=["another class", "nonsense"],
 )
-def test_a_server_that_answers_wrongly_is_refused(body: bytes, why: str) -> None:
+def test_a_server_with_wrong_answers_is_refused(body: bytes, why: str) -> None:
     seen: list[bytes] = []
     with pytest.raises(NotServing, match=why):
         start(peer(), body, seen)
     assert not seen
 
 
-def test_a_server_that_ends_is_reported_with_its_last_words() -> None:
+def test_a_server_that_ends_is_reported_with_the_end_of_its_log() -> None:
     with pytest.raises(NotServing, match="it ended: first / no such module"):
         start(peer("print('first'); raise SystemExit('no such module')"), b"7", [])
-
-
-def test_free_ports_differ() -> None:
-    assert len(set(free_ports(5))) == 5

@@ -8,25 +8,23 @@ import pytest
 from PIL import Image
 
 from model_export.cli import draw
-from model_export.datasets.drawn import Drawings
-from model_export.datasets.folder import ImageFolder, open_folder
-from model_export.drawings import CLASSES, STYLES
+from model_export.datasets.drawings import Drawings
+from model_export.datasets.image_folder import open_folder, open_images
+from model_export.drawings.pictures import CLASSES, STYLES
 from model_export.errors import InputError
 
 
 def run(*arguments: object) -> int:
     parser = argparse.ArgumentParser()
-    draw.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["draw", *map(str, arguments)])
-    status: int = args.run(args)
-    return status
+    draw.add_options(parser)
+    return draw.run(parser.parse_args([*map(str, arguments)]))
 
 
 def test_a_folder_to_train_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "new" / "shapes"
     with caplog.at_level(logging.INFO):
         assert run(out, "--train", 36, "--val", 12, "--side", 32) == 0
-    assert f"{out}: 36 pictures to train on, 12 to validate on" in caplog.text
+    assert f"{out}: 36 training and 12 validation pictures" in caplog.text
     data = open_folder(out)
     assert data.train.classes == tuple(sorted(CLASSES))
     assert (len(data.train), len(data.val)) == (36, 12)
@@ -50,7 +48,7 @@ def test_sizes_of_photographs_by_default(tmp_path: Path) -> None:
     run(tmp_path, "--train", 2, "--val", 2, "--classes", "circle", "ring")
     with Image.open(tmp_path / "val" / "ring" / "0001.jpg") as image:
         assert min(image.size) >= 240
-    assert ImageFolder.open(tmp_path / "val").classes == ("circle", "ring")
+    assert open_images(tmp_path / "val").classes == ("circle", "ring")
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
@@ -65,13 +63,13 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--val", 11], "11 to validate on are too few for 12 classes"),
-        (["--train", 0], "0 pictures to train on"),
-        (["--side", 31], "pictures of 31 pixels cannot be drawn: give 32 to 1000"),
+        (["--val", 11], "11 validation pictures are too few for 12 classes"),
+        (["--train", 0], "0 training and"),
+        (["--side", 31], "pictures cannot have a side of 31 pixels: give 32 to 1000"),
         (["--classes", "ring"], "name at least two classes"),
     ],
 )
-def test_impossible_wishes(tmp_path: Path, arguments: list[object], fault: str) -> None:
+def test_impossible_options(tmp_path: Path, arguments: list[object], fault: str) -> None:
     with pytest.raises(InputError, match=fault):
         run(tmp_path / "out", *arguments)
     assert list(tmp_path.iterdir()) == []

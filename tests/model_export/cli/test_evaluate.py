@@ -8,23 +8,24 @@ import json
 import logging
 import re
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from model_export.cli.evaluate import add_parser, open_dataset
-from model_export.datasets.opening import open_data
-from model_export.drawings import STYLES, picture, pixels
+from model_export.cli import evaluate as evaluate_command
+from model_export.drawings.pictures import picture, pixels
 from model_export.errors import InputError
 from model_export.evaluation.predictors import TorchPredictor
-from model_export.random_weights import random_weights
-from model_export.weight_files import Record, save_safetensors
+from model_export.weights.random_weights import random_weights
+from model_export.weights.record import Record
+from model_export.weights.safetensors_file import save_safetensors
 from service.app import create_app
-from service.card import Architecture, ModelCard
+from service.runtime.model_card import Architecture
+from service.runtime.model_folder import read_card
 from service.settings import Settings
+from tests.support.waiting import until_ready
 
 CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
 IMAGES = 40
@@ -48,14 +49,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def models(models_dir: Path, tmp_path: Path) -> Path:
-    """`resnet8-cifar`, to write into."""
-    root = tmp_path / "models"
-    shutil.copytree(models_dir / "resnet8-cifar", root / "resnet8-cifar")
-    return root
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another seed of the same network."""
@@ -71,13 +64,12 @@ def saved(path: Path, *, seed: int) -> Path:
 
 def evaluate(*arguments: object) -> int:
     parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    args = parser.parse_args(["evaluate", *map(str, arguments)])
-    return int(args.run(args))
+    evaluate_command.add_options(parser)
+    return evaluate_command.run(parser.parse_args([*map(str, arguments)]))
 
 
 def figures(output: str, model: str) -> list[str]:
-    """The row of the table that a model has."""
+    """A model's row of the table."""
     row = next(line for line in output.splitlines() if line.startswith(model))
     return row.removeprefix(model).replace(" %", "").split()
 
@@ -95,7 +87,7 @@ def test_a_published_model_and_its_weights_agree(
     assert served == here == figures(printed, "ensemble of 2 models")
     top1, top5, error1, error5, images = map(float, served[:5])
     assert (top1, error1, top5 + error5, images) == (75, 25, 100, 40)
-    assert "published for" not in printed  # nothing compares
+    assert "reported for" not in printed  # nothing compares
 
     written = json.loads((out / "evaluation.json").read_text())["evaluations"]
     assert [entry["model"][:11] for entry in written] == ["resnet8-cif", str(same)[:11], "ensemble of"]
@@ -114,9 +106,9 @@ def test_a_published_model_and_its_weights_agree(
     assert 0.1 < float(rows[0]["probability"]) < 1
 
 
-def test_what_goes_wrong_is_shown(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_printed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate(saved(tmp_path / "net.safetensors", seed=0), "--data", data)
-    weakest, confused = capsys.readouterr().out.partition("least recognised")[2].split("most often confused:")
+    weakest, confused = capsys.readouterr().out.partition("lowest accuracy")[2].split("most often confused:")
     shares = [float(share) for share in re.findall(r"class \d: (.*) % of \d+\n", weakest)]
     assert 1 < len(shares) <= 5
     assert shares == sorted(shares)
@@ -137,7 +129,7 @@ def test_other_methods(
     assert written["method"] == method
 
 
-def test_figures_of_the_paper_stand_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reported_figures_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     for i, name in enumerate(names):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -147,19 +139,19 @@ def test_figures_of_the_paper_stand_beside(tmp_path: Path, capsys: pytest.Captur
     save_safetensors(loaded.net.state_dict(), tmp_path / "net.safetensors", Record())
     foreign = ("--depth", 20, "--family", "cifar", "--labels", tmp_path / "labels.txt")
     evaluate(tmp_path / "net.safetensors", "--data", tmp_path / "data", *foreign)
-    assert "published for resnet20-cifar: top-1 error 8.75 % (He et al. 2015, table 6)" in capsys.readouterr().out
+    assert "reported for resnet20-cifar: top-1 error 8.75 % (He et al. 2015, table 6)" in capsys.readouterr().out
 
 
 def test_from_the_record_to_the_service(
     models: Path, data: Path, photo: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = models / "resnet8-cifar" / "1"
-    before = ModelCard.read(folder)
+    before = read_card(folder)
     options = ("--models-dir", models, "--provider", "cpu", "--data", data)
     evaluate("resnet8-cifar", *options, "--calibrate", "--record")
     assert "resnet8-cifar 1 (cpu, fp32): temperature " in capsys.readouterr().out
 
-    card = ModelCard.read(folder)
+    card = read_card(folder)
     assert card.accuracy is not None
     assert card.calibration is not None
     assert (card.accuracy.dataset, card.accuracy.images) == (f"{data.name}/val", IMAGES)
@@ -169,9 +161,7 @@ def test_from_the_record_to_the_service(
 
     app = create_app(Settings.model_validate({"models_dir": models, "provider": "cpu"}))
     with TestClient(app) as client:
-        deadline = time.monotonic() + 60
-        while client.get("/healthz/ready").status_code != 200:
-            assert time.monotonic() < deadline
+        until_ready(client)
         shown = client.get("/models/resnet8-cifar").json()
         jpeg = {"Content-Type": "image/jpeg"}
         (answer,) = client.post("/classify?top_k=10", content=photo, headers=jpeg).json()["images"]
@@ -180,7 +170,7 @@ def test_from_the_record_to_the_service(
     assert sum(entry["probability"] for entry in answer["predictions"]) == pytest.approx(1, abs=1e-4)
 
     evaluate("resnet8-cifar", *options, "--record")
-    assert ModelCard.read(folder).calibration == card.calibration  # measured anew only when asked for
+    assert read_card(folder).calibration == card.calibration  # measured anew only when asked for
 
 
 def test_recording_keeps_who_may_read_the_card(models: Path, data: Path) -> None:
@@ -190,13 +180,13 @@ def test_recording_keeps_who_may_read_the_card(models: Path, data: Path) -> None
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_what_cannot_be_recorded(models: Path, checkpoint: Path, data: Path) -> None:
+def test_models_and_methods_that_cannot_be_recorded(models: Path, checkpoint: Path, data: Path) -> None:
     options = ("--models-dir", models, "--data", data, "--record")
     with pytest.raises(InputError, match=r"best.safetensors has none: export it first"):
         evaluate("resnet8-cifar", checkpoint, *options)
-    with pytest.raises(InputError, match="--record is for the answers as they are served, not for 10-crop"):
+    with pytest.raises(InputError, match="--record needs accuracy as served, which 10-crop is not: leave --method out"):
         evaluate("resnet8-cifar", *options, "--method", "10-crop")
-    assert ModelCard.read(models / "resnet8-cifar" / "1").accuracy is None
+    assert read_card(models / "resnet8-cifar" / "1").accuracy is None
 
 
 def test_too_few_images_to_calibrate_do_not_keep_the_accuracy_from_the_card(
@@ -207,7 +197,7 @@ def test_too_few_images_to_calibrate_do_not_keep_the_accuracy_from_the_card(
     options = ("--models-dir", models, "--provider", "cpu", "--calibrate", "--record", "--out", tmp_path / "out")
     assert evaluate("resnet8-cifar", "--data", tmp_path / "few", *options) == 0
     assert "no calibration: few has 1 images, too few to calibrate on" in caplog.text
-    card = ModelCard.read(models / "resnet8-cifar" / "1")
+    card = read_card(models / "resnet8-cifar" / "1")
     assert card.accuracy is not None
     assert card.calibration is None
     (figures,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["evaluations"]
@@ -226,40 +216,40 @@ def test_models_of_other_classes_make_no_ensemble(
     assert "ensemble" not in capsys.readouterr().out
 
 
-def test_models_there_are_not(models: Path, data: Path) -> None:
+def test_models_that_do_not_exist(models: Path, data: Path) -> None:
     options = ("--data", data, "--models-dir", models)
     with pytest.raises(
-        InputError, match=r"x.pth is no file of weights, and there is no model x.pth in .*: there is resnet8"
+        InputError, match=r"^x.pth is not a weight file, and there is no model x.pth in .*: choose from r"
     ):
         evaluate("x.pth", *options)
-    with pytest.raises(InputError, match="resnet8-cifar has no version 2: it has 1"):
+    with pytest.raises(InputError, match="resnet8-cifar has no version 2: choose from 1"):
         evaluate("resnet8-cifar", *options, "--version", 2)
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "whom"),
+    ("model", "options", "scope"),
     [
         ("file", ("--version", 1), "published models"),
         ("file", ("--precision", "int8"), "published models"),
         ("published", ("--depth", 8), "weight files"),
         ("published", ("--device", "cpu"), "weight files"),
-        ("file", ("--seed", 1), "the part of a folder that --val-share takes"),
+        ("file", ("--seed", 1), "--val-share"),
     ],
 )
-def test_options_that_would_change_nothing_are_refused(
-    model: str, options: tuple[object, ...], whom: str, models: Path, checkpoint: Path, data: Path
+def test_options_without_effect_are_refused(
+    model: str, options: tuple[object, ...], scope: str, models: Path, checkpoint: Path, data: Path
 ) -> None:
     name = checkpoint if model == "file" else "resnet8-cifar"
-    with pytest.raises(InputError, match=f"^{options[0]}: only for {whom}: leave it out$"):
+    with pytest.raises(InputError, match=f"^{options[0]} only applies to {scope}: leave it out$"):
         evaluate(name, "--data", data, "--models-dir", models, *options)
 
 
 def test_options_of_a_folder_are_for_folders(checkpoint: Path) -> None:
-    with pytest.raises(InputError, match=r"^--val-share and --split: only for a folder of images: leave them out$"):
+    with pytest.raises(InputError, match=r"^--val-share and --split only apply to a folder of images: leave them out$"):
         evaluate(checkpoint, "--data", "drawings", "--val-share", 0.1, "--split", "none")
 
 
-def test_data_there_is_not(checkpoint: Path, tmp_path: Path) -> None:
+def test_data_that_does_not_exist(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="missing does not exist"):
         evaluate(checkpoint, "--data", tmp_path / "missing")
 
@@ -273,21 +263,7 @@ def test_broken_images(checkpoint: Path, data: Path, tmp_path: Path, capsys: pyt
     assert "pictures, 40 images" in capsys.readouterr().out
 
 
-def test_no_batch(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_batch_is_refused(checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         evaluate(checkpoint, "--data", data, "--batch-size", 0)
-    assert "0 is not at least 1" in capsys.readouterr().err
-
-
-def test_of_one_tree_the_part_that_training_set_aside(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    for i in range(40):
-        path = tree / f"{'ab'[i % 2]}" / f"{i}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(0, i, STYLES["easy"].square(32)))
-    whole = open_dataset(str(tree), "refuse", None, 3)
-    kept = open_dataset(str(tree), "refuse", 0.25, 3)
-    trained_on = open_data(str(tree), val_share=0.25, seed=3).train
-    assert (len(whole), len(kept)) == (40, 10)
-    titles = [{part.title(i) for i in range(len(part))} for part in (kept, trained_on)]
-    assert not titles[0] & titles[1]
+    assert "must be at least 1, got 0" in capsys.readouterr().err

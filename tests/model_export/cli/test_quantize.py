@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from model_export.__main__ import main
-from model_export.drawings import picture
-from service.card import ModelCard
-
-
-@pytest.fixture
-def models(models_dir: Path, tmp_path: Path) -> Path:
-    """`resnet8-cifar`, to write into."""
-    root = tmp_path / "models"
-    shutil.copytree(models_dir / "resnet8-cifar", root / "resnet8-cifar")
-    return root
+from model_export.drawings.pictures import picture
+from service.runtime.model_folder import read_card
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +26,7 @@ def quantize(models: Path, *arguments: object) -> int:
 
 def test_a_folder_without_labels(models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert quantize(models, "--data", pictures, "--method", "entropy", "--images", 16, "--limit", 100) == 0
-    card = ModelCard.read(models / "resnet8-cifar" / "2")
+    card = read_card(models / "resnet8-cifar" / "2")
     file = card.files["int8"]
     assert file.quantisation is not None
     assert file.gate is not None
@@ -59,21 +50,24 @@ def test_fp16_of_an_older_version(models: Path, pictures: Path) -> None:
     for version in (2, 3):
         options = ("--data", pictures, "--precision", "fp16", "--limit", 5, "--version", 1, "--held-out", 20)
         assert quantize(models, *options) == 0
-        assert set(ModelCard.read(models / "resnet8-cifar" / str(version)).files) == {"fp32", "fp16"}
+        assert set(read_card(models / "resnet8-cifar" / str(version)).files) == {"fp32", "fp16"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (("--data", "PICTURES"), "has 20 images to judge by, which cannot tell a limit of 1 points: give at least 100"),
-        (("--data", "PICTURES", "--version", "9"), "resnet8-cifar has no version 9: it has 1"),
-        (("--data", "PICTURES", "--precision", "fp16", "--images", "9"), "--images: only for int8"),
-        (("--data", "cifar10", "--split", "none"), "--split: only for a folder of images: leave it out"),
+        (
+            ("--data", "PICTURES"),
+            "has 20 images to compare on, too few to measure a limit of 1 points: give at least 100",
+        ),
+        (("--data", "PICTURES", "--version", "9"), "resnet8-cifar has no version 9: choose from 1"),
+        (("--data", "PICTURES", "--precision", "fp16", "--images", "9"), "--images only applies to int8"),
+        (("--data", "cifar10", "--split", "none"), "--split only applies to a folder of images: leave it out"),
         (("--data", "/nowhere"), "/nowhere does not exist"),
         (("--data", "drawings:train=1,val=120,side=32,frames=3"), "drawings have no option 'frames'"),
     ],
 )
-def test_what_cannot_be_used_is_one_sentence(
+def test_errors_are_one_sentence(
     models: Path, pictures: Path, arguments: tuple[str, ...], fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert quantize(models, *(str(pictures) if argument == "PICTURES" else argument for argument in arguments)) == 1
@@ -97,6 +91,7 @@ def test_a_failed_gate_says_what_was_lost(models: Path, pictures: Path, capsys: 
 
 
 @pytest.mark.parametrize("limit", ["-1", "101", "much"])
-def test_limits_that_are_none(models: Path, pictures: Path, limit: str) -> None:
+def test_invalid_limits(models: Path, pictures: Path, limit: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         quantize(models, "--data", pictures, "--limit", limit)
+    assert f"argument --limit: not valid percentage points: '{limit}' (expected 0 to 100)" in capsys.readouterr().err

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -17,18 +16,20 @@ import torch
 from safetensors.torch import load_file as load_safetensors
 from torch import Tensor
 
-from benchmarks.peers.processes import descendants
+from benchmarks.processes import descendants
 from model_export.__main__ import main
-from model_export.cli import train as train_command
-from model_export.random_weights import random_weights
+from model_export.training import run as run_module
 from model_export.training.history import read_history
 from model_export.training.loader import Batch
 from model_export.training.recipe import Recipe
 from model_export.training.trainer import Trainer
-from model_export.weight_files import Record, save_safetensors
-from model_export.weights import load_file
-from service.card import Architecture
-from tests.conftest import free_port
+from model_export.weights.loading import load_file
+from model_export.weights.random_weights import random_weights
+from model_export.weights.record import Record
+from model_export.weights.safetensors_file import save_safetensors
+from service.runtime.model_card import Architecture
+from tests.support.processes import free_port
+from tests.support.waiting import until
 
 DRAWN = "drawings:train=96,val=48,side=32,difficulty=easy,classes=circle+cross+stripes"
 SHORT = ["--recipe", "paper-cifar", "--depth", "8", "--batch-size", "24", "--workers", "0", "--precision", "fp32"]
@@ -107,10 +108,11 @@ def train_in_a_process(options: list[str], errors: Path, trainer: type[Trainer] 
     """`train` as a process of its own; what it says goes to a file."""
     torch.set_num_threads(1)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
-    train_command.Trainer = trainer  # type: ignore[misc]
+    run_module.Trainer = trainer  # type: ignore[misc]
     raise SystemExit(main(["train", *options]))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
     signum: signal.Signals, forkserver: ForkServerContext, tmp_path: Path
@@ -119,11 +121,8 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
     endless = ["--data", DRAWN, *SHORT, "--steps", "100000", "--out", str(run)]
     process = forkserver.Process(target=train_in_a_process, args=(endless, said))
     process.start()
-    deadline = time.monotonic() + 90
-    while not (run / "metrics.csv").exists():  # until the first evaluation
-        assert process.is_alive(), said.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: (run / "metrics.csv").exists() or not process.is_alive(), seconds=90)  # until the first evaluation
+    assert process.is_alive(), said.read_text()
     assert process.pid is not None
     os.kill(process.pid, signum)
     process.join(60)
@@ -140,11 +139,12 @@ class Cut(Trainer):
     """Is told to stop in the middle of its sixth step."""
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        if self.step == 5:
+        if self.state.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().train_step(batch)
 
 
+@pytest.mark.e2e
 def test_a_resumed_run_needs_nothing_but_its_folder(
     forkserver: ForkServerContext,
     tmp_path: Path,
@@ -159,7 +159,7 @@ def test_a_resumed_run_needs_nothing_but_its_folder(
     process.join(60)
     assert process.exitcode == 128 + signal.SIGTERM, said.read_text()
     assert main(["train", "--resume", str(cut), "--epochs", "9", "--seed", "4"]) == 1
-    assert "goes on as it began: leave --epochs, --seed out" in capsys.readouterr().err
+    assert "keeps its settings: leave --epochs, --seed out" in capsys.readouterr().err
     assert main(["train", "--resume", str(cut)]) == 0
     assert "resuming after step 6 of 8" in caplog.text
     ours, theirs = (load_safetensors(folder / "best.safetensors") for folder in (cut, whole))
@@ -171,19 +171,22 @@ def test_a_resumed_run_needs_nothing_but_its_folder(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--recipe", "paper-cifar", "--depth", "8"], "say what to train on with --data"),
-        (["--data", DRAWN], "say which network with --depth, or give --weights"),
+        (["--recipe", "paper-cifar", "--depth", "8"], "no data to train on: give --data"),
+        (["--data", DRAWN], "no network chosen: give --depth, or --weights"),
         (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "9"], "depth 6n+2"),
-        (["--data", DRAWN, "--depth", "18"], "recipe finetune goes on from trained weights: give --weights"),
+        (["--data", DRAWN, "--depth", "18"], "recipe finetune starts from trained weights: give --weights"),
         (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "8", "--lr", "fast"], "recipe paper-cifar: lr: "),
-        (["--data", DRAWN, "--val-share", "0.2"], "--val-share: only for a folder of images: leave it out"),
-        (["--data", "cifar10", "--ignore", "x", "--broken", "skip"], "--broken and --ignore: only for a folder of"),
-        (["--show", "--weights", "imagenet"], "--weights and --out: only for a run: leave them out"),
+        (["--data", DRAWN, "--val-share", "0.2"], "--val-share only applies to a folder of images: leave it out"),
+        (["--data", "cifar10", "--ignore", "x", "--broken", "skip"], "--broken and --ignore only apply to a folder of"),
+        (["--show", "--weights", "imagenet"], "--weights and --out only apply to a run: leave them out"),
         (["--data", "nowhere", "--recipe", "paper-cifar", "--depth", "8"], "nowhere"),
         (["--resume", "nowhere"], "nowhere holds no last.pt"),
-        (["--data", DRAWN, "--weights", "imagenet", "--depth", "50", "--variant", "v1"], "are of v1.5 with option B"),
-        (["--data", DRAWN, "--weights", "imagenet"], "say which published weights with --depth"),
-        (["--data", DRAWN, "--weights", "WEIGHTS", "--depth", "14"], "is another network: it records depth 8"),
+        (
+            ["--data", DRAWN, "--weights", "imagenet", "--depth", "50", "--variant", "v1"],
+            "are for v1.5 with shortcut option B",
+        ),
+        (["--data", DRAWN, "--weights", "imagenet"], "--weights imagenet needs the network's depth: give --depth"),
+        (["--data", DRAWN, "--weights", "WEIGHTS", "--depth", "14"], "holds a different network: it records depth 8"),
         (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "8", "--device", "cuda"], "no CUDA device"),
     ],
 )
@@ -216,7 +219,7 @@ def test_folders_that_cannot_be_trained_on(pictures: Path, tmp_path: Path, capsy
 def test_a_folder_keeps_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "last.pt").write_bytes(b"precious")
     assert main(["train", "--data", DRAWN, *SHORT, "--out", str(tmp_path)]) == 1
-    assert f"already holds a run: go on with `--resume {tmp_path}`" in capsys.readouterr().err
+    assert f"already holds a run: resume it with `--resume {tmp_path}`" in capsys.readouterr().err
     assert (tmp_path / "last.pt").read_bytes() == b"precious"
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_export import download as download_module
 from model_export.datasets import cifar10
 from model_export.datasets.cifar10 import BINARY, PYTHON, Form, open_cifar10
 from model_export.datasets.in_memory import InMemory
 from model_export.errors import InputError, Unavailable
+from model_export.weights import download as download_module
 
 SIZE = 6  # images of a batch; there are 10,000 in the published ones
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -175,10 +175,10 @@ def test_the_cache(form: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     check(None)
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_missing_sources(tmp_path: Path) -> None:
     assert f"{tmp_path}/typo does not exist: give cifar-10-binary.tar.gz" in refusal(tmp_path / "typo")
     message = refusal(tmp_path)
-    assert f"{tmp_path} holds nothing of CIFAR-10: put one of " in message
+    assert f"{tmp_path} does not hold CIFAR-10: put one of " in message
     for form in (BINARY, PYTHON):
         assert form.archive in message
         assert f"{form.folder}/" in message
@@ -206,7 +206,7 @@ def test_an_archive_cut_short(form: Form, tmp_path: Path, monkeypatch: pytest.Mo
     assert callable(damage)
     archive = stored(tmp_path, form, monkeypatch)
     archive.write_bytes(damage(archive.read_bytes()))
-    assert "is no published archive of CIFAR-10, or is damaged" in refusal(archive)
+    assert "is not a published archive of CIFAR-10, or is damaged" in refusal(archive)
     publish(monkeypatch, form, archive.read_bytes())  # as if its digest were right
     assert f"{archive} is damaged or cut short (" in refusal(archive)
 
@@ -338,7 +338,7 @@ def test_it_is_downloaded_once(server: type[Handler], tmp_path: Path, monkeypatc
 
 def test_a_download_of_something_else(server: type[Handler], tmp_path: Path) -> None:
     server.content = b"<html>log in first</html>"
-    assert "is not the published file" in refusal(None)
+    assert "is not the expected file" in refusal(None)
     assert list((tmp_path / "cache" / "resnet-service" / "cifar10").iterdir()) == []
 
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from model_export.datasets.drawn import Drawings
-from model_export.datasets.folder import ImageFolder
-from model_export.datasets.in_memory import InMemory, in_memory
-from model_export.drawings import STYLES
+from model_export.datasets.drawings import Drawings
+from model_export.datasets.image_folder import open_images
+from model_export.datasets.in_memory import InMemory
+from model_export.drawings.pictures import STYLES
 from model_export.errors import InputError
 
 SMALL = STYLES["standard"].square(32)
@@ -22,7 +22,7 @@ SMALL = STYLES["standard"].square(32)
 def test_a_data_set_is_decoded_once(caplog: pytest.LogCaptureFixture) -> None:
     drawn = Drawings(seed=1, count=40, style=SMALL)
     with caplog.at_level(logging.INFO):
-        held = in_memory(drawn)
+        held = InMemory.of(drawn)
     assert held.images.dtype == torch.uint8
     assert held.images.shape == (40, 32, 32, 3)
     assert (held.classes, held.name, len(held)) == (drawn.classes, drawn.name, 40)
@@ -31,13 +31,13 @@ def test_a_data_set_is_decoded_once(caplog: pytest.LogCaptureFixture) -> None:
     assert f"{drawn.name}: decoding: 40 of 40 pictures" in caplog.text
 
 
-def test_nothing_is_shown_if_so_wished(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_can_be_hidden(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        in_memory(Drawings(seed=1, count=3, style=SMALL), shown=False)
+        InMemory.of(Drawings(seed=1, count=3, style=SMALL), shown=False)
     assert not caplog.text
 
 
-def test_a_file_holds_the_very_pixels() -> None:
+def test_files_keep_every_pixel() -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3), dtype=np.uint8))
     held = InMemory("noise", ("a", "b"), images, np.array([0, 1, 0]))
     with Image.open(io.BytesIO(held.read(2))) as image:
@@ -53,7 +53,7 @@ def test_sizes_that_differ(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", size).save(tmp_path / name)
     with pytest.raises(InputError) as refusal:
-        in_memory(ImageFolder.open(tmp_path))
+        InMemory.of(open_images(tmp_path))
     for part in (f"{tmp_path}/a/0.png has 8x8", f"{tmp_path}/b/0.png 8x9", "resize them"):
         assert part in str(refusal.value)
 

@@ -1,4 +1,4 @@
-"""A small data set of real JPEG files."""
+"""A small data set of JPEG files."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from model_export.datasets.base import Dataset
-from model_export.drawings import picture
+from model_export.drawings.pictures import picture
 
 CLASSES = tuple(f"class {i}" for i in range(10))  # of `random_weights` with 10 classes
 
 
 class Pictures(Dataset):
-    """Drawings, with labels that have nothing to do with them."""
+    """Drawings, with arbitrary labels."""
 
     def __init__(self, count: int, classes: Sequence[str] = CLASSES) -> None:
         self.name = "pictures"

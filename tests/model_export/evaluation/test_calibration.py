@@ -6,21 +6,17 @@ import pytest
 from model_export.errors import InputError
 from model_export.evaluation.calibration import calibrate, fit_temperature
 from model_export.evaluation.result import Evaluation
+from service.runtime.scores import softmax
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
 @pytest.fixture(scope="module")
 def calibrated() -> Arrays:
-    """Logits (20000, 10), and labels that are drawn with exactly their probabilities."""
+    """Logits (20000, 10), and labels drawn with exactly their probabilities."""
     rng = np.random.default_rng(5)
     logits = rng.normal(0, 2, (20_000, 10))
-    noise = rng.gumbel(size=logits.shape)  # the Gumbel trick draws from the softmax
+    noise = rng.gumbel(size=logits.shape)  # the Gumbel-max trick: argmax samples from the softmax
     return logits, (logits + noise).argmax(axis=1)
 
 
@@ -37,7 +33,7 @@ def test_log_probabilities_are_as_good_as_logits(calibrated: Arrays) -> None:
     assert fit_temperature(3 * logits + np.arange(500)[:, None], labels) == pytest.approx(expected, rel=1e-6)
 
 
-def test_it_is_the_minimum(calibrated: Arrays) -> None:
+def test_the_temperature_minimises_the_loss(calibrated: Arrays) -> None:
     logits, labels = (array[:300] for array in calibrated)
     found = fit_temperature(2 * logits, labels)
 
@@ -49,8 +45,8 @@ def test_it_is_the_minimum(calibrated: Arrays) -> None:
 
 def test_the_temperature_stays_in_its_bounds() -> None:
     logits = np.array([[5.0, 0.0], [0.0, 5.0]])
-    assert fit_temperature(logits, np.array([0, 1])) == pytest.approx(0.05)  # all right: never cold enough
-    assert fit_temperature(logits, np.array([1, 0])) == pytest.approx(20.0)  # all wrong: never hot enough
+    assert fit_temperature(logits, np.array([0, 1])) == pytest.approx(0.05)  # all right: no limit below
+    assert fit_temperature(logits, np.array([1, 0])) == pytest.approx(20.0)  # all wrong: no limit above
     assert 0.05 <= fit_temperature(np.zeros((4, 2)), np.array([0, 1, 0, 1])) <= 20
 
 
@@ -59,7 +55,7 @@ def evaluation(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
     return Evaluation("m", "pictures", "1-crop", classes, labels, softmax(logits).astype(np.float32))
 
 
-def test_overconfidence_is_mended_on_images_it_was_not_fitted_on(calibrated: Arrays) -> None:
+def test_overconfidence_is_reduced_on_held_out_images(calibrated: Arrays) -> None:
     logits, labels = calibrated
     found = calibrate(evaluation(2.5 * logits, labels))
     assert found.temperature == pytest.approx(2.5, rel=0.03)
@@ -68,15 +64,15 @@ def test_overconfidence_is_mended_on_images_it_was_not_fitted_on(calibrated: Arr
     assert (found.dataset, found.images) == ("pictures", 20_000)
 
 
-def test_the_halves_come_from_the_seed(calibrated: Arrays) -> None:
+def test_the_seed_decides_the_halves(calibrated: Arrays) -> None:
     logits, labels = (array[:100] for array in calibrated)
     few = evaluation(logits, labels)
     assert calibrate(few, seed=1) == calibrate(few, seed=1)
     assert calibrate(few, seed=1).temperature != calibrate(few, seed=2).temperature
 
 
-def test_the_error_is_of_the_half_that_was_not_fitted() -> None:
-    """Only images of the first half are answered wrongly, a quarter of it: odds of three to one."""
+def test_the_error_is_that_of_the_held_out_half() -> None:
+    """A quarter of the fitted half is wrong (odds of three to one), and nothing of the other half."""
     order = np.random.default_rng(0).permutation(40)
     labels = np.zeros(40, np.int64)
     labels[order[:5]] = 1
@@ -93,7 +89,7 @@ def test_too_few_images(calibrated: Arrays) -> None:
 
 
 @pytest.mark.parametrize("truth", [0, 1])
-def test_where_all_is_right_or_all_is_wrong_no_temperature_suits(truth: int) -> None:
+def test_no_temperature_fits_if_all_answers_are_right_or_wrong(truth: int) -> None:
     logits = np.tile([9.0, 0.0], (40, 1))
     with pytest.raises(InputError, match="m cannot be calibrated on pictures: the best temperature is beyond"):
         calibrate(evaluation(logits, np.full(40, truth)))

@@ -1,4 +1,4 @@
-"""Every figure against numbers worked out by hand."""
+"""Every metric, against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def evaluation() -> Evaluation:
         [0, 0, 1, 2, 2, 1],
         [
             [0.7, 0.1, 0.1, 0.1],  # right
-            [0.3, 0.5, 0.1, 0.1],  # a taken for b; second
+            [0.3, 0.5, 0.1, 0.1],  # a predicted as b; second
             [0.0, 0.9, 0.1, 0.0],  # right
             [0.2, 0.1, 0.4, 0.3],  # right
-            [0.1, 0.8, 0.02, 0.08],  # c taken for b; fourth
-            [0.5, 0.2, 0.3, 0.0],  # b taken for a; third
+            [0.1, 0.8, 0.02, 0.08],  # c predicted as b; fourth
+            [0.5, 0.2, 0.3, 0.0],  # b predicted as a; third
         ],
     )
 
@@ -67,7 +67,7 @@ def test_negative_log_likelihood(evaluation: Evaluation) -> None:
     assert negative_log_likelihood(evaluation) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_probability_of_zero_costs_much_but_not_everything() -> None:
+def test_the_loss_of_probability_zero_is_finite() -> None:
     assert negative_log_likelihood(make([1], [[1.0, 0.0]])) == pytest.approx(87.34, abs=0.01)
 
 
@@ -81,7 +81,7 @@ def test_reliability_bins(evaluation: Evaluation) -> None:
     assert expected_calibration_error(evaluation, bins=4) == pytest.approx((0.4 + 0.3 + 0.7) / 6, rel=1e-6)
 
 
-def test_confidence_that_is_accuracy_has_no_error() -> None:
+def test_a_calibrated_model_has_no_calibration_error() -> None:
     calibrated = make([0, 0, 0, 1], [[0.75, 0.25]] * 4)
     assert expected_calibration_error(calibrated) == pytest.approx(0, abs=1e-9)
     assert expected_calibration_error(make([1, 1], [[1.0, 0.0]] * 2)) == 1.0
@@ -95,7 +95,7 @@ def test_worst_mistakes(evaluation: Evaluation) -> None:
 
 def test_weakest_classes() -> None:
     found = make([0, 1, 1, 2], [[1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
-    assert weakest_classes(found, 5) == [2, 1]  # a is always recognised, d never shown
+    assert weakest_classes(found, 5) == [2, 1]  # a has no mistakes, d no images
     assert weakest_classes(found, 1) == [2]
 
 

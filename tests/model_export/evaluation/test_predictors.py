@@ -1,8 +1,7 @@
-"""PyTorch and ONNX Runtime give the same answers, at any size of image."""
+"""PyTorch and ONNX Runtime give the same answers, for images of any size."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +10,20 @@ import torch
 
 from model_export.errors import InputError
 from model_export.evaluation.predictors import OnnxPredictor, TorchPredictor
-from model_export.publish import publish
-from model_export.random_weights import random_weights
-from service.card import Architecture, CardError, published
-from service.providers import ProviderChoice, ProviderUnavailable
+from model_export.export.publish import publish
+from model_export.weights.random_weights import random_weights
+from service.runtime.choices import ProviderChoice
+from service.runtime.model_card import Architecture
+from service.runtime.model_folder import CardError, model_versions
+from service.runtime.providers import ProviderUnavailable
+from tests.support.folders import copied
 
 CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
 ARCHITECTURES = {"resnet18": Architecture(depth=18), "resnet8-cifar": CIFAR}
 
 
 def onnx(models_dir: Path, name: str, provider: ProviderChoice = "cpu") -> OnnxPredictor:
-    entry = next(entry for entry in published(models_dir) if entry.name == name)
+    entry = next(entry for entry in model_versions(models_dir) if entry.name == name)
     try:
         return OnnxPredictor(entry, provider)
     except ProviderUnavailable as error:
@@ -34,11 +36,11 @@ def noise(height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("provider", ["cpu", "openvino"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet8-cifar"])
-def test_at_every_size_the_same_as_pytorch(models_dir: Path, name: str, provider: ProviderChoice) -> None:
+def test_logits_are_pytorchs_at_any_size(models_dir: Path, name: str, provider: ProviderChoice) -> None:
     here = TorchPredictor(random_weights(ARCHITECTURES[name]), "here")
     served = onnx(models_dir, name, provider)
     crop = here.preprocessing.crop
-    allowed = 1e-4 if served.engine.compute == "fp32" else 0.03  # of the range; bf16 has 8 bits
+    allowed = 1e-4 if served.engine.info.precision == "fp32" else 0.03  # relative to the range; bf16 has 8 bits
     for size in ((crop, crop), (crop + 31, 2 * crop - 7), (2 * crop, crop)):
         expected, found = here.logits(noise(*size)), served.logits(noise(*size))
         assert (found.shape, found.dtype) == (expected.shape, np.float32)
@@ -46,7 +48,7 @@ def test_at_every_size_the_same_as_pytorch(models_dir: Path, name: str, provider
         assert np.abs(found - expected).max() < allowed * np.ptp(expected)
 
 
-def test_what_they_say_of_themselves(models_dir: Path) -> None:
+def test_metadata(models_dir: Path) -> None:
     served = onnx(models_dir, "resnet8-cifar")
     assert served.name == "resnet8-cifar 1 (cpu, fp32)"
     assert served.architecture == CIFAR
@@ -57,7 +59,7 @@ def test_what_they_say_of_themselves(models_dir: Path) -> None:
     assert here.preprocessing == served.preprocessing
 
 
-def test_a_mean_per_pixel_has_one_size_in_onnx(tmp_path: Path) -> None:
+def test_a_mean_per_pixel_fixes_the_size_in_onnx(tmp_path: Path) -> None:
     loaded = random_weights(CIFAR)
     mean_image = torch.from_numpy(noise(32, 32)[0]).float()
     r, g, b = (mean_image.mean(dim=(1, 2)) / 255).tolist()
@@ -71,15 +73,15 @@ def test_a_mean_per_pixel_has_one_size_in_onnx(tmp_path: Path) -> None:
         served.logits(noise(40, 32))
 
 
-def test_a_damaged_model_is_not_measured(models_dir: Path, tmp_path: Path) -> None:
-    shutil.copytree(models_dir / "resnet8-cifar", tmp_path / "resnet8-cifar")
-    (tmp_path / "resnet8-cifar" / "1" / "model.onnx").write_bytes(b"")
+def test_a_damaged_model_is_refused(models_dir: Path, tmp_path: Path) -> None:
+    folder = copied(models_dir / "resnet8-cifar" / "1", tmp_path / "resnet8-cifar" / "1")
+    (folder / "model.onnx").write_bytes(b"")
     with pytest.raises(CardError, match="its card says"):
         onnx(tmp_path, "resnet8-cifar")
 
 
 def test_no_cuda_here() -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
+        pytest.skip("has a CUDA device")
     with pytest.raises(InputError, match="no CUDA device here: evaluate with `--device cpu`"):
         TorchPredictor(random_weights(CIFAR), "x", "cuda")

@@ -1,4 +1,4 @@
-"""What is compared of two graphs."""
+"""Layers and interfaces of graphs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 import onnx
 import pytest
 
-from model_export.onnx_export import ExportError
-from model_export.quantise.graphs import check_same_interface, layers
+from model_export.export.onnx_export import ExportError
+from model_export.quantise.graphs import check_same_interface, layer_nodes
 
 
 @pytest.fixture(scope="module")
-def model(published_once: Path) -> onnx.ModelProto:
-    return onnx.load(published_once / "net" / "1" / "model.onnx")
+def model(model_folder: Path) -> onnx.ModelProto:
+    return onnx.load(model_folder / "net" / "1" / "model.onnx")
 
 
-def test_layers_have_the_names_of_pytorch_in_order(model: onnx.ModelProto) -> None:
-    found = layers(model)
+def test_layers_have_pytorchs_names_in_order(model: onnx.ModelProto) -> None:
+    found = layer_nodes(model)
     assert list(found) == [
         "conv1",
         *(f"layer{stage}.0.conv{i}" for stage in (1, 2, 3) for i in (1, 2)),

@@ -1,4 +1,4 @@
-"""Real graphs, quantised by ONNX Runtime."""
+"""Conversion to int8, on real graphs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from model_export.onnx_export import ExportError
-from model_export.parity import sample_images
+from model_export.drawings.samples import sample_images
+from model_export.export.onnx_export import ExportError
 from model_export.quantise import int8
-from model_export.quantise.graphs import layers
-from model_export.quantise.int8 import quantised
+from model_export.quantise.graphs import layer_nodes
+from model_export.quantise.int8 import to_int8
 from model_export.quantise.ranges import Range, activation_ranges
-from service.card import CalibrationMethod, Preprocessing
-from service.engine import OUTPUTS, DynamicEngine
-from service.providers import open_session
+from service.runtime.engine import DynamicEngine
+from service.runtime.graph import OUTPUTS
+from service.runtime.model_card import CalibrationMethod, Preprocessing
+from service.runtime.providers import open_session
 
 IMAGES = sample_images(16, Preprocessing(resize=32, crop=32))
 
 
 @pytest.fixture(scope="module")
-def fp32(published_once: Path) -> Path:
-    return published_once / "net" / "1" / "model.onnx"
+def fp32(model_folder: Path) -> Path:
+    return model_folder / "net" / "1" / "model.onnx"
 
 
 def ranges(fp32: Path, method: CalibrationMethod = "minmax") -> dict[str, Range]:
@@ -35,14 +36,14 @@ def ranges(fp32: Path, method: CalibrationMethod = "minmax") -> dict[str, Range]
 
 def answers(model: ModelProto, folder: Path) -> list[np.ndarray]:
     onnx.save(model, folder / "model.onnx")
-    found = DynamicEngine(open_session(folder / "model.onnx", "cpu", "int8", threads=1)).infer(IMAGES, OUTPUTS)
+    found = DynamicEngine.of(open_session(folder / "model.onnx", "cpu", "int8", threads=1)).infer(IMAGES, OUTPUTS)
     return [found[output] for output in OUTPUTS]
 
 
 @pytest.mark.parametrize("method", get_args(CalibrationMethod))
 def test_every_method_answers_nearly_as_fp32(fp32: Path, tmp_path: Path, method: CalibrationMethod) -> None:
     model = onnx.load(fp32)
-    found = answers(quantised(model, ranges(fp32, method)), tmp_path)
+    found = answers(to_int8(model, ranges(fp32, method)), tmp_path)
     for ours, theirs in zip(found, answers(model, tmp_path), strict=True):
         assert ours.shape == theirs.shape
         assert ours.dtype == np.float32
@@ -50,11 +51,11 @@ def test_every_method_answers_nearly_as_fp32(fp32: Path, tmp_path: Path, method:
         assert 10 * np.log10(signal / noise) > 10, method
 
 
-def test_what_is_in_int8_and_what_is_not(fp32: Path) -> None:
+def test_what_is_in_int8(fp32: Path) -> None:
     model = onnx.load(fp32)
-    result = quantised(model, ranges(fp32))
+    result = to_int8(model, ranges(fp32))
     constants = {constant.name: constant for constant in result.graph.initializer}
-    for layer in layers(model):
+    for layer in layer_nodes(model):
         stored = constants[f"net.{layer}.weight_quantized"]
         assert stored.data_type == TensorProto.INT8
         assert np.abs(numpy_helper.to_array(stored).astype(int)).max() == 127
@@ -65,16 +66,16 @@ def test_what_is_in_int8_and_what_is_not(fp32: Path) -> None:
     assert [node.output[0] for node in result.graph.node if node.op_type == "Gemm"] == ["logits"]  # not rounded
     activations = [node.input[2] for node in result.graph.node if node.op_type == "QuantizeLinear"]
     assert {constants[name].data_type for name in activations} == {TensorProto.UINT8}
-    assert "Relu" not in first  # they have become the ranges' lower ends
-    assert model == onnx.load(fp32)  # what was given is as it was
+    assert "Relu" not in first  # folded into the lower ends of the ranges
+    assert model == onnx.load(fp32)  # the input is unchanged
 
 
 def test_layers_in_float_are_in_float(fp32: Path) -> None:
     model = onnx.load(fp32)
     found = ranges(fp32)
-    result = quantised(model, found, ["layer2.0.conv1", "fc"])
+    result = to_int8(model, found, ["layer2.0.conv1", "fc"])
     constants = {constant.name: constant for constant in result.graph.initializer}
-    for layer in layers(model):
+    for layer in layer_nodes(model):
         kept = layer in ("layer2.0.conv1", "fc")
         assert (f"net.{layer}.weight" in constants) == kept
         assert (f"net.{layer}.weight_quantized" in constants) == (not kept)
@@ -86,14 +87,14 @@ def test_layers_in_float_are_in_float(fp32: Path) -> None:
 
 @pytest.mark.parametrize("layer", ["layer2.0.conv1", "layer2.0.conv2"])  # before a Relu, and before an addition
 def test_onnxruntime_leaves_layers_in_float_alone(fp32: Path, tmp_path: Path, layer: str) -> None:
-    """It quantises weights on its own between activations in int8."""
-    result = quantised(onnx.load(fp32), ranges(fp32), [layer])
+    """By itself, it quantises the weights of a layer between activations in int8."""
+    result = to_int8(onnx.load(fp32), ranges(fp32), [layer])
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     ort.InferenceSession(result.SerializeToString(), options)
     optimised = onnx.load(tmp_path / "optimised.onnx")
-    node = next(node for node in optimised.graph.node if node.name == layers(onnx.load(fp32))[layer])
+    node = next(node for node in optimised.graph.node if node.name == layer_nodes(onnx.load(fp32))[layer])
     constants = {constant.name: constant for constant in optimised.graph.initializer}
     assert constants[node.input[1]].data_type == TensorProto.FLOAT
 
@@ -101,4 +102,4 @@ def test_onnxruntime_leaves_layers_in_float_alone(fp32: Path, tmp_path: Path, la
 def test_a_layer_that_was_not_quantised_is_found(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "OPERATORS", ("Conv", "Add", "Relu"))
     with pytest.raises(ExportError, match="fc was not quantised"):
-        quantised(onnx.load(fp32), ranges(fp32))
+        to_int8(onnx.load(fp32), ranges(fp32))

@@ -14,18 +14,18 @@ import torch
 from PIL import Image
 
 from model_export.datasets.base import Dataset
-from model_export.datasets.drawn import Drawings
+from model_export.datasets.drawings import Drawings
 from model_export.datasets.in_memory import InMemory
 from model_export.evaluation.result import Evaluation
 from model_export.report.page import write_report
 from model_export.training.history import Row
-from service.errors import TruncatedImage
+from service.runtime.faults import TruncatedImage
 
 HOSTILE = '<script>alert("1")</script> & "quoted" \'single\' $x^'
 
 
 class Page(HTMLParser):
-    """What a browser would find: elements, images and text, each in order."""
+    """Elements, images and text of an HTML page, each in order."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 
 class Named(Drawings):
-    """Drawings whose images have another title."""
+    """Drawings with hostile titles."""
 
     def title(self, index: int) -> str:
         return f"{HOSTILE} caf\udce9 {index}"
@@ -66,7 +66,7 @@ class Broken(Drawings):
 
 
 def evaluation(dataset: Dataset, *, wrong: Sequence[int] = (), classes: tuple[str, ...] | None = None) -> Evaluation:
-    """Of a model that takes the images `wrong` for the next class, the first of them most confidently."""
+    """Of a model that predicts the next class for the images `wrong`, the first of them most confidently."""
     count = len(dataset.classes)
     answers = dataset.labels.copy()
     answers[list(wrong)] = (answers[list(wrong)] + 1) % count
@@ -105,39 +105,39 @@ def report(folder: Path, dataset: Dataset, answers: Evaluation, **changes: Any) 
 
 
 @pytest.fixture(scope="module")
-def drawn() -> Drawings:
+def drawings() -> Drawings:
     return Drawings(seed=1, count=40)
 
 
 @pytest.fixture(scope="module")
-def usual(tmp_path_factory: pytest.TempPathFactory, drawn: Drawings) -> Path:
+def usual(tmp_path_factory: pytest.TempPathFactory, drawings: Drawings) -> Path:
     """The report of a training, with two mistakes."""
     folder = tmp_path_factory.mktemp("report")
-    report(folder, drawn, evaluation(drawn, wrong=(7, 3)), rows=ROWS)
+    report(folder, drawings, evaluation(drawings, wrong=(7, 3)), rows=ROWS)
     return folder / "report.html"
 
 
-def test_report(usual: Path, drawn: Drawings) -> None:
+def test_report(usual: Path, drawings: Drawings) -> None:
     page = Page(usual)
     for part in (
         "A training",
-        f"best.safetensors on {drawn.name}, 1-crop",
+        f"best.safetensors on {drawings.name}, 1-crop",
         "95.00% top-1 accuracy",
         "97.50% top-5 accuracy",
         "40 images",
         "1.25 best epoch",
         "network resnet18",
-        "Not recognised: 2 of 40 images.",
-        "crescent 1.8% taken for spiral 80.0% drawing 7 (seed 1)",
-        "star 3.6% taken for cross 60.0% drawing 3 (seed 1)",
-        "True class Taken for Images star cross 1 crescent spiral 1",
+        "2 of 40 images are predicted wrongly.",
+        "crescent 1.8% predicted as spiral 80.0% drawing 7 (seed 1)",
+        "star 3.6% predicted as cross 60.0% drawing 3 (seed 1)",
+        "True class Predicted as Images star cross 1 crescent spiral 1",
         "Recipe batch 256",
         f"python {platform.python_version()}",
         f"torch {importlib.metadata.version('torch')}",
         f"numpy {np.__version__}",
     ):
         assert part in page.text
-    assert "surest" not in page.text
+    assert "most confident mistakes" not in page.text
     assert page.text.index("crescent 1.8%") < page.text.index("star 3.6%")  # the most confident first
     assert [picture.width for picture in page.images("image/png")] == [1000] * 3
 
@@ -153,10 +153,10 @@ def test_nothing_is_fetched_and_nothing_runs(usual: Path) -> None:
         assert address not in text
 
 
-def test_thumbnails_are_the_images(usual: Path, drawn: Drawings) -> None:
+def test_thumbnails_are_the_images(usual: Path, drawings: Drawings) -> None:
     for picture, index in zip(Page(usual).images("image/jpeg"), (7, 3), strict=True):
         assert max(picture.size) == 112
-        original = drawn.image(index).resize(picture.size)
+        original = drawings.image(index).resize(picture.size)
         assert np.abs(np.asarray(picture, np.float32) - np.asarray(original, np.float32)).mean() < 8
 
 
@@ -164,20 +164,20 @@ def test_small_images_are_enlarged(tmp_path: Path) -> None:
     dataset = InMemory("small", ("a", "b"), torch.zeros(4, 32, 32, 3, dtype=torch.uint8), np.array([0, 1, 0, 1]))
     page = report(tmp_path, dataset, evaluation(dataset, wrong=(0,)))
     assert [picture.size for picture in page.images("image/jpeg")] == [(112, 112)]
-    assert "top-5" not in page.text  # of two classes it says nothing
+    assert "top-5" not in page.text  # meaningless for two classes
 
 
 def test_at_most_24_mistakes(tmp_path: Path) -> None:
     dataset = Drawings(seed=1, count=30)
     page = report(tmp_path, dataset, evaluation(dataset, wrong=range(26)))
     assert len(page.images("image/jpeg")) == 24
-    assert "Not recognised: 26 of 30 images. These are the 24 of them that the model was surest of." in page.text
+    assert "26 of 30 images are predicted wrongly. Shown are the 24 most confident mistakes." in page.text
 
 
 def test_a_perfect_model(tmp_path: Path) -> None:
     dataset = Drawings(seed=1, count=12)
     page = report(tmp_path, dataset, evaluation(dataset))
-    assert "None: every image was recognised." in page.text
+    assert "None: every prediction is right." in page.text
     assert "confusions" not in page.text
     assert page.images("image/jpeg") == []
 
@@ -215,7 +215,7 @@ def test_hostile_names(tmp_path: Path) -> None:
     page = report(tmp_path, dataset, answers, title=HOSTILE, summary=pairs, recipe=pairs)
     assert "script" not in page.names()
     assert f"{HOSTILE} caf? 0" in page.text  # a file name that is not UTF-8
-    assert f"taken for {HOSTILE} 1" in page.text
+    assert f"predicted as {HOSTILE} 1" in page.text
     assert {str(attributes["alt"]) for tag, attributes in page.tags if tag == "img"} >= {classes[0]}
 
 

@@ -8,7 +8,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from model_export.evaluation.metrics import ReliabilityBins
-from model_export.report.plots import LABEL_GAP, compare, confusion, curves, reliability, save, to_png
+from model_export.report.plots import (
+    LABEL_GAP,
+    compare_trainings,
+    confusion_plot,
+    reliability_plot,
+    save_png,
+    to_png,
+    training_curves,
+)
 from model_export.training.history import Row
 
 HOSTILE = ("$x^$", "a\nb\tc", "\0\x1b", "铅笔", "caf\udce9", "n" * 200, "")
@@ -18,8 +26,8 @@ def row(step: int, val_error: float, *, train_error: float = 0.1, lr: float = 0.
     return Row(step, step / 100, lr, loss, train_error, loss, val_error, val_error / 4, 1000, step)
 
 
-def drawn(figure: Figure) -> Image.Image:
-    """The figure as a picture, drawn for real: what cannot be drawn raises here."""
+def rendered(figure: Figure) -> Image.Image:
+    """The figure as an image; raises what matplotlib cannot render."""
     picture = Image.open(io.BytesIO(to_png(figure)))
     assert picture.width == 1000
     return picture
@@ -34,7 +42,7 @@ def texts(figure: Figure) -> list[str]:
 
 def test_curves() -> None:
     rows = [row(100, 0.9), row(200, 0.25, train_error=0.2), row(300, 0.3, train_error=0.05, lr=0.01)]
-    figure = curves(rows, "resnet18")
+    figure = training_curves(rows, "resnet18")
     error, _, lr = figure.axes
     train, val, best = error.lines
     np.testing.assert_allclose(train.get_ydata(), [10, 20, 5])
@@ -47,30 +55,30 @@ def test_curves() -> None:
     assert lr.get_yscale() == "log"
     np.testing.assert_allclose(lr.lines[0].get_ydata(), [0.1, 0.1, 0.1, 0.01])
     assert error.get_ylim()[1] > 90
-    drawn(figure)
+    rendered(figure)
 
 
-def test_curves_of_one_row_can_be_seen() -> None:
-    figure = curves([row(100, 0.5)], "")
+def test_curves_of_one_row_are_visible() -> None:
+    figure = training_curves([row(100, 0.5)], "")
     for axes in figure.axes[:2]:
         assert all(line.get_marker() == "o" for line in axes.lines)
-    with_dots = np.asarray(drawn(figure).convert("RGB"))
+    with_dots = np.asarray(rendered(figure).convert("RGB"))
     assert (with_dots == (0, 0x72, 0xB2)).all(axis=2).any()  # the training error's blue
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_curves_of_a_training_that_diverged(bad: float) -> None:
-    figure = curves([row(100, 0.9), row(200, 0.9, loss=bad)], "")
+    figure = training_curves([row(100, 0.9), row(200, 0.9, loss=bad)], "")
     assert figure.axes[1].get_ylim() == (0, pytest.approx(1.05))
-    drawn(figure)
-    drawn(curves([row(100, 0.9, loss=bad)], ""))
+    rendered(figure)
+    rendered(training_curves([row(100, 0.9, loss=bad)], ""))
 
 
-def test_learning_rates_next_to_zero() -> None:
-    figure = curves([row(100, 0.9), row(200, 0.8, lr=1e-12), row(300, 0.8, lr=0)], "")
+def test_learning_rates_near_zero() -> None:
+    figure = training_curves([row(100, 0.9), row(200, 0.8, lr=1e-12), row(300, 0.8, lr=0)], "")
     assert figure.axes[2].get_ylim()[0] == pytest.approx(0.5e-5)
-    drawn(figure)
-    drawn(curves([row(100, 0.9, lr=0)], ""))
+    rendered(figure)
+    rendered(training_curves([row(100, 0.9, lr=0)], ""))
 
 
 # --- comparisons ---------------------------------------------------------------------------------------------------
@@ -79,12 +87,12 @@ def test_learning_rates_next_to_zero() -> None:
 def test_compare() -> None:
     runs = {"plain": {"p20": [row(100, 0.9), row(20_000, 0.10)], "p56": [row(100, 0.9), row(20_000, 0.142)]}}
     runs["residual"] = {"r20": [row(100, 0.9), row(20_000, 0.09)], "r56": [row(100, 0.9), row(20_000, 0.0701)]}
-    figure = compare(runs, "Degradation")
+    figure = compare_trainings(runs, "Degradation")
     left, right = figure.axes
     assert texts(figure) == ["p20  10.0", "p56  14.2", "r20  9.0", "r56  7.0"]
     assert [axes.get_title() for axes in figure.axes] == ["plain", "residual"]
     assert left.get_ylim() == right.get_ylim()
-    assert left.get_ylim()[1] == pytest.approx(2.2 * 14.2)  # what matters fills the panel, not the first iterations
+    assert left.get_ylim()[1] == pytest.approx(2.2 * 14.2)  # the ends fill the panel, not the first iterations
     for axes in figure.axes:
         assert [line.get_linestyle() for line in axes.lines] == ["--", "-"] * 2
         colours = [to_hex(line.get_color()) for line in axes.lines]
@@ -93,12 +101,12 @@ def test_compare() -> None:
     assert [line.get_color() for line in left.lines] == [line.get_color() for line in right.lines]
     np.testing.assert_allclose(left.lines[3].get_ydata(), [90, 14.2])
     np.testing.assert_allclose(left.lines[2].get_ydata(), [10, 10])
-    drawn(figure)
+    rendered(figure)
     assert [tick.get_text() for tick in left.get_xticklabels()][:2] == ["0", "4k"]
 
 
 def label_heights(*errors: float) -> list[float]:
-    figure = compare({"": {str(i): [row(100, error, train_error=0)] for i, error in enumerate(errors)}}, "")
+    figure = compare_trainings({"": {str(i): [row(100, error, train_error=0)] for i, error in enumerate(errors)}}, "")
     return [text.xy[1] for text in figure.axes[0].texts]
 
 
@@ -118,18 +126,20 @@ def test_labels_of_perfect_networks_stay_in_the_panel() -> None:
 
 
 def test_more_networks_than_colours() -> None:
-    drawn(compare({"many": {f"net {i}": [row(100, 0.1 * i)] for i in range(10)}}, ""))
+    rendered(compare_trainings({"many": {f"net {i}": [row(100, 0.1 * i)] for i in range(10)}}, ""))
 
 
-def test_a_net_that_never_learnt_is_in_the_picture() -> None:
-    figure = compare({"": {"plain-110": [row(100, 0.9, train_error=0.9), row(200, 0.6, train_error=0.62)]}}, "")
+def test_a_net_that_never_learned_is_visible() -> None:
+    figure = compare_trainings(
+        {"": {"plain-110": [row(100, 0.9, train_error=0.9), row(200, 0.6, train_error=0.62)]}}, ""
+    )
     assert figure.axes[0].get_ylim()[1] >= 62
 
 
 def test_names_of_any_content() -> None:
-    figure = compare({name: {name: [row(100, 0.5)]} for name in HOSTILE[:3]}, HOSTILE[4])
+    figure = compare_trainings({name: {name: [row(100, 0.5)]} for name in HOSTILE[:3]}, HOSTILE[4])
     assert texts(figure)[:2] == ["$x^$  50.0", "a b c  50.0"]
-    drawn(figure)
+    rendered(figure)
 
 
 # --- evaluations ---------------------------------------------------------------------------------------------------
@@ -137,7 +147,7 @@ def test_names_of_any_content() -> None:
 
 def test_confusion() -> None:
     matrix = np.array([[8, 2, 0], [0, 0, 0], [1, 0, 3]])
-    figure = confusion(matrix, ["cat", "dog", "fox"])
+    figure = confusion_plot(matrix, ["cat", "dog", "fox"])
     axes = figure.axes[0]
     np.testing.assert_allclose(axes.images[0].get_array().filled(np.nan), [[80, 20, 0], [np.nan] * 3, [25, 0, 75]])
     assert {(text.get_position(), text.get_text()) for text in axes.texts} == {
@@ -145,40 +155,40 @@ def test_confusion() -> None:
     }  # fmt: skip
     assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "fox"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
-    drawn(figure)
+    rendered(figure)
 
 
 @pytest.mark.parametrize(
     ("classes", "counts", "names"), [(15, True, True), (16, False, True), (40, False, True), (41, False, False)]
 )
-def test_more_classes_say_less(classes: int, counts: bool, names: bool) -> None:
-    figure = confusion(np.eye(classes, dtype=np.int64), [f"class {i}" for i in range(classes)])
+def test_large_matrices_omit_counts_then_names(classes: int, counts: bool, names: bool) -> None:
+    figure = confusion_plot(np.eye(classes, dtype=np.int64), [f"class {i}" for i in range(classes)])
     assert (len(texts(figure)) == classes) is counts
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert ("class 1" in labels) is names
 
 
 def test_a_thousand_classes() -> None:
-    assert drawn(confusion(np.eye(1000, dtype=np.int64), [""] * 1000)).height < 1000
+    assert rendered(confusion_plot(np.eye(1000, dtype=np.int64), [""] * 1000)).height < 1000
 
 
 def test_class_names_of_any_content() -> None:
-    figure = confusion(np.eye(len(HOSTILE), dtype=np.int64), HOSTILE)
+    figure = confusion_plot(np.eye(len(HOSTILE), dtype=np.int64), HOSTILE)
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["$x^$", "a b c", "\0\x1b", "铅笔", "caf?", "n" * 21 + "…", ""]
-    drawn(figure)
+    rendered(figure)
 
 
 def test_reliability() -> None:
     nan = float("nan")
     bins = ReliabilityBins(np.array([nan, 0.4, nan, 0.9]), np.array([nan, 0.3, nan, 1.0]), np.array([0, 10, 0, 1234]))
-    figure = reliability(bins)
+    figure = reliability_plot(bins)
     shares, images = figure.axes
     assert [(bar.get_x(), bar.get_height()) for bar in shares.patches] == [(0.25, 30), (0.75, 100)]
     np.testing.assert_allclose(shares.lines[0].get_xydata(), [[0.4, 30], [0.9, 100]])
     np.testing.assert_allclose(shares.lines[1].get_xydata(), [[0, 0], [1, 100]])
     assert [text.get_text() for text in images.texts] == ["10", "1,234"]
-    drawn(figure)
+    rendered(figure)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -186,8 +196,8 @@ def test_reliability() -> None:
 
 def test_save(tmp_path: Path) -> None:
     rows = [row(100, 0.9), row(200, 0.8)]
-    save(curves(rows, "x"), tmp_path / "curves.png")
+    save_png(training_curves(rows, "x"), tmp_path / "curves.png")
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
-    assert (tmp_path / "curves.png").read_bytes() == to_png(curves(rows, "x"))
+    assert (tmp_path / "curves.png").read_bytes() == to_png(training_curves(rows, "x"))
     with pytest.raises(FileNotFoundError):
-        save(curves(rows, "x"), tmp_path / "none" / "curves.png")
+        save_png(training_curves(rows, "x"), tmp_path / "none" / "curves.png")

@@ -1,4 +1,4 @@
-"""Distributions of crops, scales, mirror images and colours, measured on images whose pixels say where they are."""
+"""Distributions of crops, scales, flips and colours, measured on images whose pixels encode their position."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def views(image: Image.Image, recipe: Recipe, count: int = 400, size: int | None
 
 
 def spans(seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much of the ramp each view shows across and down, as shares of the whole."""
+    """The shares of the ramp's width and height that each view shows."""
     across = np.abs(seen[:, 0, -1, 0].astype(float) - seen[:, 0, 0, 0]) / 255
     down = (seen[:, -1, 0, 1].astype(float) - seen[:, 0, 0, 1]) / 255
     return across, down
@@ -49,7 +49,7 @@ def test_scale_draws_the_shorter_side_from_256_to_480_and_a_random_square_of_224
     top = seen[:, 0, 0, 1] / 255
     room = 1 - down
     position = (top / room)[room > 0.15]
-    assert np.histogram(position, bins=4, range=(0, 1.02))[0].min() > 0.18 * len(position)  # everywhere alike
+    assert np.histogram(position, bins=4, range=(0, 1.02))[0].min() > 0.18 * len(position)  # uniform
 
 
 def test_a_square_as_large_as_the_image_still_fits() -> None:
@@ -57,7 +57,7 @@ def test_a_square_as_large_as_the_image_still_fits() -> None:
     assert views(ramp(300, 225), recipe, 2000, size=224).shape == (2000, 224, 224, 3)
 
 
-def test_half_of_the_images_are_mirrored() -> None:
+def test_half_of_the_images_are_flipped() -> None:
     mirrored = views(ramp(64, 48), override(RECIPES["paper-imagenet"], {}))[:, 0]
     share = (mirrored[:, 0, 0] > mirrored[:, -1, 0]).mean()
     assert share == pytest.approx(0.5, abs=0.06)
@@ -78,17 +78,17 @@ def test_pad_shifts_by_up_to_four_pixels_either_way_evenly() -> None:
     assert {tuple(colour) for colour in border.reshape(-1, 3).tolist()} == {(200, 200, 200), (0, 0, 0), GREY}
 
 
-def test_pad_takes_images_of_other_sizes() -> None:
+def test_pad_accepts_images_of_other_sizes() -> None:
     assert views(ramp(100, 60), RECIPES["paper-cifar"], 3).shape == (3, 32, 32, 3)
 
 
-def test_area_draws_shares_and_aspects_as_szegedy_does() -> None:
+def test_area_draws_areas_and_aspects_as_szegedy_et_al_do() -> None:
     recipe = RECIPES["modern"]
     across, down = spans(views(ramp(500, 500), recipe, 600))
     areas, aspects = across * down, across / down
     assert 0.07 < areas.min() < 0.12
     assert areas.max() > 0.85
-    # Uniform between 0.08 and 1, but for large areas of an aspect that does not fit into the square image.
+    # Uniform between 0.08 and 1, except for large areas whose aspect does not fit into the square image.
     assert np.median(areas) == pytest.approx(0.474, abs=0.04)
     assert aspects.min() > 0.72
     assert aspects.max() < 1.39
@@ -102,7 +102,7 @@ def test_area_of_a_narrow_image_falls_back_to_the_largest_square() -> None:
     assert view[:, -1, 0].mean() / 255 == pytest.approx(0.55, abs=0.01)
 
 
-def test_centre_is_what_testing_sees_at_the_size_of_training() -> None:
+def test_centre_shows_the_same_part_as_testing_at_the_size_of_training() -> None:
     recipe = override(RECIPES["demo"], {})
     (view,) = views(ramp(300, 300), recipe, 1, size=112)
     assert view.shape == (112, 112, 3)
@@ -126,7 +126,7 @@ def test_erase_paints_one_rectangle_of_the_right_size() -> None:
 
 
 def test_colours_shift_along_the_principal_components() -> None:
-    """Each component moves by a normal number of standard deviation 0.1, times how much the colours vary along it."""
+    """By a normally distributed number of standard deviation 0.1, times the colours' deviation along the component."""
     axes = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     deviations = np.array([55.0, 5.0, 1.0])
     palette = Palette(np.zeros(3), axes * deviations)
@@ -142,11 +142,11 @@ def test_colours_shift_along_the_principal_components() -> None:
 
 @pytest.fixture
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """Image i is full of the number i and of class i."""
+    """Image i has the value i everywhere and class i."""
     return torch.arange(4.0)[:, None, None, None].expand(4, 3, 20, 20).clone(), torch.eye(4)
 
 
-def test_mixup_mixes_images_and_labels_alike(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_mixup_mixes_images_and_labels_in_the_same_proportion(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     recipe = override(RECIPES["modern"], {"cutmix": 0})
     shares = []
     for i in range(300):
@@ -156,12 +156,12 @@ def test_mixup_mixes_images_and_labels_alike(batch: tuple[torch.Tensor, torch.Te
         assert torch.allclose(images[1], torch.tensor(share * 1.0 + (1 - share) * 0.0), atol=1e-6)
         assert targets.sum(1).tolist() == pytest.approx([1] * 4)
         assert float(targets[1, 0]) == pytest.approx(1 - share)
-    # Beta(0.2, 0.2): nearly always almost one image or almost the other; variance 1 / (4 (2 alpha + 1))
+    # Beta(0.2, 0.2): mostly near 0 or 1; its variance is 1 / (4 (2 alpha + 1)).
     assert np.var(shares) == pytest.approx(1 / (4 * 1.4), rel=0.15)
     assert np.mean(shares) == pytest.approx(0.5, abs=0.07)
 
 
-def test_cutmix_pastes_a_rectangle_and_counts_its_area(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_cutmix_pastes_a_rectangle_and_weights_labels_by_area(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     recipe = override(RECIPES["modern"], {"mixup": 0})
     shares = []
     for i in range(300):
@@ -170,12 +170,12 @@ def test_cutmix_pastes_a_rectangle_and_counts_its_area(batch: tuple[torch.Tensor
         assert own + float((images[2] == 1).float().mean()) == pytest.approx(1)
         assert float(targets[2, 2]) == pytest.approx(own, abs=1e-6)
         shares.append(own)
-    assert min(shares) < 0.2  # shares are uniform, but for what lies beyond the border
+    assert min(shares) < 0.2  # shares are uniform, except for rectangles cut off by the border
     assert max(shares) > 0.95
-    assert batch[0][2].unique().tolist() == [2.0]  # the caller's images are left alone
+    assert batch[0][2].unique().tolist() == [2.0]  # the caller's images are unchanged
 
 
-def test_with_both_each_batch_draws_one(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_with_both_one_is_drawn_for_each_batch(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     cut = 0
     for i in range(200):
         images, _ = mix(*batch, RECIPES["modern"], np.random.default_rng(i))
@@ -183,7 +183,7 @@ def test_with_both_each_batch_draws_one(batch: tuple[torch.Tensor, torch.Tensor]
     assert 60 < cut < 150
 
 
-def test_without_either_a_batch_stays_as_it_is(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_without_either_a_batch_is_unchanged(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, targets = mix(*batch, RECIPES["paper-imagenet"], np.random.default_rng(0))
     assert images is batch[0]
     assert targets is batch[1]

@@ -1,4 +1,4 @@
-"""Checkpoints survive anything that happens to the process that writes them."""
+"""Checkpoints survive whatever happens to the process that writes them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from model_export.errors import InputError
 from model_export.training import checkpoint
 from model_export.training.checkpoint import BestWeights
 from model_export.training.history import METRICS_FILE, read_history
+from model_export.training.machine import Machine
 from model_export.training.recipe import override
 from model_export.training.start import begin, resume
-from model_export.training.trainer import Machine, Trainer
-from model_export.weight_files import Record
-from model_export.weights import load_file
+from model_export.training.trainer import Trainer
+from model_export.weights.loading import load_file
+from model_export.weights.record import Record
 
 from .conftest import CIFAR8, SHORT, MakeTrainer
 
@@ -30,7 +31,7 @@ EVERY_STEP = Machine(precision="fp32", workers=0, checkpoint_minutes=0)
 
 
 def train_until_killed(data: Data, folder: Path) -> None:
-    """Begins the run of a folder, or goes on with it; writes a checkpoint after every step."""
+    """Starts the run of a folder or resumes it, with a checkpoint after every step."""
     torch.set_num_threads(1)
     begun = (folder / checkpoint.LAST).exists()
     content = checkpoint.load(folder) if begun else None
@@ -38,8 +39,9 @@ def train_until_killed(data: Data, folder: Path) -> None:
     Trainer(start, ENDLESS, data, folder, machine=EVERY_STEP, resumed=content, shown=False).run()
 
 
+@pytest.mark.e2e
 def test_the_last_checkpoint_always_loads(data: Data, forkserver: ForkServerContext, tmp_path: Path) -> None:
-    """Killed with SIGKILL at twenty random moments, and resumed each time from what was left."""
+    """The run is killed with SIGKILL at twenty random moments, and resumed each time."""
     rng = np.random.default_rng(0)
     last = tmp_path / checkpoint.LAST
     step = 0
@@ -56,7 +58,7 @@ def test_the_last_checkpoint_always_loads(data: Data, forkserver: ForkServerCont
         process.kill()
         process.join()
         content = checkpoint.load(tmp_path)
-        assert content["step"] > step  # it went on from the one before
+        assert content["step"] > step  # it resumed from the previous one
         step = content["step"]
         for path in tmp_path.glob("*.safetensors"):
             assert load_file(path).net.architecture == CIFAR8
@@ -64,7 +66,7 @@ def test_the_last_checkpoint_always_loads(data: Data, forkserver: ForkServerCont
             read_history(tmp_path / METRICS_FILE)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(
+def test_a_full_disk_leaves_the_previous_checkpoint(
     trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer()
@@ -75,7 +77,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(disk, "flush", full)
-    with pytest.raises(InputError, match=r"run cannot take what step 12 leaves \(No space left on device\).*--resume"):
+    with pytest.raises(InputError, match=r"^cannot write step 12 to .*run \(No space left on device\).*--resume"):
         run._save()
     assert (tmp_path / "run" / checkpoint.LAST).read_bytes() == before
     assert not list((tmp_path / "run").glob(".*"))
@@ -84,12 +86,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "holds no last.pt, so there is nothing to resume"),
-        (b"PK\x03\x04 cut short", r"last\.pt is damaged or no checkpoint"),
-        ({"state_dict": {}}, "no checkpoint of this version's `train`"),
+        (None, "holds no last.pt to resume from"),
+        (b"PK\x03\x04 cut short", r"last\.pt is damaged or not a checkpoint"),
+        ({"state_dict": {}}, "not a checkpoint of this version's `train`"),
     ],
 )
-def test_what_cannot_be_resumed_is_said(content: object, message: str, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_resumed_is_refused(content: object, message: str, tmp_path: Path) -> None:
     if isinstance(content, bytes):
         (tmp_path / checkpoint.LAST).write_bytes(content)
     elif content is not None:
@@ -98,8 +100,8 @@ def test_what_cannot_be_resumed_is_said(content: object, message: str, tmp_path:
         checkpoint.load(tmp_path)
 
 
-def test_the_best_are_kept_and_of_equals_the_later(tmp_path: Path) -> None:
-    best = BestWeights(tmp_path, 2, [])
+def test_the_best_weights_are_kept_and_among_equals_the_later(tmp_path: Path) -> None:
+    best = BestWeights(tmp_path, 2)
     for step, error in ((1, 0.5), (2, 0.3), (3, 0.4), (4, 0.9), (5, 0.3)):
         best.offer(step, error, {"w": torch.tensor([float(step)])}, Record(), None)
     assert best.kept == [(5, 0.3), (2, 0.3)]

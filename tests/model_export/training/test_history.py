@@ -6,12 +6,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model_export.errors import InputError
-from model_export.training.history import Row, TensorBoard, read_history, write_history
+from model_export.training.history import Row, TensorBoard, read_history, summary, write_history
 
 ROWS = [Row(10 * i, i, 0.1 / i, 2.0 / i, 0.5 / i, 2.5 / i, 0.6 / i, 0.1, 1234.5, 7.25 * i) for i in (1, 2, 3)]
 
 
-def test_rows_come_back(tmp_path: Path) -> None:
+def test_rows_are_read_back(tmp_path: Path) -> None:
     write_history(tmp_path, ROWS[:1])
     write_history(tmp_path, ROWS)
     assert [tuple(row) for row in read_history(tmp_path / "metrics.csv")] == [
@@ -32,7 +32,7 @@ def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
 def test_tensorboard_shows_each_row_once(tmp_path: Path) -> None:
     first = TensorBoard(tmp_path, [])
     first.add(ROWS[0])
-    first.add(ROWS[1])  # the checkpoint of this one was never written
+    first.add(ROWS[1])  # killed before the checkpoint of this row was written
     first.close()
     resumed = TensorBoard(tmp_path, ROWS[:1])
     resumed.add(ROWS[1])
@@ -47,3 +47,9 @@ def test_tensorboard_shows_each_row_once(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in events.Scalars("error/val")] == [
         (row.step, pytest.approx(row.val_error)) for row in ROWS
     ]
+
+
+def test_a_row_is_summarised_in_a_line() -> None:
+    assert summary(ROWS[1]) == (
+        "epoch 2: training loss 1.000, error 25.0 %; validation loss 1.250, error 30.0 % (top-5 10.0 %); 1234 images/s"
+    )

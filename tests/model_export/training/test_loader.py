@@ -1,4 +1,4 @@
-"""The same batches whatever the number of workers, the processes, or the step that one begins with."""
+"""The same batches for any number of workers and processes, and from any step on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,10 +19,11 @@ import torch
 from model_export.datasets.base import Data, Dataset
 from model_export.errors import InputError
 from model_export.training.augment import Palette
-from model_export.training.loader import Batch, Plan, evaluation_batches, training_batches
+from model_export.training.loader import Batch, WorkerDied, evaluation_batches, explain_worker_errors, training_batches
+from model_export.training.plan import Plan
 from model_export.training.recipe import RECIPES, override
-from service.card import Preprocessing
-from service.imaging import decode
+from service.runtime.images.decoding import decode
+from service.runtime.model_card import Preprocessing
 
 RECIPE = override(RECIPES["paper-cifar"], {"batch_size": 10, "pca_colour": 0.1, "erasing": 0.5})
 PALETTE = Palette(np.array([100.0, 110.0, 120.0]), 20 * np.eye(3))
@@ -30,7 +32,7 @@ SMALL = Preprocessing(resize=32, crop=32)
 
 
 class Broken(Dataset):
-    """Its second image has become unreadable since it was opened."""
+    """A data set whose second image has become unreadable."""
 
     def __init__(self, whole: Dataset) -> None:
         self.whole = whole
@@ -55,44 +57,17 @@ def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_an_epoch_shows_every_image_at_most_once_in_a_new_order() -> None:
-    assert PLAN.steps_per_epoch == 9  # and six images are left out
-    epochs = [[key.image for step in range(9 * e, 9 * e + 9) for key in PLAN.keys(step)] for e in (0, 1)]
-    for images in epochs:
-        assert len(set(images)) == len(images) == 90
-    assert epochs[0] != epochs[1]
-    assert {key.epoch for key in PLAN.keys(9)} == {1}
-    assert PLAN._replace(seed=6).keys(0) != PLAN.keys(0)
-
-
-def test_a_set_smaller_than_a_batch_is_a_batch() -> None:
-    plan = PLAN._replace(images=7)
-    assert (plan.batch_size, plan.steps_per_epoch) == (7, 1)
-    assert sorted(key.image for key in plan.keys(3)) == list(range(7))
-
-
-def test_processes_share_a_batch() -> None:
-    whole = PLAN.keys(4)
-    shares = [PLAN._replace(rank=rank, world=2).keys(4) for rank in (0, 1)]
-    assert sorted(shares[0] + shares[1]) == sorted(whole)
-    assert len(shares[0]) == len(shares[1]) == 5
-
-
-def test_small_images_come_first_where_the_recipe_says_so() -> None:
-    plan = Plan(images=96, recipe=override(RECIPES["demo"], {"milestones": ["0.6"]}), steps=10, seed=0)
-    assert [plan.size(step) for step in range(10)] == [112] * 6 + [224] * 4
-
-
-def test_workers_do_not_change_what_is_seen(data: Data) -> None:
+def test_workers_do_not_change_the_batches(data: Data) -> None:
     alone = batches(data)
     assert len(alone) == 21
     assert alone[0].images.shape == (10, 3, 32, 32)
     assert alone[0].images.dtype == torch.uint8
+    assert alone[0].colours is not None
     assert alone[0].colours.abs().max() > 0
     assert_same(batches(data, workers=2), alone)
 
 
-def test_a_run_goes_on_where_it_was(data: Data) -> None:
+def test_a_resumed_run_continues_with_the_same_batches(data: Data) -> None:
     assert_same(batches(data, first_step=13), batches(data)[13:])
 
 
@@ -104,7 +79,7 @@ def test_an_image_looks_different_in_every_epoch(data: Data) -> None:
 
 def test_evaluation_sees_what_the_service_sees_in_order(data: Data) -> None:
     found = list(evaluation_batches(data.val, SMALL, 20, workers=0, pin=False))
-    images, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    images, labels = torch.cat([batch.images for batch in found]), torch.cat([batch.labels for batch in found])
     assert labels.tolist() == data.val.labels.tolist()
     for i in (0, 17, 47):
         assert np.array_equal(images[i].numpy(), decode(data.val.read(i), SMALL, max_pixels=10**6).pixels)
@@ -112,25 +87,55 @@ def test_evaluation_sees_what_the_service_sees_in_order(data: Data) -> None:
 
 def test_processes_share_an_evaluation(data: Data) -> None:
     labels = [
-        torch.cat([y for _, y in evaluation_batches(data.val, SMALL, 9, workers=0, pin=False, rank=r, world=2)])
+        torch.cat(
+            [batch.labels for batch in evaluation_batches(data.val, SMALL, 9, workers=0, pin=False, rank=r, world=2)]
+        )
         for r in (0, 1)
     ]
     assert torch.stack(labels, 1).flatten().tolist() == data.val.labels.tolist()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_has_gone_is_named(data: Data, workers: int) -> None:
+def test_a_missing_image_is_named(data: Data, workers: int) -> None:
     broken = Broken(data.train)
-    with pytest.raises(InputError, match=r"^picture-1\.jpg cannot be read any more .*resume") as caught:
+    with pytest.raises(
+        InputError, match=r"^picture-1\.jpg cannot be used: No such file or directory: .*resume"
+    ) as caught:
         list(training_batches(broken, PLAN, PALETTE, first_step=0, workers=workers, pin=False))
     assert "\n" not in str(caught.value)
     assert not multiprocessing.active_children()  # nobody has to wait for workers
 
 
+class Deadly(Broken):
+    """A data set whose second image kills the process that reads it."""
+
+    def read(self, index: int) -> bytes:
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+def test_a_worker_that_dies_is_reported_with_a_remedy(data: Data) -> None:
+    with pytest.raises(WorkerDied, match=r"^a process that reads images ended \(.+\): .*--shm-size"):
+        list(training_batches(Deadly(data.train), PLAN, PALETTE, first_step=0, workers=1, pin=False))
+
+
+@pytest.mark.parametrize(
+    "error", [EOFError(), ConnectionResetError(104, "Connection reset by peer"), RuntimeError("x")]
+)
+def test_a_worker_that_dies_while_its_batch_is_fetched_is_reported_too(error: Exception) -> None:
+    def batches() -> Iterator[Batch]:
+        raise error
+        yield
+
+    with pytest.raises(WorkerDied, match=r"^a process that reads images ended \((EOFError|.*reset by peer|x)\)"):
+        next(explain_worker_errors(batches()))
+
+
 KILLED = """
 import os, signal
 from pathlib import Path
-from model_export.datasets.opening import open_data
+from model_export.datasets.by_name import open_data
 from tests.model_export.training.test_loader import PALETTE, PLAN, training_batches
 
 if __name__ == "__main__":
@@ -146,7 +151,8 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.e2e
+def test_workers_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
     (tmp_path / "killed.py").write_text(KILLED)
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     run = subprocess.run([sys.executable, tmp_path / "killed.py"], stdout=subprocess.PIPE, env=environment)
@@ -164,7 +170,7 @@ def test_workers_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
 
 
 def runs(pid: int) -> bool:
-    """Whether there is such a process that has not ended; a zombie waits for nothing but its parent."""
+    """Whether a process exists and has not ended: a zombie has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

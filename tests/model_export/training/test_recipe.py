@@ -3,8 +3,15 @@
 import pytest
 
 from model_export.errors import InputError
-from model_export.training.recipe import NAMES, RECIPES, Recipe, described, named, override
-from service.card import Architecture
+from model_export.training.recipe import (
+    RECIPE_NAMES,
+    RECIPES,
+    Recipe,
+    describe,
+    override,
+    recipe_for,
+)
+from service.runtime.model_card import Architecture
 
 CIFAR = Architecture(depth=20, family="cifar", shortcut="A", num_classes=10)
 
@@ -32,8 +39,8 @@ def test_paper_cifar_is_section_4_2() -> None:
 
 
 def test_only_resnet_110_and_deeper_warm_up() -> None:
-    assert named("paper-cifar", CIFAR).warmup_lr is None
-    deep = named("paper-cifar", CIFAR.model_copy(update={"depth": 110}))
+    assert recipe_for("paper-cifar", CIFAR).warmup_lr is None
+    deep = recipe_for("paper-cifar", CIFAR.model_copy(update={"depth": 110}))
     assert (deep.warmup_lr, deep.warmup_error) == (0.01, 0.8)
 
 
@@ -44,12 +51,12 @@ def test_modern_is_torchvisions() -> None:
     assert r.ema == pytest.approx(1 - (1 - 0.99998) * 1024 * 32 / 600 / 32, abs=1e-5)
 
 
-def test_every_recipe_has_its_name() -> None:
-    assert tuple(RECIPES) == NAMES
+def test_every_recipe_knows_its_name() -> None:
+    assert tuple(RECIPES) == RECIPE_NAMES
     assert all(recipe.name == name for name, recipe in RECIPES.items())
 
 
-def test_overrides_are_read_as_on_a_command_line() -> None:
+def test_overrides_may_be_strings() -> None:
     r = override(
         RECIPES["paper-imagenet"],
         {"lr": "0.05", "epochs": "2.5", "mirror": "no", "milestones": ["0.5"], "scale": ["300", "310"], "ema": None},
@@ -74,24 +81,24 @@ def test_a_length_replaces_the_other_kind_of_length() -> None:
         ({"size": "176"}, "mean image has one size"),
         ({"scale": ["200", "300"]}, "squares of size 224"),
         ({"scale": ["480", "256"]}, "smallest and a largest"),
-        ({"accumulate": "3"}, "accumulate divides batch_size"),
+        ({"accumulate": "3"}, "accumulate must divide batch_size"),
         ({"test_resize": "100"}, "test_size is cut out of test_resize"),
         ({"schedule": "linear"}, "one milestone"),
         ({"first_size": "96", "milestones": []}, "first_size"),
     ],
 )
-def test_what_does_not_go_together_is_named(changes: dict[str, object], message: str) -> None:
+def test_contradictory_fields_are_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         override(RECIPES["paper-imagenet"], changes)
 
 
 def test_a_recipe_is_described_in_full() -> None:
-    lines = dict(described(RECIPES["paper-cifar"]))
+    lines = dict(describe(RECIPES["paper-cifar"]))
     assert lines.keys() == Recipe.model_fields.keys()
     assert (lines["milestones"], lines["mirror"], lines["ema"]) == ("0.5 0.75", "yes", "none")
 
 
-def test_every_field_explains_itself_or_needs_no_words() -> None:
+def test_fields_are_documented_unless_the_name_says_it_all() -> None:
     silent = {name for name, field in Recipe.model_fields.items() if not field.description}
     assert silent <= {
         "name", "optimizer", "weight_decay", "gamma", "warmup_error", "scale", "padding", "area", "test_size",

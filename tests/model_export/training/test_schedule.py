@@ -33,7 +33,7 @@ def test_resnet_110_warms_up_until_the_training_error_is_under_80_percent() -> N
         schedule.trained(0.85)
     assert schedule.lr(400) == 0.01
     steps = 0
-    while schedule.state["warming_up"]:
+    while schedule.warming_up:
         schedule.trained(0.7)
         steps += 1
     assert 10 < steps < 60  # a single good batch does not end it
@@ -70,14 +70,14 @@ def test_linear_is_flat_up_to_its_milestone_and_ends_at_zero() -> None:
     assert [schedule.lr(step) for step in range(10)] == pytest.approx([1e-3] * 7 + [0.75e-3, 0.5e-3, 0.25e-3], rel=1e-9)
 
 
-def test_state_carries_on() -> None:
+def test_state_is_restored() -> None:
     recipe = override(RECIPES["paper-imagenet"], {"schedule": "plateau", "patience": 1, "warmup_lr": 0.01})
     first = Schedule(recipe, steps=10, steps_per_epoch=1)
     first.evaluated(0.5)
     first.evaluated(0.6)
     second = Schedule(recipe, steps=10, steps_per_epoch=1)
     assert math.isinf(second.state["best_error"])
-    second.state.update(first.state)
+    second.load_state_dict(first.state_dict())
     for schedule in (first, second):
         schedule.trained(0.0)
         schedule.evaluated(0.55)

@@ -9,20 +9,19 @@ import torch
 from model_export.datasets.base import Data
 from model_export.datasets.in_memory import InMemory
 from model_export.errors import InputError
-from model_export.random_weights import random_weights
-from model_export.resnet import build
+from model_export.nets.resnet import build
 from model_export.training.recipe import RECIPES, override
-from model_export.training.start import begin, fitted, labels_of
-from model_export.training.statistics import statistics
-from model_export.weights import CIFAR_PREPROCESSING
-from service.card import Architecture, Label, Preprocessing
+from model_export.training.start import begin, fit_sizes, labels_of
+from model_export.weights.defaults import CIFAR_PREPROCESSING
+from model_export.weights.random_weights import random_weights
+from service.runtime.model_card import Architecture, Label
 
 from .conftest import CIFAR8, SHORT, assert_same_weights
 
 FINETUNE = override(RECIPES["finetune"], {"size": 32, "test_size": 32, "test_resize": 32})
 
 
-def test_first_weights_come_from_the_seed(data: Data) -> None:
+def test_the_seed_decides_the_first_weights(data: Data) -> None:
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     first = begin(CIFAR8, SHORT, data.train, seed=3)
@@ -32,7 +31,7 @@ def test_first_weights_come_from_the_seed(data: Data) -> None:
     assert not torch.equal(first.net.fc.weight, begin(CIFAR8, SHORT, data.train, seed=4).net.fc.weight)
 
 
-def test_the_papers_mean_is_that_of_every_pixel(data: Data) -> None:
+def test_the_papers_normalisation_subtracts_a_mean_per_pixel(data: Data) -> None:
     start = begin(CIFAR8, SHORT, data.train)
     assert isinstance(data.train, InMemory)
     expected = data.train.images.double().mean(0).permute(2, 0, 1)
@@ -44,19 +43,7 @@ def test_the_papers_mean_is_that_of_every_pixel(data: Data) -> None:
     assert np.array(p.std) * 255 == pytest.approx([1, 1, 1])
 
 
-def test_principal_components_are_those_of_the_colours() -> None:
-    rng = np.random.default_rng(0)
-    axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    colours = 128 + (rng.normal(size=(60, 8 * 8, 3)) * [40, 10, 2]) @ axes.T
-    images = torch.from_numpy(colours.clip(0, 255).reshape(60, 8, 8, 3).round().astype(np.uint8))
-    found = statistics(InMemory("noise", ("a", "b"), images, np.arange(60) % 2), Preprocessing(resize=8, crop=8))
-    lengths = np.linalg.norm(found.palette.components, axis=0)
-    assert sorted(lengths) == pytest.approx([2, 10, 40], rel=0.06)
-    longest = found.palette.components[:, lengths.argmax()] / lengths.max()
-    assert abs(longest @ axes[:, 0]) == pytest.approx(1, abs=0.01)
-
-
-def test_a_new_head_on_old_weights(data: Data) -> None:
+def test_other_classes_get_a_new_head(data: Data) -> None:
     loaded = random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=10))
     start = begin(CIFAR8, FINETUNE, data.train, loaded=loaded)
     for name, tensor in start.net.state_dict().items():
@@ -68,27 +55,27 @@ def test_a_new_head_on_old_weights(data: Data) -> None:
     assert [label.name for label in start.labels] == ["circle", "cross", "stripes"]
 
 
-def test_the_head_stays_where_the_classes_are_the_same(data: Data) -> None:
+def test_the_same_classes_keep_the_head(data: Data) -> None:
     loaded = random_weights(CIFAR8)._replace(labels=tuple(Label(name=name) for name in data.train.classes))
     assert_same_weights(begin(CIFAR8, FINETUNE, data.train, loaded=loaded).net, loaded.net)
 
 
 def test_finetune_needs_weights(data: Data) -> None:
-    with pytest.raises(InputError, match=r"recipe finetune goes on from trained weights: give --weights"):
+    with pytest.raises(InputError, match=r"recipe finetune starts from trained weights: give --weights"):
         begin(CIFAR8, FINETUNE, data.train)
 
 
 def test_sizes_follow_the_weights_unless_they_are_given() -> None:
     loaded = random_weights(CIFAR8)
-    recipe = fitted(RECIPES["finetune"], loaded, set())
+    recipe = fit_sizes(RECIPES["finetune"], loaded, set())
     assert (recipe.size, recipe.test_size, recipe.test_resize) == (32, 32, 32)
     kept = override(RECIPES["finetune"], {"size": 224})
-    assert fitted(kept, loaded, {"size", "test_size", "test_resize"}).size == 224
+    assert fit_sizes(kept, loaded, {"size", "test_size", "test_resize"}).size == 224
 
 
-def test_a_mean_image_does_not_fit_another_size(data: Data) -> None:
+def test_a_mean_image_does_not_fit_other_sizes(data: Data) -> None:
     loaded = random_weights(CIFAR8)._replace(mean_image=torch.zeros(3, 28, 28))
-    with pytest.raises(InputError, match="mean for each of 28 x 28 pixels"):
+    with pytest.raises(InputError, match="the mean image of the weights has 28 x 28 pixels"):
         begin(CIFAR8, FINETUNE, data.train, loaded=loaded)
 
 
@@ -97,7 +84,7 @@ def test_folders_named_by_wordnet_ids_get_imagenets_names() -> None:
     assert labels_of(("n01440764", "cat"))[0] == Label(name="n01440764")
 
 
-def test_there_is_no_such_network(data: Data) -> None:
+def test_depths_that_the_paper_does_not_have_are_refused(data: Data) -> None:
     with pytest.raises(ValueError, match="6n"):
         begin(CIFAR8.model_copy(update={"depth": 9}), SHORT, data.train)
     assert build(CIFAR8).architecture == CIFAR8

@@ -1,14 +1,10 @@
-"""The loop: determinism, exact resumption, what each option does, and that every family of nets learns."""
+"""The loop: determinism, exact resumption, every option, and every family of networks."""
 
 from __future__ import annotations
 
 import copy
-import math
-import os
-import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file as load_safetensors
@@ -18,34 +14,19 @@ from model_export.errors import InputError
 from model_export.training import checkpoint
 from model_export.training.history import METRICS_FILE, Row, read_history
 from model_export.training.loader import training_batches
-from model_export.training.recipe import RECIPES, Recipe, override
+from model_export.training.machine import Machine, has_native_bfloat16
+from model_export.training.recipe import Recipe, override
 from model_export.training.start import begin, resume
-from model_export.training.trainer import Machine, Stopped, Trainer, average, has_native_bfloat16, make_optimizer
-from model_export.weights import load_file
-from service.card import Architecture
+from model_export.training.stopping import Stopped
+from model_export.training.trainer import Trainer
+from model_export.weights.loading import load_file
+from service.runtime.model_card import Architecture
 
-from .conftest import CIFAR8, PLAIN_CPU, SHORT, MakeTrainer, assert_same_weights
-
-# Everything at once that has a state of its own.
-RICH = override(
-    SHORT, {"ema": 0.9, "mixup": 0.2, "cutmix": 1.0, "schedule": "plateau", "patience": 1, "warmup_lr": 0.01}
-)
-
-
-class Interrupting(Trainer):
-    """Sends itself a signal in the middle of a step."""
-
-    at_step = 6
-    signum = signal.SIGTERM
-
-    def train_step(self, batch: object) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.step == self.at_step:
-            os.kill(os.getpid(), self.signum)
-        return super().train_step(batch)  # type: ignore[arg-type]
+from .conftest import CIFAR8, PLAIN_CPU, RICH, SHORT, Interrupting, MakeTrainer, assert_same_weights
 
 
 def cut_and_resumed(data: Data, folder: Path, recipe: Recipe, machine: Machine = PLAIN_CPU) -> Trainer:
-    """A run that is stopped after seven steps and goes on in a new trainer, from its files."""
+    """A run that is stopped after seven steps and resumed by a new trainer from its files."""
     folder.mkdir()
     first = Interrupting(begin(CIFAR8, recipe, data.train), recipe, data, folder, machine=machine, shown=False)
     with pytest.raises(Stopped, match="stopped by SIGTERM after step 7"):
@@ -53,7 +34,7 @@ def cut_and_resumed(data: Data, folder: Path, recipe: Recipe, machine: Machine =
     content = checkpoint.load(folder)
     stored = Recipe.model_validate(content["recipe"])
     second = Trainer(resume(content), stored, data, folder, machine=machine, resumed=content, shown=False)
-    assert second.step == 7
+    assert second.state.step == 7
     second.run()
     return second
 
@@ -63,16 +44,16 @@ def without_times(rows: list[Row]) -> list[Row]:
 
 
 @pytest.mark.parametrize("recipe", [SHORT, RICH], ids=["paper", "everything"])
-def test_a_run_cut_in_two_ends_as_the_uncut_one(
+def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
     recipe: Recipe, data: Data, trainer: MakeTrainer, tmp_path: Path
 ) -> None:
     whole = trainer(recipe, folder="whole")
     whole.run()
     cut = cut_and_resumed(data, tmp_path / "cut", recipe)
     assert_same_weights(cut.net, whole.net)
-    assert_same_weights(cut.kept_net, whole.kept_net)
-    assert without_times(cut.rows) == without_times(whole.rows)
-    assert cut.best.kept == whole.best.kept
+    assert_same_weights(cut.state.evaluated_net, whole.state.evaluated_net)
+    assert without_times(cut.state.rows) == without_times(whole.state.rows)
+    assert cut.state.best.kept == whole.state.best.kept
     for name in ("best.safetensors", METRICS_FILE):
         assert (tmp_path / "cut" / name).exists()
     ours, theirs = (load_safetensors(tmp_path / folder / "best.safetensors") for folder in ("cut", "whole"))
@@ -80,14 +61,14 @@ def test_a_run_cut_in_two_ends_as_the_uncut_one(
 
 
 @pytest.mark.skipif(not has_native_bfloat16(), reason="bfloat16 is emulated here")
-def test_a_run_in_bfloat16_resumes_exactly_too(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_a_run_in_bfloat16_resumes_exactly(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
     machine = Machine(precision="bf16", workers=0)
     whole = trainer(SHORT, folder="whole", machine=machine)
     whole.run()
     assert_same_weights(cut_and_resumed(data, tmp_path / "cut", SHORT, machine).net, whole.net)
 
 
-def test_the_seed_and_not_the_number_of_workers_decides(trainer: MakeTrainer) -> None:
+def test_the_seed_decides_and_the_number_of_workers_does_not(trainer: MakeTrainer) -> None:
     nets = []
     for folder, seed, workers in (("a", 1, 0), ("b", 1, 2), ("c", 2, 0)):
         run = trainer(folder=folder, seed=seed, machine=Machine(precision="fp32", workers=workers))
@@ -97,7 +78,7 @@ def test_the_seed_and_not_the_number_of_workers_decides(trainer: MakeTrainer) ->
     assert not torch.equal(nets[0].fc.weight, nets[2].fc.weight)
 
 
-def test_rows_say_what_happened(trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_rows_describe_the_run(trainer: MakeTrainer, tmp_path: Path) -> None:
     rows = trainer().run()
     assert [(row.step, row.epoch) for row in rows] == [(4, 1.0), (8, 2.0), (12, 3.0)]
     assert [row.lr for row in rows] == pytest.approx([0.05, 0.005, 0.0005])  # milestones at steps 6 and 9
@@ -115,7 +96,7 @@ def test_the_best_weights_are_kept_and_ready_to_load(trainer: MakeTrainer, tmp_p
     assert kept == {"best.safetensors", *(f"step-{row.step:07}.safetensors" for row in ranked[:2])}
     best = tmp_path / "run" / "best.safetensors"
     assert best.read_bytes() == (tmp_path / "run" / f"step-{ranked[0].step:07}.safetensors").read_bytes()
-    loaded = load_file(best)  # nothing has to be said of it
+    loaded = load_file(best)  # without options
     assert loaded.net.architecture == CIFAR8
     assert [label.name for label in loaded.labels] == ["circle", "cross", "stripes"]
     assert loaded.preprocessing.mean_image
@@ -139,7 +120,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("architecture", FAMILIES.values(), ids=FAMILIES.keys())
-def test_one_batch_is_learned_by_heart(architecture: Architecture, data: Data, trainer: MakeTrainer) -> None:
+def test_one_batch_can_be_memorised(architecture: Architecture, data: Data, trainer: MakeTrainer) -> None:
     recipe = override(SHORT, {"batch_size": 6, "optimizer": "adamw", "lr": 1e-3, "padding": 0, "mirror": "no"})
     run = trainer(recipe, architecture=architecture)
     (batch, *_) = training_batches(
@@ -157,7 +138,7 @@ def test_one_batch_is_learned_by_heart(architecture: Architecture, data: Data, t
 # --- options -------------------------------------------------------------------------------------------------------
 
 
-def test_parts_of_a_batch_add_up(trainer: MakeTrainer) -> None:
+def test_gradients_of_the_parts_of_a_batch_add_up(trainer: MakeTrainer) -> None:
     """With frozen batch norms a batch in two parts has the gradient of the whole one."""
     frozen = {"freeze": "yes", "epochs": 1, "momentum": 0, "normalisation": "imagenet"}
     whole = trainer(override(SHORT, frozen), folder="whole")
@@ -165,7 +146,7 @@ def test_parts_of_a_batch_add_up(trainer: MakeTrainer) -> None:
     whole.run()
     parts.run()
     torch.testing.assert_close(parts.net.fc.weight, whole.net.fc.weight, rtol=1e-5, atol=1e-6)
-    assert parts.rows[0].train_loss == pytest.approx(whole.rows[0].train_loss, rel=1e-5)
+    assert parts.state.rows[0].train_loss == pytest.approx(whole.state.rows[0].train_loss, rel=1e-5)
 
 
 def test_freeze_trains_the_last_layer_only(trainer: MakeTrainer) -> None:
@@ -176,47 +157,29 @@ def test_freeze_trains_the_last_layer_only(trainer: MakeTrainer) -> None:
     assert changed == {"fc.weight", "fc.bias"}
 
 
-def test_the_average_of_the_weights_is_what_is_kept(trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_the_average_of_the_weights_is_kept(trainer: MakeTrainer, tmp_path: Path) -> None:
     run = trainer(override(SHORT, {"ema": 0.99, "recompute_bn": 0}))
     run.run()
-    assert run.ema is not None
-    assert not torch.equal(run.ema.fc.weight, run.net.fc.weight)
+    average = run.state.evaluated_net
+    assert average is run.state.ema
+    assert not torch.equal(average.fc.weight, run.net.fc.weight)
     newest = load_file(tmp_path / "run" / "last.pt").net  # prefers the average, as timm and torchvision do
-    assert_same_weights(newest, run.ema)
+    assert_same_weights(newest, average)
 
 
-def test_average_moves_by_one_minus_decay() -> None:
-    old, new = torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2)
-    new.weight.data[:] = 3.0
-    new.running_mean.fill_(10.0)  # type: ignore[union-attr]
-    new.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
-    average(old, new, 0.75)
-    assert old.weight.tolist() == [1.5, 1.5]
-    assert old.running_mean.tolist() == [2.5, 2.5]  # type: ignore[union-attr]
-    assert old.num_batches_tracked == 7
-
-
-def test_batch_norms_are_computed_anew_at_the_end(trainer: MakeTrainer) -> None:
+def test_batch_norms_are_recomputed_at_the_end(trainer: MakeTrainer) -> None:
     kept = trainer(override(SHORT, {"recompute_bn": 0}), folder="kept")
     anew = trainer(override(SHORT, {"recompute_bn": 96}), folder="anew")
     kept.run()
     anew.run()
     assert torch.equal(kept.net.fc.weight, anew.net.fc.weight)
     assert not torch.equal(kept.net.bn1.running_mean, anew.net.bn1.running_mean)
-    with torch.no_grad():  # the first layer's statistics can be had by hand
+    with torch.no_grad():  # the first layer's statistics by hand
         end = anew.plan.steps
         plan = anew.plan._replace(steps=end + 4)
         images = training_batches(anew.data.train, plan, anew.start.palette, first_step=end, workers=0, pin=False)
-        first = torch.stack([anew.net.conv1(anew._on_device(batch)[0]).mean((0, 2, 3)) for batch in images]).mean(0)
+        first = torch.stack([anew.net.conv1(anew.feed.to_device(batch)[0]).mean((0, 2, 3)) for batch in images]).mean(0)
     torch.testing.assert_close(anew.net.bn1.running_mean, first, rtol=1e-4, atol=1e-4)
-
-
-def test_norms_are_decayed_or_not() -> None:
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1, bias=False), torch.nn.BatchNorm2d(4))
-    all_alike = make_optimizer(net, RECIPES["paper-imagenet"]).param_groups
-    assert [(len(group["params"]), group["weight_decay"]) for group in all_alike] == [(3, 1e-4)]
-    apart = make_optimizer(net, RECIPES["modern"]).param_groups
-    assert [(len(group["params"]), group["weight_decay"]) for group in apart] == [(1, 2e-5), (2, 0.0)]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -225,71 +188,24 @@ def test_mixed_precision_learns_and_keeps_weights_in_fp32(precision: str, traine
     run = trainer(override(SHORT, steps), machine=Machine(precision=precision, workers=0))  # type: ignore[arg-type]
     before = run.net.fc.weight.clone()
     rows = run.run()
-    assert run.scaler.is_enabled() == (precision == "fp16")
+    assert run.state.scaler.is_enabled() == (precision == "fp16")
     assert not torch.equal(run.net.fc.weight, before)
     assert {parameter.dtype for parameter in run.net.parameters()} == {torch.float32}
     if precision == "bf16":
         assert rows[-1].train_loss < rows[0].train_loss
 
 
-def test_bfloat16_is_found_by_asking_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine()
-    for found, dtype in ((False, None), (True, torch.bfloat16)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: {"avx512_bf16": found})
-        assert machine.autocast(torch.device("cpu")) == dtype
-    assert Machine(precision="fp32").autocast(torch.device("cpu")) is None
-
-
 # --- what goes wrong -----------------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_a_remedy(trainer: MakeTrainer) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy(trainer: MakeTrainer) -> None:
     with pytest.raises(InputError, match=r"loss became (nan|inf) near step .* try --lr 1e\+29"):
         trainer(override(SHORT, {"lr": 1e30})).run()
 
 
-def test_other_data_is_not_resumed(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_a_run_does_not_resume_on_other_data(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer().run()
     content = checkpoint.load(tmp_path / "run")
     other = Data(data.val, data.train)
-    with pytest.raises(InputError, match="not those that the run began with"):
+    with pytest.raises(InputError, match="the images or labels have changed since the run began"):
         Trainer(resume(content), SHORT, other, tmp_path / "run", resumed=content)
-
-
-def test_a_batch_that_cannot_be_divided(trainer: MakeTrainer) -> None:
-    with pytest.raises(InputError, match="a batch of 96 images cannot be divided among 1 processes and 5 parts"):
-        trainer(override(SHORT, {"batch_size": 1000, "accumulate": 5}))
-
-
-def test_ctrl_c_asks_and_a_second_one_insists(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
-    class Twice(Interrupting):
-        signum = signal.SIGINT
-
-        def train_step(self, batch: object) -> tuple[torch.Tensor, torch.Tensor]:
-            answer = super().train_step(batch)
-            if self.stop_signal is not None:
-                os.kill(os.getpid(), signal.SIGINT)
-            return answer
-
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        Twice(begin(CIFAR8, SHORT, data.train), SHORT, data, tmp_path, machine=PLAIN_CPU, shown=False).run()
-    assert signal.getsignal(signal.SIGINT) is before
-    assert checkpoint.load(tmp_path)["step"] == 4  # that of the last evaluation
-
-
-def test_val_errors_are_measured_in_evaluation_mode(trainer: MakeTrainer) -> None:
-    run = trainer(override(SHORT, {"epochs": 1, "recompute_bn": 0}))
-    (row,) = run.run()
-    net = run.net.eval()
-    wrong = loss = 0.0
-    with torch.no_grad():
-        for i in range(len(run.data.val)):
-            image = torch.from_numpy(np.array(run.data.val.image(i))).permute(2, 0, 1)[None]
-            logits = net(run.normalise(image))
-            y = torch.tensor([int(run.data.val.labels[i])])
-            wrong += float(logits.argmax(1) != y)
-            loss += float(torch.nn.functional.cross_entropy(logits, y))
-    assert row.val_error == pytest.approx(wrong / len(run.data.val))
-    assert row.val_loss == pytest.approx(loss / len(run.data.val), rel=1e-4)
-    assert math.isfinite(row.train_loss)

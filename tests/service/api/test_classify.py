@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import io
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from httpx import Response
 from PIL import Image
 from starlette.testclient import TestClient
 
-from model_export.publish import publish
-from model_export.random_weights import random_weights
 from service.app import create_app
-from service.card import Architecture
+from service.runtime.model_card import Architecture
 from service.settings import Settings
+from tests.service.api.client import form, problem
 from tests.service.api.conftest import LIMITS
-
-
-def form(*files: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
-    return [("file", (f"{i}.jpg", data, "image/jpeg")) for i, data in enumerate(files)]
-
-
-def problem(response: Response, status: int, slug: str) -> dict[str, object]:
-    """The document of an error response, after checking that it is that error, and that service goes on."""
-    document: dict[str, object] = response.json()
-    assert (response.status_code, document.get("type")) == (status, f"/problems/{slug}"), document
-    assert response.headers["content-type"] == "application/problem+json"
-    assert document["status"] == status
-    for member in ("title", "detail", "remedy"):
-        assert document[member]
-    return document
+from tests.support.tiny_models import publish_tiny
+from tests.support.waiting import until_ready
 
 
 @pytest.fixture(autouse=True)
@@ -201,48 +185,15 @@ def test_malformed_forms(client: TestClient, content_type: str, body: bytes) -> 
     problem(client.post("/classify", content=body, headers={"content-type": content_type}), 400, "malformed-request")
 
 
-def test_unknown_model_or_depth(client: TestClient, photo: bytes) -> None:
-    assert "resnet18" in str(problem(client.post("/classify?model=x", files=form(photo)), 404, "unknown-model"))
-    assert "depth 50" in str(problem(client.post("/classify?depth=50", files=form(photo)), 404, "unknown-model"))
-
-
-@pytest.mark.parametrize(
-    "top_k", ["0", "-1", "11", "five", "5.5", "1e3", "null", "1_0", "0x5", "5,5", "\u0665", "9" * 5000]
-)
-@pytest.mark.parametrize("in_form", [False, True])
-def test_a_wrong_top_k_is_told_the_right_ones(client: TestClient, photo: bytes, top_k: str, in_form: bool) -> None:
-    given = {"depth": "8", "top_k": top_k}
-    query, fields = ({}, given) if in_form else (given, {})
-    response = client.post("/classify", params=query, data=fields, files=form(photo))
-    document = problem(response, 422, "invalid-parameter")
-    assert (document["parameter"], document["value"]) == ("top_k", top_k)
-    assert document["detail"] == (
-        f"top_k is '{top_k}': give a whole number from 1 to 10 (the classes of resnet8-cifar)."
-    )
-
-
-@pytest.mark.parametrize("depth", ["resnet8", "8.0", "-8", "null", "1_8"])
-def test_a_depth_that_is_no_number_is_told_the_depths(client: TestClient, photo: bytes, depth: str) -> None:
-    document = problem(client.post(f"/classify?depth={depth}", content=photo), 422, "invalid-parameter")
-    assert document["detail"] == f"depth is '{depth}': give one of the numbers 8, 18."
-
-
-@pytest.mark.parametrize("top_k", ["2", "02", " 2", "2%0D%0A", "+2"])
-def test_blanks_and_noughts_before_a_number_do_no_harm(client: TestClient, photo: bytes, top_k: str) -> None:
-    response = client.post(f"/classify?top_k={top_k}", content=photo)
-    assert len(response.json()["images"][0]["predictions"]) == 2
-
-
 def test_every_class_can_be_asked_for(client: TestClient, photo: bytes) -> None:
     images = client.post("/classify?top_k=1000", files=form(photo)).json()["images"]
     assert {prediction["class_id"] for prediction in images[0]["predictions"]} == set(range(1000))
 
 
 def test_a_model_with_fewer_classes_than_the_default_answers_with_all_of_them(tmp_path: Path, photo: bytes) -> None:
-    publish(random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=2)), tmp_path)
+    publish_tiny(Architecture(depth=8, family="cifar", shortcut="A", num_classes=2), tmp_path)
     with TestClient(create_app(Settings(models_dir=tmp_path, provider="cpu", max_batch=1))) as client:
-        while client.get("/healthz/ready").status_code != 200:
-            time.sleep(0.02)
+        until_ready(client)
         assert len(client.post("/classify", files=form(photo)).json()["images"][0]["predictions"]) == 2
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.inference import Inference, InProcess
+from service.lifecycle import LoadingFailed
+from service.local_backend import LocalBackend
 from service.metrics import Metrics
-from service.repository import Model, Repository, RepositoryError
+from service.model_repository import Model, RepositoryError
+from service.runtime.engine import Engine
+from service.runtime.providers import ProviderUnavailable
 from service.settings import Settings
+from tests.support.waiting import until, until_ready
 
 
 def samples(client: TestClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -33,23 +35,22 @@ def test_live_and_ready(client: TestClient) -> None:
     assert client.get("/healthz/ready").json() == {"status": "ready"}
 
 
-def test_while_draining_it_is_live_but_not_ready(models_dir: Path, photo: bytes) -> None:
-    draining = False
-    settings = Settings(models_dir=models_dir, models=("resnet8-cifar",), provider="cpu", max_batch=1)
-    with TestClient(create_app(settings, draining=lambda: draining)) as client:
-        while client.get("/healthz/ready").status_code != 200:
-            time.sleep(0.02)
-        draining = True
+def test_while_draining_it_is_live_but_not_ready(tiny_dir: Path, photo: bytes) -> None:
+    serving = True
+    settings = Settings(models_dir=tiny_dir, models=("resnet8-cifar",), provider="cpu", max_batch=1)
+    with TestClient(create_app(settings, serving=lambda: serving)) as client:
+        until_ready(client)
+        serving = False
         assert client.get("/healthz/ready").status_code == 503
         assert client.get("/healthz/live").status_code == 200
         assert client.post("/classify", files={"file": photo}).status_code == 200  # what still comes is answered
 
 
-def test_while_loading_it_is_live_but_not_ready(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_loading_it_is_live_but_not_ready(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    monkeypatch.setattr("service.repository.load_engine", lambda *args, **options: gate.wait(30) and 1 / 0)
+    monkeypatch.setattr("service.local_backend.load_engine", lambda *args, **options: gate.wait(30) and 1 / 0)
     failed: list[Exception] = []
-    settings = Settings(models_dir=models_dir, models=("resnet8-cifar",), provider="cpu", max_batch=1)
+    settings = Settings(models_dir=tiny_dir, models=("resnet8-cifar",), provider="cpu", max_batch=1)
     with TestClient(create_app(settings, on_fatal=failed.append)) as client:
         assert client.get("/healthz/ready").status_code == 503
         assert client.get("/healthz/live").status_code == 200
@@ -58,22 +59,24 @@ def test_while_loading_it_is_live_but_not_ready(models_dir: Path, monkeypatch: p
         assert (response.status_code, response.json()["type"]) == (503, "/problems/model-not-ready")
         assert int(response.headers["retry-after"]) >= 1
         gate.set()
-    assert isinstance(failed[0], ZeroDivisionError)  # an accident while loading ends the process, it is not hidden
+        until(lambda: bool(failed))
+    assert isinstance(failed[0], LoadingFailed)  # an unexpected error while loading is fatal, not hidden
+    assert "ZeroDivisionError" in str(failed[0])
 
 
-def test_cut_short_it_does_not_wait_for_models_that_load(models_dir: Path) -> None:
+def test_cut_short_it_loads_no_other_model(tiny_dir: Path) -> None:
     """As after a second Ctrl-C: the event loop cancels everything, and then waits for all threads."""
+    loading, gate = threading.Event(), threading.Event()
+    opened: list[str] = []
 
-    class Slow(InProcess):
-        def load(self) -> Iterator[tuple[Model, Inference | None]]:
-            loading.set()
-            told.append(self._stopping.wait(30))
-            yield from ()
+    def open_engine(model: Model, settings: Settings) -> Engine:
+        opened.append(model.name)
+        loading.set()
+        assert gate.wait(30)
+        raise ProviderUnavailable("not here")
 
-    loading = threading.Event()
-    told: list[bool] = []
-    settings = Settings(models_dir=models_dir, provider="cpu")
-    app = create_app(settings, Slow(Repository(models_dir), settings, Metrics()))
+    settings = Settings(models_dir=tiny_dir, provider="cpu")
+    app = create_app(settings, backend=LocalBackend(settings, Metrics(), open_engine=open_engine))
 
     async def serve() -> None:
         async with app.router.lifespan_context(app):
@@ -85,9 +88,11 @@ def test_cut_short_it_does_not_wait_for_models_that_load(models_dir: Path) -> No
         serving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await serving
+        gate.set()
+        await asyncio.sleep(0.1)
 
     asyncio.run(cut_short())
-    assert told == [True]
+    assert opened == ["resnet18"]
 
 
 def test_nothing_to_serve(tmp_path: Path) -> None:
@@ -113,6 +118,7 @@ def test_metrics_count_what_happened(client: TestClient, photo: bytes) -> None:
     assert grown("resnet_requests_total", model="unknown", status="422") == 1
     assert grown("resnet_images_total", model="resnet18", outcome="ok") == 1
     assert grown("resnet_images_total", model="resnet18", outcome="truncated-image") == 2
+    assert after[key("resnet_body_bytes")] == 0
     for stage in ("decode", "queue", "inference", "total"):
         assert grown("resnet_stage_seconds_count", model="resnet18", stage=stage) == 1
     assert grown("resnet_batch_size_count", model="resnet18") == 1

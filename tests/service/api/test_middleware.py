@@ -1,4 +1,4 @@
-"""Behind prefixes and proxies, from other origins, and HEAD."""
+"""Prefixes and proxies, other origins, and HEAD."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.middleware import Forwarded
 from service.app import create_app
-from service.settings import Settings, read_settings
+from service.settings import Settings
+from service.settings_sources import read_settings
+from tests.support.waiting import until_ready
 
 
 @pytest.fixture
-def start(models_dir: Path) -> Iterator[Callable[..., TestClient]]:
-    """A service with these settings, asked from an address."""
+def start(tiny_dir: Path) -> Iterator[Callable[..., TestClient]]:
+    """Starts a service with these settings; its client has this address."""
     with ExitStack() as stack:
 
         def make(address: str = "testclient", **settings: object) -> TestClient:
-            given = {"models_dir": models_dir, "models": ("resnet8-cifar",), "provider": "cpu", "max_batch": 1}
+            given = {"models_dir": tiny_dir, "models": ("resnet8-cifar",), "provider": "cpu", "max_batch": 1}
             app = create_app(Settings.model_validate(given | settings))
             client = TestClient(app, client=(address, 1234))
             stack.enter_context(client)
-            while client.get("/healthz/ready").status_code != 200:
-                pass
+            until_ready(client)
             return client
 
         yield make
@@ -45,22 +46,22 @@ def test_head_is_get_without_the_body(client: TestClient, path: str) -> None:
     assert get.content
 
 
-def test_head_of_what_has_no_get(client: TestClient) -> None:
+def test_head_without_a_get(client: TestClient) -> None:
     assert client.head("/classify").status_code == 405
     assert client.head("/nothing").status_code == 404
 
 
 def links(client: TestClient) -> str:
-    """All that a client is told of where things are."""
+    """All links that a client gets."""
     fault = client.post("/classify", content=b"").json()["type"]
     return " ".join([*client.get("/").json().values(), fault, client.get("/docs").text])
 
 
-def test_behind_a_prefix_everything_is_where_it_says(start: Callable[..., TestClient], photo: bytes) -> None:
+def test_links_under_a_prefix_work(start: Callable[..., TestClient], photo: bytes) -> None:
     client = start(root_path="/vision")
     for path in ("/vision/openapi.json", "/vision/static/swagger-ui.css", "POST /vision/classify", "/vision/problems/"):
         assert path in links(client)
-    for path in ("/docs", "/vision/docs", "/openapi.json", "/vision/openapi.json"):  # stripped by the proxy, or not
+    for path in ("/docs", "/vision/docs", "/openapi.json", "/vision/openapi.json"):  # with and without the prefix
         assert client.get(path).status_code == 200
     assert client.get("/vision/problems/empty-image").status_code == 200
     assert client.post("/vision/classify", content=photo).status_code == 200
@@ -70,7 +71,7 @@ def test_behind_a_prefix_everything_is_where_it_says(start: Callable[..., TestCl
     assert client.get("/openapi.json").json()["servers"][0] == {"url": "/vision"}
 
 
-def test_without_a_prefix_there_is_none(client: TestClient) -> None:
+def test_links_without_a_prefix(client: TestClient) -> None:
     assert "POST /classify" in links(client)
     assert "'/openapi.json'" in links(client).replace('"', "'")
 
@@ -80,13 +81,11 @@ FORWARDED = {"x-forwarded-prefix": "/vision/", "x-forwarded-proto": "https", "x-
 
 def test_a_trusted_proxy_is_believed(start: Callable[..., TestClient]) -> None:
     client = start("10.1.2.3", trusted_proxies="192.168.0.1, 10.0.0.0/8")
-    assert client.get("/", headers=FORWARDED).json()[
-        "docs" if "docs" in client.get("/").json() else "documentation"
-    ] == ("/vision/docs")
-    assert client.get("/").json()["documentation"] == "/docs"  # each request for itself
+    assert client.get("/", headers=FORWARDED).json()["documentation"] == "/vision/docs"
+    assert client.get("/").json()["documentation"] == "/docs"  # only with the headers
 
 
-def test_a_trusted_proxy_says_scheme_and_host() -> None:
+def test_a_trusted_proxy_sets_scheme_and_host() -> None:
     seen: list[Scope] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,12 +102,12 @@ def test_a_trusted_proxy_says_scheme_and_host() -> None:
     ("address", "trusted"),
     [("10.1.2.3", ""), ("11.1.2.3", "10.0.0.0/8"), ("testclient", "10.0.0.0/8"), ("::1", "10.0.0.1")],
 )
-def test_nobody_else_is_believed(start: Callable[..., TestClient], address: str, trusted: str) -> None:
+def test_other_clients_are_not_believed(start: Callable[..., TestClient], address: str, trusted: str) -> None:
     assert start(address, trusted_proxies=trusted).get("/", headers=FORWARDED).json()["documentation"] == "/docs"
 
 
 @pytest.mark.parametrize("prefix", ["vision", "//evil.example", '/a/../b"><script>', "/a b", "/" + "\u00e9"])
-def test_a_prefix_that_is_none_is_not_believed(start: Callable[..., TestClient], prefix: str) -> None:
+def test_an_invalid_prefix_is_ignored(start: Callable[..., TestClient], prefix: str) -> None:
     client = start("10.1.2.3", trusted_proxies="10.0.0.0/8")
     assert client.get("/", headers={"x-forwarded-prefix": prefix.encode()}).json()["documentation"] == "/docs"
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from service.api.models import info
-from service.card import Gate
-from service.providers import usable_cores
-from service.repository import Repository
-from service.tuning import Measured, Tuned, Tuning
+from service.model_repository import Repository, Status
+from service.runtime.engine import EngineInfo
+from service.runtime.machine import usable_cores
+from service.runtime.model_card import Gate
+from service.runtime.tuning import Measured, Tuned, Tuning
 
 
 def test_the_list(client: TestClient) -> None:
@@ -36,12 +37,8 @@ def test_one_model(client: TestClient) -> None:
         "version": 1,
         "variant": "v1.5",
         "shortcut": "B",
-        "parameters": 11_689_512,
-        "weights": {
-            "source": "random (seed 0), for benchmarks: its answers mean nothing",
-            "sha256": None,
-            "license": None,
-        },
+        "parameters": 4000,
+        "weights": {"source": "random, for tests", "sha256": None, "license": None},
         "accuracy": None,
         "calibration": None,
         "classes": 1000,
@@ -59,13 +56,12 @@ def test_one_model(client: TestClient) -> None:
     }
 
 
-def test_one_that_was_tuned_tells_how(models_dir: Path) -> None:
-    model = Repository(models_dir).get("resnet8-cifar")
-    model.load("cpu", "fp32", threads=1, max_batch=2)
-    assert model.info is not None
-    slow = Measured(provider="cpu", compute="fp32", lanes=2, lone_ms=20.0, images_per_second={1: 50.0})
-    fast = Measured(provider="cpu", compute="int8", lanes=1, lone_ms=10.0, images_per_second={1: 100.0, 2: 150.0})
-    model.info = model.info._replace(tuned=Tuned(Tuning(measured=(slow, fast)), remembered=True))
+def test_one_that_was_tuned_tells_how(tiny_dir: Path) -> None:
+    model = Repository(tiny_dir).get("resnet8-cifar")
+    slow = Measured(provider="cpu", precision="fp32", lanes=2, lone_ms=20.0, images_per_second={1: 50.0})
+    fast = Measured(provider="cpu", precision="int8", lanes=1, lone_ms=10.0, images_per_second={1: 100.0, 2: 150.0})
+    tuned = Tuned(Tuning(measured=(slow, fast)), remembered=True)
+    model.status = Status("ready", info=EngineInfo("cpu", "fp32", batch_sizes=(1, 2), tuned=tuned))
     found = info(model, default=False).model_dump(mode="json")
     assert found["tuning"] == {
         "remembered": True,
@@ -91,20 +87,19 @@ def test_one_that_was_tuned_tells_how(models_dir: Path) -> None:
     assert (found["lanes"], found["batch_sizes"], found["refused"]) == (1, [1, 2], {})
 
 
-def test_one_of_int8_tells_what_it_was_found_to_lose(models_dir: Path) -> None:
-    model = Repository(models_dir).get("resnet8-cifar")
+def test_one_of_int8_tells_what_it_was_found_to_lose(tiny_dir: Path) -> None:
+    model = Repository(tiny_dir).get("resnet8-cifar")
     gate = Gate(dataset="pictures", images=100, top1_agreement=0.99, accuracy_lost=0.002, limit=0.01)
     file = model.card.files["fp32"].model_copy(update={"gate": gate, "parity": None})
     model.card = model.card.model_copy(update={"files": model.card.files | {"int8": file}})
-    model.load("cpu", "fp32", threads=1, max_batch=1)
-    assert model.info is not None
+    model.status = Status("ready", info=EngineInfo("cpu", "fp32"))
     assert info(model, default=False).gate is None  # that of the file in use
-    model.info = model.info._replace(compute="int8")
+    model.status = Status("ready", info=EngineInfo("cpu", "int8"))
     assert info(model, default=False).gate == gate
 
 
-def test_one_that_is_not_loaded_tells_nothing_of_its_engine(models_dir: Path) -> None:
-    found = info(Repository(models_dir).get("resnet8-cifar"), default=True)
+def test_one_that_is_not_loaded_tells_nothing_of_its_engine(tiny_dir: Path) -> None:
+    found = info(Repository(tiny_dir).get("resnet8-cifar"), default=True)
     assert (found.state, found.refused, found.batch_sizes) == ("loading", {}, [])
     assert found.precision is found.gate is found.provider is found.lanes is found.tuning is None
 

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+import string
+
 import pytest
 from starlette.testclient import TestClient
 
-from service.errors import Problem, problem_types
+from service import errors
+from service.api.problems import STATUS, document, headers_of
+from service.errors import fault_types
+from service.runtime.faults import Fault
+
+ALL = list(fault_types())
 
 
-@pytest.mark.parametrize("problem", list(problem_types()), ids=lambda p: p.__name__)
-def test_every_type_has_a_page(client: TestClient, problem: type[Problem]) -> None:
-    response = client.get(f"/problems/{problem.slug}")
+@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
+def test_documents_have_the_members_of_rfc_9457_and_a_remedy(cls: type[Fault]) -> None:
+    fields = {name for _, name, _, _ in string.Formatter().parse(cls.detail + cls.remedy) if name}
+    found = document(cls(**dict.fromkeys(fields | {"width"}, 3)), "/vision")
+    assert found["type"] == f"/vision/problems/{cls.slug}"
+    assert found["status"] == STATUS[cls]
+    assert found["width"] == 3
+    for member in ("title", "detail", "remedy"):
+        assert found[member]
+        assert "{" not in str(found[member])
+
+
+def test_every_fault_has_a_status_which_blames_the_right_side() -> None:
+    assert set(STATUS) == set(ALL)
+    for cls, status in STATUS.items():
+        assert 400 <= status <= 599
+        assert (status >= 500) == issubclass(cls, errors.ServerFault)
+
+
+def test_headers() -> None:
+    assert headers_of(errors.Overloaded(queued=9, max_queue=9, retry_after=3)) == {"Retry-After": "3"}
+    assert headers_of(errors.MethodNotAllowed(path="/", method="PUT", allowed="GET")) == {"Allow": "GET"}
+    assert headers_of(errors.NoImage(found="nothing")) == {}
+
+
+@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
+def test_every_type_has_a_page(client: TestClient, cls: type[Fault]) -> None:
+    response = client.get(f"/problems/{cls.slug}")
     assert response.status_code == 200
-    assert response.text.startswith(f"{problem.title} (HTTP status {problem.status})")
+    assert response.text.startswith(f"{cls.title} (HTTP status {STATUS[cls]})")
     assert "Remedy: " in response.text
     assert "{" not in response.text
 

@@ -24,8 +24,8 @@ def test_nothing_overlaps(memory: SharedMemory) -> None:
     assert slots == list(range(8))
     memory.in_service[:] = np.arange(6).reshape(2, 3)
     memory.per_second[:] = [0.5, 1.5, 2.5]
-    assert memory.been_through.tolist() == [ABSENT, ABSENT]
-    memory.been_through[:] = [6, 7]
+    assert memory.progress.tolist() == [ABSENT, ABSENT]
+    memory.progress[:] = [6, 7]
     for slot in slots:
         memory.pixels(slot, LAYOUT.side)[:] = slot
         top = memory.top(slot, LAYOUT.classes)
@@ -37,7 +37,7 @@ def test_nothing_overlaps(memory: SharedMemory) -> None:
         assert (memory.top(slot, LAYOUT.classes).probabilities == np.float32(slot / 10)).all()
     assert memory.in_service.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert memory.per_second.tolist() == [0.5, 1.5, 2.5]
-    assert memory.been_through.tolist() == [6, 7]
+    assert memory.progress.tolist() == [6, 7]
 
 
 def test_a_smaller_network_uses_a_part_of_a_slot(memory: SharedMemory) -> None:

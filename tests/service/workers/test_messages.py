@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from service.engine import EngineInfo
-from service.tuning import Measured, Tuned, Tuning
+from service.runtime.engine import EngineInfo
+from service.runtime.tuning import Measured, Tuned, Tuning
 from service.workers.messages import MAX_BYTES, SUBMIT, Done, News, Request, Stop, pack_done, unpack
 
 
@@ -33,9 +33,9 @@ def test_more_than_a_message_holds() -> None:
 
 
 def test_news() -> None:
-    one = Measured(provider="cpu", compute="fp32", lanes=2, lone_ms=9.0, images_per_second={1: 10.0, 2: 15.0})
+    one = Measured(provider="cpu", precision="fp32", lanes=2, lone_ms=9.0, images_per_second={1: 10.0, 2: 15.0})
     tuned = Tuned(Tuning(measured=(one,)), remembered=False)
-    news = News(2, None, EngineInfo("cpu", "fp32", 2, {"cuda": "none here"}, (1, 2), tuned))
+    news = News(2, None, EngineInfo("cpu", "fp32", 2, (1, 2), {"cuda": "none here"}, tuned))
     assert unpack(news.pack()) == news
     failed = News(0, "the file is damaged", None)
     assert unpack(failed.pack()) == failed

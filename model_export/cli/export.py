@@ -1,0 +1,142 @@
+"""The `export` command: converts a network to ONNX, checks it and publishes it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import get_args
+
+from pydantic import ValidationError
+
+from model_export.cli.options import add_models_dir, check_writable, path, refuse, seed
+from model_export.cli.weight_options import TorchvisionWeights, load_torchvision, load_weight_file, weights
+from model_export.demo import DEMO_NAME, shipped_demo, train_demo
+from model_export.errors import InputError
+from model_export.export.publish import publish
+from model_export.weights.defaults import Family, ShortcutOption, shortcut_of
+from model_export.weights.loading import Loaded
+from model_export.weights.random_weights import random_weights
+from service.runtime.model_card import (
+    Architecture,
+    Interpolation,
+    Preprocessing,
+    Variant,
+)
+
+log = logging.getLogger(__name__)
+
+NETWORK_OPTIONS = ("depth", "family", "variant", "shortcut")
+PREPROCESSING_OPTIONS = ("resize", "crop", "interpolation", "mean", "std")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_models_dir(parser)
+    parser.add_argument(
+        "--weights",
+        type=weights,
+        required=True,
+        metavar="imagenet|imagenet-v2|demo|random|FILE",
+        help="torchvision's ImageNet weights (V1 or V2), the demo network, random weights (for benchmarks), or a .pth "
+        "or .safetensors FILE with torchvision's or timm's parameter names",
+    )
+    parser.add_argument("--name", help="name of the published model (default: the architecture's, such as resnet50)")
+    parser.add_argument("--train", action="store_true", help="train the demo network now (only for --weights demo)")
+    parser.add_argument("--seed", type=seed, help="seed for random weights and for --train (default: 0)")
+
+    network = parser.add_argument_group("the network", "not needed if FILE records it")
+    network.add_argument("--depth", type=int, help="18, 34, 50, 101 or 152; with --family cifar, 6n+2")
+    network.add_argument("--family", choices=get_args(Family), help="(default: imagenet)")
+    network.add_argument(
+        "--variant",
+        choices=get_args(Variant),
+        help="where bottlenecks have their stride: v1 in the first convolution, v1.5 in the 3x3 convolution; never "
+        "guessed for a FILE",
+    )
+    network.add_argument(
+        "--shortcut",
+        choices=get_args(ShortcutOption),
+        help="shortcut option of the paper; none: a plain network (default: B; A with --family cifar)",
+    )
+
+    file = parser.add_argument_group("for a FILE of weights", "how the network was trained, unless FILE records it")
+    file.add_argument("--labels", type=path, help="file of class names, if FILE has none: .txt, .json, .tsv or .csv")
+    file.add_argument("--resize", type=int, help="shorter side in pixels before cropping (FILE only; default: 256)")
+    file.add_argument("--crop", type=int, help="side of the network's input in pixels (FILE only; default: 224)")
+    file.add_argument(
+        "--interpolation", choices=get_args(Interpolation), help="filter for resizing (FILE only; default: bilinear)"
+    )
+    for name, statistic in (("mean", "mean"), ("std", "standard deviation")):
+        file.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            metavar=("R", "G", "B"),
+            help=f"{statistic} of each channel, for pixels from 0 to 1 (FILE only; default: ImageNet's)",
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    check_writable(args.models_dir)
+    default_name = DEMO_NAME if args.weights == "demo" else None
+    card = publish(load(args), args.models_dir, args.name or default_name)
+    log.info("%s: published as version %d in %s", card.name, card.version, args.models_dir / card.name)
+    return 0
+
+
+def load(args: argparse.Namespace) -> Loaded:
+    """The network that `--weights` and the options beside it describe.
+
+    Raises:
+        InputError: the options do not go together, or the weights cannot be used.
+        Unavailable: torchvision's weights cannot be downloaded.
+        ValueError: there is no such network.
+    """
+    check_options(args)
+    if args.weights == "demo":
+        return train_demo(args.seed or 0) if args.train else shipped_demo()
+    if args.weights == "random":
+        return load_random(args)
+    if args.weights in get_args(TorchvisionWeights):
+        return load_torchvision(args)
+    return with_preprocessing(load_weight_file(Path(args.weights), args, labels=args.labels), args)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raises InputError if an option was given that has no effect with these `--weights`."""
+    if args.weights == "demo":
+        refuse(args, NETWORK_OPTIONS, "other weights (the demo is a ResNet-18)")
+    elif args.train:
+        raise InputError(
+            "--train only applies to `--weights demo`: to train your own network, use `python -m model_export train`"
+        )
+    if args.weights in (*get_args(TorchvisionWeights), "demo", "random"):
+        refuse(args, ("labels", *PREPROCESSING_OPTIONS), "a FILE of weights")
+    if not (args.weights == "random" or args.train):
+        refuse(args, ("seed",), "`--weights random` and `--weights demo --train`")
+
+
+def load_random(args: argparse.Namespace) -> Loaded:
+    if args.depth is None:
+        raise InputError("--weights random needs the network's depth: give --depth")
+    family: Family = args.family or "imagenet"
+    architecture = Architecture(
+        depth=args.depth,
+        family=family,
+        variant=args.variant or "v1.5",
+        shortcut=shortcut_of(args.shortcut, family),
+        num_classes=1000 if family == "imagenet" else 10,
+    )
+    return random_weights(architecture, args.seed or 0)
+
+
+def with_preprocessing(loaded: Loaded, args: argparse.Namespace) -> Loaded:
+    """The network with the preprocessing that was given; the rest stays as loaded."""
+    given = {name: getattr(args, name) for name in PREPROCESSING_OPTIONS if getattr(args, name) is not None}
+    if loaded.mean_image is not None and given.keys() & {"crop", "mean"}:
+        raise InputError(f"{args.weights} has a mean image, which fixes both values: leave --crop and --mean out")
+    try:
+        preprocessing = Preprocessing.model_validate(loaded.preprocessing.model_dump() | given)
+    except ValidationError as error:
+        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    return loaded._replace(preprocessing=preprocessing)

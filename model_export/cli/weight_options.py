@@ -1,0 +1,44 @@
+"""Options that choose a network and its weights, which several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Literal, get_args
+
+from model_export.cli.options import path
+from model_export.errors import InputError
+from model_export.weights.imagenet import load_imagenet
+from model_export.weights.loading import Loaded, load_file
+
+TorchvisionWeights = Literal["imagenet", "imagenet-v2"]
+
+
+def weights(text: str) -> str:
+    """Type of --weights: a keyword, or the path of a file."""
+    return text if text in (*get_args(TorchvisionWeights), "demo", "random") else str(path(text))
+
+
+def load_torchvision(args: argparse.Namespace) -> Loaded:
+    """Torchvision's ImageNet weights, by `--weights` (one of `TorchvisionWeights`) and `--depth`.
+
+    Raises:
+        InputError: there is no depth, or other options ask for a network that torchvision has no weights for.
+        Unavailable: the file is neither cached nor can it be downloaded.
+    """
+    if args.depth is None:
+        raise InputError(f"--weights {args.weights} needs the network's depth: give --depth")
+    if (args.family or "imagenet", args.shortcut or "B", args.variant or "v1.5") != ("imagenet", "B", "v1.5"):
+        raise InputError("torchvision's weights are for v1.5 with shortcut option B: leave those options out")
+    return load_imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
+
+
+def load_weight_file(file: Path, args: argparse.Namespace, *, labels: Path | None = None) -> Loaded:
+    """A weight file, as the network that `--depth`, `--family`, `--variant` and `--shortcut` describe.
+
+    Raises:
+        InputError: as `load_file`.
+    """
+    return load_file(
+        file, depth=args.depth, family=args.family, variant=args.variant, shortcut=args.shortcut, labels=labels
+    )

@@ -1,0 +1,99 @@
+"""Data sets by name: what `--data` understands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from model_export.datasets.base import Data
+from model_export.datasets.cifar10 import open_cifar10
+from model_export.datasets.drawings import open_drawings
+from model_export.datasets.image_folder import OnBroken, open_folder
+from model_export.datasets.in_memory import InMemory
+from model_export.datasets.layout import AUTO, Layout
+from model_export.drawings.pictures import CLASSES, SIDES, STYLES, Difficulty
+from model_export.errors import InputError
+
+NAMED = ("cifar10", "drawings")  # data sets that are not folders
+HELD_SIDE = 64  # pixels: pictures up to this size take longer to draw than to train on, and are held in memory
+DRAWING_OPTIONS = {
+    "train": "pictures to train on",
+    "val": "pictures to validate on",
+    "side": f"pixels of a square picture, {SIDES[0]} to {SIDES[1]}",
+    "difficulty": ", ".join(get_args(Difficulty)),
+    "classes": f"some of {'+'.join(CLASSES)}",
+    "seed": "a whole number",
+}
+
+
+def open_data(
+    spec: str, *, val_share: float = 0.1, seed: int = 0, broken: OnBroken = "refuse", layout: Layout = AUTO
+) -> Data:
+    """Opens the data set that a user names.
+
+    Args:
+        spec: `DIR`, a folder of images; `cifar10` or `cifar10:PATH`; `drawings` or, for example,
+            `drawings:train=4096,val=1024,side=32,difficulty=hard,classes=circle+ring,seed=0`. A folder with such a
+            name is given as `./drawings`.
+        val_share, seed, broken, layout: for folders only; see `open_folder`.
+
+    Raises:
+        InputError: there is no such data set, or it cannot be used.
+        Unavailable: CIFAR-10 cannot be downloaded.
+    """
+    kind, colon, rest = spec.partition(":")
+    if kind == "drawings":
+        return _drawings_with(_options(rest) if colon else {})
+    if kind == "cifar10":
+        if colon and not rest:
+            raise InputError(f"{spec} lacks its path: give `cifar10`, or `cifar10:PATH`")
+        return open_cifar10(Path(rest) if rest else None)
+    return open_folder(Path(spec), val_share=val_share, seed=seed, broken=broken, layout=layout)
+
+
+def is_folder(spec: str) -> bool:
+    """Whether a user's name for a data set means a folder of images."""
+    return spec.partition(":")[0] not in NAMED
+
+
+def _drawings_with(options: dict[str, str]) -> Data:
+    if unknown := [key for key in options if key not in DRAWING_OPTIONS]:
+        raise InputError(f"drawings have no option {', '.join(map(repr, unknown))}: {_allowed()}")
+    difficulty = options.get("difficulty", "standard")
+    style = next((style for name, style in STYLES.items() if name == difficulty), None)
+    if style is None:
+        raise InputError(f"drawings have no difficulty {difficulty!r}: {_allowed()}")
+    if "side" in options:
+        style = style.square(_number(options, "side", 0, *SIDES))
+    data = open_drawings(
+        train=_number(options, "train", 4096, 1),
+        val=_number(options, "val", 1024, 1),
+        classes=tuple(options["classes"].split("+")) if "classes" in options else CLASSES,
+        style=style,
+        seed=_number(options, "seed", 0, 0),
+    )
+    if max(style.shorter_side) <= HELD_SIDE:
+        return Data(InMemory.of(data.train), InMemory.of(data.val))
+    return data
+
+
+def _options(text: str) -> dict[str, str]:
+    """`key=value,key=value` as a dictionary."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if wrong := [key for key, equals, value in pairs if not (key and equals and value)]:
+        raise InputError(f"drawings: expected key=value, got {wrong[0]!r}: {_allowed()}")
+    options = {key: value for key, _, value in pairs}
+    if len(options) < len(pairs):
+        raise InputError(f"drawings:{text} gives an option twice: leave one out")
+    return options
+
+
+def _number(options: dict[str, str], key: str, default: int, low: int, high: int = 10**9) -> int:
+    text = options.get(key, str(default))
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise InputError(f"drawings cannot have {key}={text}: {_allowed()}")
+    return int(text)
+
+
+def _allowed() -> str:
+    return "allowed are " + "; ".join(f"{key}= ({meaning})" for key, meaning in DRAWING_OPTIONS.items())

@@ -1,0 +1,242 @@
+"""Folders of images, one folder per class: the layout that torchvision calls `ImageFolder`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from model_export.datasets.base import MAX_PIXELS, Data, Dataset, describe_fault
+from model_export.datasets.display_names import differ_in_case, exact, printable
+from model_export.datasets.ignored import check_ignore
+from model_export.datasets.layout import AUTO, Layout
+from model_export.datasets.listing import class_folders, loose_images
+from model_export.datasets.scanning import Tree, scan
+from model_export.datasets.split_names import names_a_split
+from model_export.datasets.splits import find_splits, holds_only_val
+from model_export.errors import InputError, shortlist
+from model_export.paths import expand_home
+from model_export.progress import Progress
+from service.runtime.faults import ImageFault
+from service.runtime.images.decoding import load_pixels, open_image
+from service.runtime.machine import usable_cores
+
+logger = logging.getLogger(__name__)
+
+OnBroken = Literal["refuse", "skip"]
+
+
+class ImageFolder(Dataset):
+    """Image files, sorted by class and then by path.
+
+    Args:
+        labels: int64 (N,), indices into `classes`.
+    """
+
+    def __init__(self, name: str, classes: tuple[str, ...], paths: Sequence[Path], labels: np.ndarray) -> None:
+        self.name, self.classes, self.paths, self.labels = name, classes, tuple(paths), labels
+
+    def read(self, index: int) -> bytes:
+        return self.paths[index].read_bytes()
+
+    def title(self, index: int) -> str:
+        return printable(self.paths[index])
+
+    def part(self, name: str, indices: np.ndarray) -> ImageFolder:
+        """Some of the images, with all classes, under another name."""
+        return ImageFolder(name, self.classes, [self.paths[i] for i in indices], self.labels[indices])
+
+
+def open_folder(
+    root: Path,
+    *,
+    val_share: float = 0.1,
+    seed: int = 0,
+    broken: OnBroken = "refuse",
+    shown: bool = True,
+    layout: Layout = AUTO,
+) -> Data:
+    """Images to train on: either `root/train/<class>/` and `root/val/<class>/`, or one tree `root/<class>/`.
+
+    `find_parts` says which folders are the two parts. One tree is split at random, class by class; every class of two
+    images or more has at least one in each part. The layout is logged before any image is decoded.
+
+    Args:
+        val_share: of one tree: the fraction of every class that is kept for validation.
+        seed: of the split.
+        broken: whether a broken image is an error, or left out with a warning.
+
+    Raises:
+        InputError: as `open_images`; or there are too few classes or images; the classes of the two trees differ; or
+            there is only one of the two parts.
+    """
+    root = expand_home(root)
+    parts = find_splits(root, layout)
+    if parts.train and parts.val:
+        train, val = _scanned(parts.train, layout, root), _scanned(parts.val, layout, root)
+        _check_same_classes(train, val)
+        _check_classes(train)
+        used = {*parts.train.parents, parts.train, *parts.val.parents, parts.val}
+        if left := [folder.name for folder in class_folders(parts.whole, layout) if folder not in used]:
+            logger.info("%s: ignored the folders %s", printable(parts.whole), shortlist(map(printable, left)))
+        logger.info(
+            "%s: %s; %d images in %s to train on, %d in %s to validate on",
+            printable(root.absolute().name),
+            _classes(train),
+            len(train.files),
+            printable(train.root.relative_to(root)),
+            len(val.files),
+            printable(val.root.relative_to(root)),
+        )
+        return Data(_decoded(train, broken, shown=shown), _decoded(val, broken, shown=shown))
+    if alone := parts.train or parts.val:
+        raise InputError(
+            f"{printable(parts.whole)} has {printable(alone.relative_to(parts.whole))} and no folder for the other "
+            f"part: name both with `--split TRAIN,VAL`; or give {printable(alone)}, to have it split; or say `--split "
+            "none` if its folders are classes"
+        )
+    if not 0 < val_share < 1:
+        raise InputError(f"the share of images to validate on is {val_share}: give one between 0 and 1, such as 0.1")
+    tree = _scanned(parts.whole, layout, root)
+    _check_classes(tree)
+    logger.info("%s: %s; %d images", _name(tree.root), _classes(tree), len(tree.files))
+    return _split(_decoded(tree, broken, shown=shown), val_share, seed)
+
+
+def open_images(root: Path, *, broken: OnBroken = "refuse", shown: bool = True, layout: Layout = AUTO) -> ImageFolder:
+    """Images to evaluate on: the validation part (see `find_parts`) if there is one, else all of `root/<class>/`.
+
+    Every image below a class folder counts, however deep; links are followed. Every file is decoded once: a broken one
+    is reported now, not in the middle of a training.
+
+    Args:
+        broken: whether a broken image is an error, or left out with a warning.
+
+    Raises:
+        InputError: there is no such folder, it has another layout, a class has no images, or an image is broken.
+    """
+    root = expand_home(root)
+    parts = find_splits(root, layout)
+    validates = parts.val and (parts.train or holds_only_val(parts.whole, layout))
+    tree = _scanned(parts.val if parts.val and validates else parts.whole, layout, root)
+    logger.info("%s: %s; %d images", _name(tree.root), _classes(tree), len(tree.files))
+    return _decoded(tree, broken, shown=shown)
+
+
+def open_unlabelled(root: Path, layout: Layout = AUTO) -> ImageFolder | None:
+    """The images directly in a folder, without labels and classes; None if there are none.
+
+    Raises:
+        InputError: there is no such folder, or an image is broken.
+    """
+    root = expand_home(root)
+    files = [(path, 0) for path in loose_images(root, layout)]
+    if not files:
+        return None
+    check_ignore(root, layout)
+    images = _decoded(Tree(root, ("",), files, ignored=""), "refuse", shown=True)
+    return ImageFolder(images.name, (), images.paths, images.labels)
+
+
+def _scanned(root: Path, layout: Layout, whole: Path | None = None) -> Tree:
+    """The images of a tree. Logs what is ignored, and warns of class names that look like a mistake."""
+    tree = scan(root, layout, whole)
+    if tree.ignored:
+        logger.info("%s: ignored %s", printable(root), tree.ignored)
+    if alike := differ_in_case(tree.classes):
+        logger.warning(
+            "%s: the classes %s differ only in capitals; they stay separate", printable(root), shortlist(alike)
+        )
+    return tree
+
+
+def _classes(tree: Tree) -> str:
+    return f"{len(tree.classes)} classes: {shortlist(map(exact, tree.classes))}"
+
+
+def _decoded(tree: Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
+    """The images of a tree that can be decoded."""
+    name = _name(tree.root)
+    whole = []
+    faults = []
+    with (
+        ThreadPool(usable_cores()) as pool,
+        Progress(f"{name}: checking", len(tree.files), unit="image", shown=shown) as progress,
+    ):
+        checked = pool.imap(_fault, (path for path, _ in tree.files), chunksize=16)
+        for file, fault in zip(tree.files, checked, strict=True):
+            if fault is None:
+                whole.append(file)
+            else:
+                faults.append(f"{printable(file[0])} ({fault})")
+            progress.advance()
+    if faults and broken == "refuse":
+        raise InputError(
+            f"{len(faults)} of the {len(tree.files)} images in {printable(tree.root)} cannot be used: "
+            f"{shortlist(faults)}: replace them, or leave them out with `--broken skip`"
+        )
+    for fault in faults:
+        logger.warning("left out: %s", fault)
+    labels = np.array([label for _, label in whole], dtype=np.int64)
+    counts = np.bincount(labels, minlength=len(tree.classes))
+    if empty := [str(tree.root / tree.classes[i]) for i in np.flatnonzero(counts == 0)]:
+        raise InputError(
+            f"all images in {shortlist(map(printable, empty))} are broken: put whole ones there, or remove the folder"
+        )
+    return ImageFolder(name, tree.classes, [path for path, _ in whole], labels)
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with an image file; None if it can be decoded."""
+    try:
+        data = path.read_bytes()
+        image = open_image(data, MAX_PIXELS)
+        # A JPEG is read to its end at any scale, and decodes much faster at an eighth.
+        image.draft(None, (1, 1))
+        load_pixels(image, data)
+    except (ImageFault, OSError) as error:
+        return describe_fault(error)
+    return None
+
+
+def _check_classes(tree: Tree) -> None:
+    if len(tree.classes) == 1:
+        raise InputError(
+            f"{printable(tree.root)} holds only one class folder, {exact(tree.classes[0])}: give at least two classes"
+        )
+
+
+def _check_same_classes(train: Tree, val: Tree) -> None:
+    differing = [
+        f"only {printable(tree.root)} has {shortlist(map(exact, names))}"
+        for tree, other in ((train, val), (val, train))
+        if (names := [name for name in tree.classes if name not in other.classes])
+    ]
+    if differing:
+        raise InputError(
+            f"the classes of {printable(train.root)} and {printable(val.root)} differ ({'; '.join(differing)}): give "
+            "both the same folders"
+        )
+
+
+def _split(whole: ImageFolder, val_share: float, seed: int) -> Data:
+    chosen = np.zeros(len(whole), dtype=bool)  # for validation
+    for label in range(len(whole.classes)):
+        members = np.flatnonzero(whole.labels == label)
+        count = min(max(round(val_share * len(members)), 1), len(members) - 1)
+        chosen[np.random.default_rng((seed, label)).permutation(members)[:count]] = True
+    if not chosen.any():
+        raise InputError(f"{whole.name} has one image per class, which leaves none to validate on: add more")
+    train, val = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    logger.info("%s: %d images to train on, %d to validate on (seed %d)", whole.name, len(train), len(val), seed)
+    return Data(whole.part(f"{whole.name} (train)", train), whole.part(f"{whole.name} (val)", val))
+
+
+def _name(root: Path) -> str:
+    """A short name for logs and reports: "pictures/train" for `/data/pictures/train`, "pets" for `/data/pets`."""
+    parts = root.absolute().parts
+    return printable("/".join(parts[-2:] if names_a_split(parts[-1]) else parts[-1:]))

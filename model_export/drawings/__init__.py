@@ -1,0 +1,1 @@
+"""Drawn pictures of twelve classes, for machines that cannot download a data set."""

@@ -1,0 +1,148 @@
+"""Publishes a network as the next version in the model folder, all or nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from model_export.disk import flush
+from model_export.export.collapse_gate import check_collapse
+from model_export.export.onnx_export import export_onnx
+from model_export.export.parity_gate import Reference, check_parity, make_self_test
+from model_export.weights.loading import Loaded
+from service.runtime.engine import DynamicEngine
+from service.runtime.machine import usable_cores
+from service.runtime.model_card import NAME_PATTERN, ModelCard, ModelFile
+from service.runtime.model_folder import (
+    CARD_FILE,
+    MODEL_FILES,
+    SELF_TEST_FILE,
+    model_versions,
+    sha256,
+)
+from service.runtime.providers import open_session
+
+log = logging.getLogger(__name__)
+
+
+def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
+    """Exports a network, passes it through both gates and publishes it as `root/<name>/<version>/`.
+
+    The folder is written under a temporary name, flushed to disk and renamed: no reader sees a half-written model.
+
+    Args:
+        name: by default the architecture's, such as `resnet50`.
+
+    Raises:
+        ExportError, ParityFailed, Collapsed: nothing is published.
+        ValueError: the name is not valid.
+        OSError: the folder cannot be written.
+    """
+    net, preprocessing = loaded.net, loaded.preprocessing
+    name = name or net.architecture.name
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(
+            f"{name!r} is not a valid model name: use lower-case letters, digits, '.', '_' and '-', and begin with a "
+            "letter or digit"
+        )
+    model_root = root / name
+    with staging_folder(model_root) as staging:
+        onnx_path = staging / MODEL_FILES["fp32"]
+        log.info("%s: exporting to ONNX", name)
+        graph = loaded.serving_graph()
+        export_onnx(graph, preprocessing.crop, onnx_path)
+
+        log.info("%s: comparing with PyTorch", name)
+        # The CPU provider runs everywhere; each server checks its own provider with the self-test.
+        engine = DynamicEngine.of(open_session(onnx_path, "cpu", threads=usable_cores()))
+        reference = Reference(graph, preprocessing)
+        parity = check_parity(reference, engine)
+        log.info(
+            "%s: logits differ by at most %.2g; top-1 agreement %.1f %%, top-5 %.1f %%",
+            name,
+            parity.max_abs_difference,
+            100 * parity.top1_agreement,
+            100 * parity.top5_agreement,
+        )
+        check_collapse(engine, preprocessing)
+        make_self_test(reference).write(staging)
+        card = ModelCard(
+            name=name,
+            version=next_version(root, name),
+            created=datetime.now(UTC).replace(microsecond=0),
+            architecture=net.architecture,
+            parameters=sum(parameter.numel() for parameter in net.parameters()),
+            weights=loaded.weights,
+            preprocessing=preprocessing,
+            labels=loaded.labels,
+            files={
+                "fp32": ModelFile(
+                    file=onnx_path.name, sha256=sha256(onnx_path), bytes=onnx_path.stat().st_size, parity=parity
+                )
+            },
+            self_test_sha256=sha256(staging / SELF_TEST_FILE),
+            accuracy=loaded.accuracy,
+            tools=tool_versions(),
+        )
+        return publish_folder(staging, model_root, card)
+
+
+@contextmanager
+def staging_folder(model_root: Path) -> Iterator[Path]:
+    """A folder for a version's files, under a name that no reader takes for a version; removed unless published."""
+    model_root.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=model_root))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):  # it holds a version
+            model_root.rmdir()
+
+
+def next_version(root: Path, name: str) -> int:
+    """The highest published version plus 1; 1 if there is none."""
+    return max((entry.version for entry in model_versions(root) if entry.name == name), default=0) + 1
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the tools that made the file, for the card."""
+    packages = ("torch", "onnx", "onnxscript", "pillow", "resnet-service")
+    return {"python": platform.python_version(), "numpy": np.__version__} | {
+        package: importlib.metadata.version(package) for package in packages
+    }
+
+
+def publish_folder(staging: Path, model_root: Path, card: ModelCard) -> ModelCard:
+    """Writes the card and renames the folder to its version, or to a later one if another process took that.
+
+    Returns:
+        The card as written.
+    """
+    while True:
+        (staging / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+        for path in (*staging.iterdir(), staging):
+            mode = 0o755 if path.is_dir() else 0o644  # mkdtemp's folder is private; the service runs as another user
+            if stat.S_IMODE(path.stat().st_mode) != mode:  # a hard link's file may belong to another user
+                path.chmod(mode)
+            flush(path)
+        try:
+            staging.rename(model_root / str(card.version))
+        except OSError:
+            if not (model_root / str(card.version)).exists():
+                raise
+            card = card.model_copy(update={"version": card.version + 1})
+            continue
+        flush(model_root)
+        return card

@@ -1,0 +1,1 @@
+"""The networks of the paper in PyTorch, and the graph that is exported from them."""

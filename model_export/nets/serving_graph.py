@@ -1,0 +1,52 @@
+"""The graph that is exported and served: normalisation, the network, and its three outputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from model_export.nets.resnet import ResNet
+from service.runtime.model_card import Preprocessing
+
+
+class Normalise(nn.Module):
+    """`(images - mean) / std`: uint8 or float `(N, 3, H, W)` in 0 to 255 -> float32 `(N, 3, H, W)`.
+
+    Args:
+        mean_image: float `(3, crop, crop)` in 0 to 255, a mean per pixel (section 3.4 of the paper). Images of another
+            size, as in multi-scale testing, have `preprocessing.mean` subtracted instead.
+    """
+
+    mean: Tensor  # (1, 3, 1, 1), in 0 to 255
+    scale: Tensor  # (1, 3, 1, 1)
+    mean_image: Tensor | None  # (1, 3, crop, crop), in 0 to 255
+
+    def __init__(self, preprocessing: Preprocessing, mean_image: Tensor | None = None) -> None:
+        super().__init__()
+        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+        self.register_buffer("mean", 255 * mean.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / (255 * std.view(1, 3, 1, 1)), persistent=False)
+        self.register_buffer("mean_image", None if mean_image is None else mean_image[None].float(), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        fits = self.mean_image is not None and self.mean_image.shape[2:] == images.shape[2:]
+        mean = self.mean_image if fits and self.mean_image is not None else self.mean
+        return (images.float() - mean) * self.scale
+
+
+class ServingGraph(nn.Module):
+    """The network as it is exported: uint8 images in; logits, embedding and feature map out.
+
+    Normalisation is part of the graph, so clients send uint8, a quarter of the bytes of float32.
+    """
+
+    def __init__(self, net: ResNet, preprocessing: Preprocessing, mean_image: Tensor | None = None) -> None:
+        super().__init__()
+        self.net = net
+        self.normalise = Normalise(preprocessing, mean_image)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 `(N, 3, H, W)` -> logits `(N, classes)`, embedding `(N, C)`, feature map `(N, C, h, w)`."""
+        feature_map = self.net.features(self.normalise(images))
+        embedding = torch.flatten(self.net.avgpool(feature_map), 1)
+        return self.net.fc(embedding), embedding, feature_map

@@ -1,0 +1,232 @@
+"""Publishes a model's next version with an int8 or fp16 file added, if the file passes the gate."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import ModelProto
+
+from model_export.datasets.base import Data, Dataset
+from model_export.errors import InputError
+from model_export.evaluation.predictors import OnnxPredictor
+from model_export.export.onnx_export import ExportError
+from model_export.export.publish import next_version, publish_folder, staging_folder
+from model_export.progress import Progress
+from model_export.quantise import accuracy_gate
+from model_export.quantise.fp16 import to_fp16
+from model_export.quantise.graphs import layer_nodes
+from model_export.quantise.images import batches, sample
+from model_export.quantise.int8 import to_int8
+from model_export.quantise.ranges import activation_ranges
+from model_export.quantise.sensitivity import Int8Probe, choose_float_layers
+from service.runtime.choices import FilePrecision
+from service.runtime.engine import Engine
+from service.runtime.model_card import (
+    CalibrationMethod,
+    ModelCard,
+    ModelFile,
+    Preprocessing,
+    Quantisation,
+)
+from service.runtime.model_folder import (
+    MODEL_FILES,
+    SELF_TEST_FILE,
+    ModelVersion,
+    sha256,
+)
+from service.runtime.providers import ProviderUnavailable
+from service.runtime.self_test import SelfTest, SelfTestFailed
+
+log = logging.getLogger(__name__)
+
+# Measured on drawings: docs/quantisation.md.
+CALIBRATION_METHOD: CalibrationMethod = "minmax"
+CALIBRATION_IMAGES = 128
+SENSITIVITY_IMAGES = 256  # not those calibrated on, if the data set is large enough
+GATE_IMAGES = 2000
+LOSS_LIMIT = 0.01
+BATCH = 32
+
+
+def publish_quantised(
+    version: ModelVersion,
+    root: Path,
+    data: Data,
+    *,
+    precisions: Sequence[FilePrecision] = ("int8",),
+    method: CalibrationMethod = CALIBRATION_METHOD,
+    calibration_images: int = CALIBRATION_IMAGES,
+    sensitivity_images: int = SENSITIVITY_IMAGES,
+    gate_images: int = GATE_IMAGES,
+    limit: float = LOSS_LIMIT,
+    on_failure: Callable[[FilePrecision, Exception], None] | None = None,
+) -> ModelCard:
+    """Makes files of lower precision and publishes those that pass, with the version's other files, as the next one.
+
+    Args:
+        root: the model folder that holds `version`.
+        data: images to calibrate int8 on (`train`) and for the gate (`val`); without labels if they have no `classes`.
+        precisions: int8, fp16 or both.
+        method: of calibration.
+        calibration_images: at most so many are calibrated on.
+        sensitivity_images: at most so many others decide whether layers of int8 go back to float.
+        gate_images: at most so many are compared on.
+        limit: how much accuracy (without labels: agreement with fp32) may be lost, a fraction in [0, 1]. Layers go back
+            to float if int8 loses more agreement than this on the sensitivity images, which the gate does not use.
+        on_failure: called for a file that fails, which is then left out; None raises the failure.
+
+    Raises:
+        GateFailed, SelfTestFailed: a file is too far from fp32; nothing is published. With `on_failure`, the last
+            failure if all files fail.
+        InputError: there are too few images, or one is broken.
+        CardError: the version's folder is damaged or incomplete.
+        ProviderUnavailable: no provider here runs the file.
+        ExportError: a file cannot be made.
+        OSError: the folder cannot be written.
+    """
+    if "fp32" in precisions:
+        raise ValueError("fp32 is what a model is exported in: choose int8 or fp16")
+    compared = sample(data.val, gate_images)
+    accuracy_gate.check_enough(compared, limit)
+    fp32 = OnnxPredictor(version, "cpu", "fp32")
+    stored = SelfTest.read(version.path)
+    fp32_path = version.path / MODEL_FILES["fp32"]
+    failure: Exception | None = None
+
+    def fail(precision: FilePrecision, error: Exception) -> None:
+        nonlocal failure
+        if on_failure is None:
+            raise error
+        on_failure(precision, error)
+        failure = error
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        candidates: list[_Candidate] = []
+        for precision in precisions:
+            path = folder / MODEL_FILES[precision]
+            quantisation = None
+            try:
+                if precision == "int8":
+                    model, quantisation = _make_int8(
+                        fp32_path,
+                        fp32.preprocessing,
+                        data.train,
+                        method=method,
+                        calibration_images=calibration_images,
+                        sensitivity_images=sensitivity_images,
+                        target=1 - limit,
+                    )
+                else:
+                    model = to_fp16(onnx.load(fp32_path))
+                onnx.save(model, path)
+                engines = accuracy_gate.open_engines(path, precision, stored)
+            except (ExportError, ProviderUnavailable, SelfTestFailed) as error:
+                fail(precision, error)
+            else:
+                candidates.append(_Candidate(precision, path, quantisation, engines))
+        files: dict[FilePrecision, ModelFile] = {}
+        comparisons = accuracy_gate.compare(
+            fp32, [engine for candidate in candidates for engine in candidate.engines], compared
+        )
+        for candidate in candidates:
+            own, comparisons = comparisons[: len(candidate.engines)], comparisons[len(candidate.engines) :]
+            for comparison in own:
+                log.info("%s on %s", candidate.precision, accuracy_gate.describe(comparison))
+            try:
+                files[candidate.precision] = ModelFile(
+                    file=candidate.path.name,
+                    sha256=sha256(candidate.path),
+                    bytes=candidate.path.stat().st_size,
+                    gate=accuracy_gate.judge(own, compared, limit),
+                    quantisation=candidate.quantisation,
+                )
+            except accuracy_gate.GateFailed as error:
+                fail(candidate.precision, error)
+        if not files:
+            assert failure is not None
+            raise failure
+        return _publish(version, root, fp32.card, files, folder)
+
+
+class _Candidate(NamedTuple):
+    """A file for the gate, on the engines that would serve it."""
+
+    precision: FilePrecision
+    path: Path
+    quantisation: Quantisation | None
+    engines: list[Engine]
+
+
+def _make_int8(
+    fp32: Path,
+    preprocessing: Preprocessing,
+    dataset: Dataset,
+    *,
+    method: CalibrationMethod,
+    calibration_images: int,
+    sensitivity_images: int,
+    target: float,
+) -> tuple[ModelProto, Quantisation]:
+    """The graph in int8, calibrated; layers are in float where it takes them to reach the `target` agreement."""
+    model = onnx.load(fp32)
+    calibration = _pixels(sample(dataset, calibration_images), preprocessing)
+    passes = 1 if method == "minmax" else 2
+    with Progress(f"calibrating on {dataset.name}", passes * len(calibration), unit="image") as progress:
+        ranges = activation_ranges(fp32, calibration, method, progress.advance)
+    # Overlaps with the calibration images only if the data set is too small for both.
+    others = sample(
+        dataset, sensitivity_images, skip=max(0, min(calibration_images, len(dataset) - sensitivity_images))
+    )
+    probe = Int8Probe(fp32, _pixels(others, preprocessing), lambda float_layers: to_int8(model, ranges, float_layers))
+    float_layers = choose_float_layers(probe, list(layer_nodes(model)), target)
+    return to_int8(model, ranges, float_layers), Quantisation(
+        method=method, dataset=dataset.name, images=len(calibration), float_layers=float_layers
+    )
+
+
+def _pixels(dataset: Dataset, preprocessing: Preprocessing) -> np.ndarray:
+    """uint8 (N, 3, crop, crop). Raises InputError if the data set is empty."""
+    if not len(dataset):
+        raise InputError(f"{dataset.name} leaves no images to calibrate on: give more")
+    return np.concatenate(list(batches(dataset, preprocessing, BATCH)))
+
+
+def _publish(
+    version: ModelVersion, root: Path, card: ModelCard, files: dict[FilePrecision, ModelFile], folder: Path
+) -> ModelCard:
+    """The next version: the old files, with those of the same precision replaced by the new ones."""
+    model_root = root / version.name
+    with staging_folder(model_root) as staging:
+        kept = {precision: entry for precision, entry in card.files.items() if precision not in files}
+        for name in (*(entry.file for entry in kept.values()), SELF_TEST_FILE):
+            _link(version.path / name, staging / name)
+        for entry in files.values():
+            shutil.copyfile(folder / entry.file, staging / entry.file)
+        changed = card.model_copy(
+            update={
+                "version": next_version(root, version.name),
+                "created": datetime.now(UTC).replace(microsecond=0),
+                "files": kept | files,
+                "tools": card.tools | {"onnxruntime": onnxruntime.__version__},
+            }
+        )
+        return publish_folder(staging, model_root, changed)
+
+
+def _link(path: Path, to: Path) -> None:
+    """A hard link, which takes no disk space; a copy if the file system has no hard links."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)

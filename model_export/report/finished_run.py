@@ -1,0 +1,70 @@
+"""Evaluates a finished training run and writes its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from model_export.evaluation.evaluate import evaluate
+from model_export.evaluation.predictors import TorchPredictor
+from model_export.evaluation.recording import accuracy_of
+from model_export.evaluation.result import Evaluation
+from model_export.report.page import write_report
+from model_export.report.plots import save_png, training_curves
+from model_export.training import checkpoint
+from model_export.training.history import Row
+from model_export.training.recipe import describe
+from model_export.training.trainer import Trainer
+from model_export.weights.loading import load_file
+from model_export.weights.record import Record
+from model_export.weights.safetensors_file import save_safetensors
+
+
+def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
+    """Evaluates a run's best weights as they will be served, and writes `curves.png` and `report.html` to its folder.
+
+    The accuracy is recorded in the file of the best weights, from which `export` takes it into the model card.
+
+    Args:
+        trainer: the run, at its end.
+        rows: the history of the run; at least one row.
+
+    Raises:
+        InputError: an image has become unreadable since the training.
+        OSError: a file cannot be written.
+    """
+    evaluation = _evaluate_best(trainer)
+    architecture = trainer.net.architecture
+    curves = training_curves(rows, f"{architecture.name}, {trainer.recipe.name}")
+    save_png(curves, trainer.folder / "curves.png")
+    best = min(rows, key=lambda row: row.val_error)
+    write_report(
+        trainer.folder / "report.html",
+        title=f"{architecture.name} on {trainer.data.train.name}",
+        summary=[
+            ("best epoch", f"{best.epoch:.4g} of {rows[-1].epoch:.4g}"),
+            ("training images", str(len(trainer.data.train))),
+            ("time", f"{rows[-1].seconds / 60:.1f} min, {rows[-1].images_per_s:.0f} images/s"),
+            *((name, str(value)) for name, value in trainer.about.items()),
+        ],
+        recipe=describe(trainer.recipe),
+        rows=rows,
+        evaluation=evaluation,
+        dataset=trainer.data.val,
+    )
+    return evaluation
+
+
+def _evaluate_best(trainer: Trainer) -> Evaluation:
+    """Evaluates the best weights and writes them again, with their accuracy in the file's record."""
+    path = trainer.folder / checkpoint.BEST
+    loaded = load_file(path)
+    predictor = TorchPredictor(loaded, str(path), "cuda" if trainer.device.type == "cuda" else "cpu")
+    evaluation = evaluate(predictor, trainer.data.val)
+    record = Record(
+        architecture=loaded.net.architecture,
+        preprocessing=loaded.preprocessing,
+        labels=loaded.labels,
+        accuracy=accuracy_of(evaluation),
+    )
+    save_safetensors(loaded.net.state_dict(), path, record, loaded.mean_image)
+    return evaluation

@@ -1,0 +1,142 @@
+"""Starts a training run from its inputs, or resumes one from its checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TypedDict
+
+from model_export.datasets.base import Data
+from model_export.datasets.by_name import is_folder, open_data
+from model_export.datasets.image_folder import OnBroken
+from model_export.datasets.layout import Layout
+from model_export.paths import expand_home
+from model_export.training import checkpoint
+from model_export.training.distributed import Processes
+from model_export.training.machine import Machine
+from model_export.training.recipe import Recipe, describe
+from model_export.training.start import begin, resume
+from model_export.training.trainer import Trainer
+from model_export.weights.loading import Loaded
+from service.runtime.model_card import Architecture
+
+log = logging.getLogger(__name__)
+
+
+class Inputs(TypedDict):
+    """Where a run's images and first weights come from; stored in its checkpoint."""
+
+    data: str
+    """as for `open_data`; a folder by its absolute path, so that the run can be resumed from any folder"""
+    val_share: float
+    broken: OnBroken
+    split: str
+    ignore: tuple[str, ...]
+    weights: str
+    """in words, for the report"""
+
+
+def describe_inputs(
+    spec: str, *, val_share: float, broken: OnBroken, layout: Layout, loaded: Loaded | None = None
+) -> Inputs:
+    """The inputs of a new run.
+
+    Args:
+        spec, val_share, broken, layout: as for `open_data`.
+        loaded: the weights that the run starts from; None for a He-initialised network.
+    """
+    return {
+        "data": str(expand_home(Path(spec)).absolute()) if is_folder(spec) else spec,
+        "val_share": val_share,
+        "broken": broken,
+        "split": layout.split,
+        "ignore": layout.ignore,
+        "weights": loaded.weights.source if loaded else "He initialisation",
+    }
+
+
+def new_run(
+    architecture: Architecture,
+    recipe: Recipe,
+    inputs: Inputs,
+    folder: Path,
+    *,
+    loaded: Loaded | None,
+    seed: int,
+    machine: Machine,
+    processes: Processes,
+) -> Trainer:
+    """A run at its first step.
+
+    Args:
+        architecture: the network; `num_classes` is taken from the data.
+        folder: the run's folder; created once the data has been read.
+
+    Raises:
+        InputError: the data, the weights and the recipe do not go together.
+        OSError: the folder cannot be created.
+    """
+    data = processes.from_first(lambda: _open(inputs, seed))
+    net = architecture.model_copy(update={"num_classes": len(data.train.classes)})
+    start = processes.from_first(lambda: begin(net, recipe, data.train, loaded=loaded, seed=seed))
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(start, recipe, data, folder, seed=seed, machine=machine, processes=processes, about=dict(inputs))
+    _log_summary(trainer)
+    return trainer
+
+
+def resumed_run(folder: Path, content: checkpoint.Content, *, machine: Machine, processes: Processes) -> Trainer:
+    """A stopped run at the step after its checkpoint. Recipe, data and seed are the checkpoint's.
+
+    Args:
+        content: the run's checkpoint, as loaded from its folder.
+
+    Raises:
+        InputError: the data cannot be used, or has changed since.
+    """
+    inputs: Inputs = content["about"]
+    seed: int = content["seed"]
+    data = processes.from_first(lambda: _open(inputs, seed))
+    trainer = Trainer(
+        resume(content),
+        Recipe.model_validate(content["recipe"]),
+        data,
+        folder,
+        seed=seed,
+        machine=machine,
+        processes=processes,
+        about=dict(inputs),
+        resumed=content,
+    )
+    _log_summary(trainer)
+    log.info("resuming after step %d of %d", trainer.state.step, trainer.plan.steps)
+    return trainer
+
+
+def _open(inputs: Inputs, seed: int) -> Data:
+    layout = Layout(inputs["split"], inputs["ignore"])
+    return open_data(inputs["data"], val_share=inputs["val_share"], seed=seed, broken=inputs["broken"], layout=layout)
+
+
+def _log_summary(trainer: Trainer) -> None:
+    """Logs everything that a run is about to do."""
+    log.info("recipe:\n%s", "\n".join(f"  {name} {value}" for name, value in describe(trainer.recipe)))
+    net, data = trainer.net, trainer.data
+    log.info(
+        "%s (%s, shortcut %s, %d classes, %.2f million parameters) on %s: %d training and %d validation images; "
+        "%d steps of %d images on %s in %s, %d loader workers; run folder %s",
+        net.architecture.name,
+        net.architecture.variant,
+        net.architecture.shortcut or "none",
+        net.architecture.num_classes,
+        sum(p.numel() for p in net.parameters()) / 1e6,
+        data.train.name,
+        len(data.train),
+        len(data.val),
+        trainer.plan.steps,
+        trainer.plan.batch_size,
+        f"{trainer.processes.world} processes" if trainer.processes.world > 1 else str(trainer.device),
+        str(trainer.dtype or "torch.float32").removeprefix("torch."),
+        trainer.machine.loader_workers,
+        trainer.folder,
+    )

@@ -1,0 +1,1 @@
+"""Trained weights and class names: downloading, reading, checking, and building networks from them."""

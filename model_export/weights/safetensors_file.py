@@ -1,0 +1,65 @@
+"""Reads and writes `.safetensors` files, with a record in their metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from model_export.disk import write_atomically
+from model_export.errors import InputError
+from model_export.weights.file_kinds import COPY
+from model_export.weights.label_formats import NAME_KEYS
+from model_export.weights.record import MEAN_IMAGE, Record
+
+WRITER = "resnet-service"  # the `writer` in the metadata of our own files
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors of a file by name, and the entries of its metadata that may hold a record or class names.
+
+    Raises:
+        InputError: the file is not complete, or it is ours and its metadata is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            content: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a complete safetensors file ({error}): {COPY}") from error
+    for name in {*Record.model_fields, *NAME_KEYS} & metadata.keys():
+        try:
+            content[name] = json.loads(metadata[name])
+        except (json.JSONDecodeError, RecursionError) as error:
+            # In a file of another writer the entry could mean anything.
+            if metadata.get("writer") == WRITER:
+                raise InputError(f"{path} has damaged metadata ({error}): save it again from its training") from error
+    return content
+
+
+def save_safetensors(
+    tensors: Mapping[str, Tensor], path: Path, record: Record, mean_image: Tensor | None = None
+) -> None:
+    """Writes a state dict with its record; `path` is never seen half-written.
+
+    Args:
+        mean_image: float32 `(3, crop, crop)` in 0 to 255, for `record.preprocessing.mean_image`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    # safetensors requires contiguous tensors; those of a channels-last net are not.
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if mean_image is not None:
+        content[MEAN_IMAGE] = mean_image
+    fields = record.model_dump(mode="json", exclude_none=True)
+    if record.architecture:
+        fields["architecture"] = record.architecture.model_dump(mode="json")  # keeps `shortcut: null` of a plain net
+    metadata = {"format": "pt", "writer": WRITER} | {name: json.dumps(value) for name, value in fields.items()}
+    # safetensors' own `save_file` hides why it failed, and makes the file readable for its owner only.
+    write_atomically(path, save(content, metadata))

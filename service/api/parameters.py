@@ -1,0 +1,77 @@
+"""The parameters of `/classify`, from its query or the fields of its form."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, Field
+
+from service.errors import InvalidParameter, UnknownParameter
+from service.model_repository import Model, Repository
+
+DEFAULT_TOP_K = 5
+
+
+class Parameters(BaseModel):
+    """What a request asks for."""
+
+    model: str | None = Field(default=None, description="By name, as /models lists them.")
+    depth: int | None = Field(default=None, description="By depth, as /models lists them.")
+    top_k: int | None = Field(
+        default=None, ge=1, description="How many classes to return, most probable first; 5 if not given."
+    )
+
+
+KNOWN = tuple(Parameters.model_fields)
+NEAR = 0.7  # least similarity (of 1) of a known name that is suggested for an unknown one
+WHOLE = re.compile(r"\s*0*([0-9]{1,9})\s*")
+
+
+def read_parameters(given: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The parameters of the query and the form. An empty one counts as missing: browsers send empty fields.
+
+    Raises:
+        InvalidParameter: one is given twice with different values.
+        UnknownParameter
+    """
+    values: dict[str, str] = {}
+    for name, value in given:
+        if name not in KNOWN:
+            nearest = difflib.get_close_matches(name.lower(), KNOWN, 1, cutoff=NEAR)
+            suggestion = {"nearest": nearest[0]} if nearest else {}
+            raise UnknownParameter(parameter=name, known=", ".join(KNOWN), **suggestion)
+        if value and values.setdefault(name, value) != value:
+            raise InvalidParameter(parameter=name, value=value, reason=f"it is also given as '{values[name]}'.")
+    return values
+
+
+def depth_of(values: Mapping[str, str], repository: Repository) -> int | None:
+    """The depth that the request asks for. Raises InvalidParameter if it is not a number."""
+    value = values.get("depth")
+    if value is None:
+        return None
+    depth = whole_number(value)
+    if depth is None:
+        served = ", ".join(str(depth) for depth in sorted({model.depth for model in repository.models.values()}))
+        raise InvalidParameter(parameter="depth", value=value, reason=f"give one of the numbers {served}.")
+    return depth
+
+
+def top_k_of(values: Mapping[str, str], model: Model) -> int:
+    """How many classes the request asks for. Raises InvalidParameter if the model does not have that many."""
+    classes = model.card.architecture.num_classes
+    value = values.get("top_k")
+    if value is None:
+        return min(DEFAULT_TOP_K, classes)
+    k = whole_number(value)
+    if k is None or not 1 <= k <= classes:
+        reason = f"give a whole number from 1 to {classes} (the classes of {model.name})."
+        raise InvalidParameter(parameter="top_k", value=value, reason=reason)
+    return k
+
+
+def whole_number(text: str) -> int | None:
+    found = WHOLE.fullmatch(text)
+    return int(found[1]) if found else None

@@ -1,0 +1,73 @@
+"""Where models are computed: the protocols of `local_backend` (this process) and `workers` (another one)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from service.batching import BatchTiming
+from service.model_repository import Model
+from service.runtime.engine import EngineInfo
+from service.runtime.scores import TopK
+
+# The answer to one image: its best classes, and how long its batch took.
+Pending = asyncio.Future[tuple[TopK, BatchTiming]]
+
+
+class BatchItem(Protocol):
+    """What a batch is made of."""
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8 `(3, crop, crop)`, RGB."""
+
+    @property
+    def top_k(self) -> int:
+        """How many classes to answer with."""
+
+
+class Runner(Protocol):
+    """A ready model, wherever it is computed."""
+
+    @property
+    def in_service(self) -> int:
+        """Images that were counted in and not out again."""
+
+    @property
+    def per_second(self) -> float:
+        """Images per second that leave while there is work; 0 until the first have left."""
+
+    def count(self, images: int) -> None:
+        """Counts images in, or out if negative. On the event loop."""
+
+    def pending(self) -> Pending:
+        """A future for one image; cancelling it withdraws the image. On the event loop."""
+
+    def submit(self, item: BatchItem, pending: Pending) -> None:
+        """Queues an image; may be called from any thread. If computing it fails, `pending` gets the exception."""
+
+
+class Ready(NamedTuple):
+    """A model has been loaded."""
+
+    info: EngineInfo
+    runner: Runner
+
+
+class Failed(NamedTuple):
+    """A model cannot be loaded."""
+
+    reason: str
+
+
+class Backend(Protocol):
+    """Loads models and computes them."""
+
+    def load(self, models: Iterable[Model]) -> AsyncIterator[tuple[Model, Ready | Failed]]:
+        """Yields every model as soon as it is ready or has failed. Cancelling stops before the next model."""
+
+    async def close(self) -> None:
+        """Finishes what is queued, then lets go of threads, sockets and models."""

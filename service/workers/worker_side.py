@@ -1,0 +1,178 @@
+"""The worker's side of the socket to the engine process: a backend whose models are computed there."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
+
+from service.backend import BatchItem, Failed, Pending, Ready
+from service.batching import BatchTiming
+from service.model_repository import Model
+from service.runtime.scores import TopK
+from service.workers.memory import ABSENT, SharedMemory
+from service.workers.messages import HELLO, SUBMIT, WITHDRAW, Done, News, Request, Stop, received, unpack
+
+
+class EngineFailed(Exception):
+    """The engine process could not compute an image."""
+
+
+class RemoteBackend:
+    """Models that the process at the other end of a socket computes. A `Backend`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        memory: SharedMemory,
+        worker: int,
+        *,
+        on_stop: Callable[[int], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            on_stop: called on the event loop with the signal that the engine process received.
+            on_lost: called on the event loop when the engine process has gone: nothing pending is ever answered.
+        """
+        self.memory = memory
+        self.worker = worker
+        self._sock = sock
+        self._on_stop = on_stop
+        self._on_lost = on_lost
+        # The slot that was freed last is used next, so only as many slots take memory as are ever used at once. Images
+        # are admitted before they come here, so a slot is nearly always free; otherwise a decode thread waits for one.
+        self._free: queue.LifoQueue[int] = queue.LifoQueue()
+        for slot in reversed(memory.slots_of(worker)):
+            self._free.put(slot)
+        self._waiting: dict[int, tuple[Pending, int]] = {}  # slot -> future and top_k
+        self._slots: dict[Pending, int] = {}
+        self._news: asyncio.Queue[News] = asyncio.Queue()
+        self._caught_up = asyncio.Event()
+
+    async def load(self, models: Iterable[Model]) -> AsyncIterator[tuple[Model, Ready | Failed]]:
+        """Yields what the engine process reports. Also begins to listen to it."""
+        models = list(models)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._sock, self._read)
+        # uvloop made it non-blocking. If the engine process reads slowly, decode threads wait.
+        self._sock.setblocking(True)
+        self._read()
+        known = self._news.qsize()
+        for done in range(len(models) + 1):
+            if done >= known:
+                # A worker listens once it has caught up; its siblings wait for it before they report ready.
+                self.memory.progress[self.worker] = done
+                self._caught_up.set()
+            if done < len(models):
+                index, reason, info = await self._news.get()
+                model = models[index]
+                if info is None:
+                    yield model, Failed(reason or "")
+                else:
+                    yield model, Ready(info, RemoteRunner(self, index, model.card.preprocessing.crop))
+
+    @property
+    def free_slots(self) -> int:
+        """For tests."""
+        return self._free.qsize()
+
+    async def catch_up(self) -> None:
+        """Returns when `load` has yielded every model that was loaded before it began."""
+        await self._caught_up.wait()
+
+    def hello(self) -> None:
+        """Tells the engine process that this worker listens."""
+        self._send(Request(HELLO))
+
+    @property
+    def siblings_ready(self) -> bool:
+        """Whether all workers that clients can reach have been through all models."""
+        here = self.memory.progress[self.memory.progress != ABSENT]
+        return bool((here == self.memory.layout.models).all())
+
+    async def close(self) -> None:
+        """The queue is the engine process's: it finishes it."""
+        self._loop.remove_reader(self._sock)
+        self._sock.close()
+
+    def submit(self, model: int, side: int, item: BatchItem, pending: Pending) -> None:
+        slot = self._free.get()
+        if pending.cancelled():  # during decoding or while waiting for the slot: `withdraw` has come and gone
+            self._free.put(slot)
+            return
+        self.memory.pixels(slot, side)[:] = item.pixels
+        self._waiting[slot] = pending, item.top_k
+        self._slots[pending] = slot
+        self._send(Request(SUBMIT, slot, model, item.top_k))
+
+    def withdraw(self, pending: Pending) -> None:
+        """Tells the engine process if a future was cancelled. Its slot stays taken until that process lets go of it."""
+        if pending.cancelled() and (slot := self._slots.get(pending)) is not None:
+            with suppress(OSError):  # no room, or closed: the image is computed in vain
+                self._send(
+                    Request(WITHDRAW, slot), socket.MSG_DONTWAIT
+                )  # if it does not fit, the image is computed in vain
+
+    def _send(self, request: Request, flags: int = 0) -> None:
+        with suppress(ConnectionError):  # the engine process has gone: the event loop is about to learn it
+            self._sock.send(request.pack(), flags)
+
+    def _read(self) -> None:
+        for message in received(self._sock):
+            if not message:
+                self._loop.remove_reader(self._sock)
+                self._on_lost()
+                return
+            content = unpack(message)
+            if isinstance(content, News):
+                self._news.put_nowait(content)
+            elif isinstance(content, Stop):
+                self._on_stop(content.signal)
+            else:
+                for done in content:
+                    self._finish(done)
+
+    def _finish(self, done: Done) -> None:
+        pending, top_k = self._waiting.pop(done.slot)
+        del self._slots[pending]
+        if not pending.done():  # the client is still there
+            if done.ok:
+                ids, probabilities = self.memory.top(done.slot, top_k)
+                timing = BatchTiming(done.queued, done.ran, done.batch_size)
+                pending.set_result((TopK(ids.copy(), probabilities.copy()), timing))
+            else:
+                pending.set_exception(EngineFailed("the engine process could not compute this image: see its log"))
+        self._free.put(done.slot)
+
+
+class RemoteRunner:
+    """One ready model of a `RemoteBackend`. A `Runner`."""
+
+    def __init__(self, backend: RemoteBackend, index: int, side: int) -> None:
+        self._backend = backend
+        self._index = index
+        self._side = side
+        self._in_service = backend.memory.in_service[:, index]
+        self._per_second = backend.memory.per_second[index : index + 1]
+
+    @property
+    def in_service(self) -> int:
+        return int(self._in_service.sum())
+
+    @property
+    def per_second(self) -> float:
+        return float(self._per_second[0])
+
+    def count(self, images: int) -> None:
+        self._in_service[self._backend.worker] += images
+
+    def pending(self) -> Pending:
+        pending: Pending = asyncio.get_running_loop().create_future()
+        pending.add_done_callback(self._backend.withdraw)
+        return pending
+
+    def submit(self, item: BatchItem, pending: Pending) -> None:
+        self._backend.submit(self._index, self._side, item, pending)

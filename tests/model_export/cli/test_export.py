@@ -1,0 +1,101 @@
+"""`python -m model_export export`, from its options to what is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model_export.__main__ import main
+from model_export.nets.resnet import build
+from model_export.weights.random_weights import random_weights
+from model_export.weights.record import Record
+from model_export.weights.safetensors_file import save_safetensors
+from service.runtime.model_card import Architecture
+from service.runtime.model_folder import model_versions, read_card
+
+CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
+CIFAR_OPTIONS = ["--family", "cifar", "--depth", "8"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "net.safetensors"
+    save_safetensors(random_weights(CIFAR).net.state_dict(), path, Record(architecture=CIFAR))
+    (tmp_path / "labels.txt").write_text("\n".join(f"kind {i}" for i in range(10)))
+    return path
+
+
+def test_a_file(checkpoint: Path, tmp_path: Path) -> None:
+    options = ["--weights", str(checkpoint), *CIFAR_OPTIONS, "--models-dir", str(tmp_path / "m"), "--name", "mine"]
+    preprocessing = ["--resize", "36", "--interpolation", "bicubic", "--mean", "0.5", "0.5", "0.5"]
+    assert main(["export", *options, *preprocessing]) == 0
+    card = read_card(tmp_path / "m" / "mine" / "1")
+    assert card.labels[3].name == "kind 3"
+    assert card.weights.source == "net.safetensors"
+    assert card.weights.sha256
+    p = card.preprocessing
+    assert (p.resize, p.crop, p.interpolation, p.mean) == (36, 32, "bicubic", (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "random"], "--weights random needs the network's depth: give --depth"),
+        (["--weights", "random", "--depth", "19"], "no ImageNet ResNet has depth 19"),
+        (["--weights", "imagenet"], "--weights imagenet needs the network's depth: give --depth"),
+        (["--weights", "imagenet", "--depth", "50", "--variant", "v1"], "are for v1.5 with shortcut option B"),
+        (["--weights", "missing.pth", "--depth", "18"], "missing.pth does not exist"),
+        (["--weights", "random", "--depth", "18", "--name", "../x"], "'../x'"),
+        (["--weights", "random", "--depth", "18", "--train"], "--train only applies to `--weights demo`"),
+        (["--weights", "demo", "--crop", "128"], "--crop only applies to a FILE of weights: leave it out"),
+        (["--weights", "demo", "--depth", "50"], "--depth only applies to other weights (the demo is a ResNet-18)"),
+        (["--weights", "demo", "--seed", "1"], "--seed only applies to `--weights random` and `--weights demo --tr"),
+        (
+            ["--weights", "random", "--depth", "18", "--labels", "x.txt", "--std", "1", "1", "1"],
+            "--labels and --std only apply to a FILE of weights: leave them out",
+        ),
+        (
+            ["--weights", "imagenet", "--depth", "18", "--resize", "300"],
+            "--resize only applies to a FILE of weights",
+        ),
+        (["--weights", "net.pth", "--seed", "0"], "--seed only applies to `--weights random`"),
+    ],
+)
+def test_errors_are_one_sentence(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", *options, "--models-dir", str(tmp_path / "models")]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    assert list(model_versions(tmp_path / "models")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--crop", "288"], "crop 288 is larger than the resized shorter side 36: set --resize as well"),
+        (["--mean", "123.675", "116.28", "103.53"], "are for pixels from 0 to 255: divide them by 255"),
+        (["--std", "58.395", "57.12", "57.375"], "are for pixels from 0 to 255: divide them by 255"),
+    ],
+)
+def test_impossible_preprocessing_is_one_sentence(
+    checkpoint: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = ["--models-dir", str(tmp_path / "m"), "--resize", "36"]
+    assert main(["export", "--weights", str(checkpoint), *options, *at]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(model_versions(tmp_path / "m")) == []
+
+
+def test_a_variant_that_is_not_recorded_must_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.pth"
+    torch.save(build(Architecture(depth=50)).state_dict(), path)
+    assert main(["export", "--weights", str(path), "--depth", "50", "--models-dir", str(tmp_path / "m")]) == 1
+    assert "--variant v1.5" in capsys.readouterr().err

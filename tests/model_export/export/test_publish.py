@@ -1,0 +1,132 @@
+"""Publication, all or nothing."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model_export.export import publish as publish_module
+from model_export.export.collapse_gate import Collapsed
+from model_export.export.parity_gate import ParityFailed
+from model_export.export.publish import next_version, publish
+from model_export.weights.loading import Loaded
+from model_export.weights.random_weights import random_weights
+from service.runtime.model_card import Architecture, ModelCard
+from service.runtime.model_folder import model_versions, read_card, verify_digests
+from service.runtime.self_test import SelfTest
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=10))
+
+
+@pytest.fixture(scope="module")
+def exported(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelCard]:
+    """The folder and the card of `loaded`, published."""
+    root = tmp_path_factory.mktemp("models")
+    card = publish(loaded, root)
+    return root / "resnet8-cifar" / "1", card
+
+
+def test_what_is_published(loaded: Loaded, exported: tuple[Path, ModelCard]) -> None:
+    folder, card = exported
+    assert read_card(folder) == card
+    verify_digests(folder, card)
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.onnx", "self_test.npz"]
+    assert card.parameters == sum(parameter.numel() for parameter in loaded.net.parameters())
+    assert card.parity.batch_sizes == (1, 2, 3, 8)
+    assert card.tools["torch"] == torch.__version__
+    assert SelfTest.read(folder).images.shape == (4, 3, 32, 32)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755  # readable for the service's user
+    assert stat.S_IMODE((folder / "model.onnx").stat().st_mode) & 0o444 == 0o444
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_versions_count_up(loaded: Loaded, tmp_path: Path) -> None:
+    assert [publish(loaded, tmp_path, "m").version for _ in range(2)] == [1, 2]
+    (tmp_path / "m" / "7").mkdir()
+    assert next_version(tmp_path, "m") == 8
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_version_of_another_process_is_not_overwritten(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = tmp_path / "m" / "1" / "card.json"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("theirs")
+    monkeypatch.setattr(publish_module, "next_version", lambda root, name: 1)  # both processes looked at once
+    card = publish(loaded, tmp_path, "m")
+    assert card.version == 2
+    assert read_card(tmp_path / "m" / "2").version == 2
+    assert theirs.read_text() == "theirs"
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_failed_gate_publishes_nothing(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise ParityFailed("no")
+
+    monkeypatch.setattr(publish_module, "check_parity", fail)
+    with pytest.raises(ParityFailed):
+        publish(loaded, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_collapsed_network_is_not_published(loaded: Loaded, tmp_path: Path) -> None:
+    collapsed = copy.deepcopy(loaded)
+    with torch.no_grad():
+        collapsed.net.fc.weight.zero_()
+    with pytest.raises(Collapsed):
+        publish(collapsed, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../evil", "Upper", "a/b", "a b", ".hidden", "new\n"])
+def test_invalid_names(loaded: Loaded, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="is not a valid model name: use lower-case"):
+        publish(loaded, tmp_path / "root", name)
+    assert list(tmp_path.iterdir()) == []
+
+
+FLUSHES = 4  # of three files and their folder; then follow the renaming and the flush of the parent folder
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_process_killed_at_any_step_leaves_nothing_half_written(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed before a step leaves what was on disk then: copies are taken before each step."""
+    root = tmp_path / "models"
+    copies: list[Path] = []
+
+    def copying_first(step: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
+            copies.append(shutil.copytree(root, tmp_path / f"before-step-{len(copies)}"))
+            return step(*args)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish_module, "flush", copying_first(publish_module.flush))
+        patch.setattr(Path, "rename", copying_first(Path.rename))
+        publish(loaded, root, "m")
+    assert len(copies) == FLUSHES + 2
+    *before_renaming, after_renaming = copies
+    for folder in before_renaming:
+        assert list(model_versions(folder)) == []
+    (entry,) = model_versions(after_renaming)
+    verify_digests(entry.path, read_card(entry.path))
+
+    for folder, version in ((before_renaming[-1], 1), (after_renaming, 2)):  # publishing there again works
+        assert publish(loaded, folder, "m").version == version
+        for entry in model_versions(folder):
+            verify_digests(entry.path, read_card(entry.path))

@@ -1,0 +1,157 @@
+"""From a published fp32 file to the next version, all or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model_export.datasets.base import Data
+from model_export.quantise import sensitivity
+from model_export.quantise.accuracy_gate import GateFailed
+from model_export.quantise.images import sample
+from model_export.quantise.publication import CALIBRATION_METHOD, publish_quantised
+from service.runtime.choices import FilePrecision
+from service.runtime.loading import load_engine
+from service.runtime.model_folder import (
+    ModelVersion,
+    model_versions,
+    read_card,
+    verify_digests,
+)
+
+pytestmark = pytest.mark.machine
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_int8_then_fp16(net_version: ModelVersion, root: Path, data: Data) -> None:
+    before = files(net_version.path)
+    card = publish_quantised(net_version, root, data, calibration_images=32, limit=0.1)
+    assert card.version == 2
+    folder = root / "net" / "2"
+    assert read_card(folder) == card
+    verify_digests(folder, card)
+    assert files(net_version.path) == before  # untouched
+    file = card.files["int8"]
+    assert (file.file, file.parity) == ("model.int8.onnx", None)
+    assert file.bytes == (folder / file.file).stat().st_size < card.files["fp32"].bytes / 2
+    assert file.quantisation is not None
+    assert (file.quantisation.method, file.quantisation.images) == (CALIBRATION_METHOD, 32)
+    assert file.quantisation.dataset == data.train.name
+    assert file.gate is not None
+    assert (file.gate.dataset, file.gate.images, file.gate.limit) == (data.val.name, 120, 0.1)
+    assert file.gate.accuracy_lost is not None
+    assert file.gate.top1_agreement > 0.9
+    assert card.files["fp32"] == read_card(net_version.path).files["fp32"]
+    assert "onnxruntime" in card.tools
+    for name in ("model.onnx", "self_test.npz"):
+        assert (folder / name).samefile(net_version.path / name)  # no disk space used twice
+
+    halved = publish_quantised(ModelVersion("net", 2, folder), root, data, precisions=["fp16"])
+    assert halved.version == 3
+    assert list(halved.files) == ["fp32", "int8", "fp16"]
+    assert halved.files["int8"] == file
+    assert halved.files["fp16"].quantisation is None
+    assert halved.files["fp16"].gate is not None
+    assert halved.files["fp16"].gate.top1_agreement == 1
+    verify_digests(root / "net" / "3", halved)
+
+    again = publish_quantised(
+        ModelVersion("net", 3, root / "net" / "3"), root, data, method="entropy", calibration_images=32, limit=0.1
+    )
+    assert again.version == 4
+    assert set(again.files) == {"fp32", "int8", "fp16"}
+    assert again.files["int8"].sha256 != file.sha256
+    assert again.files["fp16"] == halved.files["fp16"]
+    for version in (2, 3, 4):
+        verify_digests(root / "net" / str(version), read_card(root / "net" / str(version)))
+    engine = load_engine(root / "net" / "4", again, provider="cpu", precision="int8", threads=1)
+    assert engine.info.precision == "int8"
+
+
+def test_files_are_copied_where_hard_links_are_impossible(
+    net_version: ModelVersion, root: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: object, to: object) -> None:
+        raise PermissionError("no hard links")
+
+    monkeypatch.setattr("os.link", refuse)
+    card = publish_quantised(net_version, root, data, precisions=["fp16"])
+    verify_digests(root / "net" / "2", card)
+    assert not (root / "net" / "2" / "model.onnx").samefile(net_version.path / "model.onnx")
+
+
+def test_the_layer_that_int8_ruins_is_in_the_card(root: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "MAX_FLOAT_LAYERS", 1)
+    outlier = next(entry for entry in model_versions(root) if entry.name == "outlier")
+    card = publish_quantised(outlier, root, data, calibration_images=32, limit=0.05)
+    quantisation = card.files["int8"].quantisation
+    assert quantisation is not None
+    assert quantisation.float_layers == ("layer2.0.conv2",)
+
+
+def test_beyond_the_limit_nothing_is_published(root: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a layer that int8 ruins on any processor and that must not go back to float."""
+    monkeypatch.setattr(sensitivity, "MAX_FLOAT_LAYERS", 0)
+    before = files(root)
+    outlier = next(entry for entry in model_versions(root) if entry.name == "outlier")
+    unlabelled = sample(data.val, 120)
+    unlabelled.classes = ()  # else accuracy would decide, which random weights may gain
+    with pytest.raises(GateFailed):
+        publish_quantised(outlier, root, Data(data.train, unlabelled), calibration_images=32, limit=0.05)
+    assert files(root) == before
+    assert sorted(path.name for path in (root / "outlier").iterdir()) == ["1"]
+
+
+def test_both_precisions_at_once_are_one_version(net_version: ModelVersion, root: Path, data: Data) -> None:
+    card = publish_quantised(
+        net_version, root, data, precisions=("int8", "fp16"), calibration_images=8, sensitivity_images=16, limit=0.1
+    )
+    assert card.version == 2
+    assert list(card.files) == ["fp32", "int8", "fp16"]
+    assert read_card(root / "net" / "2") == card
+    verify_digests(root / "net" / "2", card)
+    for precision in ("int8", "fp16"):
+        gate = card.files[precision].gate  # type: ignore[index]
+        assert gate is not None
+        assert gate.images == 120
+
+
+def test_a_file_that_fails_can_be_left_out(root: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "MAX_FLOAT_LAYERS", 0)
+    outlier = next(entry for entry in model_versions(root) if entry.name == "outlier")
+    unlabelled = Data(data.train, sample(data.val, 120))
+    unlabelled.val.classes = ()
+    failures: list[tuple[FilePrecision, Exception]] = []
+    options = {"calibration_images": 32, "limit": 0.05, "on_failure": lambda *what: failures.append(what)}
+    card = publish_quantised(outlier, root, unlabelled, precisions=("int8", "fp16"), **options)
+    assert list(card.files) == ["fp32", "fp16"]
+    ((precision, error),) = failures
+    assert precision == "int8"
+    assert isinstance(error, GateFailed)
+    with pytest.raises(GateFailed):
+        publish_quantised(outlier, root, unlabelled, precisions=("int8",), **options)
+    assert sorted(path.name for path in (root / "outlier").iterdir()) == ["1", "2"]
+
+
+def test_an_interrupt_leaves_nothing_behind(
+    net_version: ModelVersion, root: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files(root)
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model_export.export.publish.flush", stop)
+    with pytest.raises(KeyboardInterrupt):
+        publish_quantised(net_version, root, data, precisions=["fp16"])
+    assert files(root) == before
+    assert sorted(path.name for path in (root / "net").iterdir()) == ["1"]
+
+
+def test_fp32_is_refused(net_version: ModelVersion, root: Path, data: Data) -> None:
+    with pytest.raises(ValueError, match="choose int8 or fp16"):
+        publish_quantised(net_version, root, data, precisions=["fp32"])

@@ -1,0 +1,131 @@
+"""The model card: what it accepts, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.runtime.model_card import (
+    Architecture,
+    Calibration,
+    Gate,
+    ModelFile,
+    Preprocessing,
+    Quantisation,
+)
+from service.runtime.model_folder import CardError, read_card
+
+
+def test_a_card_survives_writing_and_reading(published: Path) -> None:
+    card = read_card(published)
+    (published / "card.json").write_text(card.to_json())
+    assert read_card(published) == card
+    assert (card.name, card.version, card.architecture.depth) == ("resnet8-cifar", 1, 8)
+
+
+def test_the_time_of_creation_is_in_pythons_utc(published: Path) -> None:
+    assert read_card(published).created.tzinfo is UTC
+
+
+def test_a_calibration_is_optional(published: Path) -> None:
+    path = published / "card.json"
+    card = json.loads(path.read_text())
+    del card["calibration"]
+    path.write_text(json.dumps(card))
+    assert read_card(published).calibration is None
+    found = Calibration(temperature=1.5, ece_before=0.06, ece_after=0.01, dataset="pictures", images=1000)
+    path.write_text(read_card(published).model_copy(update={"calibration": found}).to_json())
+    assert read_card(published).calibration == found
+
+
+def test_a_file_of_lower_precision_has_a_gate_and_a_quantisation(published: Path) -> None:
+    card = read_card(published)
+    assert card.parity == card.files["fp32"].parity
+    assert card.files["fp32"].gate is card.files["fp32"].quantisation is None
+    gate = Gate(dataset="pictures", images=100, top1_agreement=0.99, accuracy_lost=-0.01, limit=0.01)
+    quantisation = Quantisation(method="entropy", dataset="pictures", images=64, float_layers=("fc",))
+    file = ModelFile(file="model.int8.onnx", sha256="0", bytes=1, gate=gate, quantisation=quantisation)
+    (published / "card.json").write_text(card.model_copy(update={"files": card.files | {"int8": file}}).to_json())
+    assert read_card(published).files["int8"] == file
+
+
+def test_cards_without_gate_and_quantisation_are_valid(published: Path) -> None:
+    path = published / "card.json"
+    card = json.loads(path.read_text())
+    for name in ("gate", "quantisation"):
+        card["files"]["fp32"].pop(name, None)
+    path.write_text(json.dumps(card))
+    assert list(read_card(published).files) == ["fp32"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"top1_agreement": 1.1}, {"accuracy_lost": -1.5}, {"limit": -0.1}, {"images": 0}, {"surprise": 1}]
+)
+def test_an_invalid_gate(change: dict[str, object]) -> None:
+    good = {"dataset": "pictures", "images": 1, "top1_agreement": 1, "limit": 0}
+    assert Gate.model_validate(good).accuracy_lost is None
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        Gate.model_validate(good | change)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_invalid_temperature(temperature: float) -> None:
+    with pytest.raises(ValidationError, match="temperature"):
+        Calibration(temperature=temperature, ece_before=0, ece_after=0, dataset="pictures", images=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "../evil"}, "name"),
+        ({"surprise": 1}, "surprise"),
+        ({"labels": [{"name": "only one"}]}, "1 labels for 10 classes"),
+        ({"files": {}}, "the fp32 file is missing"),
+        ({"schema_version": 2}, "schema_version"),
+        ({"files": {"fp32": {"file": "model.onnx", "sha256": "0", "bytes": 1}}}, "the fp32 file has no parity"),
+        ({"files": {"fp8": {"file": "model.fp8.onnx", "sha256": "0", "bytes": 1}}}, "files.fp8"),
+    ],
+)
+def test_an_invalid_card_is_refused_with_its_fault(published: Path, change: dict[str, object], message: str) -> None:
+    path = published / "card.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CardError, match=message):
+        read_card(published)
+
+
+def test_names_of_architectures() -> None:
+    assert Architecture(depth=50).name == "resnet50"
+    assert Architecture(depth=34, shortcut=None).name == "plain34"
+    assert Architecture(depth=20, family="cifar", shortcut="A").name == "resnet20-cifar"
+    assert [Architecture(depth=depth).has_bottlenecks for depth in (18, 34, 50)] == [False, False, True]
+    assert not Architecture(depth=110, family="cifar").has_bottlenecks
+
+
+def test_a_crop_larger_than_the_image_is_refused() -> None:
+    with pytest.raises(ValidationError, match="crop 224 is larger"):
+        Preprocessing(resize=200)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "fault"),
+    [
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "are for pixels from 0 to 255: divide them by 255"),
+        ((0.485, 0.456, 0.406), (58.395, 57.12, 57.375), "divide them by 255"),
+        ((0.5, 0.5, 0.5), (0.5, -0.5, 0.5), "are impossible for pixels from 0 to 1"),
+        ((0.5, 0.5, 0.5), (0.5, 0.0, 0.5), "are impossible for pixels from 0 to 1"),
+        ((-0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "are impossible for pixels from 0 to 1"),
+    ],
+)
+def test_statistics_of_another_scale_are_refused(
+    mean: tuple[float, float, float], std: tuple[float, float, float], fault: str
+) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        Preprocessing(mean=mean, std=std)
+
+
+def test_unusual_statistics_are_allowed() -> None:
+    Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))

@@ -1,0 +1,76 @@
+"""Pipelines over a model folder in this process, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from service.admission import Permit
+from service.backend import Runner
+from service.lifecycle import Lifecycle
+from service.local_backend import LocalBackend, open_engine
+from service.metrics import Metrics
+from service.model_repository import Model, open_repository
+from service.pipeline import Classified, Pipeline
+from service.runtime.engine import Engine
+from service.runtime.faults import Fault
+from service.settings import Settings
+
+T = TypeVar("T")
+
+
+class Served:
+    """What `create_app` wires together, for tests.
+
+    Attributes:
+        engines: of the models that are loaded, by name.
+        fatal: what `on_fatal` was told.
+    """
+
+    def __init__(self, models_dir: Path, **changes: object) -> None:
+        self.settings = Settings.model_validate(
+            {"models_dir": models_dir, "provider": "cpu", "max_batch": 8, **changes}
+        )
+        self.metrics = Metrics()
+        self.engines: dict[str, Engine] = {}
+        self.runners: dict[str, Runner] = {}
+        self.fatal: list[Exception] = []
+        self.backend = LocalBackend(self.settings, self.metrics, self._broken, self._open_engine)
+        self._decoders = ThreadPoolExecutor(self.settings.decode_threads)
+        self.repository = open_repository(self.settings)
+        self.lifecycle = Lifecycle(self.repository, self.backend, self._activate, self.fatal.append)
+
+    def load(self) -> Served:
+        asyncio.run(self.lifecycle.load())
+        return self
+
+    def model(self, name: str) -> Model:
+        return self.repository.get(name)
+
+    def pipeline(self, name: str) -> Pipeline:
+        return self.lifecycle.active(self.model(name))
+
+    async def classify(self, name: str, images: Sequence[bytes], top_k: int) -> list[Classified | Fault]:
+        with Permit(self.metrics) as permit:
+            return await self.pipeline(name).classify(permit, images, top_k)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run(work)
+
+    def close(self) -> None:
+        self._decoders.shutdown()
+        asyncio.run(self.backend.close())
+
+    def _activate(self, model: Model, runner: Runner) -> Pipeline:
+        self.runners[model.name] = runner
+        return Pipeline(model, runner, self._decoders, self.settings, self.metrics)
+
+    def _open_engine(self, model: Model, settings: Settings) -> Engine:
+        self.engines[model.name] = open_engine(model, settings)
+        return self.engines[model.name]
+
+    def _broken(self, error: Exception) -> None:
+        self.lifecycle.give_up(error)

@@ -1,0 +1,136 @@
+"""From loading to ready or failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import pytest
+
+from service.backend import Backend, Failed, Ready, Runner
+from service.errors import ModelFailed, ModelNotReady
+from service.lifecycle import Lifecycle, LoadingFailed, NothingServed
+from service.model_repository import LOADING, Model, Repository
+from service.runtime.engine import EngineInfo
+from tests.service.served import Served
+from tests.support.folders import copied
+
+INFO = EngineInfo("cpu", "fp32")
+
+
+class ScriptedBackend(Backend):
+    """Yields what it is told, model by model; an exception is raised."""
+
+    def __init__(self, **outcomes: EngineInfo | str | Exception) -> None:
+        self.outcomes = {name.replace("_", "-"): outcome for name, outcome in outcomes.items()}
+
+    async def load(self, models: Iterable[Model]) -> AsyncIterator[tuple[Model, Ready | Failed]]:
+        for model in models:
+            outcome = self.outcomes[model.name]
+            if isinstance(outcome, Exception):
+                raise outcome
+            if isinstance(outcome, str):
+                yield model, Failed(outcome)
+            else:
+                yield model, Ready(outcome, f"the runner of {model.name}")  # type: ignore[arg-type]
+
+
+class Loaded:
+    """A lifecycle over `resnet18` and `resnet8-cifar` after loading, and what it told."""
+
+    def __init__(self, models_dir: Path, **outcomes: EngineInfo | str | Exception) -> None:
+        self.fatal: list[Exception] = []
+        self.statuses: list[tuple[str, str]] = []
+        self.repository = Repository(models_dir, default="resnet18")
+        self.lifecycle: Lifecycle[Runner] = Lifecycle(
+            self.repository,
+            ScriptedBackend(**outcomes),
+            lambda model, runner: runner,
+            self.fatal.append,
+            lambda model: self.statuses.append((model.name, model.status.state)),
+        )
+        self.was_ready = self.lifecycle.ready
+        asyncio.run(self.lifecycle.load())
+
+
+def test_models_are_ready_one_by_one_and_hand_out_their_runners(tiny_dir: Path) -> None:
+    loaded = Loaded(tiny_dir, resnet18=INFO, resnet8_cifar=INFO)
+    assert (loaded.was_ready, loaded.lifecycle.ready, loaded.fatal) == (False, True, [])
+    assert loaded.statuses == [("resnet18", "ready"), ("resnet8-cifar", "ready")]
+    model = loaded.repository.get("resnet18")
+    assert loaded.lifecycle.active(model) == "the runner of resnet18"  # type: ignore[comparison-overlap]
+    assert model.status.info == INFO
+
+
+def test_a_failed_model_does_not_stop_the_others(tiny_dir: Path) -> None:
+    loaded = Loaded(tiny_dir, resnet18=INFO, resnet8_cifar="its file is damaged")
+    failed = loaded.repository.get("resnet8-cifar")
+    assert (loaded.lifecycle.ready, loaded.fatal) == (True, [])
+    assert (failed.status.state, failed.status.reason, failed.status.info) == ("failed", "its file is damaged", None)
+    with pytest.raises(ModelFailed, match="resnet8-cifar is published, but"):
+        loaded.lifecycle.active(failed)
+
+
+def test_without_its_default_model_nothing_is_served(tiny_dir: Path) -> None:
+    loaded = Loaded(tiny_dir, resnet18="its file is damaged", resnet8_cifar=INFO)
+    (error,) = loaded.fatal
+    assert isinstance(error, NothingServed)
+    assert str(error) == "the default model, resnet18, could not be loaded: resnet18: its file is damaged"
+    assert not loaded.lifecycle.ready
+
+
+def test_an_unexpected_end_of_loading_is_fatal(tiny_dir: Path) -> None:
+    loaded = Loaded(tiny_dir, resnet18=RuntimeError("a bug"))
+    (error,) = loaded.fatal
+    assert isinstance(error, LoadingFailed)
+    assert str(error) == "loading ended unexpectedly: RuntimeError('a bug')"
+    assert not loaded.lifecycle.ready
+
+
+def test_given_up_it_is_never_ready_again(tiny_dir: Path) -> None:
+    loaded = Loaded(tiny_dir, resnet18=INFO, resnet8_cifar=INFO)
+    error = RuntimeError("the engine broke")
+    loaded.lifecycle.give_up(error)
+    assert not loaded.lifecycle.ready
+    assert loaded.fatal == [error]
+
+
+def test_it_sets_every_status_back_to_loading(tiny_dir: Path) -> None:
+    """A worker starts with the repository of the engine process, whose models may be ready there."""
+    loaded = Loaded(tiny_dir, resnet18=INFO, resnet8_cifar="its file is damaged")
+    again = Lifecycle(loaded.repository, ScriptedBackend(), lambda model, runner: runner, loaded.fatal.append)
+    assert {model.status for model in loaded.repository.models.values()} == {LOADING}
+    with pytest.raises(ModelNotReady, match="Model resnet18 is still loading"):
+        again.active(loaded.repository.get("resnet18"))
+
+
+def test_it_says_which_models_are_ready(tiny_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="service.lifecycle")
+    Loaded(tiny_dir, resnet18=INFO, resnet8_cifar="its file is damaged").lifecycle.announce()
+    assert caplog.messages == ["ready: resnet18"]
+
+
+def test_loading_can_be_cancelled(tiny_dir: Path) -> None:
+    served = Served(tiny_dir)
+
+    async def scenario() -> None:
+        loading = asyncio.create_task(served.lifecycle.load())
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+
+    served.run(scenario())
+    served.close()
+    assert served.model("resnet8-cifar").status == LOADING
+    assert not served.lifecycle.ready
+
+
+def test_a_damaged_model_fails_and_the_default_stays(tiny_dir: Path, tmp_path: Path) -> None:
+    root = copied(tiny_dir, tmp_path / "models")
+    (root / "resnet8-cifar" / "1" / "model.onnx").write_bytes(b"")
+    served = Served(root, default_model="resnet18").load()
+    served.pipeline("resnet18")
+    with pytest.raises(ModelFailed):
+        served.pipeline("resnet8-cifar")
+    assert served.lifecycle.ready
+    served.close()

@@ -1,0 +1,296 @@
+"""Models computed in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from service import local_backend
+from service.backend import Failed, Ready
+from service.local_backend import (
+    FAILURES,
+    EngineBroken,
+    LocalBackend,
+    LocalRunner,
+    open_engine,
+)
+from service.metrics import Metrics
+from service.model_repository import Model, Repository
+from service.runtime.engine import DynamicEngine, Engine, EngineInfo
+from service.runtime.model_card import ModelFile
+from service.runtime.model_folder import read_card
+from service.runtime.providers import ProviderUnavailable
+from service.settings import Settings
+from tests.service.served import Served
+from tests.support.engines import failing
+from tests.support.folders import copied
+from tests.support.waiting import async_until
+
+
+class Picture(NamedTuple):
+    pixels: np.ndarray
+    top_k: int = 1
+
+
+class ScriptedEngine:
+    """An engine whose batches end as they are told to: with an exception, or with logits."""
+
+    info = EngineInfo("cpu", "fp32")
+    seconds: dict[int, float] | None = None
+
+    def __init__(self, *ends: Exception | None) -> None:
+        self._ends = list(ends)
+        self.batches: list[int] = []
+
+    def infer(self, images: Sequence[np.ndarray], *, alone: bool) -> dict[str, np.ndarray]:
+        self.batches.append(len(images))
+        if self._ends and (error := self._ends.pop(0)):
+            raise error
+        return {"logits": np.zeros((len(images), 10), np.float32)}
+
+    def prepare_thread(self) -> None:
+        """Nothing to prepare."""
+
+
+@pytest.fixture
+def runner(tiny_dir: Path) -> Callable[..., LocalRunner]:
+    """A model at work on a scripted engine."""
+
+    def build(engine: ScriptedEngine, on_broken: Callable[[EngineBroken], None] = lambda error: None) -> LocalRunner:
+        path = tiny_dir / "resnet8-cifar" / "1"
+        scripted: Any = engine
+        return LocalRunner(Model(path, read_card(path)), scripted, Metrics(), on_broken=on_broken)
+
+    return build
+
+
+async def submit(runner: LocalRunner) -> str:
+    """What becomes of a picture."""
+    pending = runner.pending()
+    runner.submit(Picture(np.zeros((3, 32, 32), np.uint8)), pending)
+    try:
+        await pending
+    except RuntimeError as error:
+        return str(error)
+    return "answered"
+
+
+def outcomes(runner: LocalRunner, images: int) -> list[str]:
+    """What becomes of so many images, each in a batch of its own."""
+
+    async def run() -> list[str]:
+        return [await submit(runner) for _ in range(images)]
+
+    try:
+        return asyncio.run(asyncio.wait_for(run(), 10))
+    finally:
+        runner.close()
+
+
+def test_an_engine_that_fails_batch_after_batch_is_given_up_once(runner: Callable[..., LocalRunner]) -> None:
+    told: list[EngineBroken] = []
+    made = runner(ScriptedEngine(*[RuntimeError("CUDA failure 700")] * 5), told.append)
+    assert outcomes(made, 6) == ["CUDA failure 700"] * 5 + ["answered"]
+    assert [str(error) for error in told] == [
+        f"resnet8-cifar: {FAILURES} batches in a row have failed: CUDA failure 700"
+    ]
+
+
+def test_an_engine_that_answers_in_between_is_not_given_up(runner: Callable[..., LocalRunner]) -> None:
+    told: list[EngineBroken] = []
+    fault = RuntimeError("out of memory")
+    made = runner(ScriptedEngine(fault, fault, None, fault, fault, None), told.append)
+    assert outcomes(made, 6) == ["out of memory", "out of memory", "answered"] * 2
+    assert told == []
+
+
+def test_failures_of_all_lanes_are_counted_and_told_once(runner: Callable[..., LocalRunner]) -> None:
+    told: list[EngineBroken] = []
+    engine = ScriptedEngine(*[RuntimeError("CUDA failure 700")] * 100)
+    engine.info = EngineInfo("cpu", "fp32", lanes=8)
+    made = runner(engine, told.append)
+
+    async def together() -> set[str]:
+        return set(await asyncio.gather(*(submit(made) for _ in range(100))))
+
+    assert asyncio.run(together()) == {"CUDA failure 700"}
+    made.close()
+    assert len(engine.batches) == 100
+    assert len(told) == 1
+
+
+def test_padded_batches_are_split_by_how_long_their_sizes_take(runner: Callable[..., LocalRunner]) -> None:
+    """Five queued images: one by one in exact sizes of 1, at once where a batch of eight takes little more time."""
+
+    def batches(engine: ScriptedEngine) -> list[int]:
+        started, gate, infer = threading.Event(), threading.Event(), engine.infer
+
+        def held(images: Sequence[np.ndarray], *, alone: bool) -> dict[str, np.ndarray]:
+            started.set()
+            assert gate.wait(10)
+            return infer(images, alone=alone)
+
+        engine.infer = held  # type: ignore[method-assign]
+        made = runner(engine)
+
+        async def six() -> None:
+            first = asyncio.create_task(submit(made))
+            assert await asyncio.to_thread(started.wait, 10)
+            others = [asyncio.create_task(submit(made)) for _ in range(5)]
+            await async_until(lambda: made.queued == 5)
+            gate.set()
+            await asyncio.gather(first, *others)
+
+        asyncio.run(six())
+        made.close()
+        return engine.batches
+
+    exact, padded = ScriptedEngine(), ScriptedEngine()
+    padded.seconds = {1: 1.0, 8: 1.1}
+    assert batches(exact) == [1] * 6
+    assert batches(padded) == [1, 5]
+
+
+def load_all(backend: LocalBackend, models_dir: Path) -> dict[str, Ready | Failed]:
+    async def load() -> dict[str, Ready | Failed]:
+        return {model.name: outcome async for model, outcome in backend.load(Repository(models_dir).models.values())}
+
+    return asyncio.run(load())
+
+
+def test_a_model_whose_lanes_do_not_warm_up_fails_and_the_others_are_served(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoMemory(DynamicEngine):
+        def prepare_thread(self) -> None:
+            raise MemoryError("no memory left on the GPU")
+
+    def opened(model: Model, settings: Settings) -> Engine:
+        engine = open_engine(model, settings)
+        if model.name == "resnet18":
+            monkeypatch.setattr(engine, "prepare_thread", NoMemory.prepare_thread.__get__(engine))
+        return engine
+
+    settings = Settings(models_dir=tiny_dir, provider="cpu", max_batch=1)
+    backend = LocalBackend(settings, Metrics(), open_engine=opened)
+    outcomes = load_all(backend, tiny_dir)
+    assert outcomes["resnet18"] == Failed(
+        "its engine does not run on the threads of its lanes: no memory left on the GPU"
+    )
+    assert isinstance(outcomes["resnet8-cifar"], Ready)
+    asyncio.run(backend.close())
+
+
+def test_a_broken_engine_ends_readiness(tiny_dir: Path, photo: bytes) -> None:
+    served = Served(tiny_dir, models=("resnet8-cifar",)).load()
+    assert served.lifecycle.ready
+
+    with failing(served.engines["resnet8-cifar"], "CUDA failure 700"):
+        for _ in range(FAILURES):
+            served.run(served.classify("resnet8-cifar", [photo], 1))
+    served.close()
+    assert not served.lifecycle.ready
+    assert [type(error) for error in served.fatal] == [EngineBroken]
+
+
+def test_the_settings_of_loading_reach_the_engine(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[dict[str, object]] = []
+
+    def load_engine(folder: Path, card: object, **options: object) -> Engine:
+        loads.append(options)
+        raise ProviderUnavailable("not here")
+
+    monkeypatch.setattr(local_backend, "load_engine", load_engine)
+    monkeypatch.setattr(local_backend, "Cache", lambda folder: ("cache in", folder))
+    model = Repository(tiny_dir).get("resnet8-cifar")
+    given = Settings.model_validate(
+        {"provider": "cpu", "precision": "bf16", "engine_threads": 3, "max_batch": 5, "gpu": 1, "cache_dir": tmp_path}
+    )
+    for settings in (given, Settings()):
+        with pytest.raises(ProviderUnavailable):
+            open_engine(model, settings)
+    assert loads[0] == {
+        "provider": "cpu",
+        "precision": "bf16",
+        "threads": 3,
+        "lanes": 3,
+        "max_batch": 5,
+        "gpu": 1,
+        "cache": ("cache in", tmp_path),
+    }
+    assert loads[1]["max_batch"] is None
+
+
+@pytest.fixture
+def root(tiny_dir: Path, tmp_path: Path) -> Path:
+    """A model folder with a copy of `resnet8-cifar`, to be changed."""
+    copied(tiny_dir / "resnet8-cifar", tmp_path / "models" / "resnet8-cifar")
+    return tmp_path / "models"
+
+
+def load(root: Path, **changes: object) -> Ready | Failed:
+    settings = Settings.model_validate({"models_dir": root, "provider": "cpu", "max_batch": 1, **changes})
+    backend = LocalBackend(settings, Metrics())
+    outcome = load_all(backend, root)["resnet8-cifar"]
+    asyncio.run(backend.close())
+    return outcome
+
+
+def test_loading(root: Path) -> None:
+    outcome = load(root, max_batch=2)
+    assert isinstance(outcome, Ready)
+    assert outcome.info.batch_sizes == (1, 2)
+    assert outcome.info.precision == "fp32"
+
+
+def test_a_model_has_as_many_lanes_as_threads(root: Path) -> None:
+    outcome = load(root, engine_threads=3, precision="fp32", max_batch=1)
+    assert isinstance(outcome, Ready)
+    tuned = outcome.info.tuned
+    assert tuned is not None
+    assert {one.lanes for one in tuned.tuning.measured} == {1, 3}
+
+
+def test_batch_sizes_are_measured_and_remembered(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.runtime.tuning.SECONDS", 0.0)
+    remembered = []
+    for _ in range(2):
+        outcome = load(root, precision="fp32", engine_threads=1, max_batch=None, cache_dir=tmp_path / "cache")
+        assert isinstance(outcome, Ready)
+        assert outcome.info.tuned is not None
+        assert outcome.info.batch_sizes == outcome.info.tuned.tuning.best.batch_sizes
+        remembered.append(outcome.info.tuned.remembered)
+    assert remembered == [False, True]
+
+
+def test_a_changed_file_is_not_served(root: Path) -> None:
+    path = root / "resnet8-cifar" / "1" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    outcome = load(root)
+    assert isinstance(outcome, Failed)
+    assert "SHA-256" in outcome.reason
+
+
+def test_a_missing_precision_fails_the_model_with_its_reason(root: Path) -> None:
+    outcome = load(root, precision="int8")
+    assert isinstance(outcome, Failed)
+    assert "has no int8 file: make one with" in outcome.reason
+
+
+def test_every_file_of_the_card_is_checked(root: Path) -> None:
+    folder = root / "resnet8-cifar" / "1"
+    (folder / "model.int8.onnx").write_bytes(b"not what was published")
+    card = read_card(folder)
+    entry = ModelFile(file="model.int8.onnx", sha256="0" * 64, bytes=22)
+    (folder / "card.json").write_text(card.model_copy(update={"files": card.files | {"int8": entry}}).to_json())
+    outcome = load(root, precision="fp32")
+    assert isinstance(outcome, Failed)
+    assert "model.int8.onnx has SHA-256" in outcome.reason

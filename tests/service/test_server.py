@@ -1,0 +1,89 @@
+"""How the server starts and shuts down."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from service import server as server_module
+from service.server import Server
+from service.settings import Settings
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that only starts and stops."""
+    while scope["type"] == "lifespan":
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+def make(shutdown_delay: float = 2.0, *, heeds_signals: bool = True) -> Server:
+    return Server(Settings(shutdown_delay=shutdown_delay), lambda server: app, heeds_signals=heeds_signals)
+
+
+def tick(server: Server, monkeypatch: pytest.MonkeyPatch, now: float) -> bool:
+    """Whether the serving ends at this time."""
+    monkeypatch.setattr(server_module.time, "monotonic", lambda: now)
+    return asyncio.run(server.on_tick(1))
+
+
+def test_sigterm_turns_readiness_off_and_closes_the_port_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = make(shutdown_delay=2.0)
+    monkeypatch.setattr(server_module.time, "monotonic", lambda: 100.0)
+    assert not server.draining
+    server.stop(signal.SIGTERM)
+    assert server.draining
+    assert not tick(server, monkeypatch, 101.9)
+    assert tick(server, monkeypatch, 102.0)
+    assert not server.force_exit
+
+
+def test_a_second_signal_closes_the_port_at_once_and_a_third_cuts_requests_off() -> None:
+    server = make()
+    server.stop(signal.SIGTERM)
+    assert not server.should_exit
+    server.stop(signal.SIGTERM)
+    assert (server.should_exit, server.force_exit) == (True, False)
+    server.stop(signal.SIGTERM)
+    assert server.force_exit
+
+
+def test_ctrl_c_closes_the_port_at_once() -> None:
+    server = make()
+    server.stop(signal.SIGINT)
+    assert (server.draining, server.should_exit, server.force_exit) == (True, True, False)
+
+
+def test_a_failure_closes_the_port_at_once_and_is_kept() -> None:
+    server = make()
+    error = RuntimeError("the engine broke")
+    server.fail(error)
+    assert (server.fatal, server.draining, server.should_exit) == (error, True, True)
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_signals_are_heeded_unless_the_parent_decides(heeds: bool) -> None:
+    server = make(heeds_signals=heeds)
+    server.handle_exit(signal.SIGINT, None)
+    assert server.should_exit is heeds
+
+
+def test_it_says_when_it_accepts_connections() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+
+        def on_listening() -> None:
+            with socket.create_connection(address, timeout=10):
+                accepted.append(True)
+            server.stop(signal.SIGINT)
+
+        accepted: list[bool] = []
+        server = Server(Settings(), lambda server: app, on_listening=on_listening)
+        asyncio.run(server.serve(sockets=[listening]))
+    assert accepted == [True]

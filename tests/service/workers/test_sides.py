@@ -1,0 +1,384 @@
+"""Both sides of the socket between a worker and the engine process, on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvloop
+
+from service.backend import Failed, Pending, Ready
+from service.local_backend import LocalRunner, open_engine
+from service.metrics import Metrics
+from service.model_repository import Model, Repository
+from service.runtime.scores import TopK
+from service.settings import Settings
+from service.workers.engine_side import EngineSide, SharedItem
+from service.workers.memory import ABSENT, Layout, SharedMemory
+from service.workers.messages import News, Stop, received, unpack
+from service.workers.worker_side import EngineFailed, RemoteBackend, RemoteRunner
+from tests.support.engines import failing, hold
+from tests.support.waiting import async_until
+
+SIDE = 32
+WORKER = 1
+
+
+class Sides:
+    """Both sides of the socket. `resnet8-cifar` is ready in the engine process; `resnet18` failed there."""
+
+    def __init__(self, models_dir: Path, *, slots: int = 8) -> None:
+        repository = Repository(models_dir, only=("resnet8-cifar", "resnet18"))
+        self.models = list(repository.models.values())
+        settings = Settings(models_dir=models_dir, provider="cpu", max_batch=4, engine_threads=1, precision="fp32")
+        self.engine = open_engine(self.models[0], settings)
+        self.runner = LocalRunner(self.models[0], self.engine, Metrics())
+        self.info = self.engine.info
+        self.memory = SharedMemory.create(Layout(workers=2, models=2, slots=slots, side=SIDE, classes=10))
+        self.heard: list[str] = []
+        ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.engine_side = EngineSide(
+            ours,
+            self.memory,
+            WORKER,
+            self.models,
+            runner_of=lambda model: self.runner,
+            on_hello=lambda: self.heard.append("hello"),
+        )
+        self.worker_side = RemoteBackend(
+            self.theirs,
+            self.memory,
+            WORKER,
+            on_stop=lambda number: self.heard.append(f"stop {number}"),
+            on_lost=lambda: self.heard.append("lost"),
+        )
+        self.remote = RemoteRunner(self.worker_side, 0, SIDE)
+        self.loaded: list[tuple[Model, Ready | Failed]] = []
+
+    async def attach(self) -> None:
+        """Lets the worker listen to the engine process, and collect what that reports."""
+
+        async def load() -> None:
+            async for outcome in self.worker_side.load(self.models):
+                self.loaded.append(outcome)
+
+        self.loading = asyncio.create_task(load())
+        await asyncio.sleep(0)
+
+    def submit(self, pixels: np.ndarray, top_k: int = 3) -> Pending:
+        """As a decode thread does."""
+        pending = self.remote.pending()
+        self.remote.submit(SharedItem(pixels, top_k), pending)
+        return pending
+
+    def submit_on_a_thread(self, pixels: np.ndarray, top_k: int) -> tuple[Pending, asyncio.Task[None]]:
+        """The future, and what sides when the image has been handed over."""
+        pending = self.remote.pending()
+        submitting = asyncio.to_thread(self.remote.submit, SharedItem(pixels, top_k), pending)
+        return pending, asyncio.create_task(submitting)
+
+    async def close(self) -> None:
+        self.loading.cancel()
+        self.engine_side.close()
+        await self.worker_side.close()
+        await asyncio.to_thread(self.runner.close)
+
+    def free_slots(self) -> int:
+        return self.worker_side.free_slots
+
+    def hold(self) -> threading.Event:
+        """The engine waits for the event before each batch."""
+        return hold(self.engine)
+
+
+@asynccontextmanager
+async def both(models_dir: Path, *, slots: int = 8) -> AsyncIterator[Sides]:
+    sides = Sides(models_dir, slots=slots)
+    await sides.attach()
+    try:
+        yield sides
+    finally:
+        await sides.close()
+
+
+def run(models_dir: Path, scenario: Callable[[Sides], Awaitable[None]], *, slots: int = 8) -> None:
+    async def go() -> None:
+        async with both(models_dir, slots=slots) as sides:
+            await scenario(sides)
+
+    asyncio.run(go())
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 3, SIDE, SIDE), np.uint8)
+
+
+def test_pendings_are_those_of_the_engine(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        direct = [sides.runner.pending() for _ in range(6)]
+        for pixels, pending in zip(pictures(6), direct, strict=True):
+            sides.runner.submit(SharedItem(pixels, 3), pending)
+        expected = [top for top, _ in await asyncio.gather(*direct)]
+        found = await asyncio.gather(*(sides.submit(pixels) for pixels in pictures(6)))
+        for (top, timing), right in zip(found, expected, strict=True):
+            assert isinstance(top, TopK)
+            assert top.class_ids.tolist() == right.class_ids.tolist()
+            np.testing.assert_allclose(top.probabilities, right.probabilities, rtol=1e-5)
+            assert timing.ran > 0
+            assert timing.queued >= 0
+            assert 1 <= timing.batch_size <= 4
+        assert sides.free_slots() == 8
+        assert sides.memory.per_second[0] > 0
+
+    run(tiny_dir, scenario)
+
+
+def test_images_get_the_number_of_classes_that_they_ask_for(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        found = await asyncio.gather(*(sides.submit(pixels, k) for k, pixels in zip((1, 10), pictures(2), strict=True)))
+        assert [len(top.class_ids) for top, _ in found] == [1, 10]
+        assert found[1][0].probabilities.sum() == pytest.approx(1)
+
+    run(tiny_dir, scenario)
+
+
+def test_models_are_reported_as_they_load(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        sides.engine_side.tell(News(0, None, sides.info))
+        sides.engine_side.tell(News(1, "its file is damaged", None))
+        await async_until(lambda: len(sides.loaded) == 2)
+        (ready, outcome), (failed, reason) = sides.loaded
+        assert (ready.name, failed.name) == ("resnet8-cifar", "resnet18")
+        assert isinstance(outcome, Ready)
+        assert outcome.info == sides.info
+        assert reason == Failed("its file is damaged")
+
+        outcome.runner.count(3)
+        sides.memory.in_service[0, 0] = 2  # the other worker's
+        assert outcome.runner.in_service == 5
+        sides.memory.per_second[0] = 12.5
+        assert outcome.runner.per_second == 12.5
+
+    run(tiny_dir, scenario)
+
+
+async def soon(awaited: Awaitable[None]) -> bool:
+    """Whether it comes, without anything else happening."""
+    try:
+        await asyncio.wait_for(awaited, 0.2)
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_no_worker_is_ready_before_all_that_listen_are(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        others = sides.memory.progress[:1]
+        assert sides.memory.progress.tolist() == [ABSENT, 0]  # no news before it began: this worker may listen
+        assert await soon(sides.worker_side.catch_up())
+        sides.engine_side.tell(News(0, None, sides.info))
+        await async_until(lambda: sides.memory.progress[WORKER] == 1)
+        assert not sides.worker_side.siblings_ready
+        sides.engine_side.tell(News(1, "its file is damaged", None))
+        await async_until(lambda: sides.memory.progress[WORKER] == 2)
+        assert sides.worker_side.siblings_ready
+        others[0] = 1  # it listens, and does not know the second model yet
+        assert not sides.worker_side.siblings_ready
+        others[0] = 2
+        assert sides.worker_side.siblings_ready
+        sides.engine_side.close()
+        assert sides.memory.progress.tolist() == [2, ABSENT]
+
+    run(tiny_dir, scenario)
+
+
+def test_a_worker_that_comes_later_catches_up_before_it_listens(tiny_dir: Path) -> None:
+    async def scenario() -> None:
+        sides = Sides(tiny_dir)
+        sides.engine_side.tell(News(0, None, sides.info))
+        loading = sides.worker_side.load(sides.models)
+        await anext(loading)
+        assert sides.memory.progress[WORKER] == ABSENT
+        assert not await soon(sides.worker_side.catch_up())  # it has been told, and has not put the model to work yet
+        sides.engine_side.tell(News(1, "its file is damaged", None))
+        await anext(loading)
+        assert await soon(sides.worker_side.catch_up())
+        assert sides.memory.progress[WORKER] == 1
+        assert await anext(loading, None) is None
+        assert sides.memory.progress[WORKER] == 2
+        sides.engine_side.close()
+        await sides.worker_side.close()
+        sides.runner.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_fails_fails_alone_and_gives_its_slot_back(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        with failing(sides.engine, "out of memory"), pytest.raises(EngineFailed, match="see its log"):
+            await sides.submit(pictures(1)[0])
+        await sides.submit(pictures(1)[0])
+        assert sides.free_slots() == 8
+
+    run(tiny_dir, scenario)
+
+
+def test_what_is_withdrawn_is_not_computed(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        gate = sides.hold()
+        first = sides.submit(pictures(1)[0])
+        await async_until(lambda: len(sides.engine_side.pending) == 1 and not sides.runner.queued)  # it runs
+        second = sides.submit(pictures(1)[0])
+        await async_until(lambda: sides.runner.queued == 1)
+        assert second.cancel()
+        await async_until(lambda: sides.free_slots() == 7)  # the engine process has let go of it
+        gate.set()
+        _, timing = await first
+        assert timing.batch_size == 1
+        assert sides.runner.per_second > 0
+        third = await sides.submit(pictures(1)[0])
+        assert third[1].batch_size == 1  # and not two
+
+    run(tiny_dir, scenario)
+
+
+def test_an_answer_that_cannot_be_handed_over_gives_its_slot_back(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(sides: Sides) -> None:
+        shapeless = TopK(np.arange(2), np.zeros(2, np.float32))  # three were asked for
+        monkeypatch.setattr("service.local_backend.top_k", lambda logits, k, temperature: [shapeless] * len(logits))
+        with pytest.raises(EngineFailed, match="see its log"):
+            await sides.submit(pictures(1)[0], top_k=3)
+        assert sides.free_slots() == 8
+
+    run(tiny_dir, scenario)
+
+
+def test_whoever_leaves_while_his_image_waits_for_a_slot_takes_none(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        gate = sides.hold()
+        first = sides.submit(pictures(1)[0])
+        second, waiting = sides.submit_on_a_thread(pictures(1)[0], top_k=1)
+        await asyncio.sleep(0.05)
+        second.cancel()
+        gate.set()
+        await first
+        await waiting
+        assert sides.free_slots() == 1
+        assert not sides.engine_side.pending
+
+    run(tiny_dir, scenario, slots=1)
+
+
+def test_without_a_free_slot_a_decode_thread_waits(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        gate = sides.hold()
+        first = sides.submit(pictures(1)[0])
+        second, waiting = sides.submit_on_a_thread(pictures(1)[0], top_k=1)
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        gate.set()
+        await first
+        await waiting
+        assert len((await second)[0].class_ids) == 1
+
+    run(tiny_dir, scenario, slots=1)
+
+
+def test_the_worker_is_told_when_the_engine_process_has_gone(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        gate = sides.hold()
+        pending = sides.submit(pictures(1)[0])
+        await async_until(lambda: len(sides.engine_side.pending) == 1)
+        sides.engine_side.close()
+        late = sides.submit(pictures(1)[0])
+        late.cancel()
+        await async_until(lambda: bool(sides.heard))
+        assert sides.heard == ["lost"]
+        assert not pending.done()  # no answer is made up: the process exits instead
+        gate.set()
+
+    run(tiny_dir, scenario)
+
+
+def test_when_a_worker_has_gone_its_images_are_forgotten(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        gate = sides.hold()
+        for pixels in pictures(3):
+            sides.submit(pixels)
+        await async_until(lambda: len(sides.engine_side.pending) == 3)
+        sides.memory.in_service[:] = [[4, 0], [3, 0]]
+        slot = min(sides.engine_side.pending)
+        asyncio.get_running_loop().remove_reader(sides.theirs)
+        sides.theirs.shutdown(socket.SHUT_RDWR)
+        await async_until(lambda: sides.memory.in_service.tolist() == [[4, 0], [0, 0]])
+        sides.memory.top(slot, 3).class_ids[:] = -1  # by the worker that takes its place
+        gate.set()
+        await async_until(lambda: not sides.engine_side.pending)
+        assert sides.memory.top(slot, 3).class_ids.tolist() == [-1, -1, -1]
+
+    run(tiny_dir, scenario)
+
+
+def test_a_worker_that_reads_slowly_gets_all_its_news(tiny_dir: Path) -> None:
+    async def scenario() -> None:
+        sides = Sides(tiny_dir)
+        for number in range(2000):
+            sides.engine_side.tell(News(1, f"{number} {'x' * 1000}", None))
+        assert sides.engine_side.unsent > 0  # more than the socket takes
+        numbers: list[int] = []
+        async with asyncio.timeout(10):
+            while len(numbers) < 2000:
+                for message in received(sides.theirs):
+                    news = unpack(message)
+                    assert isinstance(news, News)
+                    assert news.reason
+                    numbers.append(int(news.reason.split()[0]))
+                await asyncio.sleep(0)
+        assert numbers == list(range(2000))
+        assert sides.engine_side.unsent == 0
+        sides.engine_side.close()
+        sides.theirs.close()
+        sides.runner.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_an_engine_process_that_reads_slowly_gets_all_images(
+    tiny_dir: Path, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def scenario() -> None:
+        async with both(tiny_dir, slots=600) as sides:
+            item = SharedItem(pictures(1)[0], 1)
+            everything = [sides.remote.pending() for _ in range(600)]
+            decoding = threading.Thread(target=lambda: [sides.remote.submit(item, one) for one in everything])
+            decoding.start()
+            time.sleep(0.5)  # noqa: ASYNC251 (the engine process reads nothing meanwhile)
+            assert decoding.is_alive()  # more than the socket takes
+            await asyncio.to_thread(decoding.join)
+            assert len(await asyncio.gather(*everything)) == 600
+            assert sides.free_slots() == 600
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(scenario())
+
+
+def test_a_worker_says_when_it_listens_and_hears_when_to_stop(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        sides.worker_side.hello()
+        await async_until(lambda: sides.heard == ["hello"])
+        sides.engine_side.tell(Stop(signal.SIGTERM))
+        await async_until(lambda: len(sides.heard) == 2)
+        assert sides.heard == ["hello", "stop 15"]
+
+    run(tiny_dir, scenario)

@@ -1,0 +1,104 @@
+"""Published models that compute next to nothing, made in milliseconds and without PyTorch."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from model_export.weights.defaults import usual_preprocessing
+from model_export.weights.labels import imagenet_labels
+from service.runtime.graph import BATCH_DIMENSION, INPUT
+from service.runtime.model_card import (
+    Architecture,
+    Label,
+    ModelCard,
+    ModelFile,
+    Parity,
+    Weights,
+)
+from service.runtime.model_folder import (
+    CARD_FILE,
+    MODEL_FILES,
+    SELF_TEST_FILE,
+    sha256,
+)
+from service.runtime.self_test import SelfTest
+
+OPSET = 20
+IR_VERSION = 10  # the first one with this opset
+SELF_TEST_IMAGES = 4
+MILLENNIUM = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def publish_tiny(architecture: Architecture, root: Path) -> Path:
+    """Publishes version 1 of a model with the name, the card and the input of an architecture, but another graph.
+
+    The graph normalises the image (its feature map), takes the mean colour (its embedding) and applies one linear layer
+    with seeded random weights.
+
+    Returns:
+        The version folder.
+    """
+    folder = root / architecture.name / "1"
+    folder.mkdir(parents=True)
+    preprocessing = usual_preprocessing(architecture.family)
+    classes, crop = architecture.num_classes, preprocessing.crop
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(3, classes)).astype(np.float32)
+    bias = rng.normal(scale=0.1, size=classes).astype(np.float32)
+    mean = np.float32(255) * np.float32(preprocessing.mean).reshape(1, 3, 1, 1)
+    scale = 1 / (np.float32(255) * np.float32(preprocessing.std).reshape(1, 3, 1, 1))
+
+    path = folder / MODEL_FILES["fp32"]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", [INPUT], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Sub", ["pixels", "mean"], ["centred"]),
+            helper.make_node("Mul", ["centred", "scale"], ["feature_map"]),
+            helper.make_node("GlobalAveragePool", ["feature_map"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["embedding"]),
+            helper.make_node("Gemm", ["embedding", "weight", "bias"], ["logits"]),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [BATCH_DIMENSION, 3, crop, crop])],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, [BATCH_DIMENSION, classes]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [BATCH_DIMENSION, 3]),
+            helper.make_tensor_value_info("feature_map", TensorProto.FLOAT, [BATCH_DIMENSION, 3, crop, crop]),
+        ],
+        [
+            numpy_helper.from_array(array, name)
+            for name, array in {"mean": mean, "scale": scale, "weight": weight, "bias": bias}.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+
+    # Images of different colours: the mean colour is all that the graph sees.
+    brightest = rng.integers(1, 256, (SELF_TEST_IMAGES, 3, 1, 1))
+    images = rng.integers(0, brightest, (SELF_TEST_IMAGES, 3, crop, crop), dtype=np.uint8)
+    logits = ((images - mean.astype(np.float64)) * scale).mean(axis=(2, 3)) @ weight + bias
+    SelfTest(images, logits.astype(np.float32)).write(folder)
+
+    parity = Parity(batch_sizes=(1,), max_abs_difference=0, top1_agreement=1, top5_agreement=1)
+    file = ModelFile(file=path.name, sha256=sha256(path), bytes=path.stat().st_size, parity=parity)
+    card = ModelCard(
+        name=architecture.name,
+        version=1,
+        created=MILLENNIUM,
+        architecture=architecture,
+        parameters=weight.size + bias.size,
+        weights=Weights(source="random, for tests"),
+        preprocessing=preprocessing,
+        labels=imagenet_labels() if classes == 1000 else tuple(Label(name=f"class {i}") for i in range(classes)),
+        files={"fp32": file},
+        self_test_sha256=sha256(folder / SELF_TEST_FILE),
+        tools={},
+    )
+    (folder / CARD_FILE).write_text(card.to_json())
+    return folder
