@@ -8,12 +8,7 @@ from typing import Generic, TypeVar
 
 from service.backend import Backend, Failed, Runner
 from service.errors import ModelFailed, ModelNotReady
-from service.model_repository import (
-    LOADING,
-    Model,
-    Repository,
-    Status,
-)
+from service.model_repository import LOADING, Model, Repository, Status
 
 log = logging.getLogger(__name__)
 

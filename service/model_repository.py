@@ -10,12 +10,7 @@ from typing import Literal, NamedTuple
 from service.errors import AmbiguousModel, UnknownModel
 from service.runtime.engine import EngineInfo
 from service.runtime.model_card import ModelCard
-from service.runtime.model_folder import (
-    CardError,
-    explain_empty,
-    model_versions,
-    read_card,
-)
+from service.runtime.model_folder import CardError, explain_empty, model_versions, read_card
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.machine import usable_cores
-from service.settings_addresses import (
-    parse_host,
-    parse_network,
-    parse_origin,
-    parse_prefix,
-)
+from service.settings_addresses import parse_host, parse_network, parse_origin, parse_prefix
 
 PREFIX = "RESNET_"
 ENV_FILE = ".env"

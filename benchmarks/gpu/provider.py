@@ -20,12 +20,7 @@ from service.runtime.graph import INPUT
 from service.runtime.loading import load_engine
 from service.runtime.machine import usable_cores
 from service.runtime.model_folder import MODEL_FILES, read_card
-from service.runtime.providers import (
-    ORT_NAMES,
-    ProviderUnavailable,
-    cuda_options,
-    open_session,
-)
+from service.runtime.providers import ORT_NAMES, ProviderUnavailable, cuda_options, open_session
 from service.runtime.self_test import SelfTest, SelfTestFailed
 
 PARITY_BATCHES = (1, 3, 8, 64)

@@ -12,12 +12,7 @@ from typing import get_args
 from model_export.cli.options import check_writable, path, seed
 from model_export.datasets.base import Dataset
 from model_export.datasets.drawings import open_drawings
-from model_export.drawings.pictures import (
-    CLASSES,
-    SIDES,
-    STYLES,
-    Difficulty,
-)
+from model_export.drawings.pictures import CLASSES, SIDES, STYLES, Difficulty
 from model_export.errors import InputError
 from model_export.progress import Progress
 

@@ -11,7 +11,7 @@ from typing import get_args
 from model_export.cli.data_options import add_layout, layout_of, refuse_folder_options
 from model_export.cli.evaluation_text import figures_table, mistakes, reported_figures
 from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive, refuse, seed
-from model_export.cli.weight_options import load_weight_file
+from model_export.cli.weight_options import add_network_options, load_weight_file
 from model_export.datasets.image_folder import OnBroken
 from model_export.errors import InputError
 from model_export.evaluation.calibration import calibrate
@@ -20,9 +20,8 @@ from model_export.evaluation.images import evaluation_images
 from model_export.evaluation.predictors import Device, OnnxPredictor, Predictor, TorchPredictor
 from model_export.evaluation.recording import accuracy_of, record_in_card, write_evaluation_files
 from model_export.evaluation.result import Evaluation, Method
-from model_export.weights.defaults import Family, ShortcutOption
 from service.runtime.choices import PrecisionChoice, ProviderChoice
-from service.runtime.model_card import Calibration, Variant
+from service.runtime.model_card import Calibration
 from service.runtime.model_folder import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -80,14 +79,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
     file = parser.add_argument_group("for weight files", "not needed for what the file records")
-    file.add_argument("--depth", type=int, help="18, 34, 50, 101 or 152; with --family cifar, 6n+2")
-    file.add_argument("--family", choices=get_args(Family), help="(default: imagenet)")
-    file.add_argument("--variant", choices=get_args(Variant), help="where bottlenecks have their stride; never guessed")
-    file.add_argument(
-        "--shortcut",
-        choices=get_args(ShortcutOption),
-        help="shortcut option of the paper; none: a plain network (default: B; A with --family cifar)",
-    )
+    add_network_options(file, family="(default: imagenet)", variant="; never guessed")
     file.add_argument("--labels", type=path, help="file of class names: .txt, .json, .tsv or .csv")
     file.add_argument("--device", choices=get_args(Device), help="where PyTorch computes (default: cpu)")
 

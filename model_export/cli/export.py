@@ -10,19 +10,20 @@ from typing import get_args
 from pydantic import ValidationError
 
 from model_export.cli.options import add_models_dir, check_writable, path, refuse, seed
-from model_export.cli.weight_options import TorchvisionWeights, load_torchvision, load_weight_file, weights
+from model_export.cli.weight_options import (
+    TorchvisionWeights,
+    add_network_options,
+    load_torchvision,
+    load_weight_file,
+    weights,
+)
 from model_export.demo import DEMO_NAME, shipped_demo, train_demo
 from model_export.errors import InputError
 from model_export.export.publish import publish
-from model_export.weights.defaults import Family, ShortcutOption, shortcut_of
+from model_export.weights.defaults import Family, shortcut_of
 from model_export.weights.loading import Loaded
 from model_export.weights.random_weights import random_weights
-from service.runtime.model_card import (
-    Architecture,
-    Interpolation,
-    Preprocessing,
-    Variant,
-)
+from service.runtime.model_card import Architecture, Interpolation, Preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -45,19 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=seed, help="seed for random weights and for --train (default: 0)")
 
     network = parser.add_argument_group("the network", "not needed if FILE records it")
-    network.add_argument("--depth", type=int, help="18, 34, 50, 101 or 152; with --family cifar, 6n+2")
-    network.add_argument("--family", choices=get_args(Family), help="(default: imagenet)")
-    network.add_argument(
-        "--variant",
-        choices=get_args(Variant),
-        help="where bottlenecks have their stride: v1 in the first convolution, v1.5 in the 3x3 convolution; never "
-        "guessed for a FILE",
-    )
-    network.add_argument(
-        "--shortcut",
-        choices=get_args(ShortcutOption),
-        help="shortcut option of the paper; none: a plain network (default: B; A with --family cifar)",
-    )
+    add_network_options(network, family="(default: imagenet)", variant="; never guessed for a FILE")
 
     file = parser.add_argument_group("for a FILE of weights", "how the network was trained, unless FILE records it")
     file.add_argument("--labels", type=path, help="file of class names, if FILE has none: .txt, .json, .tsv or .csv")

@@ -7,12 +7,7 @@ import logging
 
 from model_export.cli.options import add_models_dir
 from model_export.cli.table import text_table
-from service.runtime.model_folder import (
-    CardError,
-    explain_empty,
-    model_versions,
-    read_card,
-)
+from service.runtime.model_folder import CardError, explain_empty, model_versions, read_card
 
 log = logging.getLogger(__name__)
 

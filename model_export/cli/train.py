@@ -14,7 +14,13 @@ from typing import Any, get_args
 
 from model_export.cli.data_options import FOLDER_OPTIONS, add_layout, layout_of, refuse_folder_options
 from model_export.cli.options import check_writable, path, positive, refuse, seed, whole_number
-from model_export.cli.weight_options import TorchvisionWeights, load_torchvision, load_weight_file, weights
+from model_export.cli.weight_options import (
+    TorchvisionWeights,
+    add_network_options,
+    load_torchvision,
+    load_weight_file,
+    weights,
+)
 from model_export.datasets.image_folder import OnBroken
 from model_export.errors import InputError
 from model_export.evaluation.metrics import top_k_accuracy
@@ -22,22 +28,15 @@ from model_export.training import checkpoint
 from model_export.training.distributed import Processes, join_processes
 from model_export.training.history import Row
 from model_export.training.machine import AutocastPrecision, DeviceChoice, Machine
-from model_export.training.recipe import (
-    RECIPE_NAMES,
-    Recipe,
-    RecipeName,
-    describe,
-    override,
-    recipe_for,
-)
+from model_export.training.recipe import RECIPE_NAMES, Recipe, RecipeName, describe, override, recipe_for
 from model_export.training.run import describe_inputs, new_run, resumed_run
 from model_export.training.start import check_weights, fit_sizes
 from model_export.training.stopping import Stopped
 from model_export.training.trainer import Trainer
-from model_export.weights.defaults import Family, ShortcutOption, shortcut_of
+from model_export.weights.defaults import Family, shortcut_of
 from model_export.weights.loading import Loaded
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Architecture, Variant
+from service.runtime.model_card import Architecture
 
 log = logging.getLogger(__name__)
 
@@ -73,18 +72,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=seed, help="seed of weights, split, image order and augmentation (default: 0)")
 
     network = parser.add_argument_group("the network", "not needed if FILE records it")
-    network.add_argument("--depth", type=int, help="18, 34, 50, 101 or 152; with --family cifar, 6n+2")
-    network.add_argument("--family", choices=get_args(Family), help="(default: the recipe's)")
-    network.add_argument(
-        "--variant",
-        choices=get_args(Variant),
-        help="where bottlenecks have their stride: v1 in the first convolution, v1.5 in the 3x3 convolution (default: "
-        "v1.5; v1 for the paper's recipes)",
-    )
-    network.add_argument(
-        "--shortcut",
-        choices=get_args(ShortcutOption),
-        help="shortcut option of the paper; none: a plain network (default: B; A with --family cifar)",
+    add_network_options(
+        network, family="(default: the recipe's)", variant=" (default: v1.5; v1 for the paper's recipes)"
     )
 
     folder = parser.add_argument_group("for a folder of images")

@@ -8,8 +8,10 @@ from typing import Literal, get_args
 
 from model_export.cli.options import path
 from model_export.errors import InputError
+from model_export.weights.defaults import Family, ShortcutOption
 from model_export.weights.imagenet import load_imagenet
 from model_export.weights.loading import Loaded, load_file
+from service.runtime.model_card import Variant
 
 TorchvisionWeights = Literal["imagenet", "imagenet-v2"]
 
@@ -17,6 +19,26 @@ TorchvisionWeights = Literal["imagenet", "imagenet-v2"]
 def weights(text: str) -> str:
     """Type of --weights: a keyword, or the path of a file."""
     return text if text in (*get_args(TorchvisionWeights), "demo", "random") else str(path(text))
+
+
+def add_network_options(group: argparse._ActionsContainer, *, family: str, variant: str) -> None:
+    """Adds `--depth`, `--family`, `--variant` and `--shortcut`.
+
+    Args:
+        family, variant: how the help of these options ends: where the value comes from if it is not given.
+    """
+    group.add_argument("--depth", type=int, help="18, 34, 50, 101 or 152; with --family cifar, 6n+2")
+    group.add_argument("--family", choices=get_args(Family), help=family)
+    group.add_argument(
+        "--variant",
+        choices=get_args(Variant),
+        help=f"where bottlenecks have their stride: v1 in the first convolution, v1.5 in the 3x3 convolution{variant}",
+    )
+    group.add_argument(
+        "--shortcut",
+        choices=get_args(ShortcutOption),
+        help="shortcut option of the paper; none: a plain network (default: B; A with --family cifar)",
+    )
 
 
 def load_torchvision(args: argparse.Namespace) -> Loaded:

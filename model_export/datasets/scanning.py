@@ -10,12 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from model_export.datasets.display_names import (
-    CONTROLS,
-    INVISIBLE,
-    base_names,
-    printable,
-)
+from model_export.datasets.display_names import CONTROLS, INVISIBLE, base_names, printable
 from model_export.datasets.ignored import Ignored
 from model_export.datasets.layout import AUTO, Layout
 from model_export.datasets.listing import (

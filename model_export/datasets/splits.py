@@ -18,14 +18,7 @@ from model_export.datasets.listing import (
     holds_images,
     overlapping,
 )
-from model_export.datasets.split_names import (
-    TRAIN,
-    VAL,
-    is_one_word,
-    name_both_parts,
-    names_a_split,
-    rank,
-)
+from model_export.datasets.split_names import TRAIN, VAL, is_one_word, name_both_parts, names_a_split, rank
 from model_export.errors import InputError, shortlist
 
 MAX_WRAPPERS = 3  # folders around the data set, as archives have when they are unpacked

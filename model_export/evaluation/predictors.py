@@ -19,12 +19,7 @@ from service.runtime.graph import INPUT
 from service.runtime.loading import load_engine
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import Architecture, Label, Preprocessing
-from service.runtime.model_folder import (
-    MODEL_FILES,
-    ModelVersion,
-    read_card,
-    verify_digests,
-)
+from service.runtime.model_folder import MODEL_FILES, ModelVersion, read_card, verify_digests
 
 Device = Literal["cpu", "cuda"]
 

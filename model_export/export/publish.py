@@ -24,13 +24,7 @@ from model_export.weights.loading import Loaded
 from service.runtime.engine import DynamicEngine
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import NAME_PATTERN, ModelCard, ModelFile
-from service.runtime.model_folder import (
-    CARD_FILE,
-    MODEL_FILES,
-    SELF_TEST_FILE,
-    model_versions,
-    sha256,
-)
+from service.runtime.model_folder import CARD_FILE, MODEL_FILES, SELF_TEST_FILE, model_versions, sha256
 from service.runtime.providers import open_session
 
 log = logging.getLogger(__name__)

@@ -31,19 +31,8 @@ from model_export.quantise.ranges import activation_ranges
 from model_export.quantise.sensitivity import Int8Probe, choose_float_layers
 from service.runtime.choices import FilePrecision
 from service.runtime.engine import Engine
-from service.runtime.model_card import (
-    CalibrationMethod,
-    ModelCard,
-    ModelFile,
-    Preprocessing,
-    Quantisation,
-)
-from service.runtime.model_folder import (
-    MODEL_FILES,
-    SELF_TEST_FILE,
-    ModelVersion,
-    sha256,
-)
+from service.runtime.model_card import CalibrationMethod, ModelCard, ModelFile, Preprocessing, Quantisation
+from service.runtime.model_folder import MODEL_FILES, SELF_TEST_FILE, ModelVersion, sha256
 from service.runtime.providers import ProviderUnavailable
 from service.runtime.self_test import SelfTest, SelfTestFailed
 

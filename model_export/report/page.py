@@ -27,12 +27,7 @@ from model_export.evaluation.metrics import (
     worst_mistakes,
 )
 from model_export.evaluation.result import Evaluation
-from model_export.report.plots import (
-    confusion_plot,
-    reliability_plot,
-    to_png,
-    training_curves,
-)
+from model_export.report.plots import confusion_plot, reliability_plot, to_png, training_curves
 from model_export.training.history import Row
 from service.runtime.machine import usable_cores, versions
 

@@ -16,12 +16,7 @@ from model_export.weights.fitting import fill
 from model_export.weights.labels import imagenet_labels
 from model_export.weights.loading import Loaded, file_digest
 from model_export.weights.reading import read_weights
-from service.runtime.model_card import (
-    Accuracy,
-    Architecture,
-    Preprocessing,
-    Weights,
-)
+from service.runtime.model_card import Accuracy, Architecture, Preprocessing, Weights
 
 log = logging.getLogger(__name__)
 

@@ -20,14 +20,7 @@ from model_export.weights.fitting import fill, options_for
 from model_export.weights.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.weights.reading import WeightFile, read_weights
 from model_export.weights.state_dict import is_head
-from service.runtime.model_card import (
-    Accuracy,
-    Architecture,
-    Label,
-    Preprocessing,
-    Variant,
-    Weights,
-)
+from service.runtime.model_card import Accuracy, Architecture, Label, Preprocessing, Variant, Weights
 from service.runtime.model_folder import sha256
 
 log = logging.getLogger(__name__)

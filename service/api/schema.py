@@ -6,15 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.model_repository import State
 from service.runtime.choices import Precision, ProviderName
-from service.runtime.model_card import (
-    Accuracy,
-    Calibration,
-    Gate,
-    Interpolation,
-    Shortcut,
-    Variant,
-    Weights,
-)
+from service.runtime.model_card import Accuracy, Calibration, Gate, Interpolation, Shortcut, Variant, Weights
 
 
 class Problem(BaseModel):

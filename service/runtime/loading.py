@@ -125,13 +125,13 @@ class _Loading:
         key = self._key(candidates)
         tuned = cache.tuned(key, lambda: self._measure(candidates))
         try:
-            return self._ready(_chosen(candidates, tuned), tuned.tuning.best.lanes, tuned)
+            return self._ready_as(tuned)
         except (ProviderUnavailable, SelfTestFailed):
             if not tuned.remembered:
                 raise
         # It worked when it was measured: something that the key does not hold has changed since.
         tuned = cache.renewed(key, lambda: self._measure(candidates))
-        return self._ready(_chosen(candidates, tuned), tuned.tuning.best.lanes, tuned)
+        return self._ready_as(tuned)
 
     def _measure(self, candidates: list[Candidate]) -> Tuning:
         """Times every proven candidate in turn; stops early with those that cannot win."""
@@ -179,6 +179,11 @@ class _Loading:
                 )
             )
         return measured, whole
+
+    def _ready_as(self, tuned: Tuned) -> tuple[Engine, float]:
+        """As `_ready`, for the best of a tuning."""
+        best = tuned.tuning.best
+        return self._ready(Candidate(best.provider, best.precision), best.lanes, tuned)
 
     def _ready(self, candidate: Candidate, lanes: int, tuned: Tuned | None = None) -> tuple[Engine, float]:
         """An engine that is warmed up and proven, and its error in the self-test.
@@ -229,11 +234,6 @@ class _Loading:
             return next(iter(self.errors.values()))
         reasons = "; ".join(f"{candidate}: {reason}" for candidate, reason in self.errors.items())
         return ProviderUnavailable(f"nothing here runs this model: {reasons}")
-
-
-def _chosen(candidates: list[Candidate], tuned: Tuned) -> Candidate:
-    best = tuned.tuning.best
-    return candidates[candidates.index(Candidate(best.provider, best.precision))]
 
 
 def _does_not_run(candidate: Candidate, error: Exception) -> ProviderUnavailable:

@@ -14,12 +14,7 @@ from service.backend import Runner
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
-from service.model_repository import (
-    LOADING,
-    Model,
-    RepositoryError,
-    open_repository,
-)
+from service.model_repository import LOADING, Model, RepositoryError, open_repository
 from service.settings import Settings
 from service.workers.child import Child
 from service.workers.memory import Layout, MemoryNotShared, SharedMemory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from types import SimpleNamespace
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -29,13 +30,13 @@ def make(shutdown_delay: float = 2.0, *, heeds_signals: bool = True) -> Server:
 
 def tick(server: Server, monkeypatch: pytest.MonkeyPatch, now: float) -> bool:
     """Whether the serving ends at this time."""
-    monkeypatch.setattr(server_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(server_module, "time", SimpleNamespace(monotonic=lambda: now))
     return asyncio.run(server.on_tick(1))
 
 
 def test_sigterm_turns_readiness_off_and_closes_the_port_later(monkeypatch: pytest.MonkeyPatch) -> None:
     server = make(shutdown_delay=2.0)
-    monkeypatch.setattr(server_module.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(server_module, "time", SimpleNamespace(monotonic=lambda: 100.0))
     assert not server.draining
     server.stop(signal.SIGTERM)
     assert server.draining

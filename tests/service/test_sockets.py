@@ -8,12 +8,7 @@ import socket
 
 import pytest
 
-from service.sockets import (
-    ReservedPort,
-    bind,
-    check,
-    explain,
-)
+from service.sockets import ReservedPort, bind, check, explain
 from tests.support.processes import free_port
 
 

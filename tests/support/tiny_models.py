@@ -12,20 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from model_export.weights.defaults import usual_preprocessing
 from model_export.weights.labels import imagenet_labels
 from service.runtime.graph import BATCH_DIMENSION, INPUT
-from service.runtime.model_card import (
-    Architecture,
-    Label,
-    ModelCard,
-    ModelFile,
-    Parity,
-    Weights,
-)
-from service.runtime.model_folder import (
-    CARD_FILE,
-    MODEL_FILES,
-    SELF_TEST_FILE,
-    sha256,
-)
+from service.runtime.model_card import Architecture, Label, ModelCard, ModelFile, Parity, Weights
+from service.runtime.model_folder import CARD_FILE, MODEL_FILES, SELF_TEST_FILE, sha256
 from service.runtime.self_test import SelfTest
 
 OPSET = 20

@@ -23,13 +23,7 @@ from service.runtime.faults import (
     TruncatedImage,
     UnsupportedImageFormat,
 )
-from service.runtime.images.formats import (
-    JPEG_END,
-    PNG_SIGNATURE,
-    describe_non_image,
-    has_end,
-    unsupported_format,
-)
+from service.runtime.images.formats import JPEG_END, PNG_SIGNATURE, describe_non_image, has_end, unsupported_format
 from service.runtime.images.orientation import read_orientation
 from service.runtime.images.png_chunks import strip_metadata
 from service.runtime.images.resizing import crop_box, resize_to_array, to_rgb_or_rgba

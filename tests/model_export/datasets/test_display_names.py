@@ -7,12 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_export.datasets.display_names import (
-    base_names,
-    differ_in_case,
-    exact,
-    printable,
-)
+from model_export.datasets.display_names import base_names, differ_in_case, exact, printable
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,7 @@ import numpy as np
 import pytest
 
 from model_export.datasets.base import Data
-from model_export.datasets.image_folder import (
-    ImageFolder,
-    open_folder,
-    open_images,
-    open_unlabelled,
-)
+from model_export.datasets.image_folder import ImageFolder, open_folder, open_images, open_unlabelled
 from model_export.datasets.layout import Layout
 from tests.model_export.datasets.trees import encoded, refusal, tree, write
 

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model_export.datasets.split_names import (
-    TRAIN,
-    VAL,
-    is_one_word,
-    name_both_parts,
-    names_a_split,
-    rank,
-)
+from model_export.datasets.split_names import TRAIN, VAL, is_one_word, name_both_parts, names_a_split, rank
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from model_export.drawings.patterns import PATTERNS
-from model_export.drawings.pictures import (
-    CLASSES,
-    STYLES,
-    Difficulty,
-    Style,
-    draw,
-    draw_jpeg,
-    mask,
-    picture,
-)
+from model_export.drawings.pictures import CLASSES, STYLES, Difficulty, Style, draw, draw_jpeg, mask, picture
 from model_export.drawings.shapes import SHAPES
 
 LABELS = range(len(CLASSES))

@@ -10,12 +10,7 @@ import pytest
 import torch
 
 from model_export.drawings.samples import sample_images
-from model_export.export.onnx_export import (
-    ExportError,
-    _check,
-    export_onnx,
-    folded,
-)
+from model_export.export.onnx_export import ExportError, _check, export_onnx, folded
 from model_export.export.parity_gate import FLOOR, torch_answers
 from model_export.nets.resnet import IMAGENET_BLOCKS, build
 from model_export.weights.random_weights import random_weights

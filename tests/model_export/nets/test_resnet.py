@@ -6,26 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from model_export.nets.resnet import (
-    IMAGENET_BLOCKS,
-    Bottleneck,
-    ResNet,
-    ZeroPad,
-    build,
-    cifar_resnet,
-    resnet,
-)
+from model_export.nets.resnet import IMAGENET_BLOCKS, Bottleneck, ResNet, ZeroPad, build, cifar_resnet, resnet
 from service.runtime.model_card import Architecture, Shortcut, Variant
+from tests.model_export.parameter_counts import CIFAR_PARAMETERS, IMAGENET_PARAMETERS
 
-# 1000 classes; counted from the networks, option A (or plain), B and C.
-PARAMETERS = {
-    18: (11_515_688, 11_689_512, 12_043_816),
-    34: (21_623_848, 21_797_672, 22_716_840),
-    50: (22_780_456, 25_557_032, 40_128_552),
-    101: (41_772_584, 44_549_160, 76_981_288),
-    152: (57_416_232, 60_192_808, 107_335_720),
-}
-CIFAR_PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}
 GMACS = {  # option B at 224x224: v1, v1.5
     (18, "v1.5"): 1.814,
     (34, "v1.5"): 3.664,
@@ -59,11 +43,11 @@ def multiply_adds(net: ResNet, size: int) -> int:
     return total
 
 
-@pytest.mark.parametrize("depth", PARAMETERS)
+@pytest.mark.parametrize("depth", IMAGENET_PARAMETERS)
 @pytest.mark.parametrize(("shortcut", "column"), [(None, 0), ("A", 0), ("B", 1), ("C", 2)])
 def test_parameter_counts(depth: int, shortcut: Shortcut | None, column: int) -> None:
     with torch.device("meta"):
-        assert count(resnet(depth, shortcut=shortcut)) == PARAMETERS[depth][column]
+        assert count(resnet(depth, shortcut=shortcut)) == IMAGENET_PARAMETERS[depth][column]
 
 
 @pytest.mark.parametrize("depth", CIFAR_PARAMETERS)

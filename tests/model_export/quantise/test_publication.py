@@ -13,12 +13,7 @@ from model_export.quantise.images import sample
 from model_export.quantise.publication import CALIBRATION_METHOD, publish_quantised
 from service.runtime.choices import FilePrecision
 from service.runtime.loading import load_engine
-from service.runtime.model_folder import (
-    ModelVersion,
-    model_versions,
-    read_card,
-    verify_digests,
-)
+from service.runtime.model_folder import ModelVersion, model_versions, read_card, verify_digests
 
 pytestmark = pytest.mark.machine
 

@@ -9,12 +9,7 @@ import onnx
 import pytest
 
 from model_export.drawings.samples import sample_images
-from model_export.quantise.ranges import (
-    BINS,
-    activation_names,
-    activation_ranges,
-    least_divergence,
-)
+from model_export.quantise.ranges import BINS, activation_names, activation_ranges, least_divergence
 from service.runtime.engine import DynamicEngine
 from service.runtime.model_card import Preprocessing
 from service.runtime.providers import open_session

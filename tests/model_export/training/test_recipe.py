@@ -3,14 +3,7 @@
 import pytest
 
 from model_export.errors import InputError
-from model_export.training.recipe import (
-    RECIPE_NAMES,
-    RECIPES,
-    Recipe,
-    describe,
-    override,
-    recipe_for,
-)
+from model_export.training.recipe import RECIPE_NAMES, RECIPES, Recipe, describe, override, recipe_for
 from service.runtime.model_card import Architecture
 
 CIFAR = Architecture(depth=20, family="cifar", shortcut="A", num_classes=10)

@@ -9,14 +9,7 @@ import pytest
 import torch
 
 from model_export.errors import InputError
-from tests.model_export.weights.weight_files import (
-    State,
-    assert_same,
-    imagenet_file,
-    load,
-    meta_resnet,
-    refusal,
-)
+from tests.model_export.weights.weight_files import State, assert_same, imagenet_file, load, meta_resnet, refusal
 
 
 def test_batch_norm_counters_may_be_missing(folder: Path, state: State) -> None:

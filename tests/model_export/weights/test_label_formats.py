@@ -11,19 +11,7 @@ import pytest
 from model_export.errors import InputError
 from model_export.weights.labels import read_labels
 from service.runtime.model_card import Label
-
-TENCH = Label(name="tench", wnid="n01440764")
-SHARK = Label(name="great white shark", wnid="n01484850")
-
-
-def names(*given: str) -> tuple[Label, ...]:
-    return tuple(Label(name=name) for name in given)
-
-
-def write(folder: Path, name: str, text: str) -> Path:
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
+from tests.model_export.weights.label_files import SHARK, TENCH, names, write
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,7 @@ from safetensors.torch import save_file
 from model_export.nets.resnet import cifar_resnet
 from model_export.weights.loading import load_file
 from service.runtime.model_folder import sha256
-from tests.model_export.weights.weight_files import (
-    State,
-    assert_same,
-    imagenet_file,
-    load,
-    meta_resnet,
-    refusal,
-)
+from tests.model_export.weights.weight_files import State, assert_same, imagenet_file, load, meta_resnet, refusal
 
 
 def test_a_bare_state_dict(folder: Path, state: State) -> None:

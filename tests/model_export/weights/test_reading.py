@@ -10,12 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.model_export.weights.weight_files import (
-    State,
-    assert_same,
-    load,
-    refusal,
-)
+from tests.model_export.weights.weight_files import State, assert_same, load, refusal
 
 
 def test_counters_of_operations_are_ignored(folder: Path, state: State) -> None:

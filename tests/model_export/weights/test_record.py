@@ -13,12 +13,7 @@ from model_export.weights.loading import load_file
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import WRITER, save_safetensors
 from service.runtime.model_card import Accuracy, Label, Preprocessing
-from tests.model_export.weights.weight_files import (
-    State,
-    assert_same,
-    load,
-    refusal,
-)
+from tests.model_export.weights.weight_files import State, assert_same, load, refusal
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,7 @@ from model_export.nets.resnet import cifar_resnet, resnet
 from model_export.weights.loading import load_file
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import save_safetensors
-from tests.model_export.weights.weight_files import (
-    State,
-    assert_same,
-    load,
-    refusal,
-)
+from tests.model_export.weights.weight_files import State, assert_same, load, refusal
 
 
 def test_a_safetensors_file_without_a_record(folder: Path, state: State) -> None:

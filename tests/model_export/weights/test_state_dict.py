@@ -14,14 +14,7 @@ import torch
 
 from model_export.nets.resnet import cifar_resnet
 from model_export.weights.loading import load_file
-from tests.model_export.weights.weight_files import (
-    State,
-    assert_same,
-    load,
-    meta_resnet,
-    prefixed,
-    refusal,
-)
+from tests.model_export.weights.weight_files import State, assert_same, load, meta_resnet, prefixed, refusal
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_ema", "model_ema"])

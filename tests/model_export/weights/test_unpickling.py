@@ -20,12 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from model_export.nets.resnet import cifar_resnet
-from tests.model_export.weights.weight_files import (
-    State,
-    assert_same,
-    load,
-    refusal,
-)
+from tests.model_export.weights.weight_files import State, assert_same, load, refusal
 
 
 def test_the_old_format_of_torch_save(folder: Path, state: State) -> None:

@@ -9,14 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.runtime.model_card import (
-    Architecture,
-    Calibration,
-    Gate,
-    ModelFile,
-    Preprocessing,
-    Quantisation,
-)
+from service.runtime.model_card import Architecture, Calibration, Gate, ModelFile, Preprocessing, Quantisation
 from service.runtime.model_folder import CardError, read_card
 
 

@@ -8,13 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.runtime.model_folder import (
-    CardError,
-    explain_empty,
-    model_versions,
-    read_card,
-    verify_digests,
-)
+from service.runtime.model_folder import CardError, explain_empty, model_versions, read_card, verify_digests
 
 
 def test_only_versions_are_found(tmp_path: Path) -> None:

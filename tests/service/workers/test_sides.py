@@ -30,6 +30,7 @@ from tests.support.waiting import async_until
 
 SIDE = 32
 WORKER = 1
+SEND_BUFFER = 65_536  # bytes
 
 
 class Sides:
@@ -45,6 +46,8 @@ class Sides:
         self.memory = SharedMemory.create(Layout(workers=2, models=2, slots=slots, side=SIDE, classes=10))
         self.heard: list[str] = []
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for sock in (ours, self.theirs):  # on some machines the default has room for everything that is sent here
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self.engine_side = EngineSide(
             ours,
             self.memory,

@@ -12,13 +12,7 @@ from service.runtime.images.decoding import decode, open_image
 from service.runtime.images.orientation import UPRIGHT, read_orientation
 from service.runtime.images.resizing import resize_and_crop, to_array
 from service.runtime.model_card import Preprocessing
-from tests.service.runtime.images.pictures import (
-    WHOLE,
-    corner,
-    encode,
-    jpeg_with_orientation,
-    photograph,
-)
+from tests.service.runtime.images.pictures import WHOLE, corner, encode, jpeg_with_orientation, photograph
 
 
 def test_the_orientation_is_applied() -> None:

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from service.runtime.images.formats import PNG_SIGNATURE
-from service.runtime.images.png_chunks import (
-    MAX_CHUNKS,
-    read_chunks,
-    significant_bits,
-    strip_metadata,
-)
+from service.runtime.images.png_chunks import MAX_CHUNKS, read_chunks, significant_bits, strip_metadata
 from tests.service.runtime.images.pictures import RED, encode
 from tests.service.runtime.images.png import HEADER_END, chunk
 

@@ -10,14 +10,7 @@ from service.runtime.images import resizing
 from service.runtime.images.decoding import decode
 from service.runtime.images.resizing import crop_box, resize_and_crop, to_array
 from service.runtime.model_card import Interpolation, Preprocessing
-from tests.service.runtime.images.pictures import (
-    STANDARD,
-    WHOLE,
-    encode,
-    photograph,
-    real_photograph,
-    reference,
-)
+from tests.service.runtime.images.pictures import STANDARD, WHOLE, encode, photograph, real_photograph, reference
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (640, 427), (224, 224), (256, 256), (97, 1201), (1999, 300)])
