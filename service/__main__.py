@@ -51,12 +51,15 @@ def serve(settings: Settings) -> int:
     from service.app import create_app
     from service.model_repository import RepositoryError
     from service.server import Server
+    from service.watchdog import end_process
 
     metrics.count_alone()
     try:
         server = Server(
             settings,
-            lambda server: create_app(settings, serving=lambda: not server.draining, on_fatal=server.fail),
+            lambda server: create_app(
+                settings, serving=lambda: not server.draining, on_fatal=server.fail, on_hang=end_process
+            ),
         )
         sockets.check(settings.host, settings.port)
     except RepositoryError as error:

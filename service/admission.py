@@ -1,54 +1,104 @@
-"""What may be in the service at once: every request holds a permit until its answer."""
+"""What may be in the service at once: every request holds a permit until its answer.
+
+Two things are limited: the queue, by the time that it means, and memory, by the bytes of all requests together.
+"""
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 from service.backend import Runner
-from service.errors import Overloaded, retry_after_seconds
+from service.deadline import Deadline
+from service.decoders import Decoders
+from service.errors import MemoryExhausted, Overloaded
 from service.metrics import Metrics
+
+# Seconds after which a request that found no memory should be sent again: by then others have been answered.
+RETRY_AFTER_MEMORY = 1
 
 
 class Room:
-    """The room that one model has for images."""
+    """The queue of one model: images that wait to be decoded, that wait for the engine, or that run."""
 
-    def __init__(self, model: str, runner: Runner, metrics: Metrics, max_images: int) -> None:
+    def __init__(self, model: str, runner: Runner, decoders: Decoders, metrics: Metrics, target: float) -> None:
+        """
+        Args:
+            target: the longest wait with which images are admitted, in seconds.
+        """
         self._runner = runner
-        self._max_images = max_images
+        self._decoders = decoders
+        self._target = target
         self._gauge = metrics.queue.labels(model=model)  # looked up once: a label costs as much as counting
 
-    def check(self, images: int = 1) -> None:
-        """Raises Overloaded if `images` more do not fit."""
-        queued = self._runner.in_service
-        if queued + images > self._max_images:
-            raise Overloaded(
-                queued=queued,
-                max_queue=self._max_images,
-                retry_after=retry_after_seconds(queued, self._runner.per_second),
-            )
+    @property
+    def wait(self) -> float:
+        """Seconds that an image which came now would wait, at the measured rates; 0 while nothing is measured.
+
+        Decoding and computing go on at the same time, so the slower of the two decides.
+        """
+        per_second = self._runner.per_second
+        ahead = self._decoders.unfinished + self._runner.unanswered
+        return max(self._decoders.wait, ahead / per_second if per_second else 0.0)
+
+    def check(self, deadline: Deadline) -> None:
+        """Raises Overloaded if the wait is above the target, DeadlineMissed if it is longer than the request has."""
+        wait = self.wait
+        if wait > self._target:
+            raise Overloaded.by(wait, self._target)
+        if wait > deadline.left:
+            raise deadline.missed(f"the queue alone takes {math.ceil(1000 * wait)} ms")
 
     def add(self, images: int) -> None:
         """Counts images in, or out if negative."""
-        self._runner.count(images)
         self._gauge.inc(images)
+
+
+class Memory:
+    """The bytes that requests hold for bodies and pixels. Used on the event loop only.
+
+    A request may never hold more than what stays free ("Dynamic Queue Length Thresholds", Choudhury and Hahne 1998):
+    when memory runs short, the largest requests are refused first, and small ones still find room.
+    """
+
+    def __init__(self, limit: int, metrics: Metrics) -> None:
+        self.held = 0
+        self._limit = limit
+        self._gauge = metrics.request_bytes
+
+    def check(self, own: int, more: int) -> None:
+        """Raises MemoryExhausted if a request that holds `own` bytes could not hold `more`."""
+        if own + more > self._limit - self.held - more:
+            raise MemoryExhausted(
+                bytes=own + more, held=self.held - own, memory_bytes=self._limit, retry_after=RETRY_AFTER_MEMORY
+            )
+
+    def add(self, count: int) -> None:
+        """Counts bytes in, or out if negative."""
+        self.held += count
+        self._gauge.inc(count)
 
 
 class Permit:
     """What one request holds of the service. A context manager: leaving it gives everything back."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._body_bytes = metrics.body_bytes
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
         self._bytes = 0
         self._images: list[tuple[Room, int]] = []
 
+    def expect_bytes(self, count: int) -> None:
+        """Raises MemoryExhausted if there is no room for an announced body. Holds nothing yet: it may never come."""
+        self._memory.check(self._bytes, count)
+
     def reserve_bytes(self, count: int) -> None:
-        """Counts the bytes of the body, before it is read."""
+        """Holds `count` bytes more. Raises MemoryExhausted."""
+        self._memory.check(self._bytes, count)
+        self._memory.add(count)
         self._bytes += count
-        self._body_bytes.inc(count)
 
     def reserve_images(self, room: Room, count: int) -> None:
-        """Counts images in, once the model is known. Raises Overloaded."""
-        room.check(count)
+        """Counts images in, once the model is known."""
         room.add(count)
         self._images.append((room, count))
 
@@ -58,6 +108,6 @@ class Permit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._body_bytes.dec(self._bytes)
+        self._memory.add(-self._bytes)
         for room, count in self._images:
             room.add(-count)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,15 +14,18 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 
+from service.admission import Memory
 from service.api import classify, health, models, problems
 from service.api.middleware import Forwarded, Head
-from service.backend import Backend, Runner
+from service.backend import Backend, Runner, Work
+from service.decoders import Decoders
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
 from service.model_repository import Model, Repository, open_repository
 from service.pipeline import Pipeline
 from service.settings import Settings
+from service.watchdog import watching
 
 STATIC = Path(__file__).parent / "static"
 WHERE = {
@@ -45,6 +47,7 @@ def create_app(
     serving: Callable[[], bool] = lambda: True,
     before_listening: Callable[[], Awaitable[None]] | None = None,
     on_fatal: Callable[[Exception], None] = lambda error: None,
+    on_hang: Callable[[Work], None] | None = None,
 ) -> FastAPI:
     """The service over the models of a repository and a backend, by default those of `settings` in this process.
 
@@ -54,6 +57,7 @@ def create_app(
         serving: whether load balancers may send requests here, besides the models; False while shutting down.
         before_listening: awaited while loading has begun and before the server accepts connections.
         on_fatal: as in `Lifecycle`.
+        on_hang: as in `Watchdog`, over the backend and the event loop; None watches nothing.
 
     Raises:
         RepositoryError: there are no published models, or not those that the settings name.
@@ -61,7 +65,9 @@ def create_app(
     metrics = Metrics()
     repository = repository or open_repository(settings)
     backend = backend or LocalBackend(settings, metrics, on_broken=lambda error: lifecycle.give_up(error))
-    decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+    decoders = Decoders(
+        settings.worker_decode_threads, settings.large_image_memory, target=settings.target_wait_ms / 1000
+    )
 
     def activate(model: Model, runner: Runner) -> Pipeline:
         return Pipeline(model, runner, decoders, settings, metrics)
@@ -76,14 +82,15 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
-        try:
-            if before_listening:
-                await before_listening()
-            yield
-        finally:
-            loading.cancel()
-        await asyncio.to_thread(decoders.shutdown)
-        await backend.close()
+        with watching(settings.hang_timeout, backend.work, on_hang) if on_hang else nullcontext():
+            try:
+                if before_listening:
+                    await before_listening()
+                yield
+            finally:
+                loading.cancel()
+            await asyncio.to_thread(decoders.shutdown)
+            await backend.close()
 
     app = FastAPI(
         title="ResNet image classification",
@@ -106,7 +113,9 @@ def create_app(
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
-    app.include_router(classify.router(repository, lifecycle, settings, metrics))
+    app.include_router(
+        classify.router(repository, lifecycle, settings, metrics, Memory(settings.request_memory, metrics))
+    )
     app.include_router(models.router(repository))
     app.include_router(health.router(lambda: lifecycle.ready and serving(), metrics))
     app.include_router(problems.router())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Hashable, Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -28,26 +28,30 @@ class BatchItem(Protocol):
     def top_k(self) -> int:
         """How many classes to answer with."""
 
+    @property
+    def deadline(self) -> float:
+        """When the answer is worth nothing any more, on the clock of `time.monotonic`."""
+
 
 class Runner(Protocol):
     """A ready model, wherever it is computed."""
 
     @property
-    def in_service(self) -> int:
-        """Images that were counted in and not out again."""
+    def unanswered(self) -> int:
+        """Images that were submitted, here or in a sibling process, and not answered yet."""
 
     @property
     def per_second(self) -> float:
-        """Images per second that leave while there is work; 0 until the first have left."""
-
-    def count(self, images: int) -> None:
-        """Counts images in, or out if negative. On the event loop."""
+        """Images per second that leave while more of them wait; 0 if nothing is known yet."""
 
     def pending(self) -> Pending:
         """A future for one image; cancelling it withdraws the image. On the event loop."""
 
     def submit(self, item: BatchItem, pending: Pending) -> None:
-        """Queues an image; may be called from any thread. If computing it fails, `pending` gets the exception."""
+        """Queues an image; may be called from any thread.
+
+        If computing it fails, `pending` gets the exception; `batching.Expired` if its deadline came first.
+        """
 
 
 class Ready(NamedTuple):
@@ -63,11 +67,28 @@ class Failed(NamedTuple):
     reason: str
 
 
+class Work(NamedTuple):
+    """What a part of the program is busy with, for the watchdog.
+
+    Attributes:
+        part: its name.
+        piece: the piece of work; while it stays the same, there is no progress. None while there is nothing to do.
+        longest: seconds that the longest piece has ever taken.
+    """
+
+    part: str
+    piece: Hashable | None
+    longest: float = 0.0
+
+
 class Backend(Protocol):
     """Loads models and computes them."""
 
     def load(self, models: Iterable[Model]) -> AsyncIterator[tuple[Model, Ready | Failed]]:
         """Yields every model as soon as it is ready or has failed. Cancelling stops before the next model."""
+
+    def work(self) -> Iterable[Work]:
+        """What must make progress for images to be answered. From any thread."""
 
     async def close(self) -> None:
         """Finishes what is queued, then lets go of threads, sockets and models."""

@@ -8,15 +8,20 @@ lone request never waits: it even has all lanes to itself. This module knows no 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import math
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from service.batch_sizes import Sizes
+from service.rates import DrainRate
 
 log = logging.getLogger(__name__)
 
@@ -36,59 +41,15 @@ class Closed(Exception):
     """The batcher has been closed."""
 
 
-class Sizes(Protocol):
-    """How many items a batch takes."""
-
-    @property
-    def largest(self) -> int:
-        """No batch is larger."""
-
-    def take(self, waiting: int, lanes: int) -> int:
-        """How many of `waiting` items the next batch takes while `lanes` lanes are free; at least one."""
+class Expired(Exception):
+    """The item's deadline had come before its batch could end, so it was not computed."""
 
 
-class ExactSizes:
-    """Batches of exactly these sizes. The free lanes share the queue, so that all finish soon.
+class Running(NamedTuple):
+    """The batch that has run longest."""
 
-    Args:
-        sizes: ascending from 1.
-    """
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self._sizes = tuple(sizes)
-        self.largest = self._sizes[-1]
-
-    def take(self, waiting: int, lanes: int) -> int:
-        share = -(-waiting // lanes)
-        return max(size for size in self._sizes if size <= share)
-
-
-class PaddedSizes:
-    """Batches of any size, each padded to the next larger of these. Splits the queue for the least time in all.
-
-    Unlike on a CPU, lanes do not share the queue: one GPU computes for all of them.
-
-    Args:
-        seconds: time that each size takes, by size, ascending from 1.
-    """
-
-    def __init__(self, seconds: Mapping[int, float]) -> None:
-        self.largest = max(seconds)
-
-        def batch(items: int) -> float:
-            return seconds[min(size for size in seconds if size >= items)]
-
-        # For n items: the least total time, and how many items the first batch takes. Rounded to microseconds; ties go
-        # to the larger first batch, which answers more clients first.
-        fastest: list[tuple[float, int]] = [(0.0, 0)]
-        for waiting in range(1, self.largest + 1):
-            firsts = {min(waiting, size) for size in seconds}
-            total, first = min((round(batch(taken) + fastest[waiting - taken][0], 6), -taken) for taken in firsts)
-            fastest.append((total, -first))
-        self._take = [first for _, first in fastest]
-
-    def take(self, waiting: int, lanes: int) -> int:
-        return self._take[min(waiting, self.largest)]
+    number: int  # no other batch has it
+    items: int
 
 
 @dataclass(slots=True)
@@ -96,31 +57,8 @@ class _Queued(Generic[Item, Result]):
     item: Item
     # The future travels with the item. In a table by id, a client that leaves could strand its batch-mates.
     future: asyncio.Future[tuple[Result, BatchTiming]]
+    deadline: float  # as `time.monotonic`
     submitted: float = field(default_factory=time.perf_counter)
-
-
-class DrainRate:
-    """Items per second that leave while there is work, smoothed over about ten batches; 0 before the first."""
-
-    WEIGHT = 0.1
-
-    def __init__(self) -> None:
-        self._items = 0.0
-        self._seconds = 0.0
-        self._last = 0.0
-
-    @property
-    def per_second(self) -> float:
-        return self._items / self._seconds if self._seconds else 0.0
-
-    def record(self, items: int, started: float, finished: float) -> None:
-        """Counts overlapping batches once: from the end of the previous batch, not from their own start."""
-        seconds = max(finished - max(started, self._last), 0.0)
-        self._last = max(finished, self._last)
-        # Smoothed separately: two lanes that finish together would give an unbounded rate.
-        weight = self.WEIGHT if self._seconds else 1.0
-        self._items += weight * (items - self._items)
-        self._seconds += weight * (seconds - self._seconds)
 
 
 class Batcher(Generic[Item, Result]):
@@ -132,8 +70,13 @@ class Batcher(Generic[Item, Result]):
         sizes: chooses batch sizes.
         lanes: how many batches run at once.
         prepare: called on every lane's thread before the constructor returns. What it raises, the constructor raises.
+        expected_rate: items per second, until it has been measured; 0 if nothing is known.
         max_wait: seconds that a batch that is not full waits for more items, counted from its first; 0 never waits.
         on_batch: called with the size of every batch that ran, on the batcher's threads.
+
+    Attributes:
+        drain_rate: how fast items leave.
+        longest: seconds that the slowest batch took.
     """
 
     def __init__(
@@ -143,6 +86,7 @@ class Batcher(Generic[Item, Result]):
         sizes: Sizes,
         lanes: int = 1,
         max_wait: float = 0.0,
+        expected_rate: float = 0.0,
         prepare: Callable[[], None] = lambda: None,
         on_batch: Callable[[int], None] = lambda size: None,
         name: str = "batcher",
@@ -154,10 +98,13 @@ class Batcher(Generic[Item, Result]):
         self._on_batch = on_batch
         self._queue: deque[_Queued[Item, Result]] = deque()
         self._changed = threading.Condition()
-        self._running = 0  # batches
+        self._numbers = itertools.count()
+        self._running: dict[int, int] = {}  # batches: number -> items, the oldest first
         self._alone = False  # whether the running batch has been promised the whole engine
         self._closed = False
-        self.drain_rate = DrainRate()
+        self._fastest = math.inf  # seconds that the fastest batch took
+        self.longest = 0.0
+        self.drain_rate = DrainRate(expected_rate)
         prepared: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._lane, args=(prepare, prepared), name=f"{name}-{lane}", daemon=True)
@@ -174,17 +121,32 @@ class Batcher(Generic[Item, Result]):
         """Queued items, without those that run."""
         return len(self._queue)
 
-    def submit(self, item: Item, future: asyncio.Future[tuple[Result, BatchTiming]]) -> None:
+    @property
+    def unanswered(self) -> int:
+        """Items that are queued or run. From any thread."""
+        with self._changed:
+            return len(self._queue) + sum(self._running.values())
+
+    @property
+    def oldest(self) -> Running | None:
+        """The batch that has run longest; None if none runs. From any thread."""
+        with self._changed:
+            return next((Running(*batch) for batch in self._running.items()), None)
+
+    def submit(
+        self, item: Item, future: asyncio.Future[tuple[Result, BatchTiming]], deadline: float = math.inf
+    ) -> None:
         """Queues an item; may be called from any thread.
 
         Args:
             future: receives the result, or the exception of the item or its batch, on its own event loop. Cancelling it
                 drops the item if it has not run yet.
+            deadline: on the clock of `time.monotonic`. If no batch can end before it, the future gets Expired.
 
         Raises:
             Closed: the batcher has been closed.
         """
-        entry: _Queued[Item, Result] = _Queued(item, future)
+        entry: _Queued[Item, Result] = _Queued(item, future, deadline)
         with self._changed:
             if self._closed:
                 raise Closed
@@ -210,7 +172,7 @@ class Batcher(Generic[Item, Result]):
 
     def _work(self) -> None:
         while batch := self._take():
-            entries, alone = batch
+            number, entries, alone = batch
             started = time.perf_counter()
             outcome: Sequence[Result | Exception] | BaseException
             try:
@@ -222,7 +184,7 @@ class Batcher(Generic[Item, Result]):
                 outcome = error
             finished = time.perf_counter()
             with self._changed:
-                self._running -= 1
+                del self._running[number]
                 self._alone = False
                 if self._closed:
                     self._changed.notify_all()
@@ -230,16 +192,20 @@ class Batcher(Generic[Item, Result]):
                     self._changed.notify()
                 # A failed batch says nothing about how fast work drains.
                 if not isinstance(outcome, BaseException):
-                    self.drain_rate.record(len(entries), started, finished)
+                    self._fastest = min(self._fastest, finished - started)
+                    self.longest = max(self.longest, finished - started)
+                    if self._queue and not alone:  # a batch that ran alone had all lanes
+                        self.drain_rate.record(len(entries), started, finished)
             if not isinstance(outcome, BaseException):
                 self._on_batch(len(entries))
             # One wake-up of the event loop per batch. All items of a server come from one loop.
-            ran = finished - started
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                entries[0].future.get_loop().call_soon_threadsafe(_resolve, entries, outcome, started, ran)
+            _on_loop(entries, _resolve, entries, outcome, started, finished - started)
 
-    def _take(self) -> tuple[list[_Queued[Item, Result]], bool] | None:
-        """Waits for the next batch of this lane; also returns whether it runs alone. None when closed and drained."""
+    def _take(self) -> tuple[int, list[_Queued[Item, Result]], bool] | None:
+        """Waits for the next batch of this lane: its number, its items, and whether it runs alone.
+
+        None when closed and drained.
+        """
         with self._changed:
             while True:
                 while self._alone or (not self._queue and not self._closed):
@@ -248,18 +214,23 @@ class Batcher(Generic[Item, Result]):
                     continue
                 # The client of a cancelled item has left.
                 waiting = [entry for entry in self._queue if not entry.future.cancelled()]
+                soonest = time.monotonic() + (self._fastest if self._fastest < math.inf else 0.0)
+                if expired := [entry for entry in waiting if entry.deadline < soonest]:
+                    waiting = [entry for entry in waiting if entry.deadline >= soonest]
+                    _on_loop(expired, _expire, expired)
                 if not waiting:
                     self._queue.clear()
                     if self._closed:
                         return None
                     continue
-                size = self._sizes.take(len(waiting), self._lanes - self._running)
+                size = self._sizes.take(len(waiting), self._lanes - len(self._running))
                 self._queue = deque(waiting[size:])
                 self._alone = not self._running and not self._queue
-                self._running += 1
+                number = next(self._numbers)
+                self._running[number] = size
                 if self._queue:
                     self._changed.notify()
-                return waiting[:size], self._alone
+                return number, waiting[:size], self._alone
 
     def _waited_for_more(self) -> bool:
         """Waits for a fuller batch if there is reason to; if it did, everything may have changed meanwhile."""
@@ -270,6 +241,18 @@ class Batcher(Generic[Item, Result]):
         return True
 
 
+def _on_loop(entries: Sequence[_Queued[Any, Any]], call: Callable[..., None], *arguments: object) -> None:
+    """Calls a function on the event loop that the items' futures belong to."""
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        entries[0].future.get_loop().call_soon_threadsafe(call, *arguments)
+
+
+def _expire(entries: Sequence[_Queued[Any, Any]]) -> None:
+    for entry in entries:
+        if not entry.future.done():
+            entry.future.set_exception(Expired())
+
+
 def _resolve(
     entries: list[_Queued[Item, Result]],
     outcome: Sequence[Result | Exception] | BaseException,
@@ -277,7 +260,7 @@ def _resolve(
     ran: float,
 ) -> None:
     for position, entry in enumerate(entries):
-        if entry.future.cancelled():
+        if entry.future.done():  # cancelled: the client has left
             continue
         result = outcome if isinstance(outcome, BaseException) else outcome[position]
         if isinstance(result, BaseException):

@@ -4,6 +4,7 @@ Fault                            title, detail, remedy
 ├── ImageFault                   one image is at fault; its neighbours in the request are answered
 │   ├── (those of decoding: `runtime.faults`)
 │   ├── ImageTooLarge
+│   ├── TooMuchMemory
 │   ├── FormAsImage
 │   ├── FileNameAsImage
 │   └── TextEncodedImage
@@ -25,8 +26,11 @@ Fault                            title, detail, remedy
 │   └── UnknownParameter
 └── ServerFault                  the server is at fault
     ├── InternalError
+    ├── ComputationFailed
+    ├── DeadlineMissed
     ├── ModelFailed
     ├── ModelNotReady
+    ├── MemoryExhausted
     └── Overloaded
 """
 
@@ -42,6 +46,12 @@ class ImageTooLarge(ImageFault):
     title = "The image has too many bytes"
     detail = "The image has {bytes} bytes; at most {max_bytes} are accepted."
     remedy = "Send a smaller or more strongly compressed picture: the network sees a few hundred pixels of it anyway."
+
+
+class TooMuchMemory(ImageFault):
+    title = "The image takes too much memory"
+    detail = "Decoding the image would take {bytes} bytes; at most {max_bytes} are used for that."
+    remedy = "Scale the picture down before sending it, or raise the server's memory_budget."
 
 
 class FormAsImage(ImageFault):
@@ -175,6 +185,18 @@ class InternalError(ServerFault):
     remedy = "Send the request again. If it fails again, report it with the time of the request."
 
 
+class ComputationFailed(ServerFault):
+    title = "The image could not be computed"
+    detail = "The service failed on this image; its log has the details."
+    remedy = "Send the request again. If it fails again, report it with the time of the request."
+
+
+class DeadlineMissed(ServerFault):
+    title = "The answer would come too late"
+    detail = "The request allowed {timeout_ms} ms: {reason}."
+    remedy = "Send the request again with more time (X-Request-Timeout-Ms), or when the service has less to do."
+
+
 class ModelFailed(ServerFault):
     title = "The model could not be loaded"
     detail = "Model {model} is published, but this server could not load it."
@@ -191,17 +213,29 @@ class ModelNotReady(RetryLater):
     remedy = "Send the request again once /healthz/ready answers 200."
 
 
+class MemoryExhausted(RetryLater):
+    title = "There is no memory for the request now"
+    detail = "The request needs {bytes} bytes, and others hold {held} of {memory_bytes}."
+    remedy = "Send the request again after {retry_after} s. Smaller requests find room first."
+
+
 class Overloaded(RetryLater):
     title = "The service is overloaded"
-    detail = "{queued} images are waiting; the limit is {max_queue}."
-    remedy = "Send the request again after {retry_after} s, the time the queue needs to drain at its current rate."
+    detail = "An image would wait {wait_ms} ms; the limit is {target_wait_ms} ms."
+    remedy = "Send the request again after {retry_after} s: then the queue has drained below the limit."
 
-
-def retry_after_seconds(queued: int, images_per_second: float) -> int:
-    """Whole seconds until `queued` images have drained at a measured rate, at least 1 (RFC 9110, section 10.2.3)."""
-    if images_per_second <= 0:
-        return 1
-    return max(1, math.ceil(queued / images_per_second))
+    @classmethod
+    def by(cls, wait: float, target: float) -> Overloaded:
+        """
+        Args:
+            wait, target: seconds. `retry_after` is when the wait will have fallen to the target, in whole seconds, at
+                least 1 (RFC 9110, section 10.2.3).
+        """
+        return cls(
+            wait_ms=math.ceil(1000 * wait),
+            target_wait_ms=round(1000 * target),
+            retry_after=max(1, math.ceil(wait - target)),
+        )
 
 
 def fault_types(base: type[Fault] = Fault) -> Iterator[type[Fault]]:

@@ -10,8 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from service.backend import BatchItem, Failed, Pending, Ready
-from service.batching import Batcher, ExactSizes, PaddedSizes
+from service.backend import BatchItem, Failed, Pending, Ready, Work
+from service.batch_sizes import ExactSizes, PaddedSizes
+from service.batching import Batcher
 from service.metrics import Metrics
 from service.model_repository import Model
 from service.runtime.engine import Engine
@@ -26,13 +27,13 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Consecutive failed batches after which the process gives up. After some CUDA errors no batch ever succeeds again, and
+# Consecutive failed runs after which the process gives up: after some CUDA errors no batch ever succeeds again, and
 # only a new process helps.
 FAILURES = 3
 
 
 class EngineBroken(Exception):
-    """The engine has failed several batches in a row; the message says why."""
+    """The engine has failed several times in a row; the message says why."""
 
 
 class NotFinite(Exception):
@@ -69,9 +70,8 @@ class LocalRunner:
         """
         Args:
             max_wait: seconds that a batch that is not full waits for more images.
-            on_broken: called once, on a thread, when `FAILURES` batches in a row have failed.
+            on_broken: called once, on a thread, when the engine has failed `FAILURES` times in a row.
         """
-        self.in_service = 0
         self._name = model.name
         self._engine = engine
         self._on_broken = on_broken
@@ -86,21 +86,28 @@ class LocalRunner:
             lanes=engine.info.lanes,
             prepare=engine.prepare_thread,
             max_wait=max_wait,
+            expected_rate=engine.info.tuned.tuning.best.peak if engine.info.tuned else 0.0,
             on_batch=metrics.batch_size.labels(model=model.name).observe,
             name=f"engine-{model.name}",
         )
+
+    @property
+    def unanswered(self) -> int:
+        return self._batcher.unanswered
 
     @property
     def per_second(self) -> float:
         return self._batcher.drain_rate.per_second
 
     @property
+    def work(self) -> Work:
+        """The batch that has run longest."""
+        return Work(f"the engine of {self._name}", self._batcher.oldest, self._batcher.longest)
+
+    @property
     def queued(self) -> int:
         """Images that wait for the engine; for tests."""
         return len(self._batcher)
-
-    def count(self, images: int) -> None:
-        self.in_service += images
 
     def pending(self) -> Pending:
         """The batcher drops cancelled futures before it computes."""
@@ -108,13 +115,34 @@ class LocalRunner:
 
     def submit(self, item: BatchItem, pending: Pending) -> None:
         """Raises Closed after `close`."""
-        self._batcher.submit(item, pending)
+        self._batcher.submit(item, pending, item.deadline)
 
     def close(self) -> None:
         """Finishes what is queued. Blocks."""
         self._batcher.close()
 
     def _run(self, items: Sequence[BatchItem], alone: bool) -> list[TopK | Exception]:
+        """Computes a batch. If the engine fails, computes each item once more by itself: only the guilty one fails."""
+        try:
+            return self._answers(items, alone)
+        except Exception as error:
+            if len(items) == 1:
+                raise
+            log.warning("%s: a batch of %d failed, so each image runs by itself: %s", self._name, len(items), error)
+        results: list[TopK | Exception] = []
+        for item in items:
+            if self._broken:
+                results.append(EngineBroken(f"{self._name}: the engine has failed {FAILURES} times in a row"))
+                continue
+            try:
+                results += self._answers([item], alone)
+            except Exception as error:
+                log.exception("%s: an image failed by itself, too", self._name)
+                results.append(error)
+        return results
+
+    def _answers(self, items: Sequence[BatchItem], alone: bool) -> list[TopK | Exception]:
+        """The answers to a batch; NotFinite for an image whose logits are not. Raises what the engine raises."""
         logits = self._logits(items, alone)
         finite = np.isfinite(logits).all(axis=1)
         if not finite.all():
@@ -139,7 +167,7 @@ class LocalRunner:
                 breaks = self._failures >= FAILURES and not self._broken
                 self._broken |= breaks
             if breaks:
-                self._on_broken(EngineBroken(f"{self._name}: {FAILURES} batches in a row have failed: {error}"))
+                self._on_broken(EngineBroken(f"{self._name}: the engine has failed {FAILURES} times in a row: {error}"))
             raise
         with self._counting:
             self._failures = 0
@@ -163,7 +191,7 @@ class LocalBackend:
     ) -> None:
         """
         Args:
-            on_broken: called on a thread, once for each model whose engine fails batch after batch.
+            on_broken: called on a thread, once for each model whose engine fails again and again.
             open_engine: called on a thread to load a model.
         """
         self._open_engine = open_engine
@@ -182,6 +210,9 @@ class LocalBackend:
                 job.add_done_callback(_log_error)  # the thread goes on, and nobody waits for its outcome
                 raise
             yield model, outcome
+
+    def work(self) -> list[Work]:
+        return [runner.work for runner in list(self._runners)]
 
     async def close(self) -> None:
         await asyncio.to_thread(self._close)

@@ -63,7 +63,7 @@ class Metrics:
     stages: Histogram
     batch_size: Histogram
     queue: Gauge
-    body_bytes: Gauge
+    request_bytes: Gauge
 
     def __init__(self) -> None:
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
@@ -101,9 +101,9 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
-        self.body_bytes = Gauge(
-            "resnet_body_bytes",
-            "Bytes that requests in the service have reserved for their bodies",
+        self.request_bytes = Gauge(
+            "resnet_request_bytes",
+            "Bytes that requests in the service hold for bodies and pixels",
             multiprocess_mode="livesum",
             registry=self.registry,
         )

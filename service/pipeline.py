@@ -2,18 +2,18 @@
 
     bytes ── decode pool ──► pixels ── runner (batches, engine, softmax, top-k) ──► Classified
 
-A bounded pool of threads decodes (Pillow releases the GIL); each lane of a model's engine has a thread of its own. No
-thread spins, so the system shares the cores among them. Every image is admitted before it is decoded and counted until
-it is answered, which bounds the images in the service.
+Bounded pools of threads decode (Pillow releases the GIL); each lane of a model's engine has a thread of its own. No
+thread spins, so the system shares the cores among them. Every image is admitted before it is decoded, and dropped as
+soon as its answer would come too late or nobody waits for it any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,13 +22,17 @@ import numpy as np
 
 from service.admission import Permit, Room
 from service.backend import Pending, Runner
-from service.errors import ImageTooLarge, InternalError
+from service.batching import Expired
+from service.deadline import Deadline
+from service.decoders import Decoders
+from service.errors import ComputationFailed, ImageTooLarge, InternalError, ServerFault
 from service.metrics import STAGES, Metrics, Stage
 from service.model_repository import Model
 from service.runtime.faults import Fault, ImageFault
 from service.runtime.images.decoding import Decoded, decode
+from service.runtime.images.headers import read_header
 from service.runtime.scores import TopK
-from service.settings import Settings
+from service.settings import ORDINARY_BYTES, Settings
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +56,11 @@ class Classified(NamedTuple):
 
 @dataclass(slots=True)
 class _Job:
-    """One image on its way: created on the event loop, decoded on the pool, then an item of a batch."""
+    """One image on its way: created on the event loop, decoded on a thread, then an item of a batch."""
 
     data: bytes
     top_k: int
+    deadline: float
     pending: Pending
     arrived: float = field(default_factory=time.perf_counter)
     decoding: float = 0.0  # when it began
@@ -71,17 +76,12 @@ class _Job:
 class Pipeline:
     """A ready model, and the images on their way through it."""
 
-    def __init__(
-        self, model: Model, runner: Runner, decoders: ThreadPoolExecutor, settings: Settings, metrics: Metrics
-    ) -> None:
-        """
-        Args:
-            decoders: the decode pool that all models share.
-        """
-        self.room = Room(model.name, runner, metrics, settings.max_queue)
+    def __init__(self, model: Model, runner: Runner, decoders: Decoders, settings: Settings, metrics: Metrics) -> None:
+        self.room = Room(model.name, runner, decoders, metrics, settings.target_wait_ms / 1000)
         self._runner = runner
         self._decoders = decoders
         self._preprocessing = model.card.preprocessing
+        self._pixel_bytes = 3 * model.card.preprocessing.crop**2
         self._max_image_bytes = settings.max_image_bytes
         self._max_pixels = settings.max_pixels
         self._scaled_decoding = settings.scaled_decoding
@@ -90,18 +90,29 @@ class Pipeline:
         self._ok = metrics.images.labels(model=model.name, outcome="ok")
         self._failed = functools.partial(metrics.images.labels, model.name)
 
-    async def classify(self, permit: Permit, images: Sequence[bytes], top_k: int) -> list[Classified | Fault]:
+    async def classify(
+        self, permit: Permit, images: Sequence[bytes], top_k: int, deadline: Deadline
+    ) -> list[Classified | Fault]:
         """Classifies each image on its own: a fault takes the place of that image's answer only.
 
         Raises:
-            Overloaded: no image was looked at.
+            Overloaded, DeadlineMissed, MemoryExhausted: no image was looked at.
         """
+        self.room.check(deadline)
+        permit.reserve_bytes(len(images) * self._pixel_bytes)
         permit.reserve_images(self.room, len(images))
-        jobs = [_Job(data, top_k, self._runner.pending()) for data in images]
+        jobs = [_Job(data, top_k, deadline.at, self._runner.pending()) for data in images]
         try:
             for job in jobs:
-                self._decoders.submit(self._decode, job)
-            answers = [await self._answer(job) for job in jobs]
+                self._decoders.submit(functools.partial(self._decode, job, jobs))
+            await asyncio.wait([job.pending for job in jobs], timeout=deadline.left)
+            answers = [
+                self._answer(job, deadline) if job.pending.done() else deadline.missed("they have passed")
+                for job in jobs
+            ]
+        except asyncio.CancelledError:  # the client has left
+            self._failed("withdrawn").inc(sum(not job.pending.done() for job in jobs))
+            raise
         finally:
             for job in jobs:
                 job.pending.cancel()  # withdraws what has not been answered
@@ -109,14 +120,25 @@ class Pipeline:
             self._observe(answer)
         return answers
 
-    def _decode(self, job: _Job) -> None:
-        """On the pool: decodes an image and submits it, or reports its fault."""
+    def _decode(self, job: _Job, request: list[_Job], *, large: bool = False) -> None:
+        """On a thread: decodes an image and submits it, or reports its fault. Hands a large image on to others."""
         if job.pending.cancelled():
             return
-        job.decoding = time.perf_counter()
         try:
+            if time.monotonic() > job.deadline:
+                raise Expired
             if len(job.data) > self._max_image_bytes:
                 raise ImageTooLarge(bytes=len(job.data), max_bytes=self._max_image_bytes)
+            if not large:
+                header = read_header(
+                    job.data, self._preprocessing, max_pixels=self._max_pixels, scaled=self._scaled_decoding
+                )
+                size = header.decode_bytes
+                if size > ORDINARY_BYTES:
+                    work = functools.partial(self._decode, job, request, large=True)
+                    self._decoders.submit_large(work, size, id(request))
+                    return
+            job.decoding = time.perf_counter()
             job.image = decode(job.data, self._preprocessing, max_pixels=self._max_pixels, scaled=self._scaled_decoding)
             job.decoded = time.perf_counter()
             self._runner.submit(job, job.pending)
@@ -124,14 +146,18 @@ class Pipeline:
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 job.pending.get_loop().call_soon_threadsafe(_fail, job.pending, error)
 
-    async def _answer(self, job: _Job) -> Classified | Fault:
+    def _answer(self, job: _Job, deadline: Deadline) -> Classified | Fault:
+        """The outcome of a job that is done."""
         try:
-            top, timing = await job.pending
-        except ImageFault as fault:
+            top, timing = job.pending.result()
+        except (ImageFault, ServerFault) as fault:
             return fault
-        except Exception:
+        except Expired:
+            return deadline.missed("the service has more to do than that")
+        except Exception as error:
             log.exception("an image of %d bytes could not be classified", len(job.data))
-            return InternalError()
+            # Another replica may have the memory, or an engine that works. Anything else is a mistake in this program.
+            return ComputationFailed() if job.image or isinstance(error, MemoryError) else InternalError()
         assert job.image is not None
         seconds: dict[Stage, float] = {
             "decode": job.decoded - job.decoding,

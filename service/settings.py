@@ -15,6 +15,10 @@ from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.machine import usable_cores
 from service.settings_addresses import parse_host, parse_network, parse_origin, parse_prefix
 
+# Memory in which a decode thread decodes an ordinary image, of up to about 8 megapixels. Larger ones have threads and a
+# budget of their own.
+ORDINARY_BYTES = 32 * 2**20
+
 PREFIX = "RESNET_"
 ENV_FILE = ".env"
 
@@ -103,10 +107,32 @@ class Settings(BaseSettings):
         description="Milliseconds that a batch that is not full waits for more images. 0 never waits, which is fastest "
         "for one client and for many.",
     )
-    max_queue: int = Field(
-        default=256,
+    target_wait_ms: float = Field(
+        default=2000.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest wait in the queue, in milliseconds, with which requests are admitted; beyond that they "
+        "get 503 at once. The wait is predicted from the measured rate.",
+    )
+    request_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a request may take once its body has arrived, then it gets 504. A client may ask for "
+        "less with the header X-Request-Timeout-Ms.",
+    )
+    hang_timeout: float = Field(
+        default=10.0,
         ge=1,
-        description="Images per model that may be in the service at once; requests beyond that get 503.",
+        allow_inf_nan=False,
+        description="Seconds without progress, beyond those of the longest batch ever seen, after which an engine or a "
+        "process counts as hung and is ended.",
+    )
+    memory_budget: int | None = Field(
+        default=None,
+        ge=1,
+        description="Bytes that all requests together may take: a quarter for bodies and pixels, the rest for "
+        "decoding. Models are not counted. Unset, 1 GiB for each worker and 64 MiB for each decode thread.",
     )
     max_images: int = Field(default=32, ge=1, description="Most images in one request.")
     max_image_bytes: int = Field(default=20 * 2**20, ge=1, description="Most bytes of one image.")
@@ -192,6 +218,36 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.max_images > self.max_queue:
-            raise ValueError(f"max_images ({self.max_images}) is above max_queue ({self.max_queue})")
+        if self.request_memory < 2 * self.max_request_bytes:
+            needed = 4 * 2 * self.max_request_bytes * self.workers
+            raise ValueError(
+                f"memory_budget ({self.memory_budget}) is too small for max_request_bytes ({self.max_request_bytes}) "
+                f"and {self.workers} workers: set it to {needed} or more, or lower max_request_bytes"
+            )
+        if self.large_image_memory < ORDINARY_BYTES:
+            raise ValueError(
+                f"memory_budget ({self.memory_budget}) is too small for {self.decode_threads} decode threads: each "
+                f"needs {ORDINARY_BYTES} bytes of three quarters of it; raise it, or lower decode_threads"
+            )
         return self
+
+    @property
+    def worker_decode_threads(self) -> int:
+        """The decode threads of each worker."""
+        return -(-self.decode_threads // self.workers)
+
+    @property
+    def request_memory(self) -> int:
+        """Bytes that the requests of one worker may hold for bodies and pixels."""
+        return self._worker_memory // 4
+
+    @property
+    def large_image_memory(self) -> int:
+        """Bytes in which one worker decodes large images: what its budget leaves to them."""
+        return self._worker_memory * 3 // 4 - self.worker_decode_threads * ORDINARY_BYTES
+
+    @property
+    def _worker_memory(self) -> int:
+        if self.memory_budget is not None:
+            return self.memory_budget // self.workers
+        return 2**30 + self.worker_decode_threads * 2 * ORDINARY_BYTES

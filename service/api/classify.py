@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -14,11 +15,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from service import errors
-from service.admission import Permit
+from service.admission import Memory, Permit
 from service.api import problems, schema
 from service.api.forms import FIELD
-from service.api.parameters import Parameters, depth_of, read_parameters, top_k_of
-from service.api.uploads import IMAGE_TYPES, Upload, diagnose, read_body
+from service.api.parameters import TIMEOUT_HEADER, Parameters, depth_of, read_parameters, seconds_of, top_k_of
+from service.api.uploads import IMAGE_TYPES, Body, Upload, diagnose, only_header, read_body
+from service.deadline import Deadline
+from service.errors import ServerFault
 from service.lifecycle import Lifecycle
 from service.metrics import STAGES, Metrics
 from service.model_repository import Model, Repository
@@ -66,9 +69,12 @@ FAULTS = (
     errors.InvalidParameter,
     errors.UnknownParameter,
     errors.InternalError,
+    errors.ComputationFailed,
     errors.ModelNotReady,
     errors.ModelFailed,
+    errors.MemoryExhausted,
     errors.Overloaded,
+    errors.DeadlineMissed,
 )
 
 
@@ -111,25 +117,37 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
         working.cancel()
 
 
-def router(repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Settings, metrics: Metrics) -> APIRouter:
-    def select(request: Request, given: Sequence[tuple[str, str]]) -> tuple[Model, Pipeline, int]:
-        """The model that the request asks for, its pipeline, and how many classes. Raises Overloaded."""
+def router(
+    repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Settings, metrics: Metrics, memory: Memory
+) -> APIRouter:
+    def select(request: Request, given: Sequence[tuple[str, str]], deadline: Deadline) -> tuple[Model, Pipeline, int]:
+        """What the request asks for: model, pipeline and number of classes. Raises Overloaded, DeadlineMissed."""
         values = read_parameters(given)
         model = repository.select(values.get("model"), depth_of(values, repository))
         request.state.model = model.name
         top_k = top_k_of(values, model)
         pipeline = lifecycle.active(model)
-        pipeline.room.check()
+        pipeline.room.check(deadline)
         return model, pipeline, top_k
+
+    async def read(request: Request, permit: Permit, deadline: Deadline) -> Body:
+        """The body. Raises DeadlineMissed if it has not arrived by then, and as `read_body` does."""
+        try:
+            async with asyncio.timeout(deadline.left if deadline.left < math.inf else None):
+                return await read_body(request, settings, permit)
+        except TimeoutError:
+            raise deadline.missed("the body took longer to arrive") from None
 
     async def answer(request: Request) -> Response:
         query = QueryParams(request.scope["query_string"]).multi_items()
-        with Permit(metrics) as permit:
-            model, pipeline, top_k = select(request, query)  # refuses an overload before the body is read
-            uploads, fields = await read_body(request, settings, permit)
+        deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
+        with Permit(memory) as permit:
+            model, pipeline, top_k = select(request, query, deadline)  # refuses an overload before the body is read
+            uploads, fields = await read(request, permit, deadline)
             if fields:
-                model, pipeline, top_k = select(request, [*query, *fields])
-            work = pipeline.classify(permit, [upload.data for upload in uploads], top_k)
+                model, pipeline, top_k = select(request, [*query, *fields], deadline)
+            deadline = min(deadline, Deadline.after(settings.request_timeout))
+            work = pipeline.classify(permit, [upload.data for upload in uploads], top_k, deadline)
             answers = await unless_disconnected(request.receive, work)
         classified = [answer for answer in answers if isinstance(answer, Classified)]
         if len(classified) < len(answers):
@@ -137,8 +155,8 @@ def router(repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Set
                 diagnose(answer, upload, request) if isinstance(answer, Fault) else answer
                 for upload, answer in zip(uploads, answers, strict=True)
             ]
-        if len(answers) == 1 and isinstance(answers[0], Fault):
-            raise answers[0]
+        if isinstance(answers[0], Fault) and (len(answers) == 1 or all(isinstance(a, ServerFault) for a in answers)):
+            raise answers[0]  # the status of the only image, or the server's fault for all of them
         body = {  # a `schema.Classification`
             "model": model.name,
             "depth": model.depth,

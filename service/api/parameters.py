@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +13,7 @@ from service.errors import InvalidParameter, UnknownParameter
 from service.model_repository import Model, Repository
 
 DEFAULT_TOP_K = 5
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
 
 class Parameters(BaseModel):
@@ -70,6 +72,22 @@ def top_k_of(values: Mapping[str, str], model: Model) -> int:
         reason = f"give a whole number from 1 to {classes} (the classes of {model.name})."
         raise InvalidParameter(parameter="top_k", value=value, reason=reason)
     return k
+
+
+def seconds_of(header: str | None) -> float:
+    """The time that the client gives its request, from X-Request-Timeout-Ms; infinite without the header.
+
+    Raises:
+        InvalidParameter: it is not a whole number of milliseconds from 1.
+    """
+    if header is None:
+        return math.inf
+    milliseconds = whole_number(header)
+    if not milliseconds:
+        raise InvalidParameter(
+            parameter=TIMEOUT_HEADER, value=header, reason="give a whole number of milliseconds, at least 1."
+        )
+    return milliseconds / 1000
 
 
 def whole_number(text: str) -> int | None:

@@ -29,6 +29,7 @@ STATUS: dict[type[Fault], int] = {
     faults.TruncatedImage: 422,
     faults.CorruptImage: 422,
     errors.ImageTooLarge: 413,
+    errors.TooMuchMemory: 413,
     errors.FormAsImage: 422,
     errors.FileNameAsImage: 422,
     errors.TextEncodedImage: 422,
@@ -50,9 +51,12 @@ STATUS: dict[type[Fault], int] = {
     errors.UnknownParameter: 422,
     # the server
     errors.InternalError: 500,
+    errors.ComputationFailed: 503,
     errors.ModelFailed: 503,
     errors.ModelNotReady: 503,
+    errors.MemoryExhausted: 503,
     errors.Overloaded: 503,
+    errors.DeadlineMissed: 504,
 }
 
 

@@ -55,22 +55,16 @@ async def read_body(request: Request, settings: Settings, permit: Permit) -> Bod
     """Reads the images of a request: one as the raw body, or any number in a multipart form.
 
     Args:
-        permit: reserves the body's bytes before they are read.
+        permit: holds the body's bytes.
 
     Raises:
         UnsupportedMediaType, UnsupportedEncoding, RepeatedHeader, MalformedRequest, NoImage, TooManyImages,
-        RequestTooLarge, ImageTooLarge
+        RequestTooLarge, ImageTooLarge, MemoryExhausted
     """
-    encodings = request.headers.getlist("content-encoding")
-    if len(encodings) > 1:
-        raise RepeatedHeader(header="Content-Encoding", values=", ".join(encodings))
-    encoding = encodings[0].strip().lower() if encodings else ""
+    encoding = (only_header(request, "Content-Encoding") or "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedEncoding(encoding=encoding)
-    headers = request.headers.getlist("content-type")
-    if len(set(headers)) > 1:
-        raise RepeatedHeader(header="Content-Type", values=", ".join(headers))
-    header = headers[0] if headers else ""
+    header = only_header(request, "Content-Type") or ""
     content_type = media_type(header)
     if content_type == FORM:
         chunks = _limited(request, permit, settings.max_request_bytes, RequestTooLarge)
@@ -78,6 +72,14 @@ async def read_body(request: Request, settings: Settings, permit: Permit) -> Bod
     if content_type in REFUSED_TYPES:
         raise UnsupportedMediaType(content_type=content_type)
     return Body([Upload(await _read(request, permit, settings.max_image_bytes), None)], [])
+
+
+def only_header(request: Request, name: str) -> str | None:
+    """The value of a header; None without it. Raises RepeatedHeader if it is there with several values."""
+    values = request.headers.getlist(name)
+    if len(set(values)) > 1:
+        raise RepeatedHeader(header=name, values=", ".join(values))
+    return values[0] if values else None
 
 
 def diagnose(fault: Fault, upload: Upload, request: Request) -> Fault:
@@ -139,11 +141,13 @@ async def _limited(
     declared = int(length) if length.isdecimal() else None
     if declared is not None and declared > max_bytes:
         raise too_large(bytes=declared, max_bytes=max_bytes)
-    permit.reserve_bytes(max_bytes if declared is None else declared)
+    if declared is not None:
+        permit.expect_bytes(declared)
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > max_bytes:
             raise too_large(bytes=received, max_bytes=max_bytes)
+        permit.reserve_bytes(len(chunk))  # not earlier: a client that announces a body and stops holds nothing
         if chunk:
             yield chunk

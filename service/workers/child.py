@@ -43,7 +43,15 @@ class Child:
     ) -> Child:
         """Raises OSError if the system has no room for another process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        start = Start(worker, settings, repository, memory.layout, memory_fd=memory.fd, socket_fd=theirs.fileno())
+        start = Start(
+            worker,
+            settings,
+            repository,
+            memory.layout,
+            memory_fd=memory.fd,
+            socket_fd=theirs.fileno(),
+            engine_pid=os.getpid(),
+        )
         try:
             # A file instead of a pipe: the worker may end before all of it is written.
             with theirs, os.fdopen(os.memfd_create("start"), "w+b") as stdin:
@@ -67,6 +75,11 @@ class Child:
         side = EngineSide(ours, memory, worker, list(repository.models.values()), runner_of, hello)
         child = cls(process, side)
         return child
+
+    @property
+    def listens(self) -> bool:
+        """Whether it accepts connections now, as far as is known."""
+        return self.has_listened and self._process.returncode is None
 
     @property
     def pid(self) -> int:

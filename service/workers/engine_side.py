@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from service.backend import Pending, Runner
+from service.batching import Expired
 from service.model_repository import Model
 from service.workers.memory import ABSENT, SharedMemory
-from service.workers.messages import HELLO, WITHDRAW, Done, News, Request, Stop, pack_done, received
+from service.workers.messages import HELLO, WITHDRAW, Done, News, Outcome, Request, Stop, pack_done, received
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class SharedItem(NamedTuple):
 
     pixels: np.ndarray
     top_k: int
+    deadline: float
 
 
 class EngineSide:
@@ -81,7 +83,7 @@ class EngineSide:
         self._sock.close()
         for pending in self.pending.values():
             pending.cancel()
-        self._memory.in_service[self._worker] = 0
+        self._memory.unanswered[self._worker] = 0
         self._memory.progress[self._worker] = ABSENT
 
     def _read(self) -> None:
@@ -107,20 +109,24 @@ class EngineSide:
         self.pending[request.slot] = pending
         pending.add_done_callback(functools.partial(self._finish, request, runner))
         pixels = self._memory.pixels(request.slot, model.card.preprocessing.crop)
-        runner.submit(SharedItem(pixels, request.top_k), pending)
+        runner.submit(SharedItem(pixels, request.top_k, request.deadline), pending)
 
     def _finish(self, request: Request, runner: Runner, pending: Pending) -> None:
         del self.pending[request.slot]
         if not self._open:  # the slot belongs to another worker by now
             return
-        done = Done(request.slot, ok=False, queued=0.0, ran=0.0, batch_size=0)
-        if not pending.cancelled() and not pending.exception():  # the batcher has logged the exception
+        done = Done(request.slot, Outcome.FAILED, queued=0.0, ran=0.0, batch_size=0)
+        if pending.cancelled():
+            pass
+        elif isinstance(pending.exception(), Expired):
+            done = done._replace(outcome=Outcome.EXPIRED)
+        elif not pending.exception():  # the runner has logged any other exception
             try:
                 top, timing = pending.result()
                 shared = self._memory.top(request.slot, request.top_k)
                 shared.class_ids[:] = top.class_ids
                 shared.probabilities[:] = top.probabilities
-                done = Done(request.slot, True, *timing)
+                done = Done(request.slot, Outcome.ANSWERED, *timing)
             except Exception:  # the worker waits for its slot in any case
                 log.exception("an answer could not be handed to worker %d", self._worker)
             self._memory.per_second[request.model] = runner.per_second

@@ -28,7 +28,7 @@ class Layout(NamedTuple):
 
     @property
     def numbers_bytes(self) -> int:
-        return _whole_pages(8 * (self.workers * self.models + self.models + self.workers))
+        return _whole_pages(8 * (self.workers * self.models + self.models + 2 * self.workers + 1))
 
     @property
     def top_at(self) -> int:
@@ -56,19 +56,21 @@ class MemoryNotShared(Exception):
 class SharedMemory:
     """Attributes:
     fd: the descriptor, for other processes.
-    in_service: int64 (workers, models), images in the service. A worker writes only its own row.
+    unanswered: int64 (workers, models), images that the engine process has. A worker writes only its own row.
     per_second: float64 (models,), how fast images leave. Written by the engine process.
     progress: int64 (workers,), how many models a worker has put to work or given up; ABSENT until it may listen.
+    beats: int64 (workers + 1,), counted up by each process while its event loop turns; last, the engine process's.
     """
 
     def __init__(self, layout: Layout, fd: int) -> None:
         self.layout = layout
         self.fd = fd
         self._map = mmap.mmap(fd, layout.bytes)
-        self.in_service = np.frombuffer(self._map, np.int64, layout.workers * layout.models).reshape(layout.workers, -1)
-        self.per_second = np.frombuffer(self._map, np.float64, layout.models, offset=self.in_service.nbytes)
-        offset = self.in_service.nbytes + self.per_second.nbytes
+        self.unanswered = np.frombuffer(self._map, np.int64, layout.workers * layout.models).reshape(layout.workers, -1)
+        self.per_second = np.frombuffer(self._map, np.float64, layout.models, offset=self.unanswered.nbytes)
+        offset = self.unanswered.nbytes + self.per_second.nbytes
         self.progress = np.frombuffer(self._map, np.int64, layout.workers, offset=offset)
+        self.beats = np.frombuffer(self._map, np.int64, layout.workers + 1, offset=offset + self.progress.nbytes)
 
     @classmethod
     def create(cls, layout: Layout) -> SharedMemory:
@@ -82,7 +84,7 @@ class SharedMemory:
         except (OSError, OverflowError) as error:
             os.close(fd)
             raise MemoryNotShared(
-                f"{layout.bytes:,} bytes of memory cannot be shared ({error}): lower workers or max_queue"
+                f"{layout.bytes:,} bytes of memory cannot be shared ({error}): lower workers"
             ) from error
         memory.progress[:] = ABSENT
         return memory

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
 from service.model_repository import Repository
@@ -19,17 +20,17 @@ from service.workers.memory import Layout
 
 MAX_BYTES = 1 << 16  # of a message; more records are split over several messages
 
-# From worker to engine: slot, model, top_k.
+# From worker to engine: slot, model, top_k, deadline.
 HELLO = b"h"  # the worker listens
 SUBMIT = b"s"
 WITHDRAW = b"w"
-_REQUEST = struct.Struct("<cIHH")
+_REQUEST = struct.Struct("<cIHHd")
 
 # From engine to worker.
 _DONE = b"d"
 _NEWS = b"n"
 _STOP = b"q"
-_RECORD = struct.Struct("<I?ddH")
+_RECORD = struct.Struct("<IBddH")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Start:
     layout: Layout
     memory_fd: int
     socket_fd: int
+    engine_pid: int
 
 
 class Request(NamedTuple):
@@ -49,6 +51,7 @@ class Request(NamedTuple):
     slot: int = 0
     model: int = 0  # its index in the repository
     top_k: int = 0
+    deadline: float = 0.0
 
     def pack(self) -> bytes:
         return _REQUEST.pack(*self)
@@ -58,11 +61,19 @@ class Request(NamedTuple):
         return cls(*_REQUEST.unpack(message))
 
 
+class Outcome(IntEnum):
+    """What became of an image."""
+
+    FAILED = 0
+    ANSWERED = 1
+    EXPIRED = 2  # its deadline came first
+
+
 class Done(NamedTuple):
-    """A slot's image has been answered."""
+    """The engine process is done with a slot."""
 
     slot: int
-    ok: bool
+    outcome: Outcome
     queued: float  # seconds, as in `BatchTiming`
     ran: float
     batch_size: int
@@ -116,4 +127,4 @@ def unpack(message: bytes) -> News | Stop | list[Done]:
         return Stop(message[1])
     if message[:1] == _NEWS:
         return News(*pickle.loads(message[1:]))
-    return [Done(*fields) for fields in _RECORD.iter_unpack(message[1:])]
+    return [Done(slot, Outcome(outcome), *timing) for slot, outcome, *timing in _RECORD.iter_unpack(message[1:])]

@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 
 import uvloop
 
 from service import sockets
-from service.backend import Runner
+from service.backend import Runner, Work
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
 from service.model_repository import LOADING, Model, RepositoryError, open_repository
 from service.settings import Settings
+from service.watchdog import EVENT_LOOP, Watchdog, end_process
 from service.workers.child import Child
 from service.workers.memory import Layout, MemoryNotShared, SharedMemory
 from service.workers.messages import News
+from service.workers.worker_side import BEAT_S
 
 log = logging.getLogger("service")
 
+SLOTS = 1024  # images that one worker can have in the engine process; its decode threads wait for a free slot
 LONGEST_PAUSE = 30.0  # seconds before the next try to start a worker that does not come up
 GRACE = 5.0  # seconds beyond the shutdown's own limits, after which workers are killed
 
@@ -54,7 +58,7 @@ class Supervisor:
             Layout(
                 workers=settings.workers,
                 models=len(self._models),
-                slots=settings.max_queue * len(self._models),  # worst case: every request lands on one worker
+                slots=SLOTS,
                 side=max(model.card.preprocessing.crop for model in self._models),
                 classes=max(model.card.architecture.num_classes for model in self._models),
             )
@@ -63,6 +67,7 @@ class Supervisor:
         self._lifecycle: Lifecycle[Runner] = Lifecycle(
             repository, self._backend, lambda model, runner: runner, on_fatal=self._fail_soon, on_status=self._spread
         )
+        self._watchdog = Watchdog(settings.hang_timeout, self._work, self._on_hang)
         self._children: dict[int, Child] = {}
         self._ever_listened: set[int] = set()  # workers that have ever listened
         self._stopping = asyncio.Event()
@@ -73,14 +78,38 @@ class Supervisor:
         self._loop = loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
+        self._beat()
+        self._watchdog.start()
         self._loading = asyncio.create_task(self._load())
         await asyncio.gather(*(self._keep(worker) for worker in range(self._settings.workers)))
         self._loading.cancel()
         await self._backend.close()
+        self._watchdog.stop()
         if self._failure:
             log.error("%s", self._failure)
             return 1
         return 0
+
+    def _beat(self) -> None:
+        self._memory.beats[-1] += 1
+        self._loop.call_later(BEAT_S, self._beat)
+
+    def _work(self) -> Iterator[Work]:
+        """What the watchdog watches: the engines, this process's event loop, and the workers' ones."""
+        yield from self._backend.work()
+        yield Work(EVENT_LOOP, int(self._memory.beats[-1]))
+        for worker, child in list(self._children.items()):
+            # A worker that does not listen yet may be busy with its imports.
+            yield Work(f"worker {worker}", int(self._memory.beats[worker]) if child.listens else None)
+
+    def _on_hang(self, work: Work) -> None:
+        """On the watchdog's thread. A worker is replaced; without its engine this process is worth nothing."""
+        for worker, child in list(self._children.items()):
+            if work.part == f"worker {worker}":
+                log.error("worker %d (process %d) is killed", worker, child.pid)
+                child.kill()
+                return
+        end_process(work)
 
     async def _load(self) -> None:
         await self._lifecycle.load()
@@ -146,11 +175,9 @@ class Supervisor:
 
     async def _start(self, worker: int) -> Child:
         """Raises OSError if the system has no room for another process."""
-        settings = self._settings
-        decode_threads = -(-settings.decode_threads // settings.workers)  # workers share the decode threads
         child = await Child.start(
             worker,
-            settings.model_copy(update={"decode_threads": decode_threads}),
+            self._settings,
             self._repository,
             self._memory,
             self._lifecycle.active,

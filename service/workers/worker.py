@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pickle
+import signal
 import socket
 import sys
 
 from service.app import create_app
+from service.backend import Work
 from service.lifecycle import NothingServed
 from service.server import Server
 from service.sockets import bind
+from service.watchdog import end_process
 from service.workers.memory import SharedMemory
 from service.workers.messages import Start
-from service.workers.worker_side import RemoteBackend
+from service.workers.worker_side import ENGINE_PROCESS, RemoteBackend
 
 log = logging.getLogger("service")
 
@@ -47,6 +51,7 @@ def main() -> None:
             serving=lambda: not this.draining and backend.siblings_ready,
             before_listening=backend.catch_up,
             on_fatal=_exit_unless_handled,
+            on_hang=functools.partial(_end, start.engine_pid),
         ),
         on_listening=backend.hello,
         # A signal to all processes of the service would count twice here, and a second one cuts requests off.
@@ -59,6 +64,14 @@ def _exit_without_engine() -> None:
     """Nothing can be finished any more. Connections break, and a load balancer sends their requests elsewhere."""
     log.error("process %d exits: the engine process has gone", os.getpid())
     os._exit(1)
+
+
+def _end(engine_pid: int, work: Work) -> None:
+    """On the watchdog's thread. A stopped engine process cannot end itself."""
+    if work.part == ENGINE_PROCESS and os.getppid() == engine_pid:  # else it has ended, and the number may be another's
+        log.error("the engine process %d is killed", engine_pid)
+        os.kill(engine_pid, signal.SIGKILL)
+    end_process(work)
 
 
 def _exit_unless_handled(error: Exception) -> None:

@@ -5,19 +5,32 @@ from __future__ import annotations
 import asyncio
 import queue
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
+from typing import NamedTuple
 
-from service.backend import BatchItem, Failed, Pending, Ready
-from service.batching import BatchTiming
+from service.backend import BatchItem, Failed, Pending, Ready, Work
+from service.batching import BatchTiming, Expired
 from service.model_repository import Model
 from service.runtime.scores import TopK
 from service.workers.memory import ABSENT, SharedMemory
-from service.workers.messages import HELLO, SUBMIT, WITHDRAW, Done, News, Request, Stop, received, unpack
+from service.workers.messages import HELLO, SUBMIT, WITHDRAW, Done, News, Outcome, Request, Stop, received, unpack
+
+BEAT_S = 0.5  # between the signs of life of a process
+ENGINE_PROCESS = "the engine process"
 
 
 class EngineFailed(Exception):
     """The engine process could not compute an image."""
+
+
+class _Waiting(NamedTuple):
+    """An image that the engine process has."""
+
+    pending: Pending
+    model: int
+    top_k: int
 
 
 class RemoteBackend:
@@ -47,7 +60,8 @@ class RemoteBackend:
         self._free: queue.LifoQueue[int] = queue.LifoQueue()
         for slot in reversed(memory.slots_of(worker)):
             self._free.put(slot)
-        self._waiting: dict[int, tuple[Pending, int]] = {}  # slot -> future and top_k
+        self._waiting: dict[int, _Waiting] = {}  # by slot
+        self._counting = threading.Lock()
         self._slots: dict[Pending, int] = {}
         self._news: asyncio.Queue[News] = asyncio.Queue()
         self._caught_up = asyncio.Event()
@@ -57,6 +71,7 @@ class RemoteBackend:
         models = list(models)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._sock, self._read)
+        self._beat()
         # uvloop made it non-blocking. If the engine process reads slowly, decode threads wait.
         self._sock.setblocking(True)
         self._read()
@@ -93,8 +108,17 @@ class RemoteBackend:
         here = self.memory.progress[self.memory.progress != ABSENT]
         return bool((here == self.memory.layout.models).all())
 
+    def work(self) -> list[Work]:
+        """The engine process turns as long as it beats."""
+        return [Work(ENGINE_PROCESS, int(self.memory.beats[-1]))]
+
+    def _beat(self) -> None:
+        self.memory.beats[self.worker] += 1
+        self._beating = self._loop.call_later(BEAT_S, self._beat)
+
     async def close(self) -> None:
         """The queue is the engine process's: it finishes it."""
+        self._beating.cancel()
         self._loop.remove_reader(self._sock)
         self._sock.close()
 
@@ -104,9 +128,10 @@ class RemoteBackend:
             self._free.put(slot)
             return
         self.memory.pixels(slot, side)[:] = item.pixels
-        self._waiting[slot] = pending, item.top_k
+        self._waiting[slot] = _Waiting(pending, model, item.top_k)
         self._slots[pending] = slot
-        self._send(Request(SUBMIT, slot, model, item.top_k))
+        self._count(model, 1)
+        self._send(Request(SUBMIT, slot, model, item.top_k, item.deadline))
 
     def withdraw(self, pending: Pending) -> None:
         """Tells the engine process if a future was cancelled. Its slot stays taken until that process lets go of it."""
@@ -135,11 +160,19 @@ class RemoteBackend:
                 for done in content:
                     self._finish(done)
 
+    def _count(self, model: int, images: int) -> None:
+        """From any thread."""
+        with self._counting:
+            self.memory.unanswered[self.worker, model] += images
+
     def _finish(self, done: Done) -> None:
-        pending, top_k = self._waiting.pop(done.slot)
+        pending, model, top_k = self._waiting.pop(done.slot)
         del self._slots[pending]
+        self._count(model, -1)
         if not pending.done():  # the client is still there
-            if done.ok:
+            if done.outcome is Outcome.EXPIRED:
+                pending.set_exception(Expired())
+            elif done.outcome is Outcome.ANSWERED:
                 ids, probabilities = self.memory.top(done.slot, top_k)
                 timing = BatchTiming(done.queued, done.ran, done.batch_size)
                 pending.set_result((TopK(ids.copy(), probabilities.copy()), timing))
@@ -155,19 +188,16 @@ class RemoteRunner:
         self._backend = backend
         self._index = index
         self._side = side
-        self._in_service = backend.memory.in_service[:, index]
+        self._unanswered = backend.memory.unanswered[:, index]
         self._per_second = backend.memory.per_second[index : index + 1]
 
     @property
-    def in_service(self) -> int:
-        return int(self._in_service.sum())
+    def unanswered(self) -> int:
+        return int(self._unanswered.sum())
 
     @property
     def per_second(self) -> float:
         return float(self._per_second[0])
-
-    def count(self, images: int) -> None:
-        self._in_service[self._backend.worker] += images
 
     def pending(self) -> Pending:
         pending: Pending = asyncio.get_running_loop().create_future()

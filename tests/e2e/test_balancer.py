@@ -263,7 +263,7 @@ def test_an_overload_reaches_the_client_as_the_service_reports_it(
     start_service: Callable[..., Service],
     balance: Callable[[Sequence[int]], Balancer],
 ) -> None:
-    pair = [start_service(models_dir, **REPLICA, max_queue=1, max_images=1, ready=False) for _ in range(2)]
+    pair = [start_service(models_dir, **REPLICA, target_wait_ms=0.001, ready=False) for _ in range(2)]
     for replica in pair:
         replica.wait_until_ready()
     balancer = balance(ports(pair))

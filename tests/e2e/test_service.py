@@ -22,7 +22,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.e2e
 
 # The work that keeps the engine busy: `resnet18`, one image at a time.
-BUSY = {"models": "resnet18", "provider": "cpu", "max_batch": 1, "engine_threads": 1}
+BUSY = {"models": "resnet18", "provider": "cpu", "max_batch": 1, "engine_threads": 1, "target_wait_ms": 60_000}
 IDLE_18 = 'resnet_queue_images{model="resnet18"} 0.0'
 
 
@@ -127,10 +127,10 @@ def test_ctrl_c_stops_it_at_once(tiny_dir: Path, start_service: Callable[..., Se
     assert service.stop(signal.SIGINT) == 0
 
 
-def test_beyond_the_queue_it_says_when_to_come_back_and_recovers(
+def test_beyond_the_target_wait_it_says_when_to_come_back_and_recovers(
     models_dir: Path, photo: bytes, start_service: Callable[..., Service]
 ) -> None:
-    service = start_service(models_dir, **BUSY, max_queue=4, max_images=4)
+    service = start_service(models_dir, **{**BUSY, "target_wait_ms": 0.001})
 
     async def flood() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:

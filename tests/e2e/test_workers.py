@@ -19,7 +19,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from benchmarks.processes import children
 from service.local_backend import FAILURES
 from tests.support.folders import copied
-from tests.support.processes import Service, free_port
+from tests.support.processes import Service, alive, free_port, starting_with
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -42,7 +42,9 @@ def real_service(models_dir: Path, start_service: Callable[..., Service]) -> Ser
 
 
 def start_with_workers(start_service: Callable[..., Service], models_dir: Path) -> Service:
-    service = start_service(models_dir, provider="cpu", max_batch=4, workers=WORKERS, shutdown_delay=0.2)
+    service = start_service(
+        models_dir, provider="cpu", max_batch=4, workers=WORKERS, target_wait_ms=60_000, shutdown_delay=0.2
+    )
     until_all_listen(service)
     return service
 
@@ -71,13 +73,6 @@ def until_logged(service: Service, text: str) -> None:
 def until_all_listen(service: Service) -> None:
     """The first worker that listens already reports the service as ready."""
     until_logged(service, "INFO service.lifecycle: ready: ")
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
 
 
 def environment_of(pid: int) -> dict[str, str]:
@@ -148,7 +143,7 @@ def test_once_one_worker_is_ready_all_are(tiny_dir: Path, start_service: Callabl
 
 
 def test_all_workers_share_one_queue(models_dir: Path, start_service: Callable[..., Service], photo: bytes) -> None:
-    service = start_service(models_dir, provider="cpu", max_batch=4, workers=WORKERS, max_queue=4, max_images=4)
+    service = start_service(models_dir, provider="cpu", max_batch=4, workers=WORKERS, target_wait_ms=0.001)
     files = [("file", ("a.jpg", photo, "image/jpeg"))] * 3
 
     def classify(_: int) -> int:
@@ -288,12 +283,6 @@ def test_a_worker_that_cannot_load_is_tried_again(service: Service, tmp_path: Pa
     until_logged(service, "listens in its place")
 
 
-def starting_with(folder: Path, program: str) -> dict[str, str]:
-    """An environment in which every Python process runs this program first."""
-    (folder / "sitecustomize.py").write_text(program)
-    return {**os.environ, "PYTHONPATH": str(folder)}
-
-
 def loading_by(folder: Path, body: str) -> dict[str, str]:
     """An environment in which this body replaces that of `load_engine`."""
     function = f"def load(*args, **options):\n{indent(body, '    ')}\n"
@@ -354,9 +343,9 @@ DynamicEngine.infer = infer
     service = start_service(tiny_dir, provider="cpu", max_batch=1, workers=workers)
     assert service.classify(photo).status_code == 200
     broken.touch()
-    assert [service.classify(photo).status_code for _ in range(FAILURES)] == [500] * FAILURES
+    assert [service.classify(photo).status_code for _ in range(FAILURES)] == [503] * FAILURES
     assert service.process.wait(timeout=60) == 1
-    fault = f"resnet8-cifar: {FAILURES} batches in a row have failed: CUDA failure 700"
+    fault = f"resnet8-cifar: the engine has failed {FAILURES} times in a row: CUDA failure 700"
     log = service.log.read_text().splitlines()
     assert log[-1].endswith(f"ERROR service: {fault}")
     assert sum(line.endswith(f"service.local_backend: {fault}") for line in log) == 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.admission import Permit
+from service.admission import Memory, Permit
 from service.backend import Runner
+from service.deadline import Deadline
+from service.decoders import Decoders
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend, open_engine
 from service.metrics import Metrics
@@ -39,7 +40,10 @@ class Served:
         self.runners: dict[str, Runner] = {}
         self.fatal: list[Exception] = []
         self.backend = LocalBackend(self.settings, self.metrics, self._broken, self._open_engine)
-        self._decoders = ThreadPoolExecutor(self.settings.decode_threads)
+        self.memory = Memory(self.settings.request_memory, self.metrics)
+        self.decoders = Decoders(
+            self.settings.worker_decode_threads, self.settings.large_image_memory, self.settings.target_wait_ms / 1000
+        )
         self.repository = open_repository(self.settings)
         self.lifecycle = Lifecycle(self.repository, self.backend, self._activate, self.fatal.append)
 
@@ -53,20 +57,22 @@ class Served:
     def pipeline(self, name: str) -> Pipeline:
         return self.lifecycle.active(self.model(name))
 
-    async def classify(self, name: str, images: Sequence[bytes], top_k: int) -> list[Classified | Fault]:
-        with Permit(self.metrics) as permit:
-            return await self.pipeline(name).classify(permit, images, top_k)
+    async def classify(
+        self, name: str, images: Sequence[bytes], top_k: int, deadline: Deadline | None = None
+    ) -> list[Classified | Fault]:
+        with Permit(self.memory) as permit:
+            return await self.pipeline(name).classify(permit, images, top_k, deadline or Deadline.after(60))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
 
     def close(self) -> None:
-        self._decoders.shutdown()
+        self.decoders.shutdown()
         asyncio.run(self.backend.close())
 
     def _activate(self, model: Model, runner: Runner) -> Pipeline:
         self.runners[model.name] = runner
-        return Pipeline(model, runner, self._decoders, self.settings, self.metrics)
+        return Pipeline(model, runner, self.decoders, self.settings, self.metrics)
 
     def _open_engine(self, model: Model, settings: Settings) -> Engine:
         self.engines[model.name] = open_engine(model, settings)

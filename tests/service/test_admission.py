@@ -1,27 +1,30 @@
-"""Permits: what a request holds until its answer."""
+"""Permits: what a request holds until its answer, and what is refused."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 import pytest
 
-from service.admission import Permit, Room
+from service.admission import Memory, Permit, Room
 from service.backend import BatchItem, Pending
-from service.errors import Overloaded
+from service.deadline import Deadline
+from service.decoders import Decoders
+from service.errors import DeadlineMissed, MemoryExhausted, Overloaded
 from service.metrics import Metrics
+
+LONG = Deadline.after(1000)
 
 
 class CountingRunner:
-    """A runner that only counts."""
+    """A runner that only has numbers."""
 
-    def __init__(self, per_second: float = 0.0) -> None:
-        self.in_service = 0
+    def __init__(self, unanswered: int = 0, per_second: float = 0.0) -> None:
+        self.unanswered = unanswered
         self.per_second = per_second
-
-    def count(self, images: int) -> None:
-        self.in_service += images
 
     def pending(self) -> Pending:
         return asyncio.get_running_loop().create_future()
@@ -30,42 +33,111 @@ class CountingRunner:
         raise NotImplementedError
 
 
+class Stand(NamedTuple):
+    room: Room
+    runner: CountingRunner
+    decoders: Decoders
+    metrics: Metrics
+
+
+@pytest.fixture
+def stand() -> Iterator[Stand]:
+    """A room with a target of half a second."""
+    metrics, runner, decoders = Metrics(), CountingRunner(), Decoders(1, 1, target=1.0)
+    yield Stand(Room("net", runner, decoders, metrics, 0.5), runner, decoders, metrics)
+    decoders.shutdown()
+
+
 def gauge(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
-def test_a_permit_holds_bytes_and_images_until_it_ends() -> None:
-    metrics, runner = Metrics(), CountingRunner()
-    room = Room("net", runner, metrics, 4)
-    with Permit(metrics) as permit:
-        permit.reserve_bytes(1000)
-        permit.reserve_images(room, 3)
-        assert (runner.in_service, gauge(metrics, "resnet_queue_images", model="net")) == (3, 3)
-        assert gauge(metrics, "resnet_body_bytes") == 1000
-    assert (runner.in_service, gauge(metrics, "resnet_queue_images", model="net")) == (0, 0)
-    assert gauge(metrics, "resnet_body_bytes") == 0
+def test_a_permit_holds_bytes_and_images_until_it_ends(stand: Stand) -> None:
+    memory = Memory(10_000, stand.metrics)
+    with Permit(memory) as permit:
+        permit.reserve_bytes(600)
+        permit.reserve_bytes(400)
+        permit.reserve_images(stand.room, 3)
+        assert gauge(stand.metrics, "resnet_queue_images", model="net") == 3
+        assert gauge(stand.metrics, "resnet_request_bytes") == memory.held == 1000
+    assert gauge(stand.metrics, "resnet_queue_images", model="net") == 0
+    assert gauge(stand.metrics, "resnet_request_bytes") == memory.held == 0
 
 
-def test_it_gives_everything_back_after_an_error() -> None:
-    metrics, runner = Metrics(), CountingRunner()
-    with suppress(ConnectionError), Permit(metrics) as permit:
+def test_it_gives_everything_back_after_an_error(stand: Stand) -> None:
+    memory = Memory(100, stand.metrics)
+    with suppress(ConnectionError), Permit(memory) as permit:
         permit.reserve_bytes(5)
-        permit.reserve_images(Room("net", runner, metrics, 4), 4)
+        permit.reserve_images(stand.room, 4)
         raise ConnectionError
-    assert (runner.in_service, gauge(metrics, "resnet_body_bytes")) == (0, 0)
+    assert memory.held == 0
+    assert gauge(stand.metrics, "resnet_queue_images", model="net") == 0
 
 
-def test_images_beyond_the_room_are_refused_and_not_counted() -> None:
-    metrics, runner = Metrics(), CountingRunner(per_second=2.0)
-    room = Room("net", runner, metrics, 4)
-    with Permit(metrics) as first, Permit(metrics) as second:
-        first.reserve_images(room, 3)
-        room.check()
-        with pytest.raises(Overloaded) as refused:
-            second.reserve_images(room, 2)
-        assert refused.value.members == {"queued": 3, "max_queue": 4, "retry_after": 2}
-        assert runner.in_service == 3
-        second.reserve_images(room, 1)
-        with pytest.raises(Overloaded):
-            room.check()
-    assert runner.in_service == 0
+def test_a_request_may_hold_as_much_as_stays_free(stand: Stand) -> None:
+    memory = Memory(100, stand.metrics)
+    with Permit(memory) as first, Permit(memory) as second:
+        first.reserve_bytes(50)
+        with pytest.raises(MemoryExhausted) as refused:
+            first.reserve_bytes(1)
+        assert refused.value.members == {"bytes": 51, "held": 0, "memory_bytes": 100, "retry_after": 1}
+        second.reserve_bytes(25)
+        with pytest.raises(MemoryExhausted):
+            second.reserve_bytes(1)
+        assert memory.held == 75
+
+
+def test_requests_that_grow_side_by_side_leave_room_for_small_ones(stand: Stand) -> None:
+    memory = Memory(1_000_000, stand.metrics)
+    growing = [Permit(memory) for _ in range(100)]
+    refused: set[Permit] = set()
+    while len(refused) < len(growing):
+        for permit in growing:
+            try:
+                permit.reserve_bytes(1000)
+            except MemoryExhausted:
+                refused.add(permit)
+    with Permit(memory) as small:
+        small.reserve_bytes(5000)
+
+
+def test_an_announced_body_is_refused_at_once_and_holds_nothing(stand: Stand) -> None:
+    memory = Memory(100, stand.metrics)
+    permit = Permit(memory)
+    permit.expect_bytes(50)
+    assert memory.held == 0
+    with pytest.raises(MemoryExhausted):
+        permit.expect_bytes(51)
+
+
+@pytest.mark.parametrize("unanswered", [0, 1, 50])
+def test_images_are_admitted_up_to_the_target_wait(stand: Stand, unanswered: int) -> None:
+    stand.runner.per_second, stand.runner.unanswered = 100.0, unanswered
+    stand.room.check(LONG)
+
+
+def test_beyond_the_target_wait_they_are_refused_and_told_when_to_come_back(stand: Stand) -> None:
+    stand.runner.per_second, stand.runner.unanswered = 100.0, 320
+    with pytest.raises(Overloaded) as refused:
+        stand.room.check(LONG)
+    assert refused.value.members == {"wait_ms": 3200, "target_wait_ms": 500, "retry_after": 3}
+    stand.runner.unanswered -= 3 * 100  # after that time, at that rate
+    stand.room.check(LONG)
+
+
+def test_without_a_measured_rate_everything_is_admitted(stand: Stand) -> None:
+    stand.runner.unanswered = 10_000
+    stand.room.check(LONG)
+
+
+def test_images_that_are_being_decoded_are_ahead_in_the_engines_queue(stand: Stand) -> None:
+    stand.runner.per_second = 100.0
+    stand.decoders.unfinished = 60
+    assert stand.room.wait == 0.6
+
+
+def test_a_deadline_that_the_queue_alone_exceeds_is_refused_on_arrival(stand: Stand) -> None:
+    stand.runner.per_second, stand.runner.unanswered = 100.0, 40
+    stand.room.check(Deadline.after(0.45))
+    with pytest.raises(DeadlineMissed, match="allowed 350 ms: the queue alone takes 400 ms"):
+        stand.room.check(Deadline.after(0.35))

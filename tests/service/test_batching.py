@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import queue
-import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -14,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.batching import Batcher, BatchTiming, Closed, DrainRate, ExactSizes, PaddedSizes
+from service.batch_sizes import ExactSizes
+from service.batching import Batcher, BatchTiming, Closed, Expired
 from tests.support.waiting import async_until
 
 TIMEOUT_S = 10
@@ -488,33 +487,6 @@ def test_many_items_on_several_lanes_get_their_own_results_and_lone_batches_run_
     assert faults == []
 
 
-def test_the_drain_rate_follows_the_batches() -> None:
-    rate = DrainRate()
-    assert rate.per_second == 0
-    rate.record(8, 5.0, 5.1)
-    assert rate.per_second == pytest.approx(80)
-    for batch in range(100):
-        rate.record(8, 10 + batch, 10 + batch + 0.2)
-    assert rate.per_second == pytest.approx(40, rel=0.01)
-
-
-def test_the_drain_rate_counts_the_time_of_overlapping_batches_once() -> None:
-    rate = DrainRate()
-    for batch in range(100):  # two lanes, 0.2 s a batch, one finishes every 0.1 s
-        rate.record(8, 0.1 * batch, 0.1 * batch + 0.2)
-    assert rate.per_second == pytest.approx(80, rel=0.01)
-
-
-@pytest.mark.parametrize("late", [0.001, 1e-6, -1e-6])
-def test_lanes_that_finish_together_do_not_distort_the_drain_rate(late: float) -> None:
-    """`late` is negative if the lane that finished first records its batch second."""
-    rate = DrainRate()
-    for batch in range(200):  # two lanes side by side, 0.2 s a batch
-        rate.record(8, 0.2 * batch, 0.2 * batch + 0.2)
-        rate.record(8, 0.2 * batch, 0.2 * batch + 0.2 + late)
-    assert rate.per_second == pytest.approx(80, rel=0.2)
-
-
 def test_an_idle_batcher_does_not_poll(sleeps: queue.SimpleQueue[float | None]) -> None:
     with batcher(lambda items, alone: list(items)):
         assert sleeps.get(timeout=TIMEOUT_S) is None
@@ -533,48 +505,6 @@ def test_the_drain_rate_ignores_failed_batches() -> None:
     with batcher(fail) as made:
         asyncio.run(scenario(made))
         assert made.drain_rate.per_second == 0
-
-
-@pytest.mark.parametrize(
-    ("waiting", "taken"),
-    [(1, [1]), (2, [2]), (3, [3]), (8, [8]), (9, [8, 1]), (20, [20]), (32, [32]), (33, [32, 1]), (45, [32, 8, 5])],
-)
-def test_padded_sizes_split_the_queue_for_the_least_total_time(waiting: int, taken: list[int]) -> None:
-    sizes = PaddedSizes({1: 1.0, 8: 1.5, 32: 4.0, 64: 8.0})
-    assert sizes.largest == 64
-    batches = []
-    while waiting:
-        batches.append(sizes.take(waiting, lanes=2))
-        waiting -= batches[-1]
-    assert batches == taken
-
-
-def test_where_every_size_takes_the_same_time_padded_sizes_take_all_items() -> None:
-    sizes = PaddedSizes({1: 1.0, 8: 1.0, 32: 1.0, 64: 1.0})
-    taken = {1: 1, 2: 2, 9: 9, 33: 33, 45: 45, 64: 64, 65: 64, 1000: 64}
-    assert {waiting: sizes.take(waiting, lanes=1) for waiting in taken} == taken
-
-
-def test_no_split_is_faster_than_that_of_padded_sizes() -> None:
-    """Compares all splits, for many curves of times."""
-    rng = random.Random(0)
-    for _ in range(50):
-        times = sorted(rng.uniform(0.5, 1.5) * size ** rng.uniform(0, 1.2) for size in (1, 2, 5, 8))
-        seconds = dict(zip((1, 2, 5, 8), times, strict=True))
-        sizes = PaddedSizes(seconds)
-        for waiting in range(1, 9):
-            took, left = 0.0, waiting
-            while left:
-                taken = sizes.take(left, lanes=1)
-                took += seconds[min(size for size in seconds if size >= taken)]
-                left -= taken
-            best = min(
-                sum(seconds[size] for size in split)
-                for count in range(1, 9)
-                for split in itertools.combinations_with_replacement(seconds, count)
-                if sum(split) >= waiting
-            )
-            assert took <= best + 1e-5
 
 
 def test_every_lane_is_prepared_on_its_own_thread() -> None:
@@ -600,3 +530,85 @@ def test_a_lane_that_cannot_be_prepared_fails_the_constructor() -> None:
     with pytest.raises(MemoryError, match="no room"):
         Batcher(lambda items, alone: list(items), sizes=ExactSizes((1,)), lanes=2, prepare=prepare, name="lane")
     assert threading.active_count() == before
+
+
+def test_an_item_whose_deadline_has_passed_is_not_computed() -> None:
+    engine = GatedEngine()
+
+    async def scenario(made: Batcher[int, int]) -> None:
+        running = await occupy(made, engine, ())
+        loop = asyncio.get_running_loop()
+        late, early = loop.create_future(), loop.create_future()
+        made.submit(1, late, time.monotonic())
+        made.submit(2, early, time.monotonic() + 1000)
+        engine.release(2)
+        with pytest.raises(Expired):
+            await late
+        assert (await early)[0] == 20
+        assert await gather(*running) == [0]
+
+    with batcher(engine) as made:
+        asyncio.run(scenario(made))
+    assert engine.batches == [[0], [2]]
+
+
+def test_an_item_that_even_the_fastest_batch_would_answer_too_late_is_not_computed() -> None:
+    batches: list[list[int]] = []
+
+    def run(items: Sequence[int], alone: bool) -> list[int]:
+        batches.append(list(items))
+        time.sleep(0.2)
+        return list(items)
+
+    async def scenario(made: Batcher[int, int]) -> None:
+        await submit(made, 1)
+        hopeless = asyncio.get_running_loop().create_future()
+        made.submit(2, hopeless, time.monotonic() + 0.1)
+        with pytest.raises(Expired):
+            await hopeless
+
+    with batcher(run) as made:
+        asyncio.run(scenario(made))
+    assert batches == [[1]]
+
+
+def test_what_is_unanswered_and_what_runs_longest_can_be_asked() -> None:
+    engine = GatedEngine()
+
+    async def scenario(made: Batcher[int, int]) -> None:
+        assert (made.unanswered, made.oldest) == (0, None)
+        tasks = await occupy(made, engine, range(1, 7))
+        first = made.oldest
+        assert first is not None
+        assert (made.unanswered, first.items) == (7, 1)
+        engine.release()
+        await engine.wait_started()
+        second = made.oldest
+        assert second is not None
+        assert (made.unanswered, second.items) == (6, 4)
+        assert second.number != first.number
+        engine.release(2)
+        await gather(*tasks)
+        assert made.longest > 0
+        assert (made.unanswered, made.oldest) == (0, None)
+
+    with batcher(engine) as made:
+        asyncio.run(scenario(made))
+
+
+def test_the_rate_is_measured_only_while_more_items_wait() -> None:
+    engine = GatedEngine()
+
+    async def scenario(made: Batcher[int, int]) -> None:
+        for item in range(3):  # arrivals, not the engine, decide how fast these leave
+            engine.release()
+            await gather(submit(made, item))
+        assert made.drain_rate.per_second == 5.0
+        tasks = await occupy(made, engine, range(1, 7))
+        engine.release(3)
+        await gather(*tasks)
+        assert made.drain_rate.per_second != 5.0
+
+    made: Batcher[int, int] = Batcher(engine, sizes=ExactSizes((1, 2, 4)), expected_rate=5.0)
+    asyncio.run(scenario(made))
+    made.close()

@@ -7,7 +7,7 @@ import string
 import pytest
 
 from service import errors
-from service.errors import fault_types, retry_after_seconds
+from service.errors import Overloaded, fault_types
 from service.runtime import faults
 from service.runtime.faults import Fault, ImageFault
 
@@ -54,7 +54,6 @@ def test_without_a_near_one_the_known_parameters_are_listed() -> None:
     assert errors.UnknownParameter(**members, nearest="a").advice() == "Did you mean `a`? The parameters are a, b."
 
 
-def test_retry_after() -> None:
-    assert retry_after_seconds(0, 100) == 1
-    assert retry_after_seconds(250, 100) == 3
-    assert retry_after_seconds(250, 0) == 1  # nothing measured yet
+@pytest.mark.parametrize(("wait", "target", "seconds"), [(1.2, 1.0, 1), (3.5, 1.0, 3), (4.0, 1.0, 3), (0.2, 0.1, 1)])
+def test_retry_after_is_when_the_wait_has_fallen_to_the_target(wait: float, target: float, seconds: int) -> None:
+    assert Overloaded.by(wait, target).members["retry_after"] == seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from tests.support.waiting import async_until
 class Picture(NamedTuple):
     pixels: np.ndarray
     top_k: int = 1
+    deadline: float = math.inf
 
 
 class ScriptedEngine:
@@ -56,10 +58,14 @@ class ScriptedEngine:
 def runner(tiny_dir: Path) -> Callable[..., LocalRunner]:
     """A model at work on a scripted engine."""
 
-    def build(engine: ScriptedEngine, on_broken: Callable[[EngineBroken], None] = lambda error: None) -> LocalRunner:
+    def build(
+        engine: ScriptedEngine,
+        on_broken: Callable[[EngineBroken], None] = lambda error: None,
+        max_wait: float = 0.0,
+    ) -> LocalRunner:
         path = tiny_dir / "resnet8-cifar" / "1"
         scripted: Any = engine
-        return LocalRunner(Model(path, read_card(path)), scripted, Metrics(), on_broken=on_broken)
+        return LocalRunner(Model(path, read_card(path)), scripted, Metrics(), on_broken=on_broken, max_wait=max_wait)
 
     return build
 
@@ -92,7 +98,7 @@ def test_an_engine_that_fails_batch_after_batch_is_given_up_once(runner: Callabl
     made = runner(ScriptedEngine(*[RuntimeError("CUDA failure 700")] * 5), told.append)
     assert outcomes(made, 6) == ["CUDA failure 700"] * 5 + ["answered"]
     assert [str(error) for error in told] == [
-        f"resnet8-cifar: {FAILURES} batches in a row have failed: CUDA failure 700"
+        f"resnet8-cifar: the engine has failed {FAILURES} times in a row: CUDA failure 700"
     ]
 
 
@@ -117,6 +123,71 @@ def test_failures_of_all_lanes_are_counted_and_told_once(runner: Callable[..., L
     made.close()
     assert len(engine.batches) == 100
     assert len(told) == 1
+
+
+def pictures(*values: int) -> list[Picture]:
+    return [Picture(np.full((3, 32, 32), value, np.uint8)) for value in values]
+
+
+class PickyEngine(ScriptedEngine):
+    """An engine that runs no batch of more than `most` images, and none with a picture of value 13."""
+
+    info = EngineInfo("cpu", "fp32", batch_sizes=(1, 8))
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def infer(self, images: Sequence[np.ndarray], *, alone: bool) -> dict[str, np.ndarray]:
+        if len(images) > self._most:
+            self.batches.append(len(images))
+            raise RuntimeError("no memory for this batch")
+        if any(image[0, 0, 0] == 13 for image in images):
+            self.batches.append(len(images))
+            raise RuntimeError("thirteen")
+        return super().infer(images, alone=alone)
+
+
+def answers(runner: LocalRunner, *values: int) -> list[str]:
+    """What becomes of pictures of these values in one batch."""
+
+    async def run() -> list[object]:
+        pendings = [runner.pending() for _ in values]
+        for pending, picture in zip(pendings, pictures(*values), strict=True):
+            runner.submit(picture, pending)
+        return await asyncio.gather(*pendings, return_exceptions=True)
+
+    try:
+        outcomes = asyncio.run(asyncio.wait_for(run(), 10))
+    finally:
+        runner.close()
+    return [str(outcome) if isinstance(outcome, Exception) else "answered" for outcome in outcomes]
+
+
+def test_only_the_guilty_image_of_a_failed_batch_fails(runner: Callable[..., LocalRunner]) -> None:
+    told: list[EngineBroken] = []
+    engine = PickyEngine(most=8)
+    made = runner(engine, told.append, max_wait=10)
+    assert answers(made, 1, 2, 13, 4, 5, 6, 7, 8) == ["answered"] * 2 + ["thirteen"] + ["answered"] * 5
+    assert engine.batches == [8] + [1] * 8
+    assert told == []
+
+
+def test_a_batch_without_memory_runs_image_by_image(runner: Callable[..., LocalRunner]) -> None:
+    engine = PickyEngine(most=1)
+    assert answers(runner(engine, max_wait=10), *range(8)) == ["answered"] * 8
+    assert engine.batches == [8] + [1] * 8
+
+
+def test_an_engine_that_fails_image_by_image_too_is_given_up_without_trying_every_one(
+    runner: Callable[..., LocalRunner],
+) -> None:
+    told: list[EngineBroken] = []
+    engine = PickyEngine(most=0)
+    found = answers(runner(engine, told.append, max_wait=10), *range(8))
+    assert engine.batches == [8, 1, 1]
+    assert len(told) == 1
+    assert found == ["no memory for this batch"] * 2 + ["resnet8-cifar: the engine has failed 3 times in a row"] * 6
 
 
 def test_padded_batches_are_split_by_how_long_their_sizes_take(runner: Callable[..., LocalRunner]) -> None:

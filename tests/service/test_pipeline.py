@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from service.backend import BatchItem, Pending
-from service.errors import ImageTooLarge, InternalError, Overloaded
+from service.deadline import Deadline
+from service.errors import ComputationFailed, DeadlineMissed, ImageTooLarge, InternalError, MemoryExhausted, Overloaded
 from service.pipeline import Classified
-from service.runtime.faults import TruncatedImage
+from service.runtime.faults import Fault, TruncatedImage
 from service.runtime.images.decoding import Decoded, decode
+from service.runtime.images.headers import Header, read_header
 from service.runtime.model_card import Calibration, Preprocessing
 from service.runtime.model_folder import read_card
 from service.runtime.scores import TopK, top_k
+from service.settings import ORDINARY_BYTES
 from tests.service.served import Served
 from tests.support.engines import hold, record_sizes
 from tests.support.folders import copied
@@ -27,7 +32,7 @@ from tests.support.waiting import async_until
 
 @pytest.fixture
 def served(tiny_dir: Path) -> Iterator[Served]:
-    made = Served(tiny_dir, max_image_bytes=200_000, max_queue=32).load()
+    made = Served(tiny_dir, max_image_bytes=200_000).load()
     yield made
     made.close()
 
@@ -70,16 +75,19 @@ def test_one_bad_image_fails_alone(served: Served, photo: bytes) -> None:
     assert [type(answer) for answer in answers] == [Classified, TruncatedImage, Classified, ImageTooLarge]
 
 
-def test_an_accident_with_one_image_is_its_own(served: Served, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("accident", "fault"), [(MemoryError(), ComputationFailed), (KeyError("x"), InternalError)])
+def test_an_accident_with_one_image_is_its_own(
+    served: Served, photo: bytes, monkeypatch: pytest.MonkeyPatch, accident: Exception, fault: type[Fault]
+) -> None:
     def fragile(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool) -> Decoded:
         if data == b"cursed":
-            raise MemoryError
+            raise accident
         return decode(data, preprocessing, max_pixels=max_pixels, scaled=scaled)
 
     monkeypatch.setattr("service.pipeline.decode", fragile)
     answers = served.run(served.classify("resnet18", [photo, b"cursed", photo], 1))
-    assert [type(answer) for answer in answers] == [Classified, InternalError, Classified]
-    assert served.runners["resnet18"].in_service == 0
+    assert [type(answer) for answer in answers] == [Classified, fault, Classified]
+    assert served.runners["resnet18"].unanswered == 0
 
 
 def test_each_gets_as_many_classes_as_asked_for(served: Served, photo: bytes) -> None:
@@ -144,21 +152,31 @@ def test_stages_add_up(served: Served, photo: bytes) -> None:
     assert sum(stages) <= total
 
 
-def test_beyond_the_queue_requests_are_refused_and_it_empties_again(tiny_dir: Path, photo: bytes) -> None:
-    served = Served(tiny_dir, max_queue=4, max_images=4).load()
-    runner, gate = served.runners["resnet18"], hold(served.engines["resnet18"])
+def images_in_service(served: Served, model: str) -> float | None:
+    return served.metrics.registry.get_sample_value("resnet_queue_images", {"model": model})
+
+
+def counted(served: Served, outcome: str, model: str = "resnet8-cifar") -> float | None:
+    labels = {"model": model, "outcome": outcome}
+    return served.metrics.registry.get_sample_value("resnet_images_total", labels)
+
+
+def test_beyond_the_target_wait_requests_are_refused_and_it_falls_again(tiny_dir: Path, photo: bytes) -> None:
+    served = Served(tiny_dir, target_wait_ms=0.001).load()
+    gate = hold(served.engines["resnet18"])
 
     async def scenario() -> None:
         waiting = [asyncio.create_task(served.classify("resnet18", [photo, photo], 1)) for _ in range(2)]
         await asyncio.sleep(0)
-        assert runner.in_service == 4
+        assert images_in_service(served, "resnet18") == 2  # the second request was refused
         with pytest.raises(Overloaded) as refused:
             await served.classify("resnet18", [photo], 1)
-        assert refused.value.members["queued"] == 4
-        assert refused.value.members["retry_after"] >= 1  # type: ignore[operator]
+        assert refused.value.members["retry_after"] == 1
         gate.set()
-        await asyncio.gather(*waiting)
-        assert runner.in_service == 0
+        await waiting[0]
+        with pytest.raises(Overloaded):
+            await waiting[1]
+        assert images_in_service(served, "resnet18") == 0
         await served.classify("resnet18", [photo], 1)
 
     try:
@@ -170,20 +188,118 @@ def test_beyond_the_queue_requests_are_refused_and_it_empties_again(tiny_dir: Pa
 
 def test_an_abandoned_request_gives_its_place_back(tiny_dir: Path, photo: bytes) -> None:
     served = Served(tiny_dir, engine_threads=1).load()  # one lane: the next answer comes after all before it
-    runner = served.runners["resnet8-cifar"]
+    gate = hold(served.engines["resnet8-cifar"])
 
     async def scenario() -> None:
         task = asyncio.create_task(served.classify("resnet8-cifar", [photo] * 8, 1))
         await asyncio.sleep(0)
-        assert runner.in_service == 8
+        assert images_in_service(served, "resnet8-cifar") == 8
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert runner.in_service == 0
+        assert images_in_service(served, "resnet8-cifar") == 0
+        gate.set()
+        (answer,) = await served.classify("resnet8-cifar", [photo], 1)
+        assert isinstance(answer, Classified)
+        assert (counted(served, "withdrawn"), counted(served, "ok")) == (8, 1)
+
+    served.run(scenario())
+    served.close()
+
+
+def test_an_answer_that_would_come_too_late_is_not_computed(tiny_dir: Path, photo: bytes) -> None:
+    served = Served(tiny_dir, models=("resnet8-cifar",), engine_threads=1, max_batch=1).load()
+    gate, sizes = hold(served.engines["resnet8-cifar"]), record_sizes(served.engines["resnet8-cifar"])
+
+    async def scenario() -> None:
+        running = asyncio.create_task(served.classify("resnet8-cifar", [photo], 1))
+        await async_until(lambda: len(sizes) == 1)
+        (late,) = await served.classify("resnet8-cifar", [photo], 1, Deadline.after(0.05))
+        assert isinstance(late, DeadlineMissed)
+        assert str(late) == "The request allowed 50 ms: they have passed."
+        gate.set()
+        await running
+        await served.classify("resnet8-cifar", [photo], 1)
+
+    served.run(scenario())
+    served.close()
+    assert sizes == [1, 1]  # not the one that was too late
+    assert (counted(served, "deadline-missed"), counted(served, "ok")) == (1, 2)
+
+
+def test_a_deadline_that_passes_while_images_wait_for_a_thread_spares_their_decoding(
+    tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+    served = Served(tiny_dir, models=("resnet8-cifar",), decode_threads=1).load()
+    gate = threading.Event()
+    served.decoders.submit(lambda: assert_true(gate.wait(10)))
+
+    def watched(data: bytes, *arguments: Any, **options: Any) -> Decoded:
+        decoded.append(data)
+        return decode(data, *arguments, **options)
+
+    monkeypatch.setattr("service.pipeline.decode", watched)
+
+    async def scenario() -> None:
+        answers = await served.classify("resnet8-cifar", [photo, photo], 1, Deadline.after(0.05))
+        assert [type(answer) for answer in answers] == [DeadlineMissed] * 2
+        gate.set()
         (answer,) = await served.classify("resnet8-cifar", [photo], 1)
         assert isinstance(answer, Classified)
 
     served.run(scenario())
+    served.close()
+    assert decoded == [photo]
+
+
+def assert_true(value: bool) -> None:
+    assert value
+
+
+def test_large_images_are_decoded_beside_ordinary_ones(
+    tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one thread for each kind: an ordinary image is answered while a large one is decoded."""
+    served = Served(tiny_dir, models=("resnet8-cifar",), decode_threads=1).load()
+    large = photo + b" large"
+    gate, decoding = threading.Event(), threading.Event()
+
+    def sized(data: bytes, *arguments: Any, **options: Any) -> Header:
+        header = read_header(data, *arguments, **options)
+        return header._replace(decode_bytes=ORDINARY_BYTES + 1) if data == large else header
+
+    def slow(data: bytes, *arguments: Any, **options: Any) -> Decoded:
+        if data == large:
+            decoding.set()
+            assert gate.wait(10)
+        return decode(data, *arguments, **options)
+
+    monkeypatch.setattr("service.pipeline.read_header", sized)
+    monkeypatch.setattr("service.pipeline.decode", slow)
+
+    async def scenario() -> None:
+        first = asyncio.create_task(served.classify("resnet8-cifar", [large], 1))
+        assert await asyncio.to_thread(decoding.wait, 10)
+        (answer,) = await served.classify("resnet8-cifar", [photo], 1)
+        assert isinstance(answer, Classified)
+        assert not first.done()
+        gate.set()
+        (answer,) = await first
+        assert isinstance(answer, Classified)
+
+    try:
+        served.run(scenario())
+    finally:
+        gate.set()
+        served.close()
+
+
+def test_a_request_without_memory_is_refused_before_it_is_decoded(tiny_dir: Path, photo: bytes) -> None:
+    served = Served(tiny_dir, models=("resnet8-cifar",)).load()
+    served.memory.add(served.settings.request_memory)
+    with pytest.raises(MemoryExhausted):
+        served.run(served.classify("resnet8-cifar", [photo], 1))
     served.close()
 
 
@@ -231,6 +347,6 @@ def test_logits_that_are_not_finite_are_an_error_for_their_image_alone(
     Image.new("RGB", (64, 64), "grey").save(grey, "PNG")
     answers = served.run(served.classify("resnet8-cifar", [grey.getvalue(), photo], 10))
     served.close()
-    assert isinstance(answers[0], InternalError)
+    assert isinstance(answers[0], ComputationFailed)
     assert isinstance(answers[1], Classified)
     assert sorted(answers[1].top.class_ids) == list(range(10))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings
+from service.settings import ORDINARY_BYTES, Settings
 from service.settings_sources import SettingsError, read_settings
 
 pytestmark = pytest.mark.usefixtures("no_settings")
@@ -151,7 +151,17 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
             r"cors_origins: expected an origin .*, got https://\*.example.com",
         ),
         (["--models-dir", "m\udcf6d"], r"models_dir: 'm\\udcf6d' is not UTF-8: rename the folder"),
-        (["--max-queue", "8"], r"max_images \(32\) is above max_queue \(8\)"),
+        (
+            ["--memory-budget", "536870911"],
+            r"memory_budget \(536870911\) is too small for max_request_bytes \(67108864\) and 1 workers: set it to "
+            r"536870912 or more, or lower max_request_bytes",
+        ),
+        (
+            ["--memory-budget", "1000000000", "--decode-threads", "32"],
+            r"memory_budget \(1000000000\) is too small for 32 decode threads",
+        ),
+        (["--target-wait-ms", "0"], "target_wait_ms: Input should be greater than 0"),
+        (["--hang-timeout", "0.5"], "hang_timeout: Input should be greater than or equal to 1"),
     ],
 )
 def test_values_out_of_range(arguments: list[str], message: str) -> None:
@@ -167,3 +177,18 @@ def test_help_explains_every_setting() -> None:
         assert f"RESNET_{name.upper()}" in text
         assert field.description
         assert " ".join(field.description.split()[:4]) in flat
+
+
+@pytest.mark.parametrize("workers", [1, 4, 64])
+@pytest.mark.parametrize("threads", [1, 2, 64])
+def test_the_memory_budget_that_is_not_set_is_large_enough(workers: int, threads: int) -> None:
+    settings = Settings(workers=workers, decode_threads=threads)
+    assert settings.request_memory >= 2 * settings.max_request_bytes
+    assert settings.large_image_memory >= 64_000_000 * 8  # a picture of max_pixels in RGBA
+
+
+def test_workers_share_threads_and_memory() -> None:
+    settings = Settings(workers=4, decode_threads=6, memory_budget=4 * 10**9)
+    assert settings.worker_decode_threads == 2
+    assert settings.request_memory == 250_000_000
+    assert settings.large_image_memory == 750_000_000 - 2 * ORDINARY_BYTES

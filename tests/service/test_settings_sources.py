@@ -33,11 +33,11 @@ def test_an_unreadable_file_is_one_sentence() -> None:
 
 
 def test_the_command_line_beats_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path(".env").write_text("RESNET_PORT=1\nRESNET_MAX_BATCH=2\nRESNET_MAX_QUEUE=64\n")
+    Path(".env").write_text("RESNET_PORT=1\nRESNET_MAX_BATCH=2\nRESNET_MAX_IMAGES=64\n")
     monkeypatch.setenv("RESNET_PORT", "3")
     monkeypatch.setenv("RESNET_MAX_BATCH", "4")
     settings = read_settings(["--port", "5"])
-    assert (settings.port, settings.max_batch, settings.max_queue) == (5, 4, 64)
+    assert (settings.port, settings.max_batch, settings.max_images) == (5, 4, 64)
 
 
 def test_unknown_settings_are_refused_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:

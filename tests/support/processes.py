@@ -38,6 +38,20 @@ def answers_ready(url: str) -> bool:
         return False
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended but was not waited for does not."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def starting_with(folder: Path, program: str) -> dict[str, str]:
+    """An environment in which every Python process runs this program first."""
+    (folder / "sitecustomize.py").write_text(program)
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
 class Service:
     """`python -m service` as a process of its own."""
 

@@ -118,7 +118,7 @@ def test_metrics_count_what_happened(client: TestClient, photo: bytes) -> None:
     assert grown("resnet_requests_total", model="unknown", status="422") == 1
     assert grown("resnet_images_total", model="resnet18", outcome="ok") == 1
     assert grown("resnet_images_total", model="resnet18", outcome="truncated-image") == 2
-    assert after[key("resnet_body_bytes")] == 0
+    assert after[key("resnet_request_bytes")] == 0
     for stage in ("decode", "queue", "inference", "total"):
         assert grown("resnet_stage_seconds_count", model="resnet18", stage=stage) == 1
     assert grown("resnet_batch_size_count", model="resnet18") == 1

@@ -35,7 +35,7 @@ def test_every_fault_has_a_status_which_blames_the_right_side() -> None:
 
 
 def test_headers() -> None:
-    assert headers_of(errors.Overloaded(queued=9, max_queue=9, retry_after=3)) == {"Retry-After": "3"}
+    assert headers_of(errors.Overloaded.by(3.2, 1.0)) == {"Retry-After": "3"}
     assert headers_of(errors.MethodNotAllowed(path="/", method="PUT", allowed="GET")) == {"Allow": "GET"}
     assert headers_of(errors.NoImage(found="nothing")) == {}
 

@@ -22,7 +22,7 @@ def memory() -> SharedMemory:
 def test_nothing_overlaps(memory: SharedMemory) -> None:
     slots = [*memory.slots_of(0), *memory.slots_of(1)]
     assert slots == list(range(8))
-    memory.in_service[:] = np.arange(6).reshape(2, 3)
+    memory.unanswered[:] = np.arange(6).reshape(2, 3)
     memory.per_second[:] = [0.5, 1.5, 2.5]
     assert memory.progress.tolist() == [ABSENT, ABSENT]
     memory.progress[:] = [6, 7]
@@ -35,7 +35,7 @@ def test_nothing_overlaps(memory: SharedMemory) -> None:
         assert (memory.pixels(slot, LAYOUT.side) == slot).all()
         assert (memory.top(slot, LAYOUT.classes).class_ids == 100 + slot).all()
         assert (memory.top(slot, LAYOUT.classes).probabilities == np.float32(slot / 10)).all()
-    assert memory.in_service.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert memory.unanswered.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert memory.per_second.tolist() == [0.5, 1.5, 2.5]
     assert memory.progress.tolist() == [6, 7]
 
@@ -55,11 +55,11 @@ from service.workers.memory import ABSENT, Layout, MemoryNotShared, SharedMemory
 memory = SharedMemory(Layout(*{tuple(LAYOUT)}), {memory.fd})
 assert memory.pixels(5, 5)[2, 4, 4] == 77
 memory.top(5, 1).probabilities[0] = 0.25
-memory.in_service[1, 2] = 9
+memory.unanswered[1, 2] = 9
 """
     subprocess.run([sys.executable, "-c", program], pass_fds=(memory.fd,), check=True)
     assert memory.top(5, 1).probabilities[0] == 0.25
-    assert memory.in_service[1, 2] == 9
+    assert memory.unanswered[1, 2] == 9
 
 
 def test_it_takes_memory_only_where_it_is_written() -> None:
@@ -70,7 +70,7 @@ def test_it_takes_memory_only_where_it_is_written() -> None:
 
 
 def test_more_than_there_can_be_names_the_remedy() -> None:
-    with pytest.raises(MemoryNotShared, match="lower workers or max_queue"):
+    with pytest.raises(MemoryNotShared, match="lower workers"):
         SharedMemory.create(Layout(workers=64, models=5, slots=2**30, side=224, classes=1000))
 
 

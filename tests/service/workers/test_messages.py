@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from service.runtime.engine import EngineInfo
 from service.runtime.tuning import Measured, Tuned, Tuning
-from service.workers.messages import MAX_BYTES, SUBMIT, Done, News, Request, Stop, pack_done, unpack
+from service.workers.messages import MAX_BYTES, SUBMIT, Done, News, Outcome, Request, Stop, pack_done, unpack
 
 
 def test_requests() -> None:
     request = Request(SUBMIT, slot=70_000, model=3, top_k=1000)
     assert Request.unpack(request.pack()) == request
-    assert len(request.pack()) < 16
+    assert len(request.pack()) < 32
 
 
 def test_done_in_one_message() -> None:
-    done = [Done(slot, ok=slot % 2 == 0, queued=0.25, ran=slot / 8, batch_size=slot) for slot in range(64)]
+    done = [Done(slot, Outcome(slot % 3), queued=0.25, ran=slot / 8, batch_size=slot) for slot in range(64)]
     (message,) = pack_done(done)
     assert unpack(message) == done
 
 
 def test_more_than_a_message_holds() -> None:
-    done = [Done(slot, ok=True, queued=0.0, ran=0.0, batch_size=1) for slot in range(10_000)]
+    done = [Done(slot, Outcome.ANSWERED, queued=0.0, ran=0.0, batch_size=1) for slot in range(10_000)]
     messages = list(pack_done(done))
     assert len(messages) > 1
     assert max(map(len, messages)) <= MAX_BYTES

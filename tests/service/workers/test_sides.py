@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import socket
 import threading
@@ -16,6 +17,7 @@ import pytest
 import uvloop
 
 from service.backend import Failed, Pending, Ready
+from service.batching import Expired
 from service.local_backend import LocalRunner, open_engine
 from service.metrics import Metrics
 from service.model_repository import Model, Repository
@@ -24,7 +26,7 @@ from service.settings import Settings
 from service.workers.engine_side import EngineSide, SharedItem
 from service.workers.memory import ABSENT, Layout, SharedMemory
 from service.workers.messages import News, Stop, received, unpack
-from service.workers.worker_side import EngineFailed, RemoteBackend, RemoteRunner
+from service.workers.worker_side import ENGINE_PROCESS, EngineFailed, RemoteBackend, RemoteRunner
 from tests.support.engines import failing, hold
 from tests.support.waiting import async_until
 
@@ -76,16 +78,16 @@ class Sides:
         self.loading = asyncio.create_task(load())
         await asyncio.sleep(0)
 
-    def submit(self, pixels: np.ndarray, top_k: int = 3) -> Pending:
+    def submit(self, pixels: np.ndarray, top_k: int = 3, deadline: float = math.inf) -> Pending:
         """As a decode thread does."""
         pending = self.remote.pending()
-        self.remote.submit(SharedItem(pixels, top_k), pending)
+        self.remote.submit(SharedItem(pixels, top_k, deadline), pending)
         return pending
 
     def submit_on_a_thread(self, pixels: np.ndarray, top_k: int) -> tuple[Pending, asyncio.Task[None]]:
         """The future, and what sides when the image has been handed over."""
         pending = self.remote.pending()
-        submitting = asyncio.to_thread(self.remote.submit, SharedItem(pixels, top_k), pending)
+        submitting = asyncio.to_thread(self.remote.submit, SharedItem(pixels, top_k, math.inf), pending)
         return pending, asyncio.create_task(submitting)
 
     async def close(self) -> None:
@@ -128,7 +130,7 @@ def test_pendings_are_those_of_the_engine(tiny_dir: Path) -> None:
     async def scenario(sides: Sides) -> None:
         direct = [sides.runner.pending() for _ in range(6)]
         for pixels, pending in zip(pictures(6), direct, strict=True):
-            sides.runner.submit(SharedItem(pixels, 3), pending)
+            sides.runner.submit(SharedItem(pixels, 3, math.inf), pending)
         expected = [top for top, _ in await asyncio.gather(*direct)]
         found = await asyncio.gather(*(sides.submit(pixels) for pixels in pictures(6)))
         for (top, timing), right in zip(found, expected, strict=True):
@@ -140,6 +142,49 @@ def test_pendings_are_those_of_the_engine(tiny_dir: Path) -> None:
             assert 1 <= timing.batch_size <= 4
         assert sides.free_slots() == 8
         assert sides.memory.per_second[0] > 0
+
+    run(tiny_dir, scenario)
+
+
+def test_images_are_counted_until_the_engine_process_is_done_with_them(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        gate = sides.hold()
+        pendings = [sides.submit(pixels) for pixels in pictures(3)]
+        assert sides.memory.unanswered.tolist() == [[0, 0], [3, 0]]
+        pendings[0].cancel()  # the engine process has it all the same
+        assert sides.remote.unanswered == 3
+        gate.set()
+        await async_until(lambda: sides.remote.unanswered == 0)
+
+    run(tiny_dir, scenario)
+
+
+def test_an_image_expires_in_the_engine_process(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        gate = sides.hold()
+        first, second, third = pictures(3)
+        running = sides.submit(first)
+        await async_until(lambda: sides.runner.unanswered == 1 and sides.runner.queued == 0)
+        late, early = sides.submit(second, deadline=time.monotonic()), sides.submit(third)
+        await async_until(lambda: sides.runner.queued == 2)
+        gate.set()
+        with pytest.raises(Expired):
+            await late
+        assert len((await early)[0].class_ids) == len((await running)[0].class_ids) == 3
+        assert sides.free_slots() == 8
+
+    run(tiny_dir, scenario)
+
+
+def test_a_worker_gives_signs_of_life_and_sees_those_of_the_engine_process(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        await async_until(lambda: sides.memory.beats[WORKER] > 1)
+        (before,) = sides.worker_side.work()
+        assert sides.worker_side.work() == [before]
+        sides.memory.beats[-1] += 1
+        (after,) = sides.worker_side.work()
+        assert after.part == before.part == ENGINE_PROCESS
+        assert after.piece != before.piece
 
     run(tiny_dir, scenario)
 
@@ -164,9 +209,9 @@ def test_models_are_reported_as_they_load(tiny_dir: Path) -> None:
         assert outcome.info == sides.info
         assert reason == Failed("its file is damaged")
 
-        outcome.runner.count(3)
-        sides.memory.in_service[0, 0] = 2  # the other worker's
-        assert outcome.runner.in_service == 5
+        sides.memory.unanswered[:, 0] = [2, 3]  # the other worker's, and this one's
+        assert outcome.runner.unanswered == 5
+        sides.memory.unanswered[:] = 0
         sides.memory.per_second[0] = 12.5
         assert outcome.runner.per_second == 12.5
 
@@ -319,11 +364,11 @@ def test_when_a_worker_has_gone_its_images_are_forgotten(tiny_dir: Path) -> None
         for pixels in pictures(3):
             sides.submit(pixels)
         await async_until(lambda: len(sides.engine_side.pending) == 3)
-        sides.memory.in_service[:] = [[4, 0], [3, 0]]
+        sides.memory.unanswered[:] = [[4, 0], [3, 0]]
         slot = min(sides.engine_side.pending)
         asyncio.get_running_loop().remove_reader(sides.theirs)
         sides.theirs.shutdown(socket.SHUT_RDWR)
-        await async_until(lambda: sides.memory.in_service.tolist() == [[4, 0], [0, 0]])
+        await async_until(lambda: sides.memory.unanswered.tolist() == [[4, 0], [0, 0]])
         sides.memory.top(slot, 3).class_ids[:] = -1  # by the worker that takes its place
         gate.set()
         await async_until(lambda: not sides.engine_side.pending)
@@ -362,7 +407,7 @@ def test_an_engine_process_that_reads_slowly_gets_all_images(
 ) -> None:
     async def scenario() -> None:
         async with both(tiny_dir, slots=600) as sides:
-            item = SharedItem(pictures(1)[0], 1)
+            item = SharedItem(pictures(1)[0], 1, math.inf)
             everything = [sides.remote.pending() for _ in range(600)]
             decoding = threading.Thread(target=lambda: [sides.remote.submit(item, one) for one in everything])
             decoding.start()

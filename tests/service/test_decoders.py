@@ -1,0 +1,113 @@
+"""The threads that decode: large images keep nobody waiting and stay within their memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from service.decoders import Decoders
+from service.errors import Overloaded, TooMuchMemory
+from tests.support.waiting import until
+
+TIMEOUT_S = 10
+
+
+class Held:
+    """Work that lasts until it is released, and says when it has begun."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.gate = threading.Event()
+        self.done = threading.Event()
+
+    def __call__(self) -> None:
+        self.began.set()
+        assert self.gate.wait(TIMEOUT_S)
+        self.done.set()
+
+
+@pytest.fixture
+def held() -> Iterator[Callable[[], Held]]:
+    made: list[Held] = []
+
+    def make() -> Held:
+        made.append(Held())
+        return made[-1]
+
+    yield make
+    for work in made:
+        work.gate.set()
+
+
+@pytest.fixture
+def decoders() -> Iterator[Decoders]:
+    made = Decoders(2, large_bytes=100, target=1.0)
+    yield made
+    made.shutdown()
+
+
+def test_ordinary_images_do_not_wait_behind_large_ones(decoders: Decoders, held: Callable[[], Held]) -> None:
+    large = [held() for _ in range(5)]
+    for work in large:
+        decoders.submit_large(work, 10, "one request")
+    assert large[0].began.wait(TIMEOUT_S)
+    ordinary = held()
+    ordinary.gate.set()
+    decoders.submit(ordinary)
+    assert ordinary.done.wait(TIMEOUT_S)
+    assert not large[1].began.is_set()
+
+
+def test_large_images_are_decoded_within_the_memory_for_them(held: Callable[[], Held]) -> None:
+    decoders = Decoders(8, large_bytes=100, target=1.0)  # four threads for large images
+    first, second, third = held(), held(), held()
+    decoders.submit_large(first, 60, "a")
+    decoders.submit_large(second, 40, "b")
+    assert first.began.wait(TIMEOUT_S)
+    assert second.began.wait(TIMEOUT_S)
+    decoders.submit_large(third, 50, "c")
+    second.gate.set()
+    assert second.done.wait(TIMEOUT_S)
+    assert not third.began.is_set()  # 60 + 50 bytes would be too many
+    first.gate.set()
+    assert third.began.wait(TIMEOUT_S)
+    third.gate.set()
+    decoders.shutdown()
+
+
+def test_an_image_that_would_never_fit_is_refused(decoders: Decoders) -> None:
+    with pytest.raises(TooMuchMemory, match="would take 101 bytes; at most 100"):
+        decoders.submit_large(lambda: None, 101, "a")
+
+
+def test_large_images_of_others_beyond_the_target_wait_are_a_refusal(held: Callable[[], Held]) -> None:
+    decoders = Decoders(2, large_bytes=100, target=1e-9)
+    decoders.submit_large(lambda: None, 10, "measured")
+    decoders.submit_large(work := held(), 10, "measured")
+    assert work.began.wait(TIMEOUT_S)  # after the first one has been measured
+    decoders.submit_large(lambda: None, 10, "measured")  # its own images do not count
+    with pytest.raises(Overloaded) as refused:
+        decoders.submit_large(lambda: None, 10, "another")
+    assert refused.value.members["retry_after"] == 1
+    work.gate.set()
+    decoders.shutdown()
+
+
+def test_the_wait_is_that_of_the_images_without_a_thread(decoders: Decoders, held: Callable[[], Held]) -> None:
+    assert decoders.wait == 0
+    first = [held() for _ in range(4)]
+    for work in first:
+        decoders.submit(work)
+    until(lambda: decoders.waiting == 2)
+    assert decoders.wait == 0  # no rate yet
+    first[0].gate.set()
+    first[1].gate.set()
+    until(lambda: decoders.waiting == 0)
+    for work in (more := [held() for _ in range(3)]):
+        decoders.submit(work)
+    assert decoders.waiting == 3
+    assert decoders.wait > 0
+    for work in [*first, *more]:
+        work.gate.set()

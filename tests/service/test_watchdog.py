@@ -1,0 +1,102 @@
+"""The watchdog: what counts as progress, and what as a hang."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from service.backend import Work
+from service.watchdog import EVENT_LOOP, Watchdog, watching
+from tests.support.waiting import async_until, until
+
+
+class Watched:
+    """A watchdog of ten seconds over one part, looked at by hand."""
+
+    def __init__(self, longest: float = 0.0) -> None:
+        self.piece: int | None = None
+        self.longest = longest
+        self.hung: list[str] = []
+        self.dog = Watchdog(
+            10, lambda: [Work("it", self.piece, self.longest)], lambda work: self.hung.append(work.part)
+        )
+
+    def pass_seconds(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.dog.look(1.0)
+
+
+def test_a_piece_of_work_that_lasts_too_long_hangs_and_is_told_once() -> None:
+    watched = Watched()
+    watched.piece = 1
+    watched.pass_seconds(11)
+    assert watched.hung == []
+    watched.pass_seconds(30)
+    assert watched.hung == ["it"]
+
+
+def test_the_longest_piece_ever_is_allowed_on_top() -> None:
+    watched = Watched(longest=20)
+    watched.piece = 1
+    watched.pass_seconds(31)
+    assert watched.hung == []
+    watched.pass_seconds(1)
+    assert watched.hung == ["it"]
+
+
+def test_idling_and_progress_are_no_hang() -> None:
+    watched = Watched()
+    watched.pass_seconds(100)
+    for piece in range(20):
+        watched.piece = piece
+        watched.pass_seconds(9)
+    assert watched.hung == []
+
+
+def test_a_part_that_hangs_again_is_told_again() -> None:
+    watched = Watched()
+    for piece in (1, 2):
+        watched.piece = piece
+        watched.pass_seconds(20)
+    assert watched.hung == ["it", "it"]
+
+
+def test_time_in_which_the_watchdog_itself_was_stopped_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a pause of the whole container nothing looks hung."""
+    looks: list[float] = []
+    dog = Watchdog(2.0, list, lambda work: None)
+    monkeypatch.setattr(dog, "look", looks.append)
+    times = iter([100.0, 100.1, 4000.0, 4000.1])
+    monkeypatch.setattr("service.watchdog.time.monotonic", lambda: next(times))
+    monkeypatch.setattr(dog, "_stopped", type("Stopped", (), {"wait": lambda self, seconds: len(looks) == 3})())
+    dog._watch()
+    assert looks == pytest.approx([0.1, 0.2, 0.1])
+
+
+def test_an_event_loop_that_does_not_turn_is_seen() -> None:
+    hung: list[str] = []
+
+    async def scenario() -> None:
+        with watching(0.2, list, lambda work: hung.append(work.part)):
+            await async_until(lambda: threading.active_count() > 1)
+            until(lambda: hung == [EVENT_LOOP])  # holds the loop
+
+    asyncio.run(scenario())
+
+
+def test_an_event_loop_that_turns_is_left_alone() -> None:
+    hung: list[Work] = []
+    looked: list[int] = []
+
+    def work() -> list[Work]:
+        looked.append(1)
+        return []
+
+    async def scenario() -> None:
+        with watching(5.0, work, hung.append):
+            await async_until(lambda: len(looked) > 3)
+
+    asyncio.run(scenario())
+    assert hung == []
