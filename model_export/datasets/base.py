@@ -13,7 +13,7 @@ from PIL import Image
 from model_export.errors import InputError
 from service.runtime.faults import ImageFault
 from service.runtime.images.decoding import load_pixels, open_image
-from service.runtime.images.orientation import read_orientation
+from service.runtime.images.orientation import ORIENTATIONS
 from service.runtime.images.resizing import flatten_on_white, to_rgb_or_rgba
 
 MAX_PIXELS = 200_000_000  # of one image: far more than any camera takes
@@ -48,10 +48,10 @@ class Dataset(ABC):
             ImageFault: it is broken.
             OSError: the file cannot be read.
         """
-        data = self.read(index)
-        image = load_pixels(open_image(data, MAX_PIXELS), data)
+        opened = open_image(self.read(index), MAX_PIXELS)
+        upright = ORIENTATIONS[opened.layout.orientation].turn_image(load_pixels(opened))
         # `convert` copies an RGB image, too: the opened one would keep its file in memory.
-        return flatten_on_white(to_rgb_or_rgba(read_orientation(image).turn_image(image))).convert("RGB")
+        return flatten_on_white(to_rgb_or_rgba(upright)).convert("RGB")
 
 
 class Data(NamedTuple):

@@ -193,11 +193,10 @@ def _decoded(tree: Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
 def _fault(path: Path) -> str | None:
     """What is wrong with an image file; None if it can be decoded."""
     try:
-        data = path.read_bytes()
-        image = open_image(data, MAX_PIXELS)
+        opened = open_image(path.read_bytes(), MAX_PIXELS)
         # A JPEG is read to its end at any scale, and decodes much faster at an eighth.
-        image.draft(None, (1, 1))
-        load_pixels(image, data)
+        opened.image.draft(None, (1, 1))
+        load_pixels(opened)
     except (ImageFault, OSError) as error:
         return describe_fault(error)
     return None

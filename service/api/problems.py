@@ -24,6 +24,7 @@ STATUS: dict[type[Fault], int] = {
     # one image
     faults.EmptyImage: 400,
     faults.TooManyPixels: 413,
+    faults.TooComplexImage: 422,
     faults.UnsupportedImageFormat: 415,
     faults.NotAnImage: 422,
     faults.TruncatedImage: 422,

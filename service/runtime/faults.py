@@ -42,8 +42,14 @@ class EmptyImage(ImageFault):
 
 class TooManyPixels(ImageFault):
     title = "The image has too many pixels"
-    detail = "The image is {width}x{height} pixels; at most {max_pixels} pixels are decoded."
+    detail = "The image is {width}x{height} pixels; at most {max_pixels} pixels of a {format} file are decoded."
     remedy = "Scale the picture down before sending it: the network sees a few hundred pixels of it anyway."
+
+
+class TooComplexImage(ImageFault):
+    title = "The image would take too long to decode"
+    detail = "The image file has {found} {parts}; at most {most} are read. Ordinary files have far fewer."
+    remedy = "Open the picture in an image editor, save it as a plain JPEG or PNG, and send that."
 
 
 class UnsupportedImageFormat(ImageFault):

@@ -43,8 +43,8 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 
 
 def test_members_fill_the_sentences() -> None:
-    fault = faults.TooManyPixels(width=20000, height=10000, max_pixels=64)
-    assert str(fault) == "The image is 20000x10000 pixels; at most 64 pixels are decoded."
+    fault = faults.TooManyPixels(width=20000, height=10000, format="PNG", max_pixels=64)
+    assert str(fault) == "The image is 20000x10000 pixels; at most 64 pixels of a PNG file are decoded."
     assert fault.members["width"] == 20000
 
 

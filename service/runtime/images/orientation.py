@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from service.runtime.images.resizing import Box
 
@@ -62,12 +62,3 @@ ORIENTATIONS = {
     7: Orientation(True, True, True, Image.Transpose.TRANSVERSE),
     8: Orientation(True, False, True, Image.Transpose.ROTATE_90),
 }
-
-
-def read_orientation(image: Image.Image) -> Orientation:
-    """The EXIF orientation of an image; upright if it is missing or unreadable, as viewers do."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # metadata is untrusted, and Pillow's parser may raise anything on it
-        return UPRIGHT
-    return ORIENTATIONS.get(value, UPRIGHT)

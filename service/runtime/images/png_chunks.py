@@ -1,55 +1,125 @@
-"""The chunks of a PNG file, read and filtered without decoding a pixel."""
+"""The chunks of a PNG, walked without decoding a pixel."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from service.runtime.faults import TooComplexImage
+from service.runtime.images.exif import orientation_of
 from service.runtime.images.formats import PNG_SIGNATURE
+from service.runtime.images.layout import Layout, Span, append
 
-# Ancillary chunks that change what is shown (PNG specification, section 11.3).
-PICTURE_CHUNKS = (b"tRNS", b"sBIT", b"eXIf")
+# All that the pixels depend on (PNG specification, sections 11.2 and 11.3). The rest slows Pillow down, and long or
+# damaged texts make it refuse the picture. An animation without its frames is its default image.
+PICTURE_CHUNKS = {b"PLTE", b"tRNS", b"sBIT", b"IDAT", b"IEND"}
+TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
+XMP_KEY = b"XML:com.adobe.xmp\0"
+EXIF_KEY = b"Raw profile type exif\0"  # of ImageMagick: hexadecimal, after three lines
+MAX_TEXT = 2**18  # bytes of an uncompressed text that is searched for the orientation
 
-MAX_CHUNKS = 10_000  # a limit on the work that a hostile file can cause
+# The smallest common chunk of pixels has 8 kB. A large picture may have more chunks than `MAX_CHUNKS`.
+MAX_CHUNKS = 10_000
+CHUNK_BYTES = 1024
+
+HEADER = slice(len(PNG_SIGNATURE) + 8, len(PNG_SIGNATURE) + 21)  # the content of IHDR
+HEADER_END = HEADER.stop + 4
+
+# Memory for each pixel by colour type, at 8 bits and less: of Pillow's image and its copies (as RGB or RGBA; with
+# premultiplied colours). Tests hold it against the process.
+GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
+PIXEL_BYTES = {GREY: 1 + 4, RGB: 4, PALETTE: 1 + 4, GREY_ALPHA: 4 + 4 + 4, RGBA: 4 + 4}
+TRANSPARENT_PIXEL_BYTES = {GREY: 1 + 4 + 4, RGB: 4 + 4 + 4, PALETTE: 1 + 4 + 4}  # with tRNS
+DEEP_PIXEL_BYTES = {GREY: 12, RGB: 28, GREY_ALPHA: 12, RGBA: 36}  # at 16 bits, colours are decoded twice
 
 
-class Chunk(NamedTuple):
-    """A chunk of a PNG (PNG specification, section 5.3)."""
+def read_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The kind of every chunk, the offset of its length field, and that of the next chunk. The last may be cut off.
 
-    kind: bytes
-    content: memoryview
-    start: int  # of the whole chunk, as an offset into the file
-    end: int
-
-
-def read_chunks(data: bytes) -> Iterator[Chunk]:
-    """The first `MAX_CHUNKS` chunks of a PNG. The last one may be cut off."""
-    view = memoryview(data)
-    at = len(PNG_SIGNATURE)
-    for _ in range(MAX_CHUNKS):
-        if at + 8 > len(view):
+    Raises:
+        TooComplexImage: there are more than `MAX_CHUNKS`, and more than one for every `CHUNK_BYTES`.
+    """
+    most = max(MAX_CHUNKS, len(data) // CHUNK_BYTES)
+    start = len(PNG_SIGNATURE)
+    for _ in range(most):
+        if start + 8 > len(data):
             return
-        length = int.from_bytes(view[at : at + 4])
-        yield Chunk(bytes(view[at + 4 : at + 8]), view[at + 8 : at + 8 + length], at, min(at + 12 + length, len(view)))
-        at += 12 + length
+        end = start + 12 + int.from_bytes(data[start : start + 4])
+        yield data[start + 4 : start + 8], start, end
+        start = end
+    raise TooComplexImage(found=f"more than {most}", parts="chunks", most=most)
+
+
+def read_png(data: bytes) -> Layout | None:
+    """The layout of a file that starts with `PNG_SIGNATURE`; None if its header is damaged or cut off.
+
+    Raises:
+        TooComplexImage: see `read_chunks`.
+    """
+    header = data[HEADER]
+    if len(header) < 13 or data[HEADER.start - 8 : HEADER.start] != b"\0\0\0\x0dIHDR":
+        return None
+    width, height = int.from_bytes(header[:4]), int.from_bytes(header[4:8])
+    bits, colours = header[8:10]
+    by_colours = DEEP_PIXEL_BYTES if bits == 16 else PIXEL_BYTES
+    if not width or not height or colours not in by_colours:
+        return None
+    pixel_bytes = by_colours[colours]
+    picture: list[Span] = [(0, HEADER_END)]
+    exif = profile = xmp = b""
+    for kind, start, end in read_chunks(data):
+        if kind in PICTURE_CHUNKS:
+            append(picture, start, min(end, len(data)))
+            if kind == b"IEND":
+                break
+            if kind == b"tRNS":
+                pixel_bytes = max(pixel_bytes, TRANSPARENT_PIXEL_BYTES.get(colours, 0))
+        elif kind == b"eXIf":
+            exif = data[start + 8 : end - 4]
+        elif kind in TEXT_CHUNKS:
+            if data.startswith(XMP_KEY, start + 8):
+                xmp = _text(kind, data[start + 8 + len(XMP_KEY) : end - 4])
+            elif data.startswith(EXIF_KEY, start + 8):
+                profile = _text(kind, data[start + 8 + len(EXIF_KEY) : end - 4])
+    return Layout(
+        format="PNG",
+        width=width,
+        height=height,
+        orientation=orientation_of(exif or _unhexed(profile), xmp),
+        picture=picture,
+        passes=1,
+        pixel_bytes=pixel_bytes,
+        fixed_bytes=0 if len(picture) == 1 else len(data),
+    )
 
 
 def significant_bits(data: bytes) -> int | None:
     """How many bits of each sample were measured (sBIT), the largest of all colours; None if the file does not say."""
-    for kind, content, _, _ in read_chunks(data):
+    for kind, start, end in read_chunks(data):
         if kind == b"IDAT":
             return None
         if kind == b"sBIT":
-            return max(content[:3], default=None)
+            return max(data[start + 8 : end - 4][:3], default=None)
     return None
 
 
-def strip_metadata(data: bytes) -> bytes:
-    """A PNG without chunks that do not change the picture: texts, profiles, times and the like."""
-    kept = bytearray(PNG_SIGNATURE)
-    end = len(PNG_SIGNATURE)
-    for kind, _, start, end in read_chunks(data):
-        is_critical = kind[:1].isupper()
-        if is_critical or kind in PICTURE_CHUNKS:
-            kept += data[start:end]
-    return bytes(kept) + data[end:]
+def _text(kind: bytes, content: bytes) -> bytes:
+    """The first `MAX_TEXT` bytes of a text, given what follows its key; empty if it is damaged."""
+    compressed = kind == b"zTXt"
+    if kind == b"zTXt":
+        content = content[1:]  # the compression method
+    elif kind == b"iTXt":
+        compressed = content[:1] == b"\1"
+        content = content[2:].partition(b"\0")[2].partition(b"\0")[2]  # behind the language and the translated key
+    try:
+        return zlib.decompressobj().decompress(content, MAX_TEXT) if compressed else content[:MAX_TEXT]
+    except zlib.error:
+        return b""
+
+
+def _unhexed(profile: bytes) -> bytes:
+    """The EXIF block in ImageMagick's text."""
+    try:
+        return bytes.fromhex(b"".join(profile.split(b"\n")[3:]).decode("ascii"))
+    except ValueError:
+        return b""

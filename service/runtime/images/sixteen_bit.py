@@ -12,7 +12,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from service.runtime.images.png_chunks import significant_bits, strip_metadata
+from service.runtime.images.png_chunks import significant_bits
 
 SENSOR_BITS = (8, 10, 12, 14, 16)
 BIT_DEPTH_OFFSET = 24  # of the bit depth in a PNG's header, in bytes of the file
@@ -22,7 +22,7 @@ def to_8_bits(image: Image.Image, data: bytes) -> Image.Image:
     """Scales a decoded 16-bit PNG to 8 bits; returns any other image unchanged.
 
     Args:
-        data: the file that the image was decoded from.
+        data: the file that the image was decoded from, without metadata.
     """
     if image.mode.startswith("I;16"):
         return _scale_grey(image, data)
@@ -43,7 +43,7 @@ def _scale_colours(image: Image.Image, data: bytes) -> Image.Image:
     high = np.asarray(image)
     if high[..., :3].max() >= 1 << (SENSOR_BITS[-2] - 8):
         return image  # all 16 bits are in use: the high bytes are the scaled values
-    again = Image.open(io.BytesIO(strip_metadata(data)), formats=("PNG",))
+    again = Image.open(io.BytesIO(data), formats=("PNG",))
     (tile,) = again.tile
     if tile.args != f"{image.mode};16B":  # 16-bit grey with transparency: Pillow offers its high bytes only
         return image
