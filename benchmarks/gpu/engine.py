@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from benchmarks.gpu.plan import PRECISIONS, Device, Plan, Report, fault, mixed_rate, model_folder, open_cuda, per_second
-from service.batching import PaddedSizes
+from service.batch_sizes import PaddedSizes
 from service.runtime.choices import FILES, Precision
 from service.runtime.engine import Engine
 from service.runtime.graph import INPUT

@@ -79,13 +79,15 @@ def test_one_bad_image_fails_alone(served: Served, photo: bytes) -> None:
 def test_an_accident_with_one_image_is_its_own(
     served: Served, photo: bytes, monkeypatch: pytest.MonkeyPatch, accident: Exception, fault: type[Fault]
 ) -> None:
+    cursed = photo + b"cursed"
+
     def fragile(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool) -> Decoded:
-        if data == b"cursed":
+        if data == cursed:
             raise accident
         return decode(data, preprocessing, max_pixels=max_pixels, scaled=scaled)
 
     monkeypatch.setattr("service.pipeline.decode", fragile)
-    answers = served.run(served.classify("resnet18", [photo, b"cursed", photo], 1))
+    answers = served.run(served.classify("resnet18", [photo, cursed, photo], 1))
     assert [type(answer) for answer in answers] == [Classified, fault, Classified]
     assert served.runners["resnet18"].unanswered == 0
 
