@@ -5,6 +5,7 @@ Two things are limited: the queue, by the time that it means, and memory, by the
 
 from __future__ import annotations
 
+import asyncio
 import math
 from types import TracebackType
 
@@ -29,6 +30,8 @@ class Room:
         self._runner = runner
         self._decoders = decoders
         self._target = target
+        self._requests = 0
+        self._vacated: asyncio.Event | None = None
         self._gauge = metrics.queue.labels(model=model)  # looked up once: a label costs as much as counting
 
     @property
@@ -52,6 +55,21 @@ class Room:
     def add(self, images: int) -> None:
         """Counts images in, or out if negative."""
         self._gauge.inc(images)
+
+    def enter(self) -> None:
+        """A request begins with this model."""
+        self._requests += 1
+
+    def leave(self) -> None:
+        self._requests -= 1
+        if not self._requests and self._vacated:
+            self._vacated.set()
+
+    async def vacated(self) -> None:
+        """Returns when every request that began with this model has ended. No further ones may begin."""
+        self._vacated = asyncio.Event()
+        if self._requests:
+            await self._vacated.wait()
 
 
 class Memory:
@@ -85,6 +103,7 @@ class Permit:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._bytes = 0
+        self._rooms: list[Room] = []
         self._images: list[tuple[Room, int]] = []
 
     def expect_bytes(self, count: int) -> None:
@@ -96,6 +115,11 @@ class Permit:
         self._memory.check(self._bytes, count)
         self._memory.add(count)
         self._bytes += count
+
+    def enter(self, room: Room) -> None:
+        """The request begins with this model, which stays loaded until its end."""
+        room.enter()
+        self._rooms.append(room)
 
     def reserve_images(self, room: Room, count: int) -> None:
         """Counts images in, once the model is known."""
@@ -111,3 +135,5 @@ class Permit:
         self._memory.add(-self._bytes)
         for room, count in self._images:
             room.add(-count)
+        for room in self._rooms:
+            room.leave()

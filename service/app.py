@@ -72,12 +72,16 @@ def create_app(
     def activate(model: Model, runner: Runner) -> Pipeline:
         return Pipeline(model, runner, decoders, settings, metrics)
 
-    lifecycle = Lifecycle(repository, backend, activate, on_fatal)
+    def vacated(pipeline: Pipeline) -> Awaitable[None]:
+        return pipeline.room.vacated()
+
+    lifecycle = Lifecycle(repository, backend, activate, vacated, on_fatal)
 
     async def load() -> None:
         await lifecycle.load()
         if lifecycle.ready:
             lifecycle.announce()
+            await lifecycle.follow()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from service.batching import BatchTiming
-from service.model_repository import Model
+from service.model_repository import Model, Repository
 from service.runtime.engine import EngineInfo
 from service.runtime.scores import TopK
 
@@ -67,6 +67,10 @@ class Failed(NamedTuple):
     reason: str
 
 
+class Removed(NamedTuple):
+    """A model is not published any more."""
+
+
 class Work(NamedTuple):
     """What a part of the program is busy with, for the watchdog.
 
@@ -89,6 +93,15 @@ class Backend(Protocol):
 
     def work(self) -> Iterable[Work]:
         """What must make progress for images to be answered. From any thread."""
+
+    def changes(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed | Removed]]:
+        """Yields what changes after `load`: a version that was published since, or a model that was removed."""
+
+    def reload(self) -> None:
+        """Looks for changes now, and tries versions again that have failed."""
+
+    async def unload(self, model: Model) -> None:
+        """Lets go of a model that no request uses any more."""
 
     async def close(self) -> None:
         """Finishes what is queued, then lets go of threads, sockets and models."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Stage = Literal["decode", "queue", "inference", "total"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
+INFO_LABELS = ("model", "version", "depth", "variant", "provider", "compute")
+
 # 1 ms to 16 s, doubling: from a ResNet-18 on a GPU to a ResNet-152 on one core under load.
 SECONDS = tuple(0.001 * 2**power for power in range(15))
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -110,7 +112,7 @@ class Metrics:
         self._info = Gauge(
             "resnet_model_info",
             "1 for each model that is ready, with what it runs on",
-            ["model", "version", "depth", "variant", "provider", "compute"],
+            INFO_LABELS,
             multiprocess_mode="max",
             registry=self.registry,
         )
@@ -118,6 +120,9 @@ class Metrics:
     def model_is_ready(self, **labels: str) -> None:
         """`labels` are those of `resnet_model_info`."""
         self._info.labels(**labels).set(1)
+
+    def model_is_gone(self, **labels: str) -> None:
+        self._info.remove(*(labels[name] for name in INFO_LABELS))
 
     def text(self) -> bytes:
         """The Prometheus text format. With workers: the sum of all processes, and `process_` of the engine's."""

@@ -1,16 +1,16 @@
-"""The published models to serve: finds them in the model folder, and selects one by name or depth."""
+"""The published models to serve: finds them in the model folder, notices new versions, selects one by name or depth."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from service.errors import AmbiguousModel, UnknownModel
 from service.runtime.engine import EngineInfo
 from service.runtime.model_card import ModelCard
-from service.runtime.model_folder import CardError, explain_empty, model_versions, read_card
+from service.runtime.model_folder import CARD_FILE, CardError, explain_empty, model_versions, read_card
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,28 @@ class Status(NamedTuple):
 LOADING = Status("loading")
 
 
+class Stamp(NamedTuple):
+    """Tells one published version from another, and from a later one under the same number."""
+
+    path: Path
+    card: tuple[int, int, int] | None  # inode, bytes and time of change of its card; None without one
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp:
+        try:
+            stat = (path / CARD_FILE).stat()
+        except OSError:
+            return cls(path, None)
+        return cls(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
 class Model:
-    """The latest published version of one model."""
+    """One published version of one model."""
 
     def __init__(self, path: Path, card: ModelCard) -> None:
         self.path = path
         self.card = card
+        self.stamp = Stamp.of(path)
         self.status = LOADING
 
     @property
@@ -55,8 +71,21 @@ class Model:
         return self.card.architecture.depth
 
 
+class Changes(NamedTuple):
+    """What is different in the model folder."""
+
+    candidates: list[Model]  # to load
+    removed: list[Model]  # to serve no more
+
+
 class Repository:
     """The models under a folder, each in its latest version.
+
+    Attributes:
+        models: by name, those that answer requests, will do so, or failed at the start.
+        candidates: by name, versions published since, which are loading or have failed.
+        unreadable: by name, why a card cannot be read.
+        default: the name of the model for requests that name none.
 
     Args:
         root: the model folder.
@@ -69,7 +98,7 @@ class Repository:
 
     def __init__(self, root: Path, *, only: Sequence[str] = (), default: str | None = None) -> None:
         try:
-            latest = {entry.name: entry for entry in model_versions(root)}  # ascending: the highest version wins
+            latest = _latest(root)
         except CardError as error:
             raise RepositoryError(str(error)) from error
         if not latest:
@@ -77,14 +106,15 @@ class Repository:
         _require(only, latest, root)
         names = tuple(only or latest)
         _require([default] if default else [], names, root)
+        self._root = root
+        self._only = frozenset(only)
         self.models: dict[str, Model] = {}
-        self.unreadable: dict[str, str] = {}  # name -> why its card cannot be read
+        self.candidates: dict[str, Model] = {}
+        self.unreadable: dict[str, str] = {}
+        self._unreadable: dict[str, Stamp] = {}
+        self._default_is_gone = False
         for name in names:
-            try:
-                self.models[name] = Model(latest[name].path, read_card(latest[name].path))
-            except CardError as error:
-                log.error("%s is not served: %s", name, error)
-                self.unreadable[name] = str(error)
+            self._read(name, latest[name], self.models)
         if not self.models:
             raise RepositoryError("no model can be served: " + "; ".join(self.unreadable.values()))
         if default in self.unreadable:
@@ -93,9 +123,10 @@ class Repository:
 
     def get(self, name: str) -> Model:
         """Raises UnknownModel."""
-        if name not in self.models:
+        model = self.models.get(name) or self.candidates.get(name)
+        if model is None:
             raise UnknownModel(wanted=f"the name {name}", available=", ".join(self.models))
-        return self.models[name]
+        return model
 
     def select(self, name: str | None, depth: int | None) -> Model:
         """The model that a request asks for: by name, else by depth, else the default.
@@ -120,6 +151,76 @@ class Repository:
             raise AmbiguousModel(depth=depth, candidates=", ".join(model.name for model in of_depth))
         return of_depth[0]
 
+    def look(self) -> dict[str, Path]:
+        """The latest published version of each model, by name. Blocks; may be called from any thread.
+
+        Raises:
+            CardError: the folder cannot be read, or it is empty, as when a volume is not mounted.
+        """
+        latest = {name: path for name, path in _latest(self._root).items() if not self._only or name in self._only}
+        if not latest:
+            raise CardError(explain_empty(self._root.resolve()))
+        return latest
+
+    def compare(self, latest: Mapping[str, Path]) -> Changes:
+        """What `look` found against what is known. Reads the cards of new versions and keeps them as candidates.
+
+        A version that has failed is not a candidate again, until `retry` or a change of its card.
+        """
+        new: list[Model] = []
+        for name, path in latest.items():
+            stamp = Stamp.of(path)
+            if name in self.models and self.models[name].stamp == stamp:
+                self.candidates.pop(name, None)
+                self.unreadable.pop(name, None)
+            elif name in self.candidates and self.candidates[name].stamp == stamp:
+                self.unreadable.pop(name, None)
+            elif self._unreadable.get(name) != stamp and self._read(name, path, self.candidates):
+                new.append(self.candidates[name])
+        for names in (self.candidates, self.unreadable):
+            for name in names.keys() - latest.keys():
+                del names[name]
+        removed = [model for name, model in self.models.items() if name not in latest and name != self.default]
+        if self.default not in latest and not self._default_is_gone:
+            log.error(
+                "%s has been removed from the model folder; as the default model, it is still served", self.default
+            )
+        self._default_is_gone = self.default not in latest
+        return Changes(new, removed)
+
+    def retry(self) -> None:
+        """Makes `compare` take versions for new that have failed."""
+        self._unreadable.clear()
+        for name in [name for name, model in self.candidates.items() if model.status.state == "failed"]:
+            del self.candidates[name]
+        for model in self.models.values():
+            if model.status.state == "failed":
+                model.stamp = model.stamp._replace(card=None)
+
+    def put(self, model: Model) -> Model | None:
+        """From now on this version answers requests. Returns the one that did before, if it is another."""
+        before = self.models.get(model.name)
+        self.models[model.name] = model
+        if self.candidates.get(model.name) is model:
+            del self.candidates[model.name]
+        return None if before is model else before
+
+    def remove(self, model: Model) -> None:
+        """From now on it is unknown."""
+        del self.models[model.name]
+
+    def _read(self, name: str, path: Path, into: dict[str, Model]) -> bool:
+        """Reads a card; returns whether it could be read."""
+        try:
+            into[name] = Model(path, read_card(path))
+        except CardError as error:
+            log.error("%s is not served: %s", name, error)
+            self.unreadable[name] = str(error)
+            self._unreadable[name] = Stamp.of(path)
+            return False
+        self.unreadable.pop(name, None)
+        return True
+
     def _by_depth(self) -> str:
         return ", ".join(f"{model.name} (depth {model.depth})" for model in self.models.values())
 
@@ -127,6 +228,11 @@ class Repository:
 def open_repository(settings: Settings) -> Repository:
     """The models that the settings name. Raises RepositoryError."""
     return Repository(settings.models_dir, only=settings.models, default=settings.default_model)
+
+
+def _latest(root: Path) -> dict[str, Path]:
+    """The folder of the highest version of each model. Raises CardError."""
+    return {entry.name: entry.path for entry in model_versions(root)}  # ascending
 
 
 def _require(names: Sequence[str], there: Collection[str], root: Path) -> None:

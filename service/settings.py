@@ -90,6 +90,13 @@ class Settings(BaseSettings):
         description="Largest batch, in images. Unset, it is measured at the first start: batches grow for as long as "
         "the engine gets faster.",
     )
+    poll_interval: float = Field(
+        default=10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds between looks at the model folder: new versions are loaded, tested and put to work, "
+        "removed models taken away. 0 never looks.",
+    )
     cache_dir: Path = Field(
         default=Path("~/.cache/resnet-service"),
         description="Folder that keeps these measurements, so that the next start is quick.",

@@ -120,7 +120,9 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
 def router(
     repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Settings, metrics: Metrics, memory: Memory
 ) -> APIRouter:
-    def select(request: Request, given: Sequence[tuple[str, str]], deadline: Deadline) -> tuple[Model, Pipeline, int]:
+    def select(
+        request: Request, given: Sequence[tuple[str, str]], permit: Permit, deadline: Deadline
+    ) -> tuple[Model, Pipeline, int]:
         """What the request asks for: model, pipeline and number of classes. Raises Overloaded, DeadlineMissed."""
         values = read_parameters(given)
         model = repository.select(values.get("model"), depth_of(values, repository))
@@ -128,6 +130,7 @@ def router(
         top_k = top_k_of(values, model)
         pipeline = lifecycle.active(model)
         pipeline.room.check(deadline)
+        permit.enter(pipeline.room)
         return model, pipeline, top_k
 
     async def read(request: Request, permit: Permit, deadline: Deadline) -> Body:
@@ -142,10 +145,12 @@ def router(
         query = QueryParams(request.scope["query_string"]).multi_items()
         deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
         with Permit(memory) as permit:
-            model, pipeline, top_k = select(request, query, deadline)  # refuses an overload before the body is read
+            model, pipeline, top_k = select(
+                request, query, permit, deadline
+            )  # refuses an overload before the body is read
             uploads, fields = await read(request, permit, deadline)
             if fields:
-                model, pipeline, top_k = select(request, [*query, *fields], deadline)
+                model, pipeline, top_k = select(request, [*query, *fields], permit, deadline)
             deadline = min(deadline, Deadline.after(settings.request_timeout))
             work = pipeline.classify(permit, [upload.data for upload in uploads], top_k, deadline)
             answers = await unless_disconnected(request.receive, work)

@@ -76,6 +76,15 @@ def router(repository: Repository) -> APIRouter:
             depths=sorted({model.depth for model in models}),
             default=repository.default,
             models=[info(model, default=model.name == repository.default) for model in models],
+            candidates=[
+                schema.CandidateVersion(
+                    name=model.name,
+                    version=model.card.version,
+                    state=model.status.state,
+                    reason=model.status.reason,
+                )
+                for model in repository.candidates.values()
+            ],
             unreadable=repository.unreadable,
         )
 

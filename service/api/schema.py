@@ -95,10 +95,20 @@ class ModelInfo(BaseModel):
     tuning: TuningInfo | None = Field(description="The measurements on this machine; null before them.")
 
 
+class CandidateVersion(BaseModel):
+    name: str
+    version: int
+    state: State = Field(description="loading, or failed. A failed one is not tried again until its card changes.")
+    reason: str | None = Field(description="Why it failed.")
+
+
 class ModelList(BaseModel):
     depths: list[int]
     default: str
     models: list[ModelInfo]
+    candidates: list[CandidateVersion] = Field(
+        description="Versions published since the start that do not answer requests: the version before goes on."
+    )
     unreadable: dict[str, str] = Field(description="Published models whose card cannot be read, with the reason.")
 
 

@@ -8,15 +8,14 @@ import pickle
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from service import metrics
-from service.backend import Runner
-from service.model_repository import Model, Repository
+from service.model_repository import Repository
 from service.settings import Settings
-from service.workers.engine_side import EngineSide
+from service.workers.engine_side import EngineSide, Loaded
 from service.workers.memory import SharedMemory
-from service.workers.messages import News, Start, Stop
+from service.workers.messages import Mark, News, Start, Stop
 
 
 class Child:
@@ -38,10 +37,12 @@ class Child:
         settings: Settings,
         repository: Repository,
         memory: SharedMemory,
-        runner_of: Callable[[Model], Runner],
+        loaded: Mapping[int, Loaded],
         on_listening: Callable[[Child], None],
+        on_release: Callable[[], None],
+        on_reload: Callable[[], None],
     ) -> Child:
-        """Raises OSError if the system has no room for another process."""
+        """The arguments from `loaded` on as in `EngineSide`. Raises OSError if there is no room for another process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         start = Start(
             worker,
@@ -72,7 +73,7 @@ class Child:
             child.has_listened = True
             on_listening(child)
 
-        side = EngineSide(ours, memory, worker, list(repository.models.values()), runner_of, hello)
+        side = EngineSide(ours, memory, worker, loaded, hello, on_release, on_reload)
         child = cls(process, side)
         return child
 
@@ -85,8 +86,12 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def tell(self, news: News) -> None:
-        self._side.tell(news)
+    def tell(self, message: News | Mark) -> None:
+        self._side.tell(message)
+
+    def uses(self, index: int) -> bool:
+        """Whether the worker may still send images for a model."""
+        return index in self._side.uses
 
     def stop(self, number: int) -> None:
         """Passes a signal on."""

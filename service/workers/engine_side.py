@@ -7,7 +7,7 @@ import functools
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +16,29 @@ from service.backend import Pending, Runner
 from service.batching import Expired
 from service.model_repository import Model
 from service.workers.memory import ABSENT, SharedMemory
-from service.workers.messages import HELLO, WITHDRAW, Done, News, Outcome, Request, Stop, pack_done, received
+from service.workers.messages import (
+    HELLO,
+    RELEASE,
+    RELOAD,
+    WITHDRAW,
+    Done,
+    Mark,
+    News,
+    Outcome,
+    Request,
+    Stop,
+    pack_done,
+    received,
+)
 
 log = logging.getLogger(__name__)
+
+
+class Loaded(NamedTuple):
+    """A model that this process computes."""
+
+    model: Model
+    runner: Runner
 
 
 class SharedItem(NamedTuple):
@@ -34,6 +54,7 @@ class EngineSide:
 
     Attributes:
         pending: the images without an answer yet, by slot.
+        uses: the indices of the models that the worker has been told of and has not released.
     """
 
     def __init__(
@@ -41,21 +62,26 @@ class EngineSide:
         sock: socket.socket,
         memory: SharedMemory,
         worker: int,
-        models: Sequence[Model],
-        runner_of: Callable[[Model], Runner],
+        loaded: Mapping[int, Loaded],
         on_hello: Callable[[], None],
+        on_release: Callable[[], None],
+        on_reload: Callable[[], None],
     ) -> None:
         """
         Args:
-            runner_of: the runner of a ready model.
+            loaded: the models in this process by index, as they come and go.
             on_hello: called when the worker listens.
+            on_release: called after the worker has left `uses`, or some of it.
+            on_reload: called when the worker was asked to look at the model folder.
         """
         self._sock = sock
         self._memory = memory
         self._worker = worker
-        self._models = models
-        self._runner_of = runner_of
+        self._loaded = loaded
         self._on_hello = on_hello
+        self._on_release = on_release
+        self._on_reload = on_reload
+        self.uses: set[int] = set()
         self._loop = asyncio.get_running_loop()
         self.pending: dict[int, Pending] = {}
         self._done: list[Done] = []
@@ -65,8 +91,14 @@ class EngineSide:
         self._open = True
         self._loop.add_reader(sock, self._read)
 
-    def tell(self, message: News | Stop) -> None:
-        self._send(message.pack())
+    def tell(self, message: News | Mark | Stop) -> None:
+        if isinstance(message, News):
+            if message.info:
+                self.uses.add(message.index)
+            for piece in message.pack():
+                self._send(piece)
+        else:
+            self._send(message.pack())
 
     @property
     def unsent(self) -> int:
@@ -85,6 +117,8 @@ class EngineSide:
             pending.cancel()
         self._memory.unanswered[self._worker] = 0
         self._memory.progress[self._worker] = ABSENT
+        self.uses.clear()
+        self._on_release()
 
     def _read(self) -> None:
         for message in received(self._sock):
@@ -96,6 +130,11 @@ class EngineSide:
                 self._on_hello()
                 if not self._open:  # the worker left while it was answered
                     return
+            elif request.kind == RELEASE:
+                self.uses.discard(request.model)
+                self._on_release()
+            elif request.kind == RELOAD:
+                self._on_reload()
             elif request.kind == WITHDRAW:
                 if pending := self.pending.get(request.slot):
                     pending.cancel()
@@ -103,8 +142,7 @@ class EngineSide:
                 self._submit(request)
 
     def _submit(self, request: Request) -> None:
-        model = self._models[request.model]
-        runner = self._runner_of(model)  # ready: the worker was told so
+        model, runner = self._loaded[request.model]
         pending = runner.pending()
         self.pending[request.slot] = pending
         pending.add_done_callback(functools.partial(self._finish, request, runner))

@@ -14,14 +14,14 @@ import numpy as np
 
 from service.runtime.scores import TopK
 
-ABSENT = -1
+ABSENT, CAUGHT_UP, LOADED = -1, 0, 1
 
 
 class Layout(NamedTuple):
     """What lies where: first the numbers that all processes read, then `slots` slots for each worker in turn."""
 
     workers: int
-    models: int
+    models: int  # most that are loaded at a time
     slots: int
     side: int  # of the largest crop, in pixels
     classes: int  # of the model with the most
@@ -58,7 +58,7 @@ class SharedMemory:
     fd: the descriptor, for other processes.
     unanswered: int64 (workers, models), images that the engine process has. A worker writes only its own row.
     per_second: float64 (models,), how fast images leave. Written by the engine process.
-    progress: int64 (workers,), how many models a worker has put to work or given up; ABSENT until it may listen.
+    progress: int64 (workers,): ABSENT until a worker may listen, then CAUGHT_UP, then LOADED with all models.
     beats: int64 (workers + 1,), counted up by each process while its event loop turns; last, the engine process's.
     """
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from service.model_repository import Repository
+from service.model_repository import Model, Repository
 from service.runtime.engine import EngineInfo
 from service.settings import Settings
 from service.workers.memory import Layout
@@ -24,12 +24,16 @@ MAX_BYTES = 1 << 16  # of a message; more records are split over several message
 HELLO = b"h"  # the worker listens
 SUBMIT = b"s"
 WITHDRAW = b"w"
+RELEASE = b"r"  # no request of this worker uses the model any more
+RELOAD = b"l"  # look at the model folder
 _REQUEST = struct.Struct("<cIHHd")
 
 # From engine to worker.
 _DONE = b"d"
 _NEWS = b"n"
+_PIECE = b"p"  # the beginning of news that are longer than a message
 _STOP = b"q"
+_MARK = b"m"
 _RECORD = struct.Struct("<IBddH")
 
 
@@ -49,7 +53,7 @@ class Start:
 class Request(NamedTuple):
     kind: bytes
     slot: int = 0
-    model: int = 0  # its index in the repository
+    model: int = 0  # its index
     top_k: int = 0
     deadline: float = 0.0
 
@@ -79,15 +83,35 @@ class Done(NamedTuple):
     batch_size: int
 
 
-class News(NamedTuple):
-    """A model is ready, with `info`, or has failed for a `reason`."""
+@dataclass(frozen=True)
+class News:
+    """What has become of a model. Has `info` if it is ready, a `reason` if it has failed, neither if it was removed.
 
-    model: int
-    reason: str | None
-    info: EngineInfo | None
+    `index` stands for a ready model in requests and in shared memory.
+    """
+
+    model: Model
+    index: int = 0
+    reason: str | None = None
+    info: EngineInfo | None = None
+
+    def pack(self) -> Iterator[bytes]:
+        """The card of a model with many classes takes several messages."""
+        data = pickle.dumps(self)
+        while len(data) >= MAX_BYTES:
+            yield _PIECE + data[: MAX_BYTES - 1]
+            data = data[MAX_BYTES - 1 :]
+        yield _NEWS + data
+
+
+class Mark(IntEnum):
+    """Where the worker stands among the news."""
+
+    CAUGHT_UP = 0  # it has been told of every model so far
+    LOADED = 1  # and of every model that the service began with
 
     def pack(self) -> bytes:
-        return _NEWS + pickle.dumps(tuple(self))
+        return _MARK + bytes([self])
 
 
 class Stop(NamedTuple):
@@ -121,10 +145,25 @@ def pack_done(records: Iterable[Done]) -> Iterator[bytes]:
         yield _DONE + packed[start : start + room]
 
 
-def unpack(message: bytes) -> News | Stop | list[Done]:
-    """Reads a message from the engine process."""
-    if message[:1] == _STOP:
-        return Stop(message[1])
-    if message[:1] == _NEWS:
-        return News(*pickle.loads(message[1:]))
-    return [Done(slot, Outcome(outcome), *timing) for slot, outcome, *timing in _RECORD.iter_unpack(message[1:])]
+class Unpacker:
+    """Reads the messages of the engine process."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def unpack(self, message: bytes) -> News | Mark | Stop | list[Done] | None:
+        """The content of a message; None if more of it follows."""
+        kind, content = message[:1], message[1:]
+        if kind == _PIECE:
+            self._pieces.append(content)
+            return None
+        if kind == _NEWS:
+            data = b"".join([*self._pieces, content])
+            self._pieces.clear()
+            news: News = pickle.loads(data)
+            return news
+        if kind == _MARK:
+            return Mark(content[0])
+        if kind == _STOP:
+            return Stop(content[0])
+        return [Done(slot, Outcome(outcome), *timing) for slot, outcome, *timing in _RECORD.iter_unpack(content)]

@@ -11,7 +11,7 @@ from contextlib import suppress
 import uvloop
 
 from service import sockets
-from service.backend import Runner, Work
+from service.backend import Failed, Ready, Removed, Runner, Work
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
@@ -19,13 +19,16 @@ from service.model_repository import LOADING, Model, RepositoryError, open_repos
 from service.settings import Settings
 from service.watchdog import EVENT_LOOP, Watchdog, end_process
 from service.workers.child import Child
+from service.workers.engine_side import Loaded
 from service.workers.memory import Layout, MemoryNotShared, SharedMemory
-from service.workers.messages import News
+from service.workers.messages import Mark, News
 from service.workers.worker_side import BEAT_S
 
 log = logging.getLogger("service")
 
 SLOTS = 1024  # images that one worker can have in the engine process; its decode threads wait for a free slot
+# What the shared memory has room for besides the models at the start. Pages take memory only once they are written.
+MORE_MODELS, LEAST_SIDE, LEAST_CLASSES = 16, 512, 1000
 LONGEST_PAUSE = 30.0  # seconds before the next try to start a worker that does not come up
 GRACE = 5.0  # seconds beyond the shutdown's own limits, after which workers are killed
 
@@ -53,19 +56,24 @@ class Supervisor:
         """Raises RepositoryError if there is nothing to serve, MemoryNotShared."""
         self._settings = settings
         self._repository = repository = open_repository(settings)
-        self._models = list(repository.models.values())
+        cards = [model.card for model in repository.models.values()]
         self._memory = SharedMemory.create(
             Layout(
                 workers=settings.workers,
-                models=len(self._models),
+                models=2 * len(cards) + MORE_MODELS,  # while versions change, both are loaded
                 slots=SLOTS,
-                side=max(model.card.preprocessing.crop for model in self._models),
-                classes=max(model.card.architecture.num_classes for model in self._models),
+                side=max(LEAST_SIDE, *(card.preprocessing.crop for card in cards)),
+                classes=max(LEAST_CLASSES, *(card.architecture.num_classes for card in cards)),
             )
         )
-        self._backend = LocalBackend(settings, Metrics(), on_broken=lambda error: self._lifecycle.give_up(error))
-        self._lifecycle: Lifecycle[Runner] = Lifecycle(
-            repository, self._backend, lambda model, runner: runner, on_fatal=self._fail_soon, on_status=self._spread
+        self._loaded: dict[int, Loaded] = {}
+        self._is_loaded = False
+        self._released = asyncio.Event()
+        self._backend = LocalBackend(
+            settings, Metrics(), on_broken=lambda error: self._lifecycle.give_up(error), unfit=self._unfit
+        )
+        self._lifecycle: Lifecycle[int] = Lifecycle(
+            repository, self._backend, self._activate, self._vacated, on_fatal=self._fail_soon, on_change=self._spread
         )
         self._watchdog = Watchdog(settings.hang_timeout, self._work, self._on_hang)
         self._children: dict[int, Child] = {}
@@ -113,14 +121,48 @@ class Supervisor:
 
     async def _load(self) -> None:
         await self._lifecycle.load()
-        self._announce()
-
-    def _spread(self, model: Model) -> None:
+        self._is_loaded = True
         for child in self._children.values():
-            child.tell(self._news(model))
+            child.tell(Mark.LOADED)
+        self._announce()
+        await self._lifecycle.follow()
+
+    def _unfit(self, model: Model) -> str | None:
+        """Why the shared memory has no room for a model. On the loading thread."""
+        layout, card = self._memory.layout, model.card
+        for what, size, most in (
+            ("crop", card.preprocessing.crop, layout.side),
+            ("number of classes", card.architecture.num_classes, layout.classes),
+            ("number", len(self._loaded) + 1, layout.models),
+        ):
+            if size > most:
+                return (
+                    f"its {what} is {size}, the memory that the workers share was made for {most}: restart the service"
+                )
+        return None
+
+    def _activate(self, model: Model, runner: Runner) -> int:
+        """Returns the model's index."""
+        index = next(index for index in range(self._memory.layout.models) if index not in self._loaded)
+        self._loaded[index] = Loaded(model, runner)
+        self._memory.per_second[index] = runner.per_second
+        return index
+
+    async def _vacated(self, index: int) -> None:
+        """Returns when no worker uses a model any more. Then it loses its index."""
+        while any(child.uses(index) for child in self._children.values()):
+            self._released.clear()
+            await self._released.wait()
+        del self._loaded[index]
+
+    def _spread(self, model: Model, outcome: Ready | Failed | Removed) -> None:
+        news = News(model) if isinstance(outcome, Removed) else self._news(model)
+        for child in self._children.values():
+            child.tell(news)
 
     def _news(self, model: Model) -> News:
-        return News(self._models.index(model), model.status.reason, model.status.info)
+        index = self._lifecycle.active(model) if model.status.info else 0
+        return News(model, index, model.status.reason, model.status.info)
 
     def _stop(self, number: int) -> None:
         """Passes a signal on. This process ends when all workers have."""
@@ -175,18 +217,31 @@ class Supervisor:
 
     async def _start(self, worker: int) -> Child:
         """Raises OSError if the system has no room for another process."""
+        repository = self._repository
+        before = list(repository.models.values())
         child = await Child.start(
             worker,
             self._settings,
-            self._repository,
+            repository,
             self._memory,
-            self._lifecycle.active,
+            self._loaded,
             lambda child: self._on_listening(worker, child),
+            self._released.set,
+            self._backend.reload,
         )
         self._children[worker] = child
-        for model in self._models:
+        for model in repository.models.values():
             if model.status != LOADING:
                 child.tell(self._news(model))
+        child.tell(Mark.CAUGHT_UP)
+        if self._is_loaded:
+            child.tell(Mark.LOADED)
+            for model in repository.candidates.values():
+                if model.status != LOADING:
+                    child.tell(self._news(model))
+        for model in before:
+            if model.name not in repository.models:  # removed while the worker was being started
+                child.tell(News(model))
         if self._stopping.is_set():  # while it was being started
             child.stop(signal.SIGINT)
         return child

@@ -10,12 +10,26 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from service.backend import BatchItem, Failed, Pending, Ready, Work
+from service.backend import BatchItem, Failed, Pending, Ready, Removed, Work
 from service.batching import BatchTiming, Expired
-from service.model_repository import Model
+from service.model_repository import Model, Repository
 from service.runtime.scores import TopK
-from service.workers.memory import ABSENT, SharedMemory
-from service.workers.messages import HELLO, SUBMIT, WITHDRAW, Done, News, Outcome, Request, Stop, received, unpack
+from service.workers.memory import CAUGHT_UP, LOADED, SharedMemory
+from service.workers.messages import (
+    HELLO,
+    RELEASE,
+    RELOAD,
+    SUBMIT,
+    WITHDRAW,
+    Done,
+    Mark,
+    News,
+    Outcome,
+    Request,
+    Stop,
+    Unpacker,
+    received,
+)
 
 BEAT_S = 0.5  # between the signs of life of a process
 ENGINE_PROCESS = "the engine process"
@@ -63,31 +77,56 @@ class RemoteBackend:
         self._waiting: dict[int, _Waiting] = {}  # by slot
         self._counting = threading.Lock()
         self._slots: dict[Pending, int] = {}
-        self._news: asyncio.Queue[News] = asyncio.Queue()
+        self._indices: dict[Model, int] = {}
+        self._unpacker = Unpacker()
+        self._news: asyncio.Queue[News | Mark] = asyncio.Queue()
         self._caught_up = asyncio.Event()
 
     async def load(self, models: Iterable[Model]) -> AsyncIterator[tuple[Model, Ready | Failed]]:
         """Yields what the engine process reports. Also begins to listen to it."""
-        models = list(models)
+        known = {model.name: model for model in models}
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._sock, self._read)
         self._beat()
         # uvloop made it non-blocking. If the engine process reads slowly, decode threads wait.
         self._sock.setblocking(True)
         self._read()
-        known = self._news.qsize()
-        for done in range(len(models) + 1):
-            if done >= known:
+        while (news := await self._news.get()) is not Mark.LOADED:
+            if isinstance(news, Mark):
                 # A worker listens once it has caught up; its siblings wait for it before they report ready.
-                self.memory.progress[self.worker] = done
+                self.memory.progress[self.worker] = CAUGHT_UP
                 self._caught_up.set()
-            if done < len(models):
-                index, reason, info = await self._news.get()
-                model = models[index]
-                if info is None:
-                    yield model, Failed(reason or "")
-                else:
-                    yield model, Ready(info, RemoteRunner(self, index, model.card.preprocessing.crop))
+                continue
+            model = known.get(news.model.name)
+            if model is None or model.stamp != news.model.stamp:  # published while this worker was being started
+                model = news.model
+            yield model, self._outcome(news, model)  # type: ignore[misc]  # nothing is removed before all are loaded
+        self.memory.progress[self.worker] = LOADED
+
+    async def changes(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed | Removed]]:
+        """Yields what the engine process reports after `load`."""
+        while True:
+            news = await self._news.get()
+            assert isinstance(news, News)
+            model = news.model
+            outcome = self._outcome(news, model)
+            if isinstance(outcome, Removed):
+                model = repository.models[model.name]
+            elif isinstance(outcome, Failed):
+                repository.candidates[model.name] = model
+            yield model, outcome
+
+    def _outcome(self, news: News, model: Model) -> Ready | Failed | Removed:
+        if news.info:
+            self._indices[model] = news.index
+            return Ready(news.info, RemoteRunner(self, news.index, model.card.preprocessing.crop))
+        return Removed() if news.reason is None else Failed(news.reason)
+
+    def reload(self) -> None:
+        self._send(Request(RELOAD))
+
+    async def unload(self, model: Model) -> None:
+        self._send(Request(RELEASE, model=self._indices.pop(model)))
 
     @property
     def free_slots(self) -> int:
@@ -95,7 +134,7 @@ class RemoteBackend:
         return self._free.qsize()
 
     async def catch_up(self) -> None:
-        """Returns when `load` has yielded every model that was loaded before it began."""
+        """Returns when `load` has yielded every model that was loaded before this worker began."""
         await self._caught_up.wait()
 
     def hello(self) -> None:
@@ -105,8 +144,7 @@ class RemoteBackend:
     @property
     def siblings_ready(self) -> bool:
         """Whether all workers that clients can reach have been through all models."""
-        here = self.memory.progress[self.memory.progress != ABSENT]
-        return bool((here == self.memory.layout.models).all())
+        return CAUGHT_UP not in self.memory.progress
 
     def work(self) -> list[Work]:
         """The engine process turns as long as it beats."""
@@ -151,12 +189,12 @@ class RemoteBackend:
                 self._loop.remove_reader(self._sock)
                 self._on_lost()
                 return
-            content = unpack(message)
-            if isinstance(content, News):
+            content = self._unpacker.unpack(message)
+            if isinstance(content, News | Mark):
                 self._news.put_nowait(content)
             elif isinstance(content, Stop):
                 self._on_stop(content.signal)
-            else:
+            elif content:
                 for done in content:
                     self._finish(done)
 

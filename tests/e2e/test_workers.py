@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
 from benchmarks.processes import children
-from service.local_backend import FAILURES
+from service.local_runner import FAILURES
 from tests.support.folders import copied
 from tests.support.processes import Service, alive, free_port, starting_with
 from tests.support.waiting import until

@@ -45,7 +45,9 @@ class Served:
             self.settings.worker_decode_threads, self.settings.large_image_memory, self.settings.target_wait_ms / 1000
         )
         self.repository = open_repository(self.settings)
-        self.lifecycle = Lifecycle(self.repository, self.backend, self._activate, self.fatal.append)
+        self.lifecycle = Lifecycle(
+            self.repository, self.backend, self._activate, lambda pipeline: pipeline.room.vacated(), self.fatal.append
+        )
 
     def load(self) -> Served:
         asyncio.run(self.lifecycle.load())

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from service.backend import Backend, Failed, Ready, Runner
-from service.errors import ModelFailed, ModelNotReady
+from service.backend import Backend, Failed, Ready, Removed, Runner
+from service.errors import ModelFailed, ModelNotReady, UnknownModel
 from service.lifecycle import Lifecycle, LoadingFailed, NothingServed
 from service.model_repository import LOADING, Model, Repository
 from service.runtime.engine import EngineInfo
 from tests.service.served import Served
 from tests.support.folders import copied
+from tests.support.waiting import async_until
 
 INFO = EngineInfo("cpu", "fp32")
 
@@ -36,6 +37,10 @@ class ScriptedBackend(Backend):
                 yield model, Ready(outcome, f"the runner of {model.name}")  # type: ignore[arg-type]
 
 
+async def vacated(runner: Runner) -> None:
+    """Nobody uses it."""
+
+
 class Loaded:
     """A lifecycle over `resnet18` and `resnet8-cifar` after loading, and what it told."""
 
@@ -47,8 +52,9 @@ class Loaded:
             self.repository,
             ScriptedBackend(**outcomes),
             lambda model, runner: runner,
+            vacated,
             self.fatal.append,
-            lambda model: self.statuses.append((model.name, model.status.state)),
+            lambda model, outcome: self.statuses.append((model.name, model.status.state)),
         )
         self.was_ready = self.lifecycle.ready
         asyncio.run(self.lifecycle.load())
@@ -99,7 +105,7 @@ def test_given_up_it_is_never_ready_again(tiny_dir: Path) -> None:
 def test_it_sets_every_status_back_to_loading(tiny_dir: Path) -> None:
     """A worker starts with the repository of the engine process, whose models may be ready there."""
     loaded = Loaded(tiny_dir, resnet18=INFO, resnet8_cifar="its file is damaged")
-    again = Lifecycle(loaded.repository, ScriptedBackend(), lambda model, runner: runner, loaded.fatal.append)
+    again = Lifecycle(loaded.repository, ScriptedBackend(), lambda model, runner: runner, vacated, loaded.fatal.append)
     assert {model.status for model in loaded.repository.models.values()} == {LOADING}
     with pytest.raises(ModelNotReady, match="Model resnet18 is still loading"):
         again.active(loaded.repository.get("resnet18"))
@@ -134,3 +140,93 @@ def test_a_damaged_model_fails_and_the_default_stays(tiny_dir: Path, tmp_path: P
         served.pipeline("resnet8-cifar")
     assert served.lifecycle.ready
     served.close()
+
+
+def version(models_dir: Path, name: str, number: int) -> Model:
+    """A later version, as far as its card says."""
+    model = Repository(models_dir).get(name)
+    model.card = model.card.model_copy(update={"version": number})
+    return model
+
+
+class Changing(ScriptedBackend):
+    """A backend whose changes are given; it notes which versions it unloads."""
+
+    def __init__(self, *changes: tuple[Model, Ready | Failed | Removed]) -> None:
+        super().__init__(resnet18=INFO, resnet8_cifar=INFO)
+        self.given = changes
+        self.unloaded: list[tuple[str, int]] = []
+
+    async def changes(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed | Removed]]:
+        for change in self.given:
+            yield change
+
+    async def unload(self, model: Model) -> None:
+        self.unloaded.append((model.name, model.card.version))
+
+
+def ready(runner: str) -> Ready:
+    return Ready(INFO, runner)  # type: ignore[arg-type]
+
+
+def test_a_new_version_takes_over_and_the_old_one_is_unloaded_once_nobody_uses_it(tiny_dir: Path) -> None:
+    repository = Repository(tiny_dir, default="resnet18")
+    old, new = repository.get("resnet18"), version(tiny_dir, "resnet18", 2)
+    backend = Changing((new, ready("the new runner")))
+    gate = asyncio.Event()
+    waited: list[Runner] = []
+
+    async def used(runner: Runner) -> None:
+        waited.append(runner)
+        await gate.wait()
+
+    lifecycle: Lifecycle[Runner] = Lifecycle(repository, backend, lambda model, runner: runner, used, pytest.fail)
+
+    async def scenario() -> None:
+        await lifecycle.load()
+        await lifecycle.follow()
+        assert repository.get("resnet18") is new
+        assert lifecycle.active(new) == "the new runner"  # type: ignore[comparison-overlap]
+        assert lifecycle.ready
+        await async_until(lambda: waited == ["the runner of resnet18"])  # type: ignore[comparison-overlap]
+        assert backend.unloaded == []
+        gate.set()
+        await async_until(lambda: backend.unloaded == [("resnet18", 1)])
+        with pytest.raises(ModelNotReady):
+            lifecycle.active(old)
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_fails_leaves_the_old_one_at_work(tiny_dir: Path) -> None:
+    repository = Repository(tiny_dir, default="resnet18")
+    old, new = repository.get("resnet18"), version(tiny_dir, "resnet18", 2)
+    backend = Changing((new, Failed("its file is damaged")))
+    lifecycle: Lifecycle[Runner] = Lifecycle(repository, backend, lambda model, runner: runner, vacated, pytest.fail)
+
+    async def scenario() -> None:
+        await lifecycle.load()
+        await lifecycle.follow()
+
+    asyncio.run(scenario())
+    assert new.status.reason == "its file is damaged"
+    assert lifecycle.active(repository.get("resnet18")) == "the runner of resnet18"  # type: ignore[comparison-overlap]
+    assert repository.get("resnet18") is old
+    assert lifecycle.ready
+    assert backend.unloaded == []
+
+
+def test_a_removed_model_is_unknown_and_unloaded(tiny_dir: Path) -> None:
+    repository = Repository(tiny_dir, default="resnet18")
+    backend = Changing((repository.get("resnet8-cifar"), Removed()))
+    lifecycle: Lifecycle[Runner] = Lifecycle(repository, backend, lambda model, runner: runner, vacated, pytest.fail)
+
+    async def scenario() -> None:
+        await lifecycle.load()
+        await lifecycle.follow()
+        await async_until(lambda: backend.unloaded == [("resnet8-cifar", 1)])
+
+    asyncio.run(scenario())
+    with pytest.raises(UnknownModel):
+        repository.get("resnet8-cifar")
+    assert lifecycle.ready

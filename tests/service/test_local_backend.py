@@ -14,7 +14,8 @@ import pytest
 
 from service import local_backend
 from service.backend import Failed, Ready
-from service.local_backend import FAILURES, EngineBroken, LocalBackend, LocalRunner, open_engine
+from service.local_backend import LocalBackend, open_engine
+from service.local_runner import FAILURES, EngineBroken, LocalRunner
 from service.metrics import Metrics
 from service.model_repository import Model, Repository
 from service.runtime.engine import DynamicEngine, Engine, EngineInfo

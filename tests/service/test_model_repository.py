@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from service.errors import AmbiguousModel, UnknownModel
-from service.model_repository import Repository, RepositoryError
+from service.model_repository import Changes, Repository, RepositoryError, Status
+from service.runtime.model_folder import CardError
 from tests.support.folders import copied
+from tests.support.published import publish_copy, remove
 
 
 @pytest.fixture
 def root(tiny_dir: Path, tmp_path: Path) -> Path:
     return copied(tiny_dir, tmp_path / "models")
-
-
-def publish_copy(root: Path, name: str, version: int = 1, source: str = "resnet8-cifar") -> Path:
-    """The same model under another name or version."""
-    folder = Path(shutil.copytree(root / source / "1", root / name / str(version)))
-    card = (folder / "card.json").read_text()
-    card = card.replace(f'"name": "{source}"', f'"name": "{name}"').replace('"version": 1,', f'"version": {version},')
-    (folder / "card.json").write_text(card)
-    return folder
 
 
 def test_selection(root: Path) -> None:
@@ -101,3 +93,107 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(root: Path, monkeypatch: p
     message = rf"^{root} cannot be read \(Permission denied\): give this user read permission$"
     with pytest.raises(RepositoryError, match=message):
         Repository(root)
+
+
+def compared(repository: Repository) -> tuple[list[str], list[str]]:
+    """Candidates and removed models of one look, each as `name version`."""
+    changes: Changes = repository.compare(repository.look())
+    candidates, removed = ([f"{model.name} {model.card.version}" for model in models] for models in changes)
+    return candidates, removed
+
+
+def fail(repository: Repository, name: str) -> None:
+    repository.candidates[name].status = Status("failed", reason="it was tried")
+
+
+def test_a_new_version_and_a_new_model_are_candidates_once(root: Path) -> None:
+    repository = Repository(root)
+    assert compared(repository) == ([], [])
+    publish_copy(root, "resnet8-cifar", 2)
+    publish_copy(root, "another8")
+    assert compared(repository) == (["another8 1", "resnet8-cifar 2"], [])
+    assert compared(repository) == ([], [])  # they are being loaded
+    assert repository.models["resnet8-cifar"].card.version == 1
+
+
+def test_a_failed_version_is_not_tried_again_until_it_changes_or_somebody_asks(root: Path) -> None:
+    repository = Repository(root)
+    folder = publish_copy(root, "resnet8-cifar", 2)
+    for _ in range(3):
+        assert compared(repository) == (["resnet8-cifar 2"], [])
+        fail(repository, "resnet8-cifar")
+        assert compared(repository) == ([], [])
+        repository.retry()
+    assert compared(repository) == (["resnet8-cifar 2"], [])
+    fail(repository, "resnet8-cifar")
+    (folder / "card.json").write_text((folder / "card.json").read_text() + "\n")
+    assert compared(repository) == (["resnet8-cifar 2"], [])
+
+
+def test_a_version_that_answers_is_the_one_that_others_are_compared_with(root: Path) -> None:
+    repository = Repository(root)
+    second = publish_copy(root, "resnet8-cifar", 2)
+    compared(repository)
+    assert repository.put(repository.candidates["resnet8-cifar"]).card.version == 1  # type: ignore[union-attr]
+    assert (repository.get("resnet8-cifar").card.version, repository.candidates) == (2, {})
+    assert compared(repository) == ([], [])
+    remove(second)
+    assert compared(repository) == (["resnet8-cifar 1"], [])
+
+
+def test_a_failed_version_that_is_removed_is_forgotten(root: Path) -> None:
+    repository = Repository(root)
+    second = publish_copy(root, "resnet8-cifar", 2)
+    compared(repository)
+    fail(repository, "resnet8-cifar")
+    remove(second)
+    assert compared(repository) == ([], [])
+    assert repository.candidates == {}
+
+
+def test_a_card_that_cannot_be_read_is_shown_and_read_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    repository = Repository(root)
+    folder = publish_copy(root, "resnet8-cifar", 2, change=lambda card: card.update(schema_version=2))
+    for _ in range(3):
+        assert compared(repository) == ([], [])
+    assert "schema_version" in repository.unreadable["resnet8-cifar"]
+    assert len(caplog.messages) == 1
+    assert repository.get("resnet8-cifar").card.version == 1
+    remove(folder)
+    assert compared(repository) == ([], [])
+    assert repository.unreadable == {}
+
+
+def test_a_removed_model_is_told_and_the_default_stays(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    repository = Repository(root, default="resnet8-cifar")
+    remove(root / "resnet18" / "1")
+    assert compared(repository) == ([], ["resnet18 1"])
+    repository.remove(repository.get("resnet18"))
+    publish_copy(root, "another8")
+    remove(root / "resnet8-cifar" / "1")
+    for _ in range(2):
+        _, removed = compared(repository)
+        assert removed == []
+    assert caplog.messages == [
+        "resnet8-cifar has been removed from the model folder; as the default model, it is still served"
+    ]
+
+
+def test_an_empty_folder_removes_nothing(root: Path) -> None:
+    """A volume that is not mounted at the moment looks like one."""
+    repository = Repository(root)
+    root.rename(root.with_name("elsewhere"))
+    with pytest.raises(CardError):
+        repository.look()
+    root.mkdir()
+    with pytest.raises(CardError):
+        repository.look()
+    assert list(repository.models) == ["resnet18", "resnet8-cifar"]
+
+
+def test_only_the_named_models_are_followed(root: Path) -> None:
+    repository = Repository(root, only=["resnet18"])
+    publish_copy(root, "another8")
+    assert compared(repository) == ([], [])
+    publish_copy(root, "resnet18", 2, source="resnet18")
+    assert compared(repository) == (["resnet18 2"], [])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from service.model_repository import Repository
 from service.runtime.engine import EngineInfo
+from service.runtime.model_card import Label
 from service.runtime.tuning import Measured, Tuned, Tuning
-from service.workers.messages import MAX_BYTES, SUBMIT, Done, News, Outcome, Request, Stop, pack_done, unpack
+from service.workers.messages import MAX_BYTES, SUBMIT, Done, Mark, News, Outcome, Request, Stop, Unpacker, pack_done
 
 
 def test_requests() -> None:
@@ -16,7 +20,7 @@ def test_requests() -> None:
 def test_done_in_one_message() -> None:
     done = [Done(slot, Outcome(slot % 3), queued=0.25, ran=slot / 8, batch_size=slot) for slot in range(64)]
     (message,) = pack_done(done)
-    assert unpack(message) == done
+    assert Unpacker().unpack(message) == done
 
 
 def test_more_than_a_message_holds() -> None:
@@ -26,20 +30,43 @@ def test_more_than_a_message_holds() -> None:
     assert max(map(len, messages)) <= MAX_BYTES
     found: list[Done] = []
     for message in messages:
-        part = unpack(message)
+        part = Unpacker().unpack(message)
         assert isinstance(part, list)
         found += part
     assert found == done
 
 
-def test_news() -> None:
+def told(news: News) -> News:
+    """News as they arrive."""
+    unpacker = Unpacker()
+    *pieces, whole = [unpacker.unpack(message) for message in news.pack()]
+    assert pieces == [None] * len(pieces)
+    assert isinstance(whole, News)
+    assert whole.model is not news.model
+    return whole
+
+
+def test_news(tiny_dir: Path) -> None:
+    model = Repository(tiny_dir).get("resnet8-cifar")
     one = Measured(provider="cpu", precision="fp32", lanes=2, lone_ms=9.0, images_per_second={1: 10.0, 2: 15.0})
     tuned = Tuned(Tuning(measured=(one,)), remembered=False)
-    news = News(2, None, EngineInfo("cpu", "fp32", 2, (1, 2), {"cuda": "none here"}, tuned))
-    assert unpack(news.pack()) == news
-    failed = News(0, "the file is damaged", None)
-    assert unpack(failed.pack()) == failed
+    info = EngineInfo("cpu", "fp32", 2, (1, 2), {"cuda": "none here"}, tuned)
+    ready = told(News(model, 2, info=info))
+    assert (ready.index, ready.info, ready.model.card, ready.model.stamp) == (2, info, model.card, model.stamp)
+    failed = told(News(model, reason="the file is damaged"))
+    assert (failed.info, failed.reason) == (None, "the file is damaged")
 
 
-def test_stop() -> None:
-    assert unpack(Stop(15).pack()) == Stop(15)
+def test_the_card_of_a_model_with_many_classes_takes_several_messages(tiny_dir: Path) -> None:
+    model = Repository(tiny_dir).get("resnet8-cifar")
+    labels = tuple(Label(name=f"class {i} of many, with a long name") for i in range(5000))
+    model.card = model.card.model_copy(update={"labels": labels})
+    messages = list(News(model).pack())
+    assert len(messages) > 2
+    assert max(map(len, messages)) <= MAX_BYTES
+    assert told(News(model)).model.card == model.card
+
+
+def test_marks_and_stop() -> None:
+    assert Unpacker().unpack(Stop(15).pack()) == Stop(15)
+    assert [Unpacker().unpack(mark.pack()) for mark in Mark] == list(Mark)

@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 import uvloop
 
-from service.backend import Failed, Pending, Ready
+from service.backend import Failed, Pending, Ready, Removed
 from service.batching import Expired
-from service.local_backend import LocalRunner, open_engine
+from service.local_backend import open_engine
+from service.local_runner import LocalRunner
 from service.metrics import Metrics
 from service.model_repository import Model, Repository
 from service.runtime.scores import TopK
 from service.settings import Settings
-from service.workers.engine_side import EngineSide, SharedItem
-from service.workers.memory import ABSENT, Layout, SharedMemory
-from service.workers.messages import News, Stop, received, unpack
+from service.workers.engine_side import EngineSide, Loaded, SharedItem
+from service.workers.memory import ABSENT, CAUGHT_UP, LOADED, Layout, SharedMemory
+from service.workers.messages import Mark, News, Stop, Unpacker, received
 from service.workers.worker_side import ENGINE_PROCESS, EngineFailed, RemoteBackend, RemoteRunner
 from tests.support.engines import failing, hold
 from tests.support.waiting import async_until
@@ -54,9 +55,10 @@ class Sides:
             ours,
             self.memory,
             WORKER,
-            self.models,
-            runner_of=lambda model: self.runner,
+            {0: Loaded(self.models[0], self.runner)},
             on_hello=lambda: self.heard.append("hello"),
+            on_release=lambda: self.heard.append("release"),
+            on_reload=lambda: self.heard.append("reload"),
         )
         self.worker_side = RemoteBackend(
             self.theirs,
@@ -200,8 +202,8 @@ def test_images_get_the_number_of_classes_that_they_ask_for(tiny_dir: Path) -> N
 
 def test_models_are_reported_as_they_load(tiny_dir: Path) -> None:
     async def scenario(sides: Sides) -> None:
-        sides.engine_side.tell(News(0, None, sides.info))
-        sides.engine_side.tell(News(1, "its file is damaged", None))
+        sides.engine_side.tell(News(sides.models[0], 0, info=sides.info))
+        sides.engine_side.tell(News(sides.models[1], reason="its file is damaged"))
         await async_until(lambda: len(sides.loaded) == 2)
         (ready, outcome), (failed, reason) = sides.loaded
         assert (ready.name, failed.name) == ("resnet8-cifar", "resnet18")
@@ -230,20 +232,22 @@ async def soon(awaited: Awaitable[None]) -> bool:
 def test_no_worker_is_ready_before_all_that_listen_are(tiny_dir: Path) -> None:
     async def scenario(sides: Sides) -> None:
         others = sides.memory.progress[:1]
-        assert sides.memory.progress.tolist() == [ABSENT, 0]  # no news before it began: this worker may listen
+        assert sides.memory.progress.tolist() == [ABSENT, ABSENT]
+        sides.engine_side.tell(Mark.CAUGHT_UP)  # no news before it began: this worker may listen
         assert await soon(sides.worker_side.catch_up())
-        sides.engine_side.tell(News(0, None, sides.info))
-        await async_until(lambda: sides.memory.progress[WORKER] == 1)
+        sides.engine_side.tell(News(sides.models[0], 0, info=sides.info))
+        await async_until(lambda: len(sides.loaded) == 1)
         assert not sides.worker_side.siblings_ready
-        sides.engine_side.tell(News(1, "its file is damaged", None))
-        await async_until(lambda: sides.memory.progress[WORKER] == 2)
+        sides.engine_side.tell(News(sides.models[1], reason="its file is damaged"))
+        sides.engine_side.tell(Mark.LOADED)
+        await async_until(lambda: sides.memory.progress[WORKER] == LOADED)
         assert sides.worker_side.siblings_ready
-        others[0] = 1  # it listens, and does not know the second model yet
+        others[0] = CAUGHT_UP  # it listens, and does not know all models yet
         assert not sides.worker_side.siblings_ready
-        others[0] = 2
+        others[0] = LOADED
         assert sides.worker_side.siblings_ready
         sides.engine_side.close()
-        assert sides.memory.progress.tolist() == [2, ABSENT]
+        assert sides.memory.progress.tolist() == [LOADED, ABSENT]
 
     run(tiny_dir, scenario)
 
@@ -251,22 +255,58 @@ def test_no_worker_is_ready_before_all_that_listen_are(tiny_dir: Path) -> None:
 def test_a_worker_that_comes_later_catches_up_before_it_listens(tiny_dir: Path) -> None:
     async def scenario() -> None:
         sides = Sides(tiny_dir)
-        sides.engine_side.tell(News(0, None, sides.info))
+        sides.engine_side.tell(News(sides.models[0], 0, info=sides.info))
+        sides.engine_side.tell(Mark.CAUGHT_UP)
         loading = sides.worker_side.load(sides.models)
         await anext(loading)
         assert sides.memory.progress[WORKER] == ABSENT
         assert not await soon(sides.worker_side.catch_up())  # it has been told, and has not put the model to work yet
-        sides.engine_side.tell(News(1, "its file is damaged", None))
+        sides.engine_side.tell(News(sides.models[1], reason="its file is damaged"))
         await anext(loading)
         assert await soon(sides.worker_side.catch_up())
-        assert sides.memory.progress[WORKER] == 1
+        assert sides.memory.progress[WORKER] == CAUGHT_UP
+        sides.engine_side.tell(Mark.LOADED)
         assert await anext(loading, None) is None
-        assert sides.memory.progress[WORKER] == 2
+        assert sides.memory.progress[WORKER] == LOADED
         sides.engine_side.close()
         await sides.worker_side.close()
         sides.runner.close()
 
     asyncio.run(scenario())
+
+
+def test_versions_come_and_go(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        repository = Repository(tiny_dir, only=("resnet8-cifar", "resnet18"))
+        first, failed = sides.models
+        sides.engine_side.tell(News(first, 0, info=sides.info))
+        sides.engine_side.tell(Mark.CAUGHT_UP)
+        sides.engine_side.tell(Mark.LOADED)
+        await sides.loading
+        changes = sides.worker_side.changes(repository)
+        sides.engine_side.tell(News(first, 1, info=sides.info))
+        second, outcome = await anext(changes)
+        assert isinstance(outcome, Ready)
+        assert second is not first
+        assert sides.engine_side.uses == {0, 1}
+        sides.heard.clear()
+        await sides.worker_side.unload(first)
+        await async_until(lambda: sides.heard == ["release"])
+        assert sides.engine_side.uses == {1}
+        sides.engine_side.tell(News(failed, reason="its file is damaged"))
+        candidate, outcome = await anext(changes)
+        assert repository.candidates == {"resnet18": candidate}
+        assert outcome == Failed("its file is damaged")
+        sides.engine_side.tell(News(failed))
+        model, outcome = await anext(changes)
+        assert model is repository.models["resnet18"]
+        assert outcome == Removed()
+        sides.worker_side.reload()
+        await async_until(lambda: sides.heard == ["release", "reload"])
+        sides.engine_side.close()
+        assert sides.engine_side.uses == set()
+
+    run(tiny_dir, scenario)
 
 
 def test_what_fails_fails_alone_and_gives_its_slot_back(tiny_dir: Path) -> None:
@@ -303,7 +343,7 @@ def test_an_answer_that_cannot_be_handed_over_gives_its_slot_back(
 ) -> None:
     async def scenario(sides: Sides) -> None:
         shapeless = TopK(np.arange(2), np.zeros(2, np.float32))  # three were asked for
-        monkeypatch.setattr("service.local_backend.top_k", lambda logits, k, temperature: [shapeless] * len(logits))
+        monkeypatch.setattr("service.local_runner.top_k", lambda logits, k, temperature: [shapeless] * len(logits))
         with pytest.raises(EngineFailed, match="see its log"):
             await sides.submit(pictures(1)[0], top_k=3)
         assert sides.free_slots() == 8
@@ -350,8 +390,8 @@ def test_the_worker_is_told_when_the_engine_process_has_gone(tiny_dir: Path) -> 
         sides.engine_side.close()
         late = sides.submit(pictures(1)[0])
         late.cancel()
-        await async_until(lambda: bool(sides.heard))
-        assert sides.heard == ["lost"]
+        await async_until(lambda: "lost" in sides.heard)
+
         assert not pending.done()  # no answer is made up: the process exits instead
         gate.set()
 
@@ -381,13 +421,14 @@ def test_a_worker_that_reads_slowly_gets_all_its_news(tiny_dir: Path) -> None:
     async def scenario() -> None:
         sides = Sides(tiny_dir)
         for number in range(2000):
-            sides.engine_side.tell(News(1, f"{number} {'x' * 1000}", None))
+            sides.engine_side.tell(News(sides.models[1], reason=f"{number} {'x' * 1000}"))
         assert sides.engine_side.unsent > 0  # more than the socket takes
         numbers: list[int] = []
+        unpacker = Unpacker()
         async with asyncio.timeout(10):
             while len(numbers) < 2000:
                 for message in received(sides.theirs):
-                    news = unpack(message)
+                    news = unpacker.unpack(message)
                     assert isinstance(news, News)
                     assert news.reason
                     numbers.append(int(news.reason.split()[0]))

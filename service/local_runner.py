@@ -1,0 +1,152 @@
+"""One ready model, computed in this process: its engine behind a batcher, then softmax and top-k."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from service.backend import BatchItem, Pending, Work
+from service.batch_sizes import ExactSizes, PaddedSizes
+from service.batching import Batcher
+from service.metrics import Metrics
+from service.model_repository import Model
+from service.runtime.engine import Engine
+from service.runtime.scores import TopK, top_k
+
+log = logging.getLogger(__name__)
+
+# Consecutive failed runs after which the process gives up: after some CUDA errors no batch ever succeeds again, and
+# only a new process helps.
+FAILURES = 3
+
+
+class EngineBroken(Exception):
+    """The engine has failed several times in a row; the message says why."""
+
+
+class NotFinite(Exception):
+    """A logit is infinite or NaN: float16 has overflowed, or the hardware is faulty."""
+
+
+class LocalRunner:
+    """An engine behind a batcher; adds softmax and top-k. A `Runner`."""
+
+    def __init__(
+        self,
+        model: Model,
+        engine: Engine,
+        metrics: Metrics,
+        *,
+        max_wait: float = 0.0,
+        on_broken: Callable[[EngineBroken], None] = lambda error: None,
+    ) -> None:
+        """
+        Args:
+            max_wait: seconds that a batch that is not full waits for more images.
+            on_broken: called once, on a thread, when the engine has failed `FAILURES` times in a row.
+        """
+        self.info = engine.info
+        self._name = model.name
+        self._engine = engine
+        self._on_broken = on_broken
+        self._failures = 0  # consecutive, over all lanes
+        self._broken = False
+        self._counting = threading.Lock()
+        calibration = model.card.calibration
+        self._temperature = calibration.temperature if calibration else 1.0
+        self._batcher: Batcher[BatchItem, TopK] = Batcher(
+            self._run,
+            sizes=PaddedSizes(seconds) if (seconds := engine.seconds) else ExactSizes(engine.info.batch_sizes),
+            lanes=engine.info.lanes,
+            prepare=engine.prepare_thread,
+            max_wait=max_wait,
+            expected_rate=engine.info.tuned.tuning.best.peak if engine.info.tuned else 0.0,
+            on_batch=metrics.batch_size.labels(model=model.name).observe,
+            name=f"engine-{model.name}",
+        )
+
+    @property
+    def unanswered(self) -> int:
+        return self._batcher.unanswered
+
+    @property
+    def per_second(self) -> float:
+        return self._batcher.drain_rate.per_second
+
+    @property
+    def work(self) -> Work:
+        """The batch that has run longest."""
+        return Work(f"the engine of {self._name}", self._batcher.oldest, self._batcher.longest)
+
+    @property
+    def queued(self) -> int:
+        """Images that wait for the engine; for tests."""
+        return len(self._batcher)
+
+    def pending(self) -> Pending:
+        """The batcher drops cancelled futures before it computes."""
+        return asyncio.get_running_loop().create_future()
+
+    def submit(self, item: BatchItem, pending: Pending) -> None:
+        """Raises Closed after `close`."""
+        self._batcher.submit(item, pending, item.deadline)
+
+    def close(self) -> None:
+        """Finishes what is queued. Blocks."""
+        self._batcher.close()
+
+    def _run(self, items: Sequence[BatchItem], alone: bool) -> list[TopK | Exception]:
+        """Computes a batch. If the engine fails, computes each item once more by itself: only the guilty one fails."""
+        try:
+            return self._answers(items, alone)
+        except Exception as error:
+            if len(items) == 1:
+                raise
+            log.warning("%s: a batch of %d failed, so each image runs by itself: %s", self._name, len(items), error)
+        results: list[TopK | Exception] = []
+        for item in items:
+            if self._broken:
+                results.append(EngineBroken(f"{self._name}: the engine has failed {FAILURES} times in a row"))
+                continue
+            try:
+                results += self._answers([item], alone)
+            except Exception as error:
+                log.exception("%s: an image failed by itself, too", self._name)
+                results.append(error)
+        return results
+
+    def _answers(self, items: Sequence[BatchItem], alone: bool) -> list[TopK | Exception]:
+        """The answers to a batch; NotFinite for an image whose logits are not. Raises what the engine raises."""
+        logits = self._logits(items, alone)
+        finite = np.isfinite(logits).all(axis=1)
+        if not finite.all():
+            log.error("%s: the logits of %d of %d images are not finite", self._name, (~finite).sum(), len(items))
+        best = iter(top_k(logits[finite], max(item.top_k for item in items), self._temperature))
+        results: list[TopK | Exception] = []
+        for item, is_finite in zip(items, finite, strict=True):
+            if is_finite:
+                ids, probabilities = next(best)
+                results.append(TopK(ids[: item.top_k], probabilities[: item.top_k]))
+            else:
+                results.append(NotFinite("the network's logits for this image are not finite"))
+        return results
+
+    def _logits(self, items: Sequence[BatchItem], alone: bool) -> np.ndarray:
+        """float32 `(N, classes)`. Counts and re-raises the engine's exceptions."""
+        try:
+            logits = self._engine.infer([item.pixels for item in items], alone=alone)["logits"]
+        except Exception as error:
+            with self._counting:
+                self._failures += 1
+                breaks = self._failures >= FAILURES and not self._broken
+                self._broken |= breaks
+            if breaks:
+                self._on_broken(EngineBroken(f"{self._name}: the engine has failed {FAILURES} times in a row: {error}"))
+            raise
+        with self._counting:
+            self._failures = 0
+        return logits

@@ -1,0 +1,159 @@
+"""Versions come and go while the service runs: nothing is lost, and a bad version changes nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.folders import copied
+from tests.support.processes import Service
+from tests.support.published import damage, publish_copy, remove
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+NAME = "resnet8-cifar"
+SETTINGS = {"provider": "cpu", "max_batch": 2, "default_model": NAME, "poll_interval": 0.1}
+
+
+@pytest.fixture
+def root(tiny_dir: Path, tmp_path: Path) -> Path:
+    return copied(tiny_dir, tmp_path / "models")
+
+
+@pytest.fixture(params=[1, 2], ids=["one process", "two workers"])
+def service(root: Path, start_service: Callable[..., Service], request: pytest.FixtureRequest) -> Service:
+    return start_service(root, **SETTINGS, workers=request.param)
+
+
+def version(service: Service, photo: bytes) -> int:
+    response = service.classify(photo)
+    assert response.status_code == 200, response.text
+    number: int = response.json()["version"]
+    return number
+
+
+def until_version(service: Service, photo: bytes, number: int) -> None:
+    """Waits until all workers answer with a version: one connection reaches one worker."""
+    until(lambda: {version(service, photo) for _ in range(10)} == {number})
+
+
+@contextmanager
+def load(service: Service, photo: bytes) -> Iterator[Counter[tuple[int, int | None]]]:
+    """Posts photos over four connections; counts status and version of the answers."""
+    found: Counter[tuple[int, int | None]] = Counter()
+    stop = threading.Event()
+
+    def post() -> None:
+        while not stop.is_set():
+            response = service.classify(photo)
+            found[response.status_code, response.json().get("version")] += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        posting = [pool.submit(post) for _ in range(4)]
+        try:
+            yield found
+        finally:
+            stop.set()
+        for one in posting:
+            one.result()
+
+
+def listed(service: Service) -> dict[str, Any]:
+    models: dict[str, Any] = service.get("/models").json()
+    return models
+
+
+def test_a_new_version_takes_over_under_load_and_a_removed_one_hands_back(
+    service: Service, root: Path, photo: bytes
+) -> None:
+    with load(service, photo) as found:
+        until(lambda: found[200, 1] > 20)
+        second = publish_copy(root, NAME, 2)
+        until_version(service, photo, 2)
+        until(lambda: f"{NAME} 1 is unloaded" in service.log.read_text())
+        before = found[200, 2]
+        until(lambda: found[200, 2] > before + 20)
+        remove(second)
+        until_version(service, photo, 1)
+        until(lambda: f"{NAME} 2 is unloaded" in service.log.read_text())
+    assert found.keys() == {(200, 1), (200, 2)}
+    assert f"{NAME}: version 2 answers instead of 1" in service.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda folder: damage(folder), "SHA-256"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b"short"), "SHA-256"),
+        (lambda folder: (folder / "self_test.npz").unlink(), "self_test.npz"),
+    ],
+    ids=["a flipped bit", "a short file", "a missing file"],
+)
+def test_a_bad_version_is_shown_with_its_reason_and_tried_once(
+    service: Service, root: Path, photo: bytes, spoil: Callable[[Path], object], reason: str
+) -> None:
+    staged = publish_copy(root, "hidden")
+    spoil(staged)
+    card = (staged / "card.json").read_text().replace('"name": "hidden"', f'"name": "{NAME}"')
+    (staged / "card.json").write_text(card.replace('"version": 1,', '"version": 2,'))
+    staged.rename(root / NAME / "2")
+    until(lambda: [one["state"] for one in listed(service)["candidates"]] == ["failed"])
+    (candidate,) = listed(service)["candidates"]
+    assert (candidate["name"], candidate["version"]) == (NAME, 2)
+    assert reason in candidate["reason"]
+    publish_copy(root, "another8")  # by the time that this one answers, the folder has been looked at again
+    until(lambda: service.classify(photo, "?model=another8").status_code == 200)
+    assert service.log.read_text().count(f"{NAME} 2 is not served") == 1
+    assert version(service, photo) == 1
+    assert service.get("/healthz/ready").status_code == 200
+
+
+def test_a_model_comes_and_goes(service: Service, root: Path, photo: bytes) -> None:
+    def statuses() -> set[int]:
+        return {service.classify(photo, "?model=another8").status_code for _ in range(10)}
+
+    assert statuses() == {404}
+    folder = publish_copy(root, "another8")
+    until(lambda: statuses() == {200})
+    assert [model["name"] for model in listed(service)["models"]] == ["resnet18", NAME, "another8"]
+    remove(folder)
+    until(lambda: statuses() == {404})
+    until(lambda: "another8 1 is unloaded" in service.log.read_text())
+    assert version(service, photo) == 1
+
+
+def test_a_model_folder_that_vanishes_changes_nothing(service: Service, root: Path, photo: bytes) -> None:
+    root.rename(root.with_name("elsewhere"))
+    until(lambda: "the model folder cannot be followed" in service.log.read_text())
+    assert version(service, photo) == 1
+    assert service.classify(photo, "?model=resnet18").status_code == 200
+    root.with_name("elsewhere").rename(root)
+    publish_copy(root, NAME, 2)
+    until_version(service, photo, 2)
+    assert service.log.read_text().count("the model folder cannot be followed") == 1
+
+
+def test_a_worker_that_starts_later_knows_the_newest_version(
+    root: Path, start_service: Callable[..., Service], photo: bytes
+) -> None:
+    import os
+    import signal
+
+    from benchmarks.processes import children
+
+    service = start_service(root, **SETTINGS, workers=2)
+    publish_copy(root, NAME, 2)
+    until_version(service, photo, 2)
+    for pid in children(service.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: service.log.read_text().count("listens in its place") == 2)
+    until_version(service, photo, 2)
+    assert service.stop() == 0
