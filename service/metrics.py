@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
@@ -28,8 +29,14 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
+# Where each process counts, by prometheus_client's names for the kinds of metrics, and the room for each: some thousand
+# series. The files are mapped into memory, and to write where a full disk has no room for them would end the process.
+COUNTER_FILES = ("counter", "histogram", "gauge_livesum", "gauge_max")
+COUNTER_BYTES = 2**19
+
+
 class NoFolder(Exception):
-    """There is no folder for temporary files; the message names the remedy."""
+    """There is no folder for temporary files, or no room in it; the message names the remedy."""
 
 
 def count_alone() -> None:
@@ -47,7 +54,22 @@ def count_together() -> Iterator[None]:
         raise NoFolder(f"there is no folder for the workers' counters: {error}; set TMPDIR") from error
     with temporary as folder:
         os.environ[FOLDER] = folder
+        reserve_counters()
         yield
+
+
+def reserve_counters() -> None:
+    """Takes the room on the disk for all that this process will count; nothing if it counts alone. Raises NoFolder."""
+    folder = os.environ.get(FOLDER)
+    if folder is None:
+        return
+    try:
+        for kind in COUNTER_FILES:
+            with (Path(folder) / f"{kind}_{os.getpid()}.db").open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, COUNTER_BYTES)
+    except OSError as error:
+        needed = len(COUNTER_FILES) * COUNTER_BYTES
+        raise NoFolder(f"{folder} has no room for {needed} bytes of counters: {error}; set TMPDIR") from error
 
 
 def forget_process(pid: int) -> None:

@@ -9,7 +9,7 @@ from service.runtime.choices import FILES, Precision, ProviderName
 from service.runtime.engine import DynamicEngine, Engine, EngineInfo
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import MODEL_FILES
-from service.runtime.providers import Session, open_session
+from service.runtime.providers import Session, check_graph, open_session
 from service.runtime.static_engine import StaticEngine
 
 # The largest batch that tuning tries on a CPU: larger ones gained nothing and take long to measure.
@@ -54,16 +54,23 @@ class Placement(NamedTuple):
         if provider == "cuda":
 
             def open_size(size: int) -> Session:
-                return open_session(path, "cuda", precision, threads=self.threads, batch=size, gpu=self.gpu)
+                return self._checked(
+                    open_session(path, "cuda", precision, threads=self.threads, batch=size, gpu=self.gpu)
+                )
 
             return StaticEngine(info, open_size)
-        wide = open_session(path, provider, precision, threads=self.threads)
+        wide = self._checked(open_session(path, provider, precision, threads=self.threads))
         if lanes == 1:
             return DynamicEngine(info, wide)
         # A batch on all cores answers a lone request soonest. Under load, a batch on each core can do more: no core
         # ever waits for another. A session divides the cores when it is created, so there are two sessions.
         narrow = open_session(path, provider, precision, threads=self.threads, lanes=lanes)
         return DynamicEngine(info, wide, narrow)
+
+    def _checked(self, session: Session) -> Session:
+        """Raises ProviderUnavailable if the file is not the one that the card describes."""
+        check_graph(session.ort, self.card.preprocessing.crop, self.card.architecture.num_classes)
+        return session
 
     def most_lanes(self, provider: ProviderName) -> int:
         """How many lanes a provider can use."""

@@ -132,6 +132,18 @@ def _create(
     return session
 
 
+def check_graph(session: ort.InferenceSession, crop: int, classes: int) -> None:
+    """Raises ProviderUnavailable unless the graph takes images of `crop` x `crop` and returns logits of `classes`."""
+    logits_of = {node.name: node for node in session.get_outputs()}
+    found = [node.shape[1:] for node in (session.get_inputs()[0], logits_of["logits"])]
+    if found != [[3, crop, crop], [classes]]:
+        image, logits = ("x".join(map(str, shape)) for shape in found)
+        raise ProviderUnavailable(
+            f"the file takes images of {image} and returns {logits} logits; its card says 3x{crop}x{crop} and {classes}: "
+            "publish the model again"
+        )
+
+
 def check_computes(provider: ProviderName, precision: Precision) -> None:
     """Raises ProviderUnavailable if a provider does not support this precision on any machine."""
     if precision not in PREFERENCE[provider]:

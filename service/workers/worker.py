@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 
+from service import metrics
 from service.app import create_app
 from service.backend import Work
 from service.lifecycle import NothingServed
@@ -35,6 +36,11 @@ def main() -> None:
     )
     for name in LOGGED_ONCE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    try:
+        metrics.reserve_counters()
+    except metrics.NoFolder as error:
+        log.error("%s", error)
+        sys.exit(1)
     backend = RemoteBackend(
         socket.socket(fileno=start.socket_fd),
         SharedMemory(start.layout, start.memory_fd),

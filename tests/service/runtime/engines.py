@@ -108,6 +108,9 @@ class Recorded:
     def get_inputs(self) -> Any:
         return self._session.get_inputs()
 
+    def get_outputs(self) -> Any:
+        return self._session.get_outputs()
+
 
 class Wrong(Recorded):
     """An ONNX Runtime session that computes something else."""

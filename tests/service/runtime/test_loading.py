@@ -135,6 +135,16 @@ def test_when_nothing_runs_every_reason_is_given(published: Path) -> None:
         load(published, "cpu", "fp32")
 
 
+def test_a_card_that_describes_another_file_is_refused(resnet8: Path) -> None:
+    card = read_card(resnet8)
+    preprocessing = card.preprocessing.model_copy(update={"crop": 64})
+    reason = (
+        "the file takes images of 3x32x32 and returns 10 logits; its card says 3x64x64 and 10: publish the model again"
+    )
+    with pytest.raises(ProviderUnavailable, match=reason):
+        load(resnet8, "cpu", "fp32", card=card.model_copy(update={"preprocessing": preprocessing}))
+
+
 def test_an_unreadable_self_test_is_a_fault_of_the_folder(published: Path) -> None:
     (published / "self_test.npz").write_bytes(b"")
     with pytest.raises(CardError, match="cannot be read"):

@@ -421,7 +421,7 @@ def test_a_worker_that_reads_slowly_gets_all_its_news(tiny_dir: Path) -> None:
     async def scenario() -> None:
         sides = Sides(tiny_dir)
         for number in range(2000):
-            sides.engine_side.tell(News(sides.models[1], reason=f"{number} {'x' * 1000}"))
+            sides.engine_side.tell(News(sides.models[0], reason=f"{number} {'x' * 1000}"))
         assert sides.engine_side.unsent > 0  # more than the socket takes
         numbers: list[int] = []
         unpacker = Unpacker()
