@@ -77,6 +77,7 @@ class Repository:
         _require(only, latest, root)
         names = tuple(only or latest)
         _require([default] if default else [], names, root)
+        self.root = root
         self.models: dict[str, Model] = {}
         self.unreadable: dict[str, str] = {}  # name -> why its card cannot be read
         for name in names:

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from service.api import schema
 from service.api.problems import responses
+from service.api.redaction import redacted
 from service.errors import UnknownModel
 from service.model_repository import Model, Repository
 from service.runtime.choices import FILES
@@ -34,11 +35,11 @@ def info(model: Model, *, default: bool) -> schema.ModelInfo:
             interpolation=card.preprocessing.interpolation,
         ),
         state=status.state,
-        reason=status.reason,
+        reason=status.reason and redacted(status.reason, model.path),
         precision=engine.precision if engine else None,
         gate=card.files[FILES[engine.precision]].gate if engine else None,
         provider=engine.provider if engine else None,
-        refused=dict(engine.refused) if engine else {},
+        refused={name: redacted(reason, model.path) for name, reason in engine.refused.items()} if engine else {},
         batch_sizes=list(engine.batch_sizes) if engine else [],
         lanes=engine.lanes if engine else None,
         tuning=tuning(engine.tuned) if engine and engine.tuned else None,
@@ -76,7 +77,7 @@ def router(repository: Repository) -> APIRouter:
             depths=sorted({model.depth for model in models}),
             default=repository.default,
             models=[info(model, default=model.name == repository.default) for model in models],
-            unreadable=repository.unreadable,
+            unreadable={name: redacted(reason, repository.root) for name, reason in repository.unreadable.items()},
         )
 
     @routes.get("/models/{name}", responses=unknown, summary="One model")
