@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
-from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
-from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 
-from service.api import classify, health, models, problems
+from service.admin import admin_port
+from service.api import classify, documentation, health, models, problems
+from service.api.guard import Guard
+from service.api.health import Health
 from service.api.middleware import Forwarded, Head
 from service.backend import Backend, Runner
 from service.lifecycle import Lifecycle
@@ -25,7 +24,6 @@ from service.model_repository import Model, Repository, open_repository
 from service.pipeline import Pipeline
 from service.settings import Settings
 
-STATIC = Path(__file__).parent / "static"
 WHERE = {
     "classify": "POST /classify",
     "models": "/models",
@@ -43,6 +41,8 @@ def create_app(
     backend: Backend | None = None,
     *,
     serving: Callable[[], bool] = lambda: True,
+    alive: Callable[[], bool] = lambda: True,
+    opens_admin_port: bool = True,
     before_listening: Callable[[], Awaitable[None]] | None = None,
     on_fatal: Callable[[Exception], None] = lambda error: None,
 ) -> FastAPI:
@@ -52,11 +52,14 @@ def create_app(
 
     Args:
         serving: whether load balancers may send requests here, besides the models; False while shutting down.
+        alive: whether the process gets on with its work, in the eyes of a watchdog; asked from any thread.
+        opens_admin_port: False for a worker: the engine process opens it.
         before_listening: awaited while loading has begun and before the server accepts connections.
         on_fatal: as in `Lifecycle`.
 
     Raises:
         RepositoryError: there are no published models, or not those that the settings name.
+        KeysError: the keys file is missing or broken.
     """
     metrics = Metrics()
     repository = repository or open_repository(settings)
@@ -67,6 +70,8 @@ def create_app(
         return Pipeline(model, runner, decoders, settings, metrics)
 
     lifecycle = Lifecycle(repository, backend, activate, on_fatal)
+    state = Health(ready=lambda: lifecycle.ready and serving(), alive=alive)
+    guard = Guard(settings, metrics)
 
     async def load() -> None:
         await lifecycle.load()
@@ -75,15 +80,16 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load())
-        try:
-            if before_listening:
-                await before_listening()
-            yield
-        finally:
-            loading.cancel()
-        await asyncio.to_thread(decoders.shutdown)
-        await backend.close()
+        with admin_port(settings, state, metrics) if opens_admin_port else nullcontext():
+            loading = asyncio.create_task(load())
+            try:
+                if before_listening:
+                    await before_listening()
+                yield
+            finally:
+                loading.cancel()
+            await asyncio.to_thread(decoders.shutdown)
+            await backend.close()
 
     app = FastAPI(
         title="ResNet image classification",
@@ -106,27 +112,20 @@ def create_app(
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
-    app.include_router(classify.router(repository, lifecycle, settings, metrics))
+    app.include_router(classify.router(repository, lifecycle, settings, metrics, guard))
     app.include_router(models.router(repository))
-    app.include_router(health.router(lambda: lifecycle.ready and serving(), metrics))
+    app.include_router(health.router(state))
     app.include_router(problems.router())
-    app.mount("/static", StaticFiles(directory=STATIC))
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs(request: Request) -> HTMLResponse:
-        # Served from here instead of a CDN: the page works without internet access.
-        root = request.scope.get("root_path", "")
-        return get_swagger_ui_html(
-            openapi_url=f"{root}/openapi.json",
-            title=app.title,
-            swagger_js_url=f"{root}/static/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}/static/swagger-ui.css",
-            swagger_favicon_url=f"{root}/static/favicon-32x32.png",
-        )
+    documentation.install(app)
+    places = dict(WHERE)
+    if settings.admin_port is None:
+        app.include_router(health.metrics_router(metrics, guard))
+    else:
+        del places["metrics"]
 
     @app.get("/", tags=["operations"], summary="Where things are")
     async def where(request: Request) -> dict[str, str]:
         root = request.scope.get("root_path", "")
-        return {name: place.replace("/", f"{root}/", 1) for name, place in WHERE.items()}
+        return {name: place.replace("/", f"{root}/", 1) for name, place in places.items()}
 
     return app

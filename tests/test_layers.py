@@ -43,6 +43,9 @@ SERVICE = {
     "errors": set(),
     "metrics": set(),
     "sockets": set(),
+    "tls": set(),
+    "allowance": {"errors"},
+    "keys": {"allowance"},
     "settings": {"settings_addresses"},
     "settings_sources": {"settings"},
     "model_repository": {"errors", "settings"},
@@ -51,15 +54,22 @@ SERVICE = {
     "local_backend": {"backend", "batching", "metrics", "model_repository", "settings"},
     "admission": {"backend", "errors", "metrics"},
     "pipeline": {"admission", "backend", "errors", "metrics", "model_repository", "settings"},
-    "api": {"admission", "errors", "lifecycle", "metrics", "pipeline", "model_repository", "settings"},
-    "app": {"api", "backend", "lifecycle", "local_backend", "metrics", "pipeline", "model_repository", "settings"},
+    "api": {"admission", "errors", "keys", "lifecycle", "metrics", "pipeline", "model_repository", "settings"},
+    "admin": {"api", "metrics", "server", "settings", "sockets", "uvicorn_protocol"},
+    "app": {
+        *("admin", "api", "backend", "lifecycle", "local_backend", "metrics", "pipeline", "model_repository"),
+        "settings",
+    },
     "uvicorn_protocol": {"api", "errors"},
     "server": {"uvicorn_protocol", "settings"},
     "workers": {
         *(
+            "admin",
+            "api",
             "app",
             "backend",
             "batching",
+            "keys",
             "lifecycle",
             "local_backend",
             "metrics",
@@ -69,7 +79,10 @@ SERVICE = {
             "settings",
         ),
     },
-    "__main__": {"app", "metrics", "sockets", "model_repository", "server", "settings", "settings_sources", "workers"},
+    "__main__": {
+        *("app", "keys", "metrics", "sockets", "model_repository", "server", "settings", "settings_sources", "tls"),
+        "workers",
+    },
 }
 
 # A room of model_export -> the rooms that it may import. Its single modules (errors, disk, paths, ...) serve them all.

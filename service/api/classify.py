@@ -17,6 +17,7 @@ from service import errors
 from service.admission import Permit
 from service.api import problems, schema
 from service.api.forms import FIELD
+from service.api.guard import Guard
 from service.api.parameters import Parameters, depth_of, read_parameters, top_k_of
 from service.api.uploads import IMAGE_TYPES, Upload, diagnose, read_body
 from service.lifecycle import Lifecycle
@@ -111,7 +112,9 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
         working.cancel()
 
 
-def router(repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Settings, metrics: Metrics) -> APIRouter:
+def router(
+    repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Settings, metrics: Metrics, guard: Guard
+) -> APIRouter:
     def select(request: Request, given: Sequence[tuple[str, str]]) -> tuple[Model, Pipeline, int]:
         """The model that the request asks for, its pipeline, and how many classes. Raises Overloaded."""
         values = read_parameters(given)
@@ -151,11 +154,13 @@ def router(repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Set
         headers = {"Server-Timing": server_timing(classified)} if classified else {}
         return Response(to_json(body), media_type="application/json", headers=headers)
 
+    guarded = guard.protect("classify", answer)
+
     async def counted(request: Request) -> Response:
         """Counts every request by model and status."""
         status = 500
         try:
-            response = await answer(request)
+            response = await guarded(request)
             status = response.status_code
         except ClientDisconnect:
             status = 499  # nginx's code for it; nobody reads this response
@@ -182,7 +187,8 @@ def router(repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Set
     @routes.post(
         "/classify",
         response_model=schema.Classification,
-        responses=problems.responses(*FAULTS),
+        responses=problems.responses(*FAULTS, *guard.faults("classify")),
+        dependencies=guard.credentials("classify"),
         openapi_extra={"requestBody": REQUEST_BODY},
         summary="Classify one or many images",
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from contextlib import suppress
 
 import uvloop
 
 from service import sockets
+from service.admin import admin_port
+from service.api.health import Health
 from service.backend import Runner
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
@@ -39,11 +42,22 @@ def supervise(settings: Settings) -> int:
         except (RepositoryError, MemoryNotShared) as error:
             log.error("%s", error)
             return 1
-        return uvloop.run(supervisor.run())
+        try:
+            admin = admin_port(settings, supervisor.health, supervisor.metrics)
+        except OSError as error:
+            log.error("%s", sockets.explain(settings.host, settings.admin_port or 0, error, option="--admin-port"))
+            return sockets.EXIT_UNUSABLE
+        with admin:
+            return uvloop.run(supervisor.run())
 
 
 class Supervisor:
-    """The models, and the workers they are computed for."""
+    """The models, and the workers they are computed for.
+
+    Attributes:
+        health: of the service, for the admin port.
+        metrics: of all processes.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Raises RepositoryError if there is nothing to serve, MemoryNotShared."""
@@ -59,7 +73,9 @@ class Supervisor:
                 classes=max(model.card.architecture.num_classes for model in self._models),
             )
         )
-        self._backend = LocalBackend(settings, Metrics(), on_broken=lambda error: self._lifecycle.give_up(error))
+        self.metrics = Metrics(engine_pid=os.getpid)
+        self.health = Health(ready=lambda: self._ready, alive=lambda: True)
+        self._backend = LocalBackend(settings, self.metrics, on_broken=lambda error: self._lifecycle.give_up(error))
         self._lifecycle: Lifecycle[Runner] = Lifecycle(
             repository, self._backend, lambda model, runner: runner, on_fatal=self._fail_soon, on_status=self._spread
         )
@@ -173,13 +189,18 @@ class Supervisor:
         self._ever_listened.add(worker)
         if self._all_listen:
             host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-            log.info("%d workers on http://%s:%d", self._settings.workers, host, self._settings.port)
+            scheme = "https" if self._settings.tls_certificate else "http"
+            log.info("%d workers on %s://%s:%d", self._settings.workers, scheme, host, self._settings.port)
             self._announce()
 
     @property
     def _all_listen(self) -> bool:
         return len(self._ever_listened) == self._settings.workers
 
+    @property
+    def _ready(self) -> bool:
+        return self._lifecycle.ready and self._all_listen and not self._stopping.is_set()
+
     def _announce(self) -> None:
-        if self._lifecycle.ready and self._all_listen and not self._stopping.is_set():
+        if self._ready:
             self._lifecycle.announce()

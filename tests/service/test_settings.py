@@ -43,6 +43,7 @@ def test_the_home_folder_is_expanded_in_every_source(monkeypatch: pytest.MonkeyP
     assert Settings(cache_dir=Path("~/b")).cache_dir == tmp_path / "b"
     monkeypatch.setenv("RESNET_CACHE_DIR", "~/c")
     assert read_settings([]).cache_dir == tmp_path / "c"
+    assert read_settings(["--api-keys-file", "~/keys.toml"]).api_keys_file == tmp_path / "keys.toml"
     monkeypatch.setenv("RESNET_CACHE_DIR", "/d~/e")
     assert read_settings([]).cache_dir == Path("/d~/e")
 
@@ -151,6 +152,8 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
             r"cors_origins: expected an origin .*, got https://\*.example.com",
         ),
         (["--models-dir", "m\udcf6d"], r"models_dir: 'm\\udcf6d' is not UTF-8: rename the folder"),
+        (["--admin-port", "8000"], "admin_port and port are both 8000: choose another, or unset admin_port"),
+        (["--tls-key", "key.pem"], "tls_key is set without tls_certificate: set both"),
         (["--max-queue", "8"], r"max_images \(32\) is above max_queue \(8\)"),
     ],
 )
