@@ -169,6 +169,8 @@ def check_name(name: str) -> None:
     """Raises ValueError if no key may have this name."""
     if not NAME.fullmatch(name):
         raise ValueError(f"key {name!a}: a name is 1 to 64 letters, digits, - and _, and begins with a letter or digit")
+    if name.startswith(TOKEN_PREFIX):
+        raise ValueError(f"a name may not begin with {TOKEN_PREFIX}: keys do, and this may be one")
     if name in (ANONYMOUS, INVALID):
         raise ValueError(f"key {name}: this name is taken, for requests without a valid key")
 

@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -131,7 +132,9 @@ def test_the_engine_process_answers_for_its_workers(
     (started,) = (line for line in text.splitlines() if line.startswith("process_start_time_seconds "))
     ticks = int(Path(f"/proc/{service.process.pid}/stat").read_text().rpartition(")")[2].split()[19])
     boot = int(next(ln.split()[1] for ln in Path("/proc/stat").read_text().splitlines() if ln.startswith("btime")))
-    assert float(started.split()[1]) == pytest.approx(boot + ticks / os.sysconf("SC_CLK_TCK"))  # the engine process
+    assert float(started.split()[1]) == pytest.approx(
+        boot + ticks / os.sysconf("SC_CLK_TCK"), abs=0.1
+    )  # the engine process
     assert service.get("/metrics").status_code == 404
     os.kill(service.process.pid, signal.SIGTERM)
     until(lambda: not answers_ready(admin))
@@ -201,7 +204,9 @@ def test_both_ports_speak_https(
             context.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
         ):
             connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(photo) + body)
-            connection.unwrap() if body else None
+            if body:
+                with suppress(ssl.SSLError):  # the answer, if it was faster
+                    connection.unwrap()
     assert ready(urls[0])
     assert service.stop(signal.SIGTERM) == 0
     assert "eof_received" not in service.log.read_text()

@@ -156,6 +156,7 @@ DIGEST = "a" * 64
         ("a = 1\n", "key a: Input should be"),
         (f'["a b"]\nsha256 = "{DIGEST}"\nscopes = ["classify"]\n', "key 'a b': a name is 1 to 64 letters"),
         (f'[anonymous]\nsha256 = "{DIGEST}"\nscopes = ["classify"]\n', "key anonymous: this name is taken"),
+        (table("resnet_secret", "x"), "a name may not begin with resnet_"),
         (table("a", "x") + table("b", "x"), "one key under two names"),
     ],
 )
