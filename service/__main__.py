@@ -8,8 +8,11 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from service.keys import KeysError, read_entries
 from service.settings import Settings
 from service.settings_sources import SettingsError, read_settings
+from service.tls import TlsError
+from service.tls import check as check_tls
 
 log = logging.getLogger("service")
 
@@ -27,10 +30,23 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    try:
+        check_files(settings)
+    except (KeysError, TlsError) as error:
+        log.error("%s", error)
+        return 2
     status = serve(settings) if settings.workers == 1 else serve_with_workers(settings)
     if status == 0:
         log.info("stopped")
     return status
+
+
+def check_files(settings: Settings) -> None:
+    """Raises KeysError or TlsError if a file that a setting names cannot be used."""
+    if settings.api_keys_file:
+        read_entries(settings.api_keys_file)
+    if settings.tls_certificate:
+        check_tls(settings.tls_certificate, settings.tls_key)
 
 
 def _open_standard_streams() -> None:
@@ -61,13 +77,18 @@ def serve(settings: Settings) -> int:
                 settings, serving=lambda: not server.draining, on_fatal=server.fail, on_hang=end_process
             ),
         )
-        sockets.check(settings.host, settings.port)
     except RepositoryError as error:
         log.error("%s", error)
         return 1
-    except OSError as error:
-        log.error("%s", sockets.explain(settings.host, settings.port, error))
-        return sockets.EXIT_UNUSABLE
+    ports = {"--port": settings.port}
+    if settings.admin_port is not None:
+        ports["--admin-port"] = settings.admin_port
+    for option, port in ports.items():
+        try:
+            sockets.check(settings.host, port)
+        except OSError as error:
+            log.error("%s", sockets.explain(settings.host, port, error, option=option))
+            return sockets.EXIT_UNUSABLE
     server.run()
     if server.fatal:
         log.error("%s", str(server.fatal) or repr(server.fatal))

@@ -6,16 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
-from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
-from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 
+from service.admin import admin_port
 from service.admission import Memory
-from service.api import classify, health, models, problems
+from service.api import classify, documentation, health, models, problems
+from service.api.guard import Guard
 from service.api.middleware import Forwarded, Head
 from service.backend import Backend, Runner, Work
 from service.decoders import Decoders
@@ -27,7 +25,6 @@ from service.pipeline import Pipeline
 from service.settings import Settings
 from service.watchdog import watching
 
-STATIC = Path(__file__).parent / "static"
 WHERE = {
     "classify": "POST /classify",
     "models": "/models",
@@ -45,6 +42,7 @@ def create_app(
     backend: Backend | None = None,
     *,
     serving: Callable[[], bool] = lambda: True,
+    opens_admin_port: bool = True,
     before_listening: Callable[[], Awaitable[None]] | None = None,
     on_fatal: Callable[[Exception], None] = lambda error: None,
     on_hang: Callable[[Work], None] | None = None,
@@ -55,12 +53,14 @@ def create_app(
 
     Args:
         serving: whether load balancers may send requests here, besides the models; False while shutting down.
+        opens_admin_port: False for a worker: the engine process opens it.
         before_listening: awaited while loading has begun and before the server accepts connections.
         on_fatal: as in `Lifecycle`.
         on_hang: as in `Watchdog`, over the backend and the event loop; None watches nothing.
 
     Raises:
         RepositoryError: there are no published models, or not those that the settings name.
+        KeysError: the keys file is missing or broken.
     """
     metrics = Metrics()
     repository = repository or open_repository(settings)
@@ -76,6 +76,10 @@ def create_app(
         return pipeline.room.vacated()
 
     lifecycle = Lifecycle(repository, backend, activate, vacated, on_fatal)
+    guard = Guard(settings, metrics)
+
+    def ready() -> bool:
+        return lifecycle.ready and serving()
 
     async def load() -> None:
         await lifecycle.load()
@@ -85,8 +89,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load())
-        with watching(settings.hang_timeout, backend.work, on_hang) if on_hang else nullcontext():
+        with (
+            admin_port(settings, ready, backend.reload, metrics) if opens_admin_port else nullcontext(),
+            watching(settings.hang_timeout, backend.work, on_hang) if on_hang else nullcontext(),
+        ):
+            loading = asyncio.create_task(load())
             try:
                 if before_listening:
                     await before_listening()
@@ -117,29 +124,22 @@ def create_app(
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
-    app.include_router(
-        classify.router(repository, lifecycle, settings, metrics, Memory(settings.request_memory, metrics))
-    )
+    memory = Memory(settings.request_memory, metrics)
+    app.include_router(classify.router(repository, lifecycle, settings, metrics, memory, guard))
     app.include_router(models.router(repository))
-    app.include_router(health.router(lambda: lifecycle.ready and serving(), metrics))
+    app.include_router(health.router(ready))
     app.include_router(problems.router())
-    app.mount("/static", StaticFiles(directory=STATIC))
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs(request: Request) -> HTMLResponse:
-        # Served from here instead of a CDN: the page works without internet access.
-        root = request.scope.get("root_path", "")
-        return get_swagger_ui_html(
-            openapi_url=f"{root}/openapi.json",
-            title=app.title,
-            swagger_js_url=f"{root}/static/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}/static/swagger-ui.css",
-            swagger_favicon_url=f"{root}/static/favicon-32x32.png",
-        )
+    documentation.install(app)
+    places = dict(WHERE)
+    if settings.admin_port is None:
+        app.include_router(health.metrics_router(metrics, guard))
+        app.include_router(models.reload_router(backend.reload, guard))
+    else:
+        del places["metrics"]
 
     @app.get("/", tags=["operations"], summary="Where things are")
     async def where(request: Request) -> dict[str, str]:
         root = request.scope.get("root_path", "")
-        return {name: place.replace("/", f"{root}/", 1) for name, place in WHERE.items()}
+        return {name: place.replace("/", f"{root}/", 1) for name, place in places.items()}
 
     return app

@@ -98,7 +98,7 @@ class Backend(Protocol):
         """Yields what changes after `load`: a version that was published since, or a model that was removed."""
 
     def reload(self) -> None:
-        """Looks for changes now, and tries versions again that have failed."""
+        """Looks for changes now, and tries versions again that have failed. From any thread."""
 
     async def unload(self, model: Model) -> None:
         """Lets go of a model that no request uses any more."""

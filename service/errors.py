@@ -23,7 +23,12 @@ Fault                            title, detail, remedy
 │   ├── UnsupportedMediaType
 │   ├── UnsupportedEncoding
 │   ├── InvalidParameter
-│   └── UnknownParameter
+│   ├── UnknownParameter
+│   ├── Unauthorized
+│   ├── Forbidden
+│   ├── CallClosed
+│   ├── RateLimited
+│   └── TooManyAtOnce
 └── ServerFault                  the server is at fault
     ├── InternalError
     ├── ComputationFailed
@@ -175,6 +180,42 @@ class UnknownParameter(RequestFault):
         return super().advice() if "nearest" in self.members else f"The parameters are {self.members['known']}."
 
 
+class Unauthorized(RequestFault):
+    """May carry `error`, the code of RFC 6750, section 3.1: `invalid_token` if a key was sent."""
+
+    title = "The call needs a key"
+    detail = "{reason}."
+    remedy = (
+        "Send a key of this service as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Its operator hands out keys."
+    )
+
+
+class Forbidden(RequestFault):
+    title = "The key does not allow this call"
+    detail = "The key {key} lacks the scope {scope}."
+    remedy = "Use a key with this scope. The operator sets the scopes of a key."
+
+
+class CallClosed(RequestFault):
+    title = "The call is closed"
+    detail = "This call needs a key with the scope {scope}, and the service has no keys."
+    remedy = "Operator: make a key with `python -m service.keys new`, and set RESNET_API_KEYS_FILE."
+
+
+class RateLimited(RequestFault):
+    """Carries `retry_after`, in seconds."""
+
+    title = "The key sends too many requests"
+    detail = "The key {key} may send {rate} requests a second, {burst} at once."
+    remedy = "Send the request again after {retry_after} s."
+
+
+class TooManyAtOnce(RequestFault):
+    title = "The key has too many requests in the service"
+    detail = "The key {key} may have {concurrency} requests in the service at once."
+    remedy = "Wait for the answer to an earlier request before you send the next."
+
+
 class ServerFault(Fault):
     """The server is at fault: the same request may succeed later, or on another replica."""
 
@@ -200,7 +241,7 @@ class DeadlineMissed(ServerFault):
 class ModelFailed(ServerFault):
     title = "The model could not be loaded"
     detail = "Model {model} is published, but this server could not load it."
-    remedy = "Choose another model. /models gives the reason."
+    remedy = "Choose another model. /models gives the reason, the server's log all of it."
 
 
 class RetryLater(ServerFault):

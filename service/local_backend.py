@@ -81,6 +81,7 @@ class LocalBackend:
         self._unfit = unfit
         self._runners: dict[Model, LocalRunner] = {}
         self._asked = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def load(self, models: Iterable[Model]) -> AsyncIterator[tuple[Model, Ready | Failed]]:
         for model in models:
@@ -88,6 +89,7 @@ class LocalBackend:
 
     async def changes(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed | Removed]]:
         """Looks at the model folder every `poll_interval` seconds, and whenever `reload` is called."""
+        self._loop = asyncio.get_running_loop()
         fault = ""
         while True:
             with suppress(TimeoutError):
@@ -110,7 +112,10 @@ class LocalBackend:
                 yield model, await self._load_on_thread(model)
 
     def reload(self) -> None:
-        self._asked.set()
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._asked.set)
+        else:
+            self._asked.set()  # for when loading has ended
 
     async def unload(self, model: Model) -> None:
         runner = self._runners.pop(model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -88,11 +88,17 @@ class Metrics:
     batch_size: Histogram
     queue: Gauge
     request_bytes: Gauge
+    key_requests: Counter
 
-    def __init__(self) -> None:
+    def __init__(self, engine_pid: Callable[[], int] = os.getppid) -> None:
+        """
+        Args:
+            engine_pid: the engine process, whose memory and CPU `process_` shows when processes count together.
+        """
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
         from prometheus_client.process_collector import ProcessCollector
 
+        self._engine_pid = engine_pid
         self.content_type = CONTENT_TYPE_LATEST
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -131,6 +137,12 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
+        self.key_requests = Counter(
+            "resnet_key_requests",
+            "Requests that need an API key, by the key's name and HTTP status",
+            ["key", "status"],
+            registry=self.registry,
+        )
         self._info = Gauge(
             "resnet_model_info",
             "1 for each model that is ready, with what it runs on",
@@ -156,5 +168,5 @@ class Metrics:
             return generate_latest(self.registry)
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        ProcessCollector(pid=os.getppid, registry=together)
+        ProcessCollector(pid=self._engine_pid, registry=together)
         return generate_latest(together)

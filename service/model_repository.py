@@ -106,7 +106,7 @@ class Repository:
         _require(only, latest, root)
         names = tuple(only or latest)
         _require([default] if default else [], names, root)
-        self._root = root
+        self.root = root
         self._only = frozenset(only)
         self.models: dict[str, Model] = {}
         self.candidates: dict[str, Model] = {}
@@ -157,9 +157,9 @@ class Repository:
         Raises:
             CardError: the folder cannot be read, or it is empty, as when a volume is not mounted.
         """
-        latest = {name: path for name, path in _latest(self._root).items() if not self._only or name in self._only}
+        latest = {name: path for name, path in _latest(self.root).items() if not self._only or name in self._only}
         if not latest:
-            raise CardError(explain_empty(self._root.resolve()))
+            raise CardError(explain_empty(self.root.resolve()))
         return latest
 
     def compare(self, latest: Mapping[str, Path]) -> Changes:

@@ -161,6 +161,28 @@ class Settings(BaseSettings):
         description="Origins, separated by commas, whose pages may call the service from a browser "
         "(https://example.com); `*` allows any, empty none.",
     )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="File of API keys (`python -m service.keys new` makes them). Unset, everybody may classify, and "
+        "calls that change something are closed. Set, both need a key, and so does /metrics.",
+    )
+    anonymous_classify: bool = Field(
+        default=False, description="With API keys: let everybody classify, with or without a key."
+    )
+    admin_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port of its own for health, metrics and calls that change something; it answers however busy the "
+        "main port is. The main port then has health, but not the others.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None,
+        description="PEM file with the certificate and its chain: both ports then speak HTTPS. Read at the start.",
+    )
+    tls_key: Path | None = Field(
+        default=None, description="PEM file with its private key; unset if it is in the file of the certificate."
+    )
     shutdown_delay: float = Field(
         default=1.0,
         ge=0,
@@ -205,9 +227,11 @@ class Settings(BaseSettings):
     def _lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("cache_dir", "models_dir")
+    @field_validator("cache_dir", "models_dir", "api_keys_file", "tls_certificate", "tls_key")
     @classmethod
-    def _expand_home(cls, path: Path) -> Path:
+    def _expand_home(cls, path: Path | None) -> Path | None:
+        if path is None:
+            return None
         try:
             str(path).encode()
         except UnicodeEncodeError:
@@ -236,6 +260,10 @@ class Settings(BaseSettings):
                 f"memory_budget ({self.memory_budget}) is too small for {self.decode_threads} decode threads: each "
                 f"needs {ORDINARY_BYTES} bytes of three quarters of it; raise it, or lower decode_threads"
             )
+        if self.admin_port == self.port:
+            raise ValueError(f"admin_port and port are both {self.port}: choose another, or unset admin_port")
+        if self.tls_key and not self.tls_certificate:
+            raise ValueError("tls_key is set without tls_certificate: set both")
         return self
 
     @property

@@ -15,12 +15,12 @@ def check(host: str, port: int) -> None:
         sock.close()
 
 
-def explain(host: str, port: int, error: OSError) -> str:
-    """Explains why no server can listen there, and what to do."""
+def explain(host: str, port: int, error: OSError, *, option: str = "--port") -> str:
+    """Explains why no server can listen there, and what to do. `option` sets this port."""
     if error.errno == errno.EADDRINUSE:
-        return f"another program listens on {host} port {port}: stop it, or choose another port with --port"
+        return f"another program listens on {host} port {port}: stop it, or choose another port with {option}"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"this user may not listen on port {port}: choose one above 1023 with --port"
+        return f"this user may not listen on port {port}: choose one above 1023 with {option}"
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return (
             f"{host} is not an address of this machine ({error.strerror}): give one with --host, 127.0.0.1 for "

@@ -95,6 +95,8 @@ class Protocol(HttpToolsProtocol):
         cycle = self.cycle
         if self._refused or cycle is None or cycle.more_body or cycle.response_complete:
             return False
+        if not self.transport.can_write_eof():  # TLS: the event loop closes both sides
+            return False
         cycle.keep_alive = False
         if not self.pipeline and not cycle.response_started:
             # A full close looks the same, but then the client's system rejects whatever is sent: send the prefix.

@@ -18,6 +18,7 @@ from service import errors
 from service.admission import Memory, Permit
 from service.api import problems, schema
 from service.api.forms import FIELD
+from service.api.guard import Guard
 from service.api.parameters import TIMEOUT_HEADER, Parameters, depth_of, read_parameters, seconds_of, top_k_of
 from service.api.uploads import IMAGE_TYPES, Body, Upload, diagnose, only_header, read_body
 from service.deadline import Deadline
@@ -118,7 +119,12 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
 
 
 def router(
-    repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Settings, metrics: Metrics, memory: Memory
+    repository: Repository,
+    lifecycle: Lifecycle[Pipeline],
+    settings: Settings,
+    metrics: Metrics,
+    memory: Memory,
+    guard: Guard,
 ) -> APIRouter:
     def select(
         request: Request, given: Sequence[tuple[str, str]], permit: Permit, deadline: Deadline
@@ -174,11 +180,13 @@ def router(
         headers = {"Server-Timing": server_timing(classified)} if classified else {}
         return Response(to_json(body), media_type="application/json", headers=headers)
 
+    guarded = guard.protect("classify", answer)
+
     async def counted(request: Request) -> Response:
         """Counts every request by model and status."""
         status = 500
         try:
-            response = await answer(request)
+            response = await guarded(request)
             status = response.status_code
         except ClientDisconnect:
             status = 499  # nginx's code for it; nobody reads this response
@@ -205,7 +213,8 @@ def router(
     @routes.post(
         "/classify",
         response_model=schema.Classification,
-        responses=problems.responses(*FAULTS),
+        responses=problems.responses(*FAULTS, *guard.faults("classify")),
+        dependencies=guard.credentials("classify"),
         openapi_extra={"requestBody": REQUEST_BODY},
         summary="Classify one or many images",
     )

@@ -7,13 +7,19 @@ from collections.abc import Callable
 from fastapi import APIRouter, Response
 
 from service.api import schema
+from service.api.guard import Guard
+from service.api.problems import responses
 from service.metrics import Metrics
 
 
-def router(ready: Callable[[], bool], metrics: Metrics) -> APIRouter:
-    """`ready`: whether load balancers should send requests here."""
+def router(ready: Callable[[], bool]) -> APIRouter:
+    """
+    Args:
+        ready: whether load balancers should send requests here; called from any thread.
+    """
     routes = APIRouter(tags=["operations"])
 
+    # The watchdog ends a process that hangs, so an answer is proof enough.
     @routes.get("/healthz/live", summary="The process answers")
     async def live() -> schema.Health:
         return schema.Health(status="live")
@@ -29,7 +35,19 @@ def router(ready: Callable[[], bool], metrics: Metrics) -> APIRouter:
         response.status_code = 503
         return schema.Health(status="not ready")
 
-    @routes.get("/metrics", response_class=Response, summary="Prometheus metrics")
+    return routes
+
+
+def metrics_router(metrics: Metrics, guard: Guard) -> APIRouter:
+    routes = APIRouter(tags=["operations"], route_class=guard.require("metrics"))
+
+    @routes.get(
+        "/metrics",
+        response_class=Response,
+        responses=responses(*guard.faults("metrics")),
+        dependencies=guard.credentials("metrics"),
+        summary="Prometheus metrics",
+    )
     def prometheus() -> Response:  # on a thread: with workers it reads the files of all processes
         return Response(metrics.text(), media_type=metrics.content_type)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import APIRouter
 
 from service.api import schema
+from service.api.guard import Guard
 from service.api.problems import responses
+from service.api.redaction import redacted
 from service.errors import UnknownModel
 from service.model_repository import Model, Repository
 from service.runtime.choices import FILES
@@ -34,11 +38,11 @@ def info(model: Model, *, default: bool) -> schema.ModelInfo:
             interpolation=card.preprocessing.interpolation,
         ),
         state=status.state,
-        reason=status.reason,
+        reason=status.reason and redacted(status.reason, model.path),
         precision=engine.precision if engine else None,
         gate=card.files[FILES[engine.precision]].gate if engine else None,
         provider=engine.provider if engine else None,
-        refused=dict(engine.refused) if engine else {},
+        refused={name: redacted(reason, model.path) for name, reason in engine.refused.items()} if engine else {},
         batch_sizes=list(engine.batch_sizes) if engine else [],
         lanes=engine.lanes if engine else None,
         tuning=tuning(engine.tuned) if engine and engine.tuned else None,
@@ -65,6 +69,28 @@ def tuning(tuned: Tuned) -> schema.TuningInfo:
     )
 
 
+def reload_router(reload: Callable[[], None], guard: Guard) -> APIRouter:
+    """
+    Args:
+        reload: begins to look at the model folder; called from any thread.
+    """
+    routes = APIRouter(tags=["models"], route_class=guard.require("admin"))
+
+    @routes.post(
+        "/models/reload",
+        status_code=202,
+        responses=responses(*guard.faults("admin")),
+        dependencies=guard.credentials("admin"),
+        summary="Look for new versions now",
+    )
+    async def reload_models() -> schema.Accepted:
+        """Also tries versions again that have failed. /models shows what comes of it."""
+        reload()
+        return schema.Accepted(status="looking")
+
+    return routes
+
+
 def router(repository: Repository) -> APIRouter:
     routes = APIRouter(tags=["models"])
     unknown = responses(UnknownModel)
@@ -81,11 +107,11 @@ def router(repository: Repository) -> APIRouter:
                     name=model.name,
                     version=model.card.version,
                     state=model.status.state,
-                    reason=model.status.reason,
+                    reason=redacted(model.status.reason, repository.root) if model.status.reason else None,
                 )
                 for model in repository.candidates.values()
             ],
-            unreadable=repository.unreadable,
+            unreadable={name: redacted(reason, repository.root) for name, reason in repository.unreadable.items()},
         )
 
     @routes.get("/models/{name}", responses=unknown, summary="One model")

@@ -19,6 +19,7 @@ from service.runtime.faults import Fault
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+CHALLENGE = 'Bearer realm="resnet"'  # how clients prove who they are (RFC 6750, section 3)
 
 STATUS: dict[type[Fault], int] = {
     # one image
@@ -50,6 +51,12 @@ STATUS: dict[type[Fault], int] = {
     errors.UnsupportedEncoding: 415,
     errors.InvalidParameter: 422,
     errors.UnknownParameter: 422,
+    # who may call
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.CallClosed: 403,
+    errors.RateLimited: 429,
+    errors.TooManyAtOnce: 429,
     # the server
     errors.InternalError: 500,
     errors.ComputationFailed: 503,
@@ -67,10 +74,15 @@ def status_of(fault: Fault) -> int:
 
 def headers_of(fault: Fault) -> dict[str, str]:
     """The response headers that belong to a fault."""
-    if isinstance(fault, errors.RetryLater):
+    if isinstance(fault, errors.RetryLater | errors.RateLimited):
         return {"Retry-After": str(fault.members["retry_after"])}
     if isinstance(fault, errors.MethodNotAllowed):
         return {"Allow": str(fault.members["allowed"])}
+    if isinstance(fault, errors.Unauthorized):
+        error = fault.members.get("error")
+        return {"WWW-Authenticate": f'{CHALLENGE}, error="{error}"' if error else CHALLENGE}
+    if isinstance(fault, errors.Forbidden):
+        return {"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{fault.members["scope"]}"'}
     return {}
 
 

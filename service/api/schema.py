@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.model_repository import State
@@ -116,6 +118,10 @@ class LabelInfo(BaseModel):
     class_id: int
     name: str
     wnid: str | None = Field(default=None, description="The WordNet id, for ImageNet's classes.")
+
+
+class Accepted(BaseModel):
+    status: Literal["looking"]
 
 
 class Health(BaseModel):

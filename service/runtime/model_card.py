@@ -20,6 +20,7 @@ Shortcut = Literal["A", "B", "C"]
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
+FILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
 
@@ -166,9 +167,12 @@ class Gate(_CardModel):
 
 
 class ModelFile(_CardModel):
-    """One ONNX file of the folder. The fp32 file is checked against PyTorch, the others against the fp32 file."""
+    """One ONNX file of the folder. The fp32 file is checked against PyTorch, the others against the fp32 file.
 
-    file: str
+    `file` is a plain name: a card cannot lead out of its folder.
+    """
+
+    file: str = Field(pattern=FILE_PATTERN)
     sha256: str
     bytes: int
     parity: Parity | None = None

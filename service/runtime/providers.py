@@ -139,8 +139,8 @@ def check_graph(session: ort.InferenceSession, crop: int, classes: int) -> None:
     if found != [[3, crop, crop], [classes]]:
         image, logits = ("x".join(map(str, shape)) for shape in found)
         raise ProviderUnavailable(
-            f"the file takes images of {image} and returns {logits} logits; its card says 3x{crop}x{crop} and {classes}: "
-            "publish the model again"
+            f"the file takes images of {image} and returns {logits} logits; its card says 3x{crop}x{crop} and "
+            f"{classes}: publish the model again"
         )
 
 

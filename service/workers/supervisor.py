@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +12,7 @@ from contextlib import suppress
 import uvloop
 
 from service import sockets
+from service.admin import admin_port
 from service.backend import Failed, Ready, Removed, Runner, Work
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
@@ -46,11 +48,21 @@ def supervise(settings: Settings) -> int:
         except (RepositoryError, MemoryNotShared) as error:
             log.error("%s", error)
             return 1
-        return uvloop.run(supervisor.run())
+        try:
+            admin = admin_port(settings, supervisor.ready, supervisor.reload, supervisor.metrics)
+        except OSError as error:
+            log.error("%s", sockets.explain(settings.host, settings.admin_port or 0, error, option="--admin-port"))
+            return sockets.EXIT_UNUSABLE
+        with admin:
+            return uvloop.run(supervisor.run())
 
 
 class Supervisor:
-    """The models, and the workers they are computed for."""
+    """The models, and the workers they are computed for.
+
+    Attributes:
+        metrics: of all processes.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Raises RepositoryError if there is nothing to serve, MemoryNotShared."""
@@ -69,8 +81,9 @@ class Supervisor:
         self._loaded: dict[int, Loaded] = {}
         self._is_loaded = False
         self._released = asyncio.Event()
+        self.metrics = Metrics(engine_pid=os.getpid)
         self._backend = LocalBackend(
-            settings, Metrics(), on_broken=lambda error: self._lifecycle.give_up(error), unfit=self._unfit
+            settings, self.metrics, on_broken=lambda error: self._lifecycle.give_up(error), unfit=self._unfit
         )
         self._lifecycle: Lifecycle[int] = Lifecycle(
             repository, self._backend, self._activate, self._vacated, on_fatal=self._fail_soon, on_change=self._spread
@@ -80,6 +93,14 @@ class Supervisor:
         self._ever_listened: set[int] = set()  # workers that have ever listened
         self._stopping = asyncio.Event()
         self._failure: str | None = None
+
+    def ready(self) -> bool:
+        """Whether load balancers should send requests here. From any thread."""
+        return self._lifecycle.ready and self._all_listen and not self._stopping.is_set()
+
+    def reload(self) -> None:
+        """Begins to look at the model folder. From any thread."""
+        self._backend.reload()
 
     async def run(self) -> int:
         """The exit status."""
@@ -227,7 +248,7 @@ class Supervisor:
             self._loaded,
             lambda child: self._on_listening(worker, child),
             self._released.set,
-            self._backend.reload,
+            self.reload,
         )
         self._children[worker] = child
         for model in repository.models.values():
@@ -255,7 +276,8 @@ class Supervisor:
         self._ever_listened.add(worker)
         if self._all_listen:
             host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-            log.info("%d workers on http://%s:%d", self._settings.workers, host, self._settings.port)
+            scheme = "https" if self._settings.tls_certificate else "http"
+            log.info("%d workers on %s://%s:%d", self._settings.workers, scheme, host, self._settings.port)
             self._announce()
 
     @property
@@ -263,5 +285,5 @@ class Supervisor:
         return len(self._ever_listened) == self._settings.workers
 
     def _announce(self) -> None:
-        if self._lifecycle.ready and self._all_listen and not self._stopping.is_set():
+        if self.ready():
             self._lifecycle.announce()

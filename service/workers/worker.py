@@ -13,6 +13,7 @@ import sys
 from service import metrics
 from service.app import create_app
 from service.backend import Work
+from service.keys import KeysError
 from service.lifecycle import NothingServed
 from service.server import Server
 from service.sockets import bind
@@ -48,21 +49,26 @@ def main() -> None:
         on_stop=lambda number: server.stop(number),
         on_lost=_exit_without_engine,
     )
-    server = Server(
-        start.settings,
-        lambda this: create_app(
+    try:
+        server = Server(
             start.settings,
-            start.repository,
-            backend,
-            serving=lambda: not this.draining and backend.siblings_ready,
-            before_listening=backend.catch_up,
-            on_fatal=_exit_unless_handled,
-            on_hang=functools.partial(_end, start.engine_pid),
-        ),
-        on_listening=backend.hello,
-        # A signal to all processes of the service would count twice here, and a second one cuts requests off.
-        heeds_signals=False,
-    )
+            lambda this: create_app(
+                start.settings,
+                start.repository,
+                backend,
+                serving=lambda: not this.draining and backend.siblings_ready,
+                opens_admin_port=False,
+                before_listening=backend.catch_up,
+                on_fatal=_exit_unless_handled,
+                on_hang=functools.partial(_end, start.engine_pid),
+            ),
+            on_listening=backend.hello,
+            # A signal to all processes of the service would count twice here, and a second one cuts requests off.
+            heeds_signals=False,
+        )
+    except KeysError as error:  # broken since the start; the siblings have the keys of before
+        log.error("%s", error)
+        sys.exit(1)
     server.run(sockets=bind(start.settings.host, start.settings.port))
 
 

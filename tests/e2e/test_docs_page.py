@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     options.binary_location = chromium
     for flag in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "window-size=1280,2000"):
         options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "WARNING"})
     options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
     started = webdriver.Chrome(options, webdriver.ChromeService(driver))
     yield started
@@ -57,3 +59,28 @@ def test_an_upload_tried_in_the_page_is_classified(
     body = find(f"{operation} .live-responses-table .microlight, {operation} .live-responses-table code").text
     assert status.startswith("200"), body
     assert json.loads(body)["images"][0]["predictions"]
+    messages = [entry["message"] for entry in browser.get_log("browser")]
+    assert [message for message in messages if "Content Security Policy" in message] == []
+
+
+def test_a_key_given_in_the_page_is_sent(
+    tiny_dir: Path, tmp_path: Path, browser: webdriver.Chrome, start_service: Callable[..., Service]
+) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[page]\nsha256 = "{hashlib.sha256(b"token").hexdigest()}"\nscopes = ["metrics"]\n')
+    service = start_service(tiny_dir, provider="cpu", api_keys_file=keys)
+    wait = WebDriverWait(browser, TIMEOUT_S)
+
+    def find(selector: str) -> webdriver.remote.webelement.WebElement:
+        return wait.until(lambda page: page.find_element(By.CSS_SELECTOR, selector))
+
+    browser.get(f"{service.url}/docs")
+    find(".auth-wrapper .authorize").click()
+    find(".auth-container input").send_keys("token")
+    find(".auth-container .authorize").click()
+    find(".close-modal").click()
+    operation = "#operations-operations-prometheus_metrics_get"
+    find(f"{operation} .opblock-summary-control").click()
+    find(f"{operation} .try-out__btn").click()
+    find(f"{operation} .execute").click()
+    assert find(f"{operation} .live-responses-table tbody .response-col_status").text.startswith("200")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.processes import children
 from tests.support.folders import copied
 from tests.support.processes import Service
 from tests.support.published import damage, publish_copy, remove
@@ -141,14 +145,31 @@ def test_a_model_folder_that_vanishes_changes_nothing(service: Service, root: Pa
     assert service.log.read_text().count("the model folder cannot be followed") == 1
 
 
+def test_a_call_looks_at_once_and_tries_again_what_failed(
+    root: Path, start_service: Callable[..., Service], photo: bytes, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[deployer]\nsha256 = "{hashlib.sha256(b"token").hexdigest()}"\nscopes = ["admin"]\n')
+    settings = {"poll_interval": 0, "api_keys_file": keys, "anonymous_classify": True, "workers": 2}
+    service = start_service(root, **{**SETTINGS, **settings})
+
+    def reload() -> int:
+        return service.post("/models/reload", headers={"x-api-key": "token"}).status_code
+
+    assert service.post("/models/reload").status_code == 401
+    folder = publish_copy(root, NAME, 2)
+    damage(folder)
+    for tries in (1, 2):
+        assert reload() == 202
+        until(lambda: service.log.read_text().count(f"{NAME} 2 is not served") == tries)  # noqa: B023
+    damage(folder)  # the same bit again: it is whole
+    assert reload() == 202
+    until_version(service, photo, 2)
+
+
 def test_a_worker_that_starts_later_knows_the_newest_version(
     root: Path, start_service: Callable[..., Service], photo: bytes
 ) -> None:
-    import os
-    import signal
-
-    from benchmarks.processes import children
-
     service = start_service(root, **SETTINGS, workers=2)
     publish_copy(root, NAME, 2)
     until_version(service, photo, 2)

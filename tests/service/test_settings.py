@@ -43,6 +43,7 @@ def test_the_home_folder_is_expanded_in_every_source(monkeypatch: pytest.MonkeyP
     assert Settings(cache_dir=Path("~/b")).cache_dir == tmp_path / "b"
     monkeypatch.setenv("RESNET_CACHE_DIR", "~/c")
     assert read_settings([]).cache_dir == tmp_path / "c"
+    assert read_settings(["--api-keys-file", "~/keys.toml"]).api_keys_file == tmp_path / "keys.toml"
     monkeypatch.setenv("RESNET_CACHE_DIR", "/d~/e")
     assert read_settings([]).cache_dir == Path("/d~/e")
 
@@ -162,6 +163,8 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["--target-wait-ms", "0"], "target_wait_ms: Input should be greater than 0"),
         (["--hang-timeout", "0.5"], "hang_timeout: Input should be greater than or equal to 1"),
+        (["--admin-port", "8000"], "admin_port and port are both 8000: choose another, or unset admin_port"),
+        (["--tls-key", "key.pem"], "tls_key is set without tls_certificate: set both"),
     ],
 )
 def test_values_out_of_range(arguments: list[str], message: str) -> None:

@@ -98,6 +98,16 @@ def test_one_of_int8_tells_what_it_was_found_to_lose(tiny_dir: Path) -> None:
     assert info(model, default=False).gate == gate
 
 
+def test_reasons_name_no_paths(tiny_dir: Path) -> None:
+    model = Repository(tiny_dir).get("resnet8-cifar")
+    file = model.path / "model.onnx"
+    model.status = Status("failed", reason=f"{file} cannot be read")
+    assert info(model, default=False).reason == "model.onnx cannot be read"
+    engine = EngineInfo("cpu", "fp32", refused={"cuda": "/opt/lib/libcudnn.so.9: no such file"})
+    model.status = Status("ready", info=engine)
+    assert info(model, default=False).refused == {"cuda": "libcudnn.so.9: no such file"}
+
+
 def test_one_that_is_not_loaded_tells_nothing_of_its_engine(tiny_dir: Path) -> None:
     found = info(Repository(tiny_dir).get("resnet8-cifar"), default=True)
     assert (found.state, found.refused, found.batch_sizes) == ("loading", {}, [])

@@ -20,6 +20,16 @@ def test_a_card_survives_writing_and_reading(published: Path) -> None:
     assert (card.name, card.version, card.architecture.depth) == ("resnet8-cifar", 1, 8)
 
 
+@pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "a/b.onnx", "..", ".", "", "a\\b", "a\n"])
+def test_a_file_is_a_plain_name(published: Path, file: str) -> None:
+    path = published / "card.json"
+    card = json.loads(path.read_text())
+    card["files"]["fp32"]["file"] = file
+    path.write_text(json.dumps(card))
+    with pytest.raises(CardError, match=r"files\.fp32\.file: String should match pattern"):
+        read_card(published)
+
+
 def test_the_time_of_creation_is_in_pythons_utc(published: Path) -> None:
     assert read_card(published).created.tzinfo is UTC
 

@@ -1,0 +1,97 @@
+"""The admin port: health, metrics and calls that change something, on a thread with an event loop of its own.
+
+Whatever keeps the main event loop busy, probes are answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.api import health, models, problems
+from service.api.guard import Guard
+from service.api.middleware import Head
+from service.metrics import Metrics
+from service.server import SECURITY_HEADERS
+from service.settings import Settings
+from service.sockets import bind
+from service.uvicorn_protocol import Protocol
+
+log = logging.getLogger("service")
+
+END_S = 2.0  # for a probe in flight, when the service ends
+
+
+def create_admin_app(
+    settings: Settings, ready: Callable[[], bool], reload: Callable[[], None], metrics: Metrics
+) -> FastAPI:
+    """The application of the admin port. Arguments as of `admin_port`. Raises KeysError."""
+    guard = Guard(settings, metrics)  # one of its own: a guard serves one event loop
+    app = FastAPI(title="ResNet image classification, admin port", docs_url=None, redoc_url=None, openapi_url=None)
+    problems.install(app)
+    app.add_middleware(Head)
+    app.include_router(health.router(ready))
+    app.include_router(health.metrics_router(metrics, guard))
+    app.include_router(models.reload_router(reload, guard))
+    app.include_router(problems.router())
+    return app
+
+
+def admin_port(
+    settings: Settings, ready: Callable[[], bool], reload: Callable[[], None], metrics: Metrics
+) -> AbstractContextManager[object]:
+    """Answers on the admin port within the context, if the settings name one.
+
+    Args:
+        ready: as in `health.router`.
+        reload: as in `models.reload_router`.
+
+    Raises:
+        OSError: the port cannot be used.
+        KeysError: the keys file is missing or broken.
+    """
+    if settings.admin_port is None:
+        return nullcontext()
+    return AdminServer(settings, settings.admin_port, create_admin_app(settings, ready, reload, metrics))
+
+
+class AdminServer(uvicorn.Server):
+    """A server on a daemon thread, for as long as its context lasts."""
+
+    def __init__(self, settings: Settings, port: int, app: FastAPI) -> None:
+        """Raises OSError if the port cannot be used."""
+        self._sockets = bind(settings.host, port, shared=False)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                proxy_headers=False,
+                access_log=False,
+                headers=SECURITY_HEADERS,
+                server_header=False,
+                ssl_certfile=settings.tls_certificate,
+                ssl_keyfile=settings.tls_key,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._thread = threading.Thread(target=self.run, args=(self._sockets,), name="admin", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+        host, port, *_ = self._sockets[0].getsockname()
+        log.info("admin port: %s port %d", host, port)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.should_exit = True
+        self._thread.join(END_S)
