@@ -39,7 +39,8 @@ class OpenImage(NamedTuple):
 
     image: Image.Image
     layout: Layout
-    data: bytes  # the file without its metadata
+    upload: bytes
+    data: bytes  # the upload without its metadata
 
 
 def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool = True) -> Decoded:
@@ -88,7 +89,7 @@ def open_image(data: bytes, max_pixels: int) -> OpenImage:
         raise decoding_fault(None, data) from None
     except Exception as error:  # a decoder may raise anything on a damaged header
         raise decoding_fault(error, data) from None
-    return OpenImage(image, layout, stripped)
+    return OpenImage(image, layout, data, stripped)
 
 
 def shrink_on_load(opened: OpenImage, side: int) -> int:
@@ -113,17 +114,20 @@ def load_pixels(opened: OpenImage) -> Image.Image:
     Raises:
         TruncatedImage, CorruptImage
     """
-    image, layout, data = opened
+    image, layout, upload, data = opened
     try:
         image.load()
     except MemoryError:
         raise
     except Exception as error:  # a decoder may raise anything on damaged data: OSError, struct.error, zlib.error, ...
-        if layout.lacks_end:
-            with suppress(Exception):
-                return _load_jpeg_without_end(image, data)
-        raise decoding_fault(error, data) from None
-    return to_8_bits(image, data)
+        fault = decoding_fault(error, upload)
+    else:
+        return to_8_bits(image, data)
+    # Out here, where no traceback holds the pixels of `image` any more.
+    if layout.lacks_end:
+        with suppress(Exception):
+            return _load_jpeg_without_end(image, data)
+    raise fault
 
 
 def _load_jpeg_without_end(image: Image.Image, data: bytes) -> Image.Image:

@@ -74,7 +74,7 @@ def read_header(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, s
     layout = read_layout(data, max_pixels)
     divisor = shrink_divisor(layout, shrink_side(preprocessing)) if scaled else 1
     loaded = math.ceil(layout.width / divisor) * math.ceil(layout.height / divisor)
-    decode_bytes = FIXED_BYTES + layout.fixed_bytes + loaded * layout.pixel_bytes
+    decode_bytes = FIXED_BYTES + (layout.fixed_bytes + loaded * layout.pixel_bytes) * 17 // 16  # allocators round up
     return Header(layout.format, layout.width, layout.height, decode_bytes)
 
 

@@ -53,7 +53,7 @@ ARITHMETIC_PASSES = 16
 COEFFICIENT_BYTES = 2  # kept of every sample when there is more than one scan
 CHANNEL_BYTES = {1: 1 + 4, 3: 4, 4: 4 + 4}  # by components: the image, and the copy as RGB if it is not RGB
 # Without an end marker the picture is decoded twice more, and compared.
-CHANNEL_BYTES_WITHOUT_END = {1: 1 + 4, 3: 4 + 4 + 4, 4: 4 + 4 + 4}
+CHANNEL_BYTES_WITHOUT_END = {1: 1 + 1 + 1 + 3, 3: 4 + 4 + 4, 4: 4 + 4 + 4}
 
 
 class Frame(NamedTuple):
@@ -143,7 +143,7 @@ def read_jpeg(data: bytes) -> Layout | None:
         picture=picture,
         passes=scans * (ARITHMETIC_PASSES if frame.marker in ARITHMETIC else 1),
         pixel_bytes=CHANNEL_BYTES[components] if has_end else CHANNEL_BYTES_WITHOUT_END[components],
-        fixed_bytes=coefficients + len(data) * ((len(picture) > 1) + (0 if has_end else 2)),
+        fixed_bytes=coefficients + len(data) * ((len(picture) > 1) + (not has_end)),
         lacks_end=not has_end,
     )
 
