@@ -47,8 +47,7 @@ def assert_opens_as_in_pillow(data: bytes) -> None:
     whole = Image.open(io.BytesIO(data))
     opened = open_image(data, 10**9)
     loaded = load_pixels(opened)
-    assert loaded.mode == whole.mode
-    assert np.array_equal(np.asarray(loaded), np.asarray(whole))
+    assert np.array_equal(np.asarray(loaded), np.asarray(whole.convert("RGB")))
     assert opened.layout.orientation == whole.getexif().get(0x0112, 1)
 
 
