@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from service.runtime.faults import CorruptImage, ImageFault, TooComplexImage, TruncatedImage, UnsupportedImageFormat
 from service.runtime.images.decoding import load_pixels, open_image
 from service.runtime.images.headers import MAX_PASSES, read_layout
-from service.runtime.images.jpeg_markers import MAX_SCANS, MAX_TABLE_BYTES
+from service.runtime.images.jpeg_markers import MAX_JUNK, MAX_SCANS, MAX_TABLE_BYTES
 from service.runtime.images.layout import MAX_PARTS, Layout
 from tests.service.runtime.images.jpeg import insert, segment, with_scans, without_metadata
 from tests.service.runtime.images.pictures import RED, encode, photograph
@@ -98,12 +98,19 @@ def test_exif_in_pieces_is_put_together() -> None:
 
 
 def test_bytes_between_segments_are_left_out() -> None:
-    for junk in (b"junk", b"\xff" * 100, b"\xff\0" * 100, b"\xff\xd0\xff\xd9\xff\xd8", bytes(10**6)):
+    for junk in (b"junk", b"\xff" * 100, b"\xff\0" * 100, b"\xff\xd0\xff\xd9\xff\xd8", bytes(MAX_JUNK - 2)):
         data = insert(JPEG, segment(0xFE, b"comment") + junk)
         assert layout(data).stripped(data) == JPEG
         assert np.array_equal(
             np.asarray(load_pixels(open_image(data, 10**9))), np.asarray(Image.open(io.BytesIO(JPEG)))
         )
+
+
+@pytest.mark.parametrize("junk", [b"\0", b"\xff", b"\xff\0"])
+def test_bytes_between_segments_are_counted(junk: bytes) -> None:
+    part = junk * (MAX_JUNK // 4)
+    assert isinstance(fault(insert(JPEG, segment(0xFE).join([b"", *[part] * 6]))), TooComplexImage)
+    assert isinstance(fault(JPEG[:20] + junk * 100), TruncatedImage)
 
 
 def test_segments_are_counted() -> None:
