@@ -145,7 +145,10 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(default=20 * 2**20, ge=1, description="Most bytes of one image.")
     max_request_bytes: int = Field(default=64 * 2**20, ge=1, description="Most bytes of one form.")
     max_pixels: int = Field(
-        default=64_000_000, ge=1, description="Most pixels (width x height) of one image, checked before it is decoded."
+        default=64_000_000,
+        ge=1,
+        description="Most pixels (width x height) of one image, checked before it is decoded. A WebP may have a "
+        "quarter of them, because each takes four times the memory.",
     )
     root_path: str = Field(
         default="",

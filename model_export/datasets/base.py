@@ -14,7 +14,7 @@ from model_export.errors import InputError
 from service.runtime.faults import ImageFault
 from service.runtime.images.decoding import load_pixels, open_image
 from service.runtime.images.orientation import ORIENTATIONS
-from service.runtime.images.resizing import flatten_on_white, to_rgb_or_rgba
+from service.runtime.images.resizing import flatten_on_white
 
 MAX_PIXELS = 200_000_000  # of one image: far more than any camera takes
 
@@ -51,7 +51,7 @@ class Dataset(ABC):
         opened = open_image(self.read(index), MAX_PIXELS)
         upright = ORIENTATIONS[opened.layout.orientation].turn_image(load_pixels(opened))
         # `convert` copies an RGB image, too: the opened one would keep its file in memory.
-        return flatten_on_white(to_rgb_or_rgba(upright)).convert("RGB")
+        return flatten_on_white(upright).convert("RGB")
 
 
 class Data(NamedTuple):

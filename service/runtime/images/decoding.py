@@ -39,7 +39,8 @@ class OpenImage(NamedTuple):
 
     image: Image.Image
     layout: Layout
-    data: bytes  # the file without its metadata
+    upload: bytes
+    data: bytes  # the upload without its metadata
 
 
 def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool = True) -> Decoded:
@@ -69,7 +70,7 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled
     # Crops the stored image first and turns only the crop, which is small.
     left, top, right, bottom = orientation.stored_box(crop_box(upright_size, preprocessing), size)
     box = (left / divisor, top / divisor, right / divisor, bottom / divisor)
-    pixels = resize_to_array(to_rgb_or_rgba(image), box, preprocessing)
+    pixels = resize_to_array(image, box, preprocessing)
     return Decoded(orientation.turn_pixels(pixels), *upright_size)
 
 
@@ -88,7 +89,7 @@ def open_image(data: bytes, max_pixels: int) -> OpenImage:
         raise decoding_fault(None, data) from None
     except Exception as error:  # a decoder may raise anything on a damaged header
         raise decoding_fault(error, data) from None
-    return OpenImage(image, layout, stripped)
+    return OpenImage(image, layout, data, stripped)
 
 
 def shrink_on_load(opened: OpenImage, side: int) -> int:
@@ -105,25 +106,24 @@ def shrink_on_load(opened: OpenImage, side: int) -> int:
 
 
 def load_pixels(opened: OpenImage) -> Image.Image:
-    """Decodes the pixels of an opened image; 16 bits are scaled to 8.
-
-    Returns:
-        The same image, or another one opened from the same file if it lacks only its end marker.
+    """Decodes the pixels of an opened image: 8-bit RGB, or RGBA if it has transparency. 16 bits are scaled to 8.
 
     Raises:
         TruncatedImage, CorruptImage
     """
-    image, layout, data = opened
+    image, layout, upload, data = opened
     try:
         image.load()
+        return to_rgb_or_rgba(to_8_bits(image, data))
     except MemoryError:
         raise
-    except Exception as error:  # a decoder may raise anything on damaged data: OSError, struct.error, zlib.error, ...
-        if layout.lacks_end:
-            with suppress(Exception):
-                return _load_jpeg_without_end(image, data)
-        raise decoding_fault(error, data) from None
-    return to_8_bits(image, data)
+    except Exception as error:  # Pillow may raise anything on damaged data: OSError, struct.error, AssertionError, ...
+        fault = decoding_fault(error, upload)
+    # Out here, where no traceback holds the pixels of `image` any more.
+    if layout.lacks_end:
+        with suppress(Exception):
+            return to_rgb_or_rgba(_load_jpeg_without_end(image, data))
+    raise fault
 
 
 def _load_jpeg_without_end(image: Image.Image, data: bytes) -> Image.Image:

@@ -29,7 +29,7 @@ def orientation_of(exif: bytes, xmp: bytes) -> int:
 
 
 def _exif_orientation(exif: bytes) -> int | None:
-    """The value of the tag in the first directory (TIFF 6.0, section 2), the last one if there are several."""
+    """The value of the tag in the first directory (TIFF 6.0, section 2); None without it."""
     tiff = exif.removeprefix(PREFIX).removeprefix(PREFIX)  # some programs write it twice
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:
@@ -37,8 +37,7 @@ def _exif_orientation(exif: bytes) -> int | None:
     (at,) = struct.unpack_from(order + "L", tiff, 4)
     (tags,) = struct.unpack(order + "H", tiff[at : at + 2].ljust(2, b"\0"))
     entries = tiff[at + 2 : at + 2 + 12 * min(tags, MAX_TAGS)]
-    found = None
     for tag, kind, count, value in struct.iter_unpack(order + "HHL4s", entries[: len(entries) // 12 * 12]):
         if tag == ORIENTATION_TAG and kind in VALUE_FORMATS and count == 1:
-            (found,) = struct.unpack_from(order + VALUE_FORMATS[kind], value)
-    return found
+            return int(struct.unpack_from(order + VALUE_FORMATS[kind], value)[0])
+    return None

@@ -1,6 +1,8 @@
 """What an image costs, read from its header before anything is decoded, and held to limits.
 
-The limits bound the time of a decode. WORST
+The limits bound the time of a decode. The worst files found that pass them, at 64 million pixels and 20 MB, take two to
+five seconds of a core, roughly: a progressive JPEG at the limit of passes about two, noise in JPEG, PNG or WebP up to
+five. A decode that has begun is not stopped.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ def read_header(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, s
     layout = read_layout(data, max_pixels)
     divisor = shrink_divisor(layout, shrink_side(preprocessing)) if scaled else 1
     loaded = math.ceil(layout.width / divisor) * math.ceil(layout.height / divisor)
-    decode_bytes = FIXED_BYTES + layout.fixed_bytes + loaded * layout.pixel_bytes
+    decode_bytes = FIXED_BYTES + (layout.fixed_bytes + loaded * layout.pixel_bytes) * 17 // 16  # allocators round up
     return Header(layout.format, layout.width, layout.height, decode_bytes)
 
 
@@ -119,7 +121,7 @@ def decoding_fault(error: Exception | None, data: bytes) -> TruncatedImage | Cor
     """The fault of an image that a decoder has given up on."""
     if has_end(data) is False:
         return TruncatedImage(received=len(data))
-    return CorruptImage(reason=str(error) if error else "its header is damaged")
+    return CorruptImage(reason=str(error or "") or "its header is damaged")
 
 
 def _other_file(data: bytes) -> ImageFault:

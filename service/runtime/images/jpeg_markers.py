@@ -43,6 +43,7 @@ END_OF_IMAGE = 0xD9
 MARKER = re.compile(rb"\xff[^\x00\xff]")
 MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # 0 escapes a data byte, D0 to D7 are restart markers
 
+MAX_JUNK = 65_536  # bytes between the segments; real files have none, or some fill bytes
 MAX_TABLE_BYTES = 65_536  # before the first scan; real files have less than 3 kB
 MAX_SCANS = 100  # progressive files have about ten, the most elaborate encoders write twenty
 
@@ -53,7 +54,7 @@ ARITHMETIC_PASSES = 16
 COEFFICIENT_BYTES = 2  # kept of every sample when there is more than one scan
 CHANNEL_BYTES = {1: 1 + 4, 3: 4, 4: 4 + 4}  # by components: the image, and the copy as RGB if it is not RGB
 # Without an end marker the picture is decoded twice more, and compared.
-CHANNEL_BYTES_WITHOUT_END = {1: 1 + 4, 3: 4 + 4 + 4, 4: 4 + 4 + 4}
+CHANNEL_BYTES_WITHOUT_END = {1: 1 + 1 + 1 + 3, 3: 4 + 4 + 4, 4: 4 + 4 + 4}
 
 
 class Frame(NamedTuple):
@@ -79,18 +80,22 @@ def read_jpeg(data: bytes) -> Layout | None:
 
     Raises:
         UnsupportedImageFormat: libjpeg does not decode this kind of JPEG.
-        TooComplexImage: there are more segments, tables or scans than real files have.
+        TooComplexImage: there are more segments, tables, scans or bytes between them than real files have.
     """
     picture: list[Span] = [(0, 2)]
     exif = []
     xmp = b""
     frame = None
     table_bytes = 0
+    junk = MAX_JUNK
     at = 2
     for _ in range(MAX_PARTS):
-        found = MARKER.search(data, at)
+        found = MARKER.search(data, at, at + junk)
         if found is None:
+            if at + junk < len(data):
+                raise TooComplexImage(found=f"more than {MAX_JUNK}", parts="bytes between segments", most=MAX_JUNK)
             return None
+        junk -= found.start() - at
         start, at = found.span()
         marker = data[at - 1]
         if marker in BARE:
@@ -143,7 +148,7 @@ def read_jpeg(data: bytes) -> Layout | None:
         picture=picture,
         passes=scans * (ARITHMETIC_PASSES if frame.marker in ARITHMETIC else 1),
         pixel_bytes=CHANNEL_BYTES[components] if has_end else CHANNEL_BYTES_WITHOUT_END[components],
-        fixed_bytes=coefficients + len(data) * ((len(picture) > 1) + (0 if has_end else 2)),
+        fixed_bytes=coefficients + len(data) * ((len(picture) > 1) + (not has_end)),
         lacks_end=not has_end,
     )
 

@@ -30,7 +30,7 @@ HEADER_END = HEADER.stop + 4
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 PIXEL_BYTES = {GREY: 1 + 4, RGB: 4, PALETTE: 1 + 4, GREY_ALPHA: 4 + 4 + 4, RGBA: 4 + 4}
 TRANSPARENT_PIXEL_BYTES = {GREY: 1 + 4 + 4, RGB: 4 + 4 + 4, PALETTE: 1 + 4 + 4}  # with tRNS
-DEEP_PIXEL_BYTES = {GREY: 12, RGB: 28, GREY_ALPHA: 12, RGBA: 36}  # at 16 bits, colours are decoded twice
+DEEP_PIXEL_BYTES = {GREY: 12, RGB: 18, GREY_ALPHA: 12, RGBA: 22}  # at 16 bits, colours are decoded twice
 
 
 def read_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

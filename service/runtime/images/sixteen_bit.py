@@ -49,10 +49,12 @@ def _scale_colours(image: Image.Image, data: bytes) -> Image.Image:
         return image
     again.tile = [tile._replace(args=f"{image.mode};16L")]
     low = np.asarray(again)
+    again.close()  # frees its pixels
     largest = int(high[..., :3].max()) << 8
     largest |= int(low[..., :3][high[..., :3] == largest >> 8].max())
     bits = _sensor_bits(largest, data)
-    scaled = high << np.uint8(16 - bits) | low >> np.uint8(bits - 8)
+    scaled = high << np.uint8(16 - bits)
+    scaled |= low >> np.uint8(bits - 8)
     if image.mode == "RGBA" and high[..., 3].max() >= 1 << max(0, bits - 8):  # the alpha channel uses all 16 bits
         scaled[..., 3] = high[..., 3]
     return Image.fromarray(scaled)

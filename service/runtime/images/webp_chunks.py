@@ -13,6 +13,15 @@ ALPHA_FLAG = 0x10  # of VP8X
 # premultiplied before the resize. Tests hold it against the process.
 PIXEL_BYTES = 4 + 4 + 4 + 4
 ALPHA_BYTES = 4
+
+# A lossless picture or alpha channel (RFC 9649, section 3) is divided into tiles of 4x4 pixels or more, each of which
+# may name a group of prefix codes of its own. libwebp builds tables for every group. Encoders write some hundreds; a
+# file of 300 kB can ask for 65,536, which are 400 MB. Their number stands behind compressed data, so this is a bound.
+MAX_GROUPS = 65_536
+UNUSED_GROUPS = 1000  # may be named by no tile
+GROUP_BYTES = 6144  # of memory
+GROUP_BITS = 20  # of the file, at least
+
 FILE_COPIES = 3  # Pillow's, libwebp's, and Pillow's while it reads
 
 
@@ -26,6 +35,8 @@ def read_webp(data: bytes) -> Layout | None:
     if size is None:
         return None
     exif = xmp = b""
+    lossless_bytes = 0
+    frames = 0
     riff_end = 8 + int.from_bytes(data[4:8], "little")
     start = 12
     for _ in range(MAX_PARTS):
@@ -37,10 +48,18 @@ def read_webp(data: bytes) -> Layout | None:
             exif = exif or data[start + 8 : end]
         elif kind == b"XMP ":
             xmp = xmp or data[start + 8 : end]
+        elif kind == b"ANMF":
+            frames += 1
+            if frames == 1:
+                end = start + 24  # go on with the chunks in the first frame
+        elif kind in (b"VP8L", b"ALPH") and frames <= 1:
+            lossless_bytes += end - start
         start = end + end % 2
     else:
         raise TooComplexImage(found=f"more than {MAX_PARTS}", parts="chunks", most=MAX_PARTS)
     has_alpha = data[12:16] == b"VP8L" or (data[12:16] == b"VP8X" and bool(data[20] & ALPHA_FLAG))
+    pixels = size[0] * size[1]
+    groups = min(MAX_GROUPS, max(UNUSED_GROUPS, pixels // 16), lossless_bytes * 8 // GROUP_BITS)
     return Layout(
         format="WEBP",
         width=size[0],
@@ -49,7 +68,7 @@ def read_webp(data: bytes) -> Layout | None:
         picture=[(0, len(data))],
         passes=1,
         pixel_bytes=PIXEL_BYTES + (ALPHA_BYTES if has_alpha else 0),
-        fixed_bytes=FILE_COPIES * len(data),
+        fixed_bytes=FILE_COPIES * len(data) + groups * GROUP_BYTES,
     )
 
 

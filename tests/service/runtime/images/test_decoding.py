@@ -46,7 +46,7 @@ def fault(data: bytes, max_pixels: int = 10_000_000) -> ImageFault:
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 def test_formats(file_format: str) -> None:
     data = encode(photograph(500, 375), file_format)
-    decoded = decode(data, STANDARD, max_pixels=500 * 375)
+    decoded = decode(data, STANDARD, max_pixels=500 * 375 * 4)  # a WebP may have a quarter
     assert (decoded.width, decoded.height) == (500, 375)
     expected = reference(Image.open(io.BytesIO(data)).convert("RGB"), STANDARD)
     assert np.abs(decoded.pixels.astype(int) - expected).max() <= 1
