@@ -53,10 +53,14 @@ def serve(settings: Settings) -> int:
     from service.server import Server
 
     metrics.count_alone()
+    counts = metrics.Metrics()
     try:
         server = Server(
             settings,
-            lambda server: create_app(settings, serving=lambda: not server.draining, on_fatal=server.fail),
+            counts,
+            lambda server: create_app(
+                settings, metrics=counts, serving=lambda: not server.draining, on_fatal=server.fail
+            ),
         )
         sockets.check(settings.host, settings.port)
     except RepositoryError as error:

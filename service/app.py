@@ -42,6 +42,7 @@ def create_app(
     repository: Repository | None = None,
     backend: Backend | None = None,
     *,
+    metrics: Metrics | None = None,
     serving: Callable[[], bool] = lambda: True,
     before_listening: Callable[[], Awaitable[None]] | None = None,
     on_fatal: Callable[[Exception], None] = lambda error: None,
@@ -51,6 +52,7 @@ def create_app(
     It answers at once and loads the models in the background: until they are loaded, readiness is off.
 
     Args:
+        metrics: where everything is counted, by default in a registry of its own.
         serving: whether load balancers may send requests here, besides the models; False while shutting down.
         before_listening: awaited while loading has begun and before the server accepts connections.
         on_fatal: as in `Lifecycle`.
@@ -58,7 +60,7 @@ def create_app(
     Raises:
         RepositoryError: there are no published models, or not those that the settings name.
     """
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     repository = repository or open_repository(settings)
     backend = backend or LocalBackend(settings, metrics, on_broken=lambda error: lifecycle.give_up(error))
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")

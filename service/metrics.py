@@ -64,6 +64,8 @@ class Metrics:
     batch_size: Histogram
     queue: Gauge
     body_bytes: Gauge
+    connections: Gauge
+    connections_closed: Counter
 
     def __init__(self) -> None:
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
@@ -105,6 +107,15 @@ class Metrics:
             "resnet_body_bytes",
             "Bytes that requests in the service have reserved for their bodies",
             multiprocess_mode="livesum",
+            registry=self.registry,
+        )
+        self.connections = Gauge(
+            "resnet_connections", "Open connections", multiprocess_mode="livesum", registry=self.registry
+        )
+        self.connections_closed = Counter(
+            "resnet_connections_closed",
+            "Connections that the server closed because of their client or for room, by reason",
+            ["reason"],
             registry=self.registry,
         )
         self._info = Gauge(

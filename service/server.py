@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import signal
 import socket
 import time
@@ -11,8 +13,13 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.connections import Connections, most_connections
+from service.metrics import Metrics
 from service.settings import Settings
+from service.sockets import raise_open_files_limit
 from service.uvicorn_protocol import Protocol
+
+log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -26,6 +33,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         settings: Settings,
+        metrics: Metrics,
         app: Callable[[Server], ASGIApp],
         *,
         on_listening: Callable[[], None] = lambda: None,
@@ -42,16 +50,21 @@ class Server(uvicorn.Server):
         self._close_port_at: float | None = None
         self._on_listening = on_listening
         self._heeds_signals = heeds_signals
+        most = most_connections(settings.max_connections, raise_open_files_limit())
+        if most < settings.max_connections:
+            log.warning("at most %d connections, because of the limit of open files (ulimit -n)", most)
+        limits = Connections(most, settings.client_timeout, settings.min_body_rate, metrics)
         super().__init__(
             uvicorn.Config(
                 app(self),
                 host=settings.host,
                 port=settings.port,
-                http=Protocol,
+                http=functools.partial(Protocol, limits, settings.root_path),  # type: ignore[arg-type]
                 ws="none",
                 log_config=None,
                 proxy_headers=False,  # nothing here reads the client's address
                 access_log=False,
+                server_header=False,
                 timeout_graceful_shutdown=settings.shutdown_timeout,
             )
         )

@@ -53,8 +53,11 @@ SERVICE = {
     "pipeline": {"admission", "backend", "errors", "metrics", "model_repository", "settings"},
     "api": {"admission", "errors", "lifecycle", "metrics", "pipeline", "model_repository", "settings"},
     "app": {"api", "backend", "lifecycle", "local_backend", "metrics", "pipeline", "model_repository", "settings"},
-    "uvicorn_protocol": {"api", "errors"},
-    "server": {"uvicorn_protocol", "settings"},
+    "connections": {"metrics"},
+    "half_closed": set(),
+    "refusals": {"api", "errors"},
+    "uvicorn_protocol": {"connections", "errors", "half_closed", "refusals"},
+    "server": {"connections", "metrics", "settings", "sockets", "uvicorn_protocol"},
     "workers": {
         *(
             "app",

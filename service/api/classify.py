@@ -68,6 +68,7 @@ FAULTS = (
     errors.InternalError,
     errors.ModelNotReady,
     errors.ModelFailed,
+    errors.Stopping,
     errors.Overloaded,
 )
 

@@ -10,6 +10,7 @@ import sys
 
 from service.app import create_app
 from service.lifecycle import NothingServed
+from service.metrics import Metrics
 from service.server import Server
 from service.sockets import bind
 from service.workers.memory import SharedMemory
@@ -38,12 +39,15 @@ def main() -> None:
         on_stop=lambda number: server.stop(number),
         on_lost=_exit_without_engine,
     )
+    metrics = Metrics()
     server = Server(
         start.settings,
+        metrics,
         lambda this: create_app(
             start.settings,
             start.repository,
             backend,
+            metrics=metrics,
             serving=lambda: not this.draining and backend.siblings_ready,
             before_listening=backend.catch_up,
             on_fatal=_exit_unless_handled,

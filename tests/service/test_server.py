@@ -11,8 +11,10 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from service import server as server_module
+from service.metrics import Metrics
 from service.server import Server
 from service.settings import Settings
+from tests.support.waiting import async_until
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -25,7 +27,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def make(shutdown_delay: float = 2.0, *, heeds_signals: bool = True) -> Server:
-    return Server(Settings(shutdown_delay=shutdown_delay), lambda server: app, heeds_signals=heeds_signals)
+    return Server(Settings(shutdown_delay=shutdown_delay), Metrics(), lambda server: app, heeds_signals=heeds_signals)
 
 
 def tick(server: Server, monkeypatch: pytest.MonkeyPatch, now: float) -> bool:
@@ -85,6 +87,25 @@ def test_it_says_when_it_accepts_connections() -> None:
             server.stop(signal.SIGINT)
 
         accepted: list[bool] = []
-        server = Server(Settings(), lambda server: app, on_listening=on_listening)
+        server = Server(Settings(), Metrics(), lambda server: app, on_listening=on_listening)
         asyncio.run(server.serve(sockets=[listening]))
     assert accepted == [True]
+
+
+def test_when_the_port_closes_connections_without_a_whole_request_close_too() -> None:
+    async def ask() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            metrics = Metrics()
+            server = Server(Settings(), metrics, lambda server: app)
+            serving = asyncio.create_task(server.serve(sockets=[listening]))
+            await async_until(lambda: server.started)
+            clients = [await asyncio.open_connection(*listening.getsockname()) for _ in range(2)]
+            clients[0][1].write(b"GET / HTTP/1.1\r\nHost: x")
+            await async_until(lambda: metrics.registry.get_sample_value("resnet_connections") == 2)
+            server.stop(signal.SIGINT)
+            for reader, writer in clients:
+                assert await asyncio.wait_for(reader.read(), 5) == b""  # sooner than any deadline
+                writer.close()
+            await serving
+
+    asyncio.run(ask())
