@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -21,10 +23,16 @@ from service.uvicorn_protocol import Protocol
 
 log = logging.getLogger(__name__)
 
+GRACE_S = 5.0  # beyond the shutdown's own limits, after which the process exits all the same
+
 
 class Server(uvicorn.Server):
     """SIGTERM turns readiness off and closes the port `shutdown_delay` seconds later. Requests in flight are finished
-    and the process exits with 0. A second signal, or Ctrl-C, closes the port at once.
+    and the process exits with 0. A second signal, or Ctrl-C, closes the port at once; a further one cuts requests off,
+    which get 503.
+
+    The end is certain: `GRACE_S` after the limits of `Settings` have passed, a process in `run` exits with 1, whatever
+    its threads and connections do.
 
     Attributes:
         fatal: why nothing can be served any more.
@@ -47,6 +55,9 @@ class Server(uvicorn.Server):
         """
         self.fatal: Exception | None = None
         self._delay = settings.shutdown_delay
+        self._longest_end = settings.shutdown_delay + settings.shutdown_timeout + GRACE_S
+        self._owns_process = False
+        self._ending = False
         self._close_port_at: float | None = None
         self._on_listening = on_listening
         self._heeds_signals = heeds_signals
@@ -76,6 +87,7 @@ class Server(uvicorn.Server):
 
     def stop(self, number: int) -> None:
         """Begins to shut down, as this signal asks."""
+        self._end_in_time()
         if number == signal.SIGTERM and not self.draining:
             self._close_port_at = time.monotonic() + self._delay
         elif self.should_exit:
@@ -86,7 +98,24 @@ class Server(uvicorn.Server):
     def fail(self, error: Exception) -> None:
         """Shuts down at once, from any thread: requests that came meanwhile would fail, a closed port diverts them."""
         self.fatal = error
+        self._end_in_time()
         self.should_exit = True
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        self._owns_process = True
+        super().run(sockets)
+
+    def _end_in_time(self) -> None:
+        """Sees to it that the process ends, even if its event loop or one of its threads hangs."""
+        if self._owns_process and not self._ending:
+            self._ending = True
+            timer = threading.Timer(self._longest_end, self._give_up)
+            timer.daemon = True
+            timer.start()
+
+    def _give_up(self) -> None:
+        log.error("the shutdown did not finish within %g s: the process exits now", self._longest_end)
+        os._exit(1)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

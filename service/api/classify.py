@@ -164,6 +164,9 @@ def router(repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Set
         except Fault as fault:
             status = problems.status_of(fault)
             raise
+        except asyncio.CancelledError:  # only the end of the server cancels requests
+            status = problems.status_of(stopping := errors.Stopping(retry_after=1))
+            raise stopping from None
         finally:
             metrics.requests.labels(getattr(request.state, "model", "unknown"), status).inc()
         return response

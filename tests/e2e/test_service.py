@@ -128,6 +128,36 @@ def test_ctrl_c_stops_it_at_once(tiny_dir: Path, start_service: Callable[..., Se
     assert service.stop(signal.SIGINT) == 0
 
 
+def test_requests_that_a_third_signal_cuts_off_are_told_to_come_back(
+    models_dir: Path, photo: bytes, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(models_dir, **BUSY, shutdown_delay=60)
+    files = [("file", photo)] * 16
+
+    def port_is_closed() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", service.port)).close()
+        except ConnectionError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(12) as pool:
+        requests = [pool.submit(service.post, "/classify", files=files, timeout=60) for _ in range(12)]
+        until(lambda: IDLE_18 not in service.get("/metrics").text)
+        service.process.send_signal(signal.SIGTERM)
+        until(lambda: service.get("/healthz/ready").status_code == 503)
+        service.process.send_signal(signal.SIGTERM)
+        until(port_is_closed)
+        service.process.send_signal(signal.SIGTERM)
+        responses = [request.result() for request in requests]
+    cut_off = [response for response in responses if response.status_code != 200]
+    assert cut_off
+    for response in cut_off:
+        assert (response.status_code, response.json()["type"]) == (503, "/problems/stopping")
+        assert response.headers["retry-after"] == "1"
+    assert service.process.wait(timeout=30) == 0
+
+
 @pytest.mark.parametrize(("workers", "files"), [(1, 128), (2, 128)])
 def test_more_silent_connections_than_descriptors_leave_it_alive(tiny_dir: Path, workers: int, files: int) -> None:
     port = free_port()
