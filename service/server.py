@@ -104,6 +104,11 @@ class Server(uvicorn.Server):
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         self._owns_process = True
         super().run(sockets)
+        if self.force_exit and self.fatal is None:
+            # The application has not been shut down. Engines and decoders still run: the interpreter would wait for
+            # them, or abort when they call it.
+            log.info("stopped at once")
+            os._exit(0)
 
     def _end_in_time(self) -> None:
         """Sees to it that the process ends, even if its event loop or one of its threads hangs."""
