@@ -17,7 +17,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 MAX_URL_BYTES = 65535  # the parser's limit
 MAX_HEAD_BYTES = 2**16  # request line and headers; also what frames a chunked body: sizes, extensions, trailers
-BODY_PER_FRAMING = 8  # bytes of body that allow one more byte of framing: chunks of 40 bytes pass, of one byte do not
+BODY_PER_FRAMING = 8  # bytes of body that allow one more byte of framing: chunks of 48 bytes pass, of one byte do not
 
 # Plain words for the parser's errors. (first words of the error, reason)
 REASONS = (
