@@ -70,11 +70,17 @@ def serve(settings: Settings) -> int:
     from service.watchdog import end_process
 
     metrics.count_alone()
+    counts = metrics.Metrics()
     try:
         server = Server(
             settings,
+            counts,
             lambda server: create_app(
-                settings, serving=lambda: not server.draining, on_fatal=server.fail, on_hang=end_process
+                settings,
+                metrics=counts,
+                serving=lambda: not server.draining,
+                on_fatal=server.fail,
+                on_hang=end_process,
             ),
         )
     except RepositoryError as error:

@@ -5,6 +5,7 @@ Whatever keeps the main event loop busy, probes are answered.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from fastapi import FastAPI
 from service.api import health, models, problems
 from service.api.guard import Guard
 from service.api.middleware import Head
+from service.connections import Connections
 from service.metrics import Metrics
 from service.server import SECURITY_HEADERS
 from service.settings import Settings
@@ -25,6 +27,7 @@ from service.uvicorn_protocol import Protocol
 
 log = logging.getLogger("service")
 
+MOST_CONNECTIONS = 50
 END_S = 2.0  # for a probe in flight, when the service ends
 
 
@@ -58,19 +61,21 @@ def admin_port(
     """
     if settings.admin_port is None:
         return nullcontext()
-    return AdminServer(settings, settings.admin_port, create_admin_app(settings, ready, reload, metrics))
+    return AdminServer(settings, settings.admin_port, create_admin_app(settings, ready, reload, metrics), metrics)
 
 
 class AdminServer(uvicorn.Server):
     """A server on a daemon thread, for as long as its context lasts."""
 
-    def __init__(self, settings: Settings, port: int, app: FastAPI) -> None:
+    def __init__(self, settings: Settings, port: int, app: FastAPI, metrics: Metrics) -> None:
         """Raises OSError if the port cannot be used."""
         self._sockets = bind(settings.host, port, shared=False)
+        # Connections of its own: the clients of the main port cannot use them up.
+        connections = Connections(MOST_CONNECTIONS, settings.client_timeout, settings.min_body_rate, metrics)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Protocol,
+                http=functools.partial(Protocol, connections, settings.root_path),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 log_config=None,

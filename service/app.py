@@ -41,6 +41,7 @@ def create_app(
     repository: Repository | None = None,
     backend: Backend | None = None,
     *,
+    metrics: Metrics | None = None,
     serving: Callable[[], bool] = lambda: True,
     opens_admin_port: bool = True,
     before_listening: Callable[[], Awaitable[None]] | None = None,
@@ -52,6 +53,7 @@ def create_app(
     It answers at once and loads the models in the background: until they are loaded, readiness is off.
 
     Args:
+        metrics: where everything is counted, by default in a registry of its own.
         serving: whether load balancers may send requests here, besides the models; False while shutting down.
         opens_admin_port: False for a worker: the engine process opens it.
         before_listening: awaited while loading has begun and before the server accepts connections.
@@ -62,7 +64,7 @@ def create_app(
         RepositoryError: there are no published models, or not those that the settings name.
         KeysError: the keys file is missing or broken.
     """
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     repository = repository or open_repository(settings)
     backend = backend or LocalBackend(settings, metrics, on_broken=lambda error: lifecycle.give_up(error))
     decoders = Decoders(

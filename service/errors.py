@@ -20,6 +20,8 @@ Fault                            title, detail, remedy
 │   ├── RequestTooLarge
 │   ├── TooManyImages
 │   ├── AddressTooLong
+│   ├── HeadersTooLarge
+│   ├── RequestTimeout
 │   ├── UnsupportedMediaType
 │   ├── UnsupportedEncoding
 │   ├── InvalidParameter
@@ -36,6 +38,8 @@ Fault                            title, detail, remedy
     ├── ModelFailed
     ├── ModelNotReady
     ├── MemoryExhausted
+    ├── TooManyConnections
+    ├── Stopping
     └── Overloaded
 """
 
@@ -153,6 +157,18 @@ class AddressTooLong(RequestFault):
     remedy = "Send images in the body: `curl -F file=@photo.jpg`. The parameters need only a few bytes."
 
 
+class HeadersTooLarge(RequestFault):
+    title = "The headers are too large"
+    detail = "The request has more than {max_bytes} bytes of {part}."
+    remedy = "Send fewer and shorter headers, and a chunked body in larger chunks without trailers."
+
+
+class RequestTimeout(RequestFault):
+    title = "The request arrived too slowly"
+    detail = "The {part} did not arrive in time: {limit}."
+    remedy = "Send the request again, over a faster connection or with a smaller picture."
+
+
 class UnsupportedMediaType(RequestFault):
     title = "The content type is not supported"
     detail = "The request's content type is {content_type}."
@@ -258,6 +274,20 @@ class MemoryExhausted(RetryLater):
     title = "There is no memory for the request now"
     detail = "The request needs {bytes} bytes, and others hold {held} of {memory_bytes}."
     remedy = "Send the request again after {retry_after} s. Smaller requests find room first."
+
+
+class TooManyConnections(RetryLater):
+    title = "There are too many connections"
+    detail = "The server has as many open connections as it accepts, and all are in use."
+    remedy = "Send the request again after {retry_after} s, and use few connections for many requests."
+
+
+class Stopping(RetryLater):
+    title = "The server is stopping"
+    detail = "The server stopped before it could answer the request."
+    remedy = (
+        "Send the request again after {retry_after} s: another replica, or this one once it has restarted, answers."
+    )
 
 
 class Overloaded(RetryLater):

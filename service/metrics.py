@@ -89,6 +89,8 @@ class Metrics:
     queue: Gauge
     request_bytes: Gauge
     key_requests: Counter
+    connections: Gauge
+    connections_closed: Counter
 
     def __init__(self, engine_pid: Callable[[], int] = os.getppid) -> None:
         """
@@ -141,6 +143,15 @@ class Metrics:
             "resnet_key_requests",
             "Requests that need an API key, by the key's name and HTTP status",
             ["key", "status"],
+            registry=self.registry,
+        )
+        self.connections = Gauge(
+            "resnet_connections", "Open connections", multiprocess_mode="livesum", registry=self.registry
+        )
+        self.connections_closed = Counter(
+            "resnet_connections_closed",
+            "Connections that the server closed because of their client or for room, by reason",
+            ["reason"],
             registry=self.registry,
         )
         self._info = Gauge(

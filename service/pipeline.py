@@ -22,10 +22,10 @@ import numpy as np
 
 from service.admission import Permit, Room
 from service.backend import Pending, Runner
-from service.batching import Expired
+from service.batching import Closed, Expired
 from service.deadline import Deadline
 from service.decoders import Decoders
-from service.errors import ComputationFailed, ImageTooLarge, InternalError, ServerFault
+from service.errors import ComputationFailed, ImageTooLarge, InternalError, ServerFault, Stopping
 from service.metrics import STAGES, Metrics, Stage
 from service.model_repository import Model
 from service.runtime.faults import Fault, ImageFault
@@ -152,6 +152,8 @@ class Pipeline:
             top, timing = job.pending.result()
         except (ImageFault, ServerFault) as fault:
             return fault
+        except Closed:
+            return Stopping(retry_after=1)
         except Expired:
             return deadline.missed("the service has more to do than that")
         except Exception as error:

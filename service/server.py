@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import os
 import signal
 import socket
 import time
@@ -11,8 +14,14 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.connections import Connections, most_connections
+from service.hard_end import GRACE_S, end_in
+from service.metrics import Metrics
 from service.settings import Settings
+from service.sockets import raise_open_files_limit
 from service.uvicorn_protocol import Protocol
+
+log = logging.getLogger(__name__)
 
 # On every answer. (The pages add a Content-Security-Policy: `api.documentation`.)
 SECURITY_HEADERS = [
@@ -25,7 +34,11 @@ SECURITY_HEADERS = [
 
 class Server(uvicorn.Server):
     """SIGTERM turns readiness off and closes the port `shutdown_delay` seconds later. Requests in flight are finished
-    and the process exits with 0. A second signal, or Ctrl-C, closes the port at once.
+    and the process exits with 0. A second signal, or Ctrl-C, closes the port at once; a further one cuts requests off,
+    which get 503.
+
+    The end is certain: `GRACE_S` after the limits of `Settings` have passed, a process in `run` exits with 1, whatever
+    its threads and connections do.
 
     Attributes:
         fatal: why nothing can be served any more.
@@ -34,6 +47,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         settings: Settings,
+        metrics: Metrics,
         app: Callable[[Server], ASGIApp],
         *,
         on_listening: Callable[[], None] = lambda: None,
@@ -47,15 +61,22 @@ class Server(uvicorn.Server):
         """
         self.fatal: Exception | None = None
         self._delay = settings.shutdown_delay
+        self._longest_end = settings.shutdown_delay + settings.shutdown_timeout + GRACE_S
+        self._owns_process = False
+        self._ending = False
         self._close_port_at: float | None = None
         self._on_listening = on_listening
         self._heeds_signals = heeds_signals
+        most = most_connections(settings.max_connections, raise_open_files_limit())
+        if most < settings.max_connections:
+            log.warning("at most %d connections, because of the limit of open files (ulimit -n)", most)
+        limits = Connections(most, settings.client_timeout, settings.min_body_rate, metrics)
         super().__init__(
             uvicorn.Config(
                 app(self),
                 host=settings.host,
                 port=settings.port,
-                http=Protocol,
+                http=functools.partial(Protocol, limits, settings.root_path),  # type: ignore[arg-type]
                 ws="none",
                 log_config=None,
                 proxy_headers=False,  # nothing here reads the client's address
@@ -75,6 +96,7 @@ class Server(uvicorn.Server):
 
     def stop(self, number: int) -> None:
         """Begins to shut down, as this signal asks."""
+        self._end_in_time()
         if number == signal.SIGTERM and not self.draining:
             self._close_port_at = time.monotonic() + self._delay
         elif self.should_exit:
@@ -85,7 +107,23 @@ class Server(uvicorn.Server):
     def fail(self, error: Exception) -> None:
         """Shuts down at once, from any thread: requests that came meanwhile would fail, a closed port diverts them."""
         self.fatal = error
+        self._end_in_time()
         self.should_exit = True
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        self._owns_process = True
+        super().run(sockets)
+        if self.force_exit and self.fatal is None:
+            # The application has not been shut down. Engines and decoders still run: the interpreter would wait for
+            # them, or abort when they call it.
+            log.info("stopped at once")
+            os._exit(0)
+
+    def _end_in_time(self) -> None:
+        """Sees to it that the process ends, even if its event loop or one of its threads hangs."""
+        if self._owns_process and not self._ending:
+            self._ending = True
+            end_in(self._longest_end)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

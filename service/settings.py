@@ -141,6 +141,25 @@ class Settings(BaseSettings):
         description="Bytes that all requests together may take: a quarter for bodies and pixels, the rest for "
         "decoding. Models are not counted. Unset, 1 GiB for each worker and 64 MiB for each decode thread.",
     )
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        description="Most open connections of one process, as far as the system's limit of open files allows. Beyond "
+        "it, a new connection replaces the one that has been idle longest, or gets 503.",
+    )
+    client_timeout: float = Field(
+        default=10.0,
+        ge=0.1,
+        allow_inf_nan=False,
+        description="Seconds to wait for a client: for the complete headers of a request, for a body that falls behind "
+        "`min_body_rate`, and for an answer to be read.",
+    )
+    min_body_rate: int = Field(
+        default=16 * 2**10,
+        ge=1,
+        description="Bytes per second at which a body must arrive while the server waits for it; a client that falls "
+        "behind for `client_timeout` seconds gets 408.",
+    )
     max_images: int = Field(default=32, ge=1, description="Most images in one request.")
     max_image_bytes: int = Field(default=20 * 2**20, ge=1, description="Most bytes of one image.")
     max_request_bytes: int = Field(default=64 * 2**20, ge=1, description="Most bytes of one form.")

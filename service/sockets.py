@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
+MOST_OPEN_FILES = 65536  # not raised further: some programs close every possible descriptor
 EXIT_UNUSABLE = 3  # exit status if the port cannot be used, as uvicorn's
 
 
@@ -13,6 +15,19 @@ def check(host: str, port: int) -> None:
     """Raises OSError if no server could listen there now."""
     for sock in bind(host, port, shared=False):
         sock.close()
+
+
+def raise_open_files_limit() -> int:
+    """Raises the number of files that this process may have open, as far as the system lets it. Returns the number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft == resource.RLIM_INFINITY:
+        return most
+    if soft < most:
+        with suppress(OSError, ValueError):  # macOS has a further limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            return most
+    return soft
 
 
 def explain(host: str, port: int, error: OSError, *, option: str = "--port") -> str:

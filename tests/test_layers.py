@@ -81,7 +81,7 @@ SERVICE = {
         "model_repository",
         "settings",
     },
-    "admin": {"api", "metrics", "server", "settings", "sockets", "uvicorn_protocol"},
+    "admin": {"api", "connections", "metrics", "server", "settings", "sockets", "uvicorn_protocol"},
     "app": {
         "admin",
         "admission",
@@ -96,8 +96,12 @@ SERVICE = {
         "settings",
         "watchdog",
     },
-    "uvicorn_protocol": {"api", "errors"},
-    "server": {"uvicorn_protocol", "settings"},
+    "connections": {"metrics"},
+    "half_closed": set(),
+    "hard_end": set(),
+    "refusals": {"api", "errors"},
+    "uvicorn_protocol": {"connections", "errors", "half_closed", "refusals"},
+    "server": {"connections", "hard_end", "metrics", "settings", "sockets", "uvicorn_protocol"},
     "workers": {
         *(
             "admin",
@@ -105,6 +109,7 @@ SERVICE = {
             "app",
             "backend",
             "batching",
+            "hard_end",
             "keys",
             "lifecycle",
             "local_backend",

@@ -74,6 +74,7 @@ FAULTS = (
     errors.ModelNotReady,
     errors.ModelFailed,
     errors.MemoryExhausted,
+    errors.Stopping,
     errors.Overloaded,
     errors.DeadlineMissed,
 )
@@ -194,6 +195,9 @@ def router(
         except Fault as fault:
             status = problems.status_of(fault)
             raise
+        except asyncio.CancelledError:  # only the end of the server cancels requests
+            status = problems.status_of(stopping := errors.Stopping(retry_after=1))
+            raise stopping from None
         finally:
             metrics.requests.labels(getattr(request.state, "model", "unknown"), status).inc()
         return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -17,7 +18,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import ClientDisconnect
 
 from service.api.problems import status_of
-from service.errors import CallClosed, Forbidden, RateLimited, TooManyAtOnce, Unauthorized
+from service.errors import CallClosed, Forbidden, RateLimited, Stopping, TooManyAtOnce, Unauthorized
 from service.keys import ANONYMOUS, INVALID, Key, KeyFile, Scope
 from service.metrics import Metrics
 from service.runtime.faults import Fault
@@ -88,6 +89,9 @@ class Guard:
                 raise
             except RequestValidationError:
                 status = 422
+                raise
+            except asyncio.CancelledError:  # the server stops
+                status = status_of(Stopping(retry_after=1))
                 raise
             except ClientDisconnect:
                 status = 499  # nginx's code for it

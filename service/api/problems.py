@@ -47,6 +47,8 @@ STATUS: dict[type[Fault], int] = {
     errors.RequestTooLarge: 413,
     errors.TooManyImages: 413,
     errors.AddressTooLong: 414,
+    errors.HeadersTooLarge: 431,
+    errors.RequestTimeout: 408,
     errors.UnsupportedMediaType: 415,
     errors.UnsupportedEncoding: 415,
     errors.InvalidParameter: 422,
@@ -63,6 +65,8 @@ STATUS: dict[type[Fault], int] = {
     errors.ModelFailed: 503,
     errors.ModelNotReady: 503,
     errors.MemoryExhausted: 503,
+    errors.TooManyConnections: 503,
+    errors.Stopping: 503,
     errors.Overloaded: 503,
     errors.DeadlineMissed: 504,
 }

@@ -14,6 +14,7 @@ import uvloop
 from service import sockets
 from service.admin import admin_port
 from service.backend import Failed, Ready, Removed, Runner, Work
+from service.hard_end import GRACE_S, end_in
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
@@ -32,7 +33,6 @@ SLOTS = 1024  # images that one worker can have in the engine process; its decod
 # What the shared memory has room for besides the models at the start. Pages take memory only once they are written.
 MORE_MODELS, LEAST_SIDE, LEAST_CLASSES = 16, 512, 1000
 LONGEST_PAUSE = 30.0  # seconds before the next try to start a worker that does not come up
-GRACE = 5.0  # seconds beyond the shutdown's own limits, after which workers are killed
 
 
 def supervise(settings: Settings) -> int:
@@ -189,8 +189,10 @@ class Supervisor:
         """Passes a signal on. This process ends when all workers have."""
         if not self._stopping.is_set():
             self._stopping.set()
-            limit = self._settings.shutdown_delay + self._settings.shutdown_timeout + GRACE
+            # The workers end by themselves in this time, then they are killed.
+            limit = self._settings.shutdown_delay + self._settings.shutdown_timeout + GRACE_S
             asyncio.get_running_loop().call_later(limit, self._kill)
+            end_in(limit + GRACE_S)
         for child in self._children.values():
             child.stop(number)
 

@@ -49,13 +49,16 @@ def main() -> None:
         on_stop=lambda number: server.stop(number),
         on_lost=_exit_without_engine,
     )
+    counts = metrics.Metrics()
     try:
         server = Server(
             start.settings,
+            counts,
             lambda this: create_app(
                 start.settings,
                 start.repository,
                 backend,
+                metrics=counts,
                 serving=lambda: not this.draining and backend.siblings_ready,
                 opens_admin_port=False,
                 before_listening=backend.catch_up,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import httpx
 import pytest
 
 from tests.support.folders import copied
-from tests.support.processes import JPEG, Service, answers_ready, free_port
+from tests.support.processes import JPEG, Service, answers_ready, free_port, request
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -125,6 +126,63 @@ def test_sigterm_turns_readiness_off_finishes_what_runs_and_exits_with_0(
 def test_ctrl_c_stops_it_at_once(tiny_dir: Path, start_service: Callable[..., Service]) -> None:
     service = start_service(tiny_dir, provider="cpu", shutdown_delay=60)
     assert service.stop(signal.SIGINT) == 0
+
+
+def test_requests_that_a_third_signal_cuts_off_are_told_to_come_back(
+    models_dir: Path, photo: bytes, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(models_dir, **BUSY, shutdown_delay=60)
+    files = [("file", photo)] * 16
+
+    def port_is_closed() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", service.port)).close()
+        except ConnectionError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(12) as pool:
+        requests = [pool.submit(service.post, "/classify", files=files, timeout=60) for _ in range(12)]
+        until(lambda: IDLE_18 not in service.get("/metrics").text)
+        service.process.send_signal(signal.SIGTERM)
+        until(lambda: service.get("/healthz/ready").status_code == 503)
+        service.process.send_signal(signal.SIGTERM)
+        until(port_is_closed)
+        service.process.send_signal(signal.SIGTERM)
+        responses = [request.result() for request in requests]
+    cut_off = [response for response in responses if response.status_code != 200]
+    assert cut_off
+    for response in cut_off:
+        assert (response.status_code, response.json()["type"]) == (503, "/problems/stopping")
+        assert response.headers["retry-after"] == "1"
+    assert service.process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize(("workers", "files"), [(1, 128), (2, 128)])
+def test_more_silent_connections_than_descriptors_leave_it_alive(tiny_dir: Path, workers: int, files: int) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    arguments = f"--models-dir {tiny_dir} --provider cpu --port {port} --workers {workers} --client-timeout 600"
+    command = f"ulimit -n {files}; exec {sys.executable} -m service {arguments}"
+    process = subprocess.Popen(["sh", "-c", command])
+    silent: list[socket.socket] = []
+    try:
+        until(lambda: answers_ready(url), seconds=60)
+        for _ in range(4):
+            silent += [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+            response = request("GET", f"{url}/healthz/live")
+            assert response.status_code == 200
+            assert "server" not in response.headers
+        found = request("GET", f"{url}/metrics").text
+        evicted = re.search(r'resnet_connections_closed_total{reason="evicted"} (.*)', found)
+        assert evicted
+        assert float(evicted[1]) >= 400 - workers * files
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        for connection in silent:
+            connection.close()
 
 
 def test_beyond_the_target_wait_it_says_when_to_come_back_and_recovers(

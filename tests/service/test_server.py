@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from service import server as server_module
+from service.metrics import Metrics
 from service.server import Server
 from service.settings import Settings
+from tests.support.processes import free_port
+from tests.support.waiting import async_until
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -25,7 +30,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def make(shutdown_delay: float = 2.0, *, heeds_signals: bool = True) -> Server:
-    return Server(Settings(shutdown_delay=shutdown_delay), lambda server: app, heeds_signals=heeds_signals)
+    return Server(Settings(shutdown_delay=shutdown_delay), Metrics(), lambda server: app, heeds_signals=heeds_signals)
 
 
 def tick(server: Server, monkeypatch: pytest.MonkeyPatch, now: float) -> bool:
@@ -85,6 +90,69 @@ def test_it_says_when_it_accepts_connections() -> None:
             server.stop(signal.SIGINT)
 
         accepted: list[bool] = []
-        server = Server(Settings(), lambda server: app, on_listening=on_listening)
+        server = Server(Settings(), Metrics(), lambda server: app, on_listening=on_listening)
         asyncio.run(server.serve(sockets=[listening]))
     assert accepted == [True]
+
+
+def test_when_the_port_closes_connections_without_a_whole_request_close_too() -> None:
+    async def ask() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            metrics = Metrics()
+            server = Server(Settings(), metrics, lambda server: app)
+            serving = asyncio.create_task(server.serve(sockets=[listening]))
+            await async_until(lambda: server.started)
+            clients = [await asyncio.open_connection(*listening.getsockname()) for _ in range(2)]
+            clients[0][1].write(b"GET / HTTP/1.1\r\nHost: x")
+            await async_until(lambda: metrics.registry.get_sample_value("resnet_connections") == 2)
+            server.stop(signal.SIGINT)
+            for reader, writer in clients:
+                assert await asyncio.wait_for(reader.read(), 5) == b""  # sooner than any deadline
+                writer.close()
+            await serving
+
+    asyncio.run(ask())
+
+
+HANGING = """
+import asyncio, time
+from service import server
+from service.metrics import Metrics
+from service.settings import Settings
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({{"type": "lifespan.startup.complete"}})
+        await receive()
+        await send({{"type": "lifespan.shutdown.complete"}})
+        return
+    print("hangs", flush=True)
+    {hang}
+
+server.GRACE_S = 0.2
+settings = Settings(port={port}, shutdown_delay=0, shutdown_timeout=1)
+server.Server(settings, Metrics(), lambda server: app, on_listening=lambda: print("listens", flush=True)).run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("hang", ["time.sleep(600)", "await asyncio.to_thread(time.sleep, 600)"])
+def test_the_process_ends_even_if_its_loop_or_a_thread_hangs(hang: str, number: signal.Signals) -> None:
+    port = free_port()
+    program = HANGING.format(hang=hang, port=port)
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "listens\n"
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert process.stdout.readline() == "hangs\n"
+                process.send_signal(number)
+                _, log = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert "did not finish within 1.2 s" in log

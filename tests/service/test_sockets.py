@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import re
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -93,3 +95,18 @@ def test_other_faults_are_named() -> None:
     assert explain("::1", 80, OSError(errno.EIO, "Input/output error")) == (
         "cannot listen on ::1 port 80: Input/output error"
     )
+
+
+def test_the_limit_of_open_files_is_raised_to_the_hard_one() -> None:
+    program = """
+import resource
+from service import sockets
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 200))
+print(sockets.raise_open_files_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
+sockets.MOST_OPEN_FILES = 100
+print(sockets.raise_open_files_limit())
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, 200))
+print(sockets.raise_open_files_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout.split("\n")[:3] == ["200 200 200", "200", "100 100 200"]

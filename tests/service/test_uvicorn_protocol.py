@@ -5,51 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 import uvloop
-from uvicorn.server import ServerState
 
-from service.uvicorn_protocol import Protocol
+from tests.service.raw_http import everything, parsed, serving
+from tests.support.waiting import async_until
 
 OFFER = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
-
-
-async def echo(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
-    """Answers with the request."""
-    if scope["type"] != "http":
-        return
-    body = b""
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            break
-    names = [name.decode() for name, _ in scope["headers"]]
-    answer = json.dumps({"method": scope["method"], "path": scope["path"], "headers": names, "body": body.decode()})
-    headers = [(b"content-length", str(len(answer)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.encode()})
-
-
-@asynccontextmanager
-async def serving(app: Callable[..., Coroutine[Any, Any, None]] = echo) -> AsyncIterator[int]:
-    """Serves an app, without uvicorn's `Server`, which ticks ten times a second; yields the port."""
-    config = uvicorn.Config(app, http=Protocol, ws="none", log_config=None, lifespan="off")
-    config.load()
-    state = ServerState()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Protocol(config=config, server_state=state, app_state={}), "127.0.0.1", 0
-    )
-    yield server.sockets[0].getsockname()[1]
-    server.close()
-    for connection in list(state.connections):
-        connection.shutdown()
-    await asyncio.gather(*state.tasks)
 
 
 async def exchange(pieces: list[bytes], answers: int) -> list[dict[str, object]]:
@@ -68,18 +32,6 @@ async def exchange(pieces: list[bytes], answers: int) -> list[dict[str, object]]
             found.append(json.loads(await reader.readexactly(length)))
         writer.close()
     return found
-
-
-async def everything(port: int, data: bytes, *, half_close: bool = False) -> bytes:
-    """Sends data and reads until the server closes the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(data)
-    if half_close:
-        writer.write_eof()
-    try:
-        return await asyncio.wait_for(reader.read(), 5)
-    finally:
-        writer.close()
 
 
 def request(body: str, offer: str = OFFER, path: str = "/a?b=c") -> bytes:
@@ -209,13 +161,7 @@ def refusal(data: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
         async with serving() as port:
             return await everything(port, data)
 
-    head, _, body = asyncio.run(ask()).partition(b"\r\n\r\n")
-    status, *lines = head.decode().split("\r\n")
-    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    assert headers["content-type"] == "application/problem+json"
-    assert headers["connection"] == "close"
-    assert int(headers["content-length"]) == len(body)
-    return int(status.split()[1]), headers, json.loads(body)
+    return parsed(asyncio.run(ask()))
 
 
 @pytest.mark.parametrize("rest", [b"", b"what a tunnel would carry"])
@@ -254,3 +200,93 @@ def test_a_url_that_is_too_long() -> None:
 def test_a_refusal_reaches_clients_that_are_still_sending() -> None:
     status, _, _ = refusal(request("x" * 10_000_000, offer="Transfer-Encoding: identity\r\n"))
     assert status == 400
+
+
+class Gated:
+    """Answers the first request once the gate opens, and further ones at once."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.begun = asyncio.Event()
+        self.paths: list[str] = []
+        self.disconnects: list[str] = []
+
+    async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+        self.paths.append(scope["path"])
+        while (message := await receive()).get("more_body"):
+            pass
+        if message["type"] == "http.disconnect":
+            self.disconnects.append(scope["path"])
+            return
+        self.begun.set()
+        leaving = asyncio.create_task(receive())
+        opening = asyncio.create_task(self.gate.wait())
+        done, _ = await asyncio.wait([leaving, opening], return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        opening.cancel()
+        if leaving in done:
+            self.disconnects.append(scope["path"])
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@LOOPS
+@pytest.mark.parametrize(
+    ("behind", "half_close", "statuses"),
+    [
+        (request("12345", offer="", path="/two")[:-1], True, [200]),
+        (request("12345", offer="", path="/two")[:20], True, [200]),
+        *(
+            (broken, half_close, [200, 400])
+            for half_close in (False, True)
+            for broken in (
+                b"GET /\xff HTTP/1.1\r\n\r\n",
+                b"POST /two HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n",
+            )
+        ),
+    ],
+)
+def test_requests_before_a_broken_one_are_answered_first(
+    run: Any, behind: bytes, half_close: bool, statuses: list[int]
+) -> None:
+    async def ask() -> tuple[bytes, list[str]]:
+        app = Gated()
+        async with serving(app) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request("", offer="", path="/one") + behind)
+            await app.begun.wait()
+            if half_close:
+                writer.write_eof()
+            app.gate.set()
+            answer = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+        return answer, app.paths
+
+    answer, paths = run(ask())
+    assert paths == ["/one"]
+    assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == statuses
+
+
+@LOOPS
+def test_a_client_that_leaves_with_requests_queued_is_noticed_by_the_one_that_runs(run: Any) -> None:
+    async def ask() -> list[str]:
+        app = Gated()
+        async with serving(app) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request("", offer="", path="/one") + request("", offer="", path="/two"))
+            await app.begun.wait()
+            writer.transport.abort()
+            await async_until(lambda: app.disconnects != [])
+        return app.disconnects
+
+    assert run(ask()) == ["/one"]
+
+
+def test_links_in_documents_have_the_prefix_that_clients_see() -> None:
+    async def ask() -> bytes:
+        async with serving(root_path="/vision") as port:
+            return await everything(port, b"no HTTP\r\n\r\n")
+
+    _, _, document = parsed(asyncio.run(ask()))
+    assert document["type"] == "/vision/problems/unreadable-request"
