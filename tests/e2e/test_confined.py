@@ -84,6 +84,7 @@ def control_groups() -> Iterator[list[Path]]:
         yield made
     finally:
         for group in made:
+            until(lambda group=group: not (group / "cgroup.procs").read_text())  # its processes have been reaped
             group.rmdir()
 
 
