@@ -2,29 +2,41 @@
 
 # ---- dependencies: virtual environments, copied whole, so that pip and its leftovers stay behind ----
 
+# pip installs only files with a SHA-256 in docker/requirements-*.txt, and only wheels: no package runs code here.
 FROM python:3.11-slim-bookworm AS build
 RUN python -m venv --without-pip /venv
+ENV PIP_REQUIRE_HASHES=1 PIP_ONLY_BINARY=:all:
 WORKDIR /project
-# Without the source: a change of the source does not reinstall the dependencies.
-COPY pyproject.toml LICENSE docker/constraints*.txt ./
-RUN touch README.md
+COPY docker/requirements-build.txt ./
+RUN pip install --no-cache-dir --requirement requirements-build.txt
+# The project's metadata, without the source: a change of the source does not reinstall the dependencies.
+COPY pyproject.toml LICENSE ./
+RUN touch README.md && PIP_REQUIRE_HASHES= pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 
 FROM build AS build-service
+COPY docker/requirements-service.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /venv install --constraint constraints.txt '.[cpu]'
+    pip --python /venv install --requirement requirements-service.txt \
+    && PIP_REQUIRE_HASHES= pip --python /venv install --no-deps --no-index /wheels/*.whl
 
 FROM build AS build-service-cuda
+COPY docker/requirements-service-cuda.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /venv install --constraint constraints.txt --constraint constraints-cuda.txt '.[cuda]'
+    pip --python /venv install --requirement requirements-service-cuda.txt \
+    && PIP_REQUIRE_HASHES= pip --python /venv install --no-deps --no-index /wheels/*.whl
 
 FROM build AS build-export
 # PyTorch's own index has builds without CUDA, 2 GB smaller. Only torch itself comes from there. With an empty
-# TORCH_INDEX, torch comes from pip's usual index.
+# TORCH_INDEX, torch comes from pip's usual index, and if that is a build with CUDA, so does what it needs.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY docker/requirements-torch.txt docker/requirements-torch-cuda.txt docker/requirements-export.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /venv install --constraint constraints.txt --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+    pip --python /venv install --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} --requirement requirements-torch.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /venv install --constraint constraints.txt '.[engine,export]'
+    case $(/venv/bin/python -c 'from importlib.metadata import version; print(version("torch"))') in \
+    *+cpu) pip --python /venv install --requirement requirements-export.txt ;; \
+    *) pip --python /venv install --requirement requirements-export.txt --requirement requirements-torch-cuda.txt ;; \
+    esac && PIP_REQUIRE_HASHES= pip --python /venv install --no-deps --no-index /wheels/*.whl
 
 # The compiled resize. The compiler stays in this stage. (The Python of the base image includes its headers;
 # libpython3-dev is for base images with Debian's Python.)
@@ -32,7 +44,7 @@ FROM build AS native
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev libpython3-dev \
     && rm -rf /var/lib/apt/lists/*
 COPY service service
-RUN pip install --no-cache-dir --no-deps --target /native .
+RUN PIP_REQUIRE_HASHES= pip install --no-cache-dir --no-deps --no-build-isolation --target /native .
 
 # ---- the images ----
 

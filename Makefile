@@ -6,7 +6,7 @@ IMAGE ?= resnet-service
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools run test test-all lint bench bench-peers docs docker lock clean
+.PHONY: help install tools run test test-all lint bench bench-peers docs docker lock sbom audit clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,8 +65,24 @@ docs: install  ## regenerate the pages of docs/ that come from the code
 docker:  ## build the images `service`, `service-cuda` and `export`
 	for target in service service-cuda export; do docker build --target $$target --tag $(IMAGE):$$target . || exit; done
 
-lock: install  ## pin the installed versions in docker/constraints*.txt
+lock: install  ## pin the installed versions, and the hashes of the images' packages, in docker/
 	$(BIN)/python docker/lock.py
+
+# an environment as the image's: the same command as in the Dockerfile
+sbom: install  ## write build/sbom.json: what the image `service` holds (CycloneDX)
+	rm -rf build/service
+	$(PYTHON) -m venv --without-pip build/service
+	$(BIN)/pip --python build/service install --quiet --require-hashes --only-binary :all: \
+		--requirement docker/requirements-service.txt
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible --validate \
+		--output-file build/sbom.json build/service
+
+# strict: a package that could not be asked about fails the audit, too
+audit: install  ## look for known vulnerabilities in what the images hold
+	for file in docker/requirements-*.txt; do \
+		$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement $$file \
+			|| { echo "$$file: a vulnerability, or a package that PyPI's advisories could not be asked about: see above"; exit 1; }; \
+	done
 
 clean:  ## remove the virtual environment and caches; keep the models
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -61,8 +61,13 @@ class Service:
         self.log = log
         arguments = {"models_dir": models_dir, "port": self.port, **settings}
         options = [f"--{name.replace('_', '-')}={value}" for name, value in arguments.items()]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen([sys.executable, "-m", "service", *options], stderr=output)
+        self._command = [sys.executable, "-m", "service", *options]
+        self.start()
+
+    def start(self) -> None:
+        """Starts the process; again, on the same port, if it has ended."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(self._command, stderr=output)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return request("GET", self.url + path, **options)

@@ -1,0 +1,59 @@
+"""Fixtures for tests of the balancer: replicas, requests whose answers are known, and nginx."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from model_export.drawings.pictures import CLASSES, picture
+from tests.support.balancer import REPLICA, Balancer, Known, nginx, require_nginx
+from tests.support.processes import Service
+
+
+@pytest.fixture(scope="module")
+def replicas(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Service]]:
+    """Two replicas, for tests that do not stop them."""
+    logs = tmp_path_factory.mktemp("replicas")
+    started = [Service(models_dir, logs / f"{i}.log", **REPLICA) for i in range(2)]
+    try:
+        for replica in started:
+            replica.wait_until_ready()
+        yield started
+    finally:
+        for replica in started:
+            replica.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def known(replicas: list[Service]) -> list[Known]:
+    """For each class that the network answers, the drawing with the clearest answer.
+
+    Random weights mean nothing, but several classes occur, with margins that rounding in other batch sizes cannot turn.
+    """
+    surest: dict[int, tuple[float, bytes]] = {}
+    for seed in range(3):
+        for index in range(len(CLASSES)):
+            jpeg = picture(seed, index)
+            answer = replicas[0].classify(jpeg, "?top_k=2")
+            first, second = answer.json()["images"][0]["predictions"]
+            candidate = (first["probability"] - second["probability"], jpeg)
+            surest[first["class_id"]] = max(candidate, surest.get(first["class_id"], candidate))
+    return [Known(jpeg, class_id) for class_id, (margin, jpeg) in surest.items() if margin > 0.02]
+
+
+@pytest.fixture
+def balance(tmp_path: Path) -> Iterator[Callable[..., Balancer]]:
+    """Starts nginx in front of the replicas on these ports, as `nginx` does; stops it afterwards."""
+    require_nginx()
+    with contextlib.ExitStack() as stack:
+        yield lambda ports, **options: stack.enter_context(nginx(tmp_path, ports, **options))
+
+
+@pytest.fixture
+def start_replica(models_dir: Path, start_service: Callable[..., Service]) -> Callable[..., Service]:
+    """Starts a replica for a test that stops or breaks it."""
+    return lambda **settings: start_service(models_dir, **REPLICA, **settings)
