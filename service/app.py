@@ -68,7 +68,7 @@ def create_app(
     repository = repository or open_repository(settings)
     backend = backend or LocalBackend(settings, metrics, on_broken=lambda error: lifecycle.give_up(error))
     decoders = Decoders(
-        settings.worker_decode_threads, settings.large_image_memory, target=settings.target_wait_ms / 1000
+        settings.worker_decode_threads, settings.memory.large_images, target=settings.target_wait_ms / 1000
     )
 
     def activate(model: Model, runner: Runner) -> Pipeline:
@@ -126,7 +126,7 @@ def create_app(
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
-    memory = Memory(settings.request_memory, metrics)
+    memory = Memory(settings.memory.requests, metrics)
     app.include_router(classify.router(repository, lifecycle, settings, metrics, memory, guard))
     app.include_router(models.router(repository))
     app.include_router(health.router(ready))

@@ -1,46 +1,11 @@
 """Every fault that a client can be told about. Their HTTP statuses are in `api.problems`.
 
-Fault                            title, detail, remedy
-├── ImageFault                   one image is at fault; its neighbours in the request are answered
-│   ├── (those of decoding: `runtime.faults`)
-│   ├── ImageTooLarge
-│   ├── TooMuchMemory
-│   ├── FormAsImage
-│   ├── FileNameAsImage
-│   └── TextEncodedImage
-├── RequestFault                 the request as a whole is at fault
-│   ├── UnreadableRequest
-│   ├── MalformedRequest
-│   ├── RepeatedHeader
-│   ├── NoImage
-│   ├── AmbiguousModel
-│   ├── UnknownModel
-│   ├── NotFound
-│   ├── MethodNotAllowed
-│   ├── RequestTooLarge
-│   ├── TooManyImages
-│   ├── AddressTooLong
-│   ├── HeadersTooLarge
-│   ├── RequestTimeout
-│   ├── UnsupportedMediaType
-│   ├── UnsupportedEncoding
-│   ├── InvalidParameter
-│   ├── UnknownParameter
-│   ├── Unauthorized
-│   ├── Forbidden
-│   ├── CallClosed
-│   ├── RateLimited
-│   └── TooManyAtOnce
-└── ServerFault                  the server is at fault
-    ├── InternalError
-    ├── ComputationFailed
-    ├── DeadlineMissed
-    ├── ModelFailed
-    ├── ModelNotReady
-    ├── MemoryExhausted
-    ├── TooManyConnections
-    ├── Stopping
-    └── Overloaded
+Fault                 title, detail, remedy
+├── ImageFault        one image is at fault; its neighbours in the request are answered (those of decoding:
+│                     `runtime.faults`)
+├── RequestFault      the request as a whole is at fault
+└── ServerFault       the server is at fault
+    └── RetryLater    and says when to come back
 """
 
 from __future__ import annotations

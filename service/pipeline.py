@@ -32,7 +32,8 @@ from service.runtime.faults import Fault, ImageFault
 from service.runtime.images.decoding import Decoded, decode
 from service.runtime.images.headers import read_header
 from service.runtime.scores import TopK
-from service.settings import ORDINARY_BYTES, Settings
+from service.settings import Settings
+from service.settings_memory import ORDINARY_BYTES
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.machine import usable_cores
 from service.settings_addresses import parse_host, parse_network, parse_origin, parse_prefix
-
-# Memory in which a decode thread decodes an ordinary image, of up to about 8 megapixels. Larger ones have threads and a
-# budget of their own.
-ORDINARY_BYTES = 32 * 2**20
+from service.settings_memory import Memory, check_memory, divide_memory
 
 PREFIX = "RESNET_"
 ENV_FILE = ".env"
@@ -271,17 +268,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.request_memory < 2 * self.max_request_bytes:
-            needed = 4 * 2 * self.max_request_bytes * self.workers
-            raise ValueError(
-                f"memory_budget ({self.memory_budget}) is too small for max_request_bytes ({self.max_request_bytes}) "
-                f"and {self.workers} workers: set it to {needed} or more, or lower max_request_bytes"
-            )
-        if self.large_image_memory < ORDINARY_BYTES:
-            raise ValueError(
-                f"memory_budget ({self.memory_budget}) is too small for {self.decode_threads} decode threads: each "
-                f"needs {ORDINARY_BYTES} bytes of three quarters of it; raise it, or lower decode_threads"
-            )
+        check_memory(self.memory, self.max_request_bytes, self.memory_budget)
         if self.admin_port == self.port:
             raise ValueError(f"admin_port and port are both {self.port}: choose another, or unset admin_port")
         if self.tls_key and not self.tls_certificate:
@@ -294,17 +281,6 @@ class Settings(BaseSettings):
         return -(-self.decode_threads // self.workers)
 
     @property
-    def request_memory(self) -> int:
-        """Bytes that the requests of one worker may hold for bodies and pixels."""
-        return self._worker_memory // 4
-
-    @property
-    def large_image_memory(self) -> int:
-        """Bytes in which one worker decodes large images: what its budget leaves to them."""
-        return self._worker_memory * 3 // 4 - self.worker_decode_threads * ORDINARY_BYTES
-
-    @property
-    def _worker_memory(self) -> int:
-        if self.memory_budget is not None:
-            return self.memory_budget // self.workers
-        return 2**30 + self.worker_decode_threads * 2 * ORDINARY_BYTES
+    def memory(self) -> Memory:
+        """The memory of each worker."""
+        return divide_memory(self.memory_budget, self.workers, self.worker_decode_threads)

@@ -10,6 +10,7 @@ import yaml
 
 from service.api.problems import document
 from service.errors import NotFound, RequestTooLarge
+from service.hard_end import GRACE_S
 from service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -134,7 +135,7 @@ def test_stopping_takes_as_long_as_the_service_may() -> None:
 
 
 def test_a_service_with_many_cores_stays_within_its_memory() -> None:
-    budget = 4 * Settings(decode_threads=64).request_memory
+    budget = 4 * Settings(decode_threads=64).memory.requests
     assert budget + 2 * 2**30 < memory(COMPOSE["services"]["service"])
 
 

@@ -49,7 +49,8 @@ SERVICE = {
     "tls": set(),
     "allowance": {"errors"},
     "keys": {"allowance"},
-    "settings": {"settings_addresses"},
+    "settings_memory": set(),
+    "settings": {"settings_addresses", "settings_memory"},
     "settings_sources": {"settings"},
     "model_repository": {"errors", "settings"},
     "backend": {"batching", "model_repository"},
@@ -69,6 +70,7 @@ SERVICE = {
         "metrics",
         "model_repository",
         "settings",
+        "settings_memory",
     },
     "api": {
         "admission",

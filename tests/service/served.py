@@ -40,9 +40,9 @@ class Served:
         self.runners: dict[str, Runner] = {}
         self.fatal: list[Exception] = []
         self.backend = LocalBackend(self.settings, self.metrics, self._broken, self._open_engine)
-        self.memory = Memory(self.settings.request_memory, self.metrics)
+        self.memory = Memory(self.settings.memory.requests, self.metrics)
         self.decoders = Decoders(
-            self.settings.worker_decode_threads, self.settings.large_image_memory, self.settings.target_wait_ms / 1000
+            self.settings.worker_decode_threads, self.settings.memory.large_images, self.settings.target_wait_ms / 1000
         )
         self.repository = open_repository(self.settings)
         self.lifecycle = Lifecycle(

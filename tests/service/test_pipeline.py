@@ -23,7 +23,7 @@ from service.runtime.images.headers import Header, read_header
 from service.runtime.model_card import Calibration, Preprocessing
 from service.runtime.model_folder import read_card
 from service.runtime.scores import TopK, top_k
-from service.settings import ORDINARY_BYTES
+from service.settings_memory import ORDINARY_BYTES
 from tests.service.served import Served
 from tests.support.engines import hold, record_sizes
 from tests.support.folders import copied
@@ -299,7 +299,7 @@ def test_large_images_are_decoded_beside_ordinary_ones(
 
 def test_a_request_without_memory_is_refused_before_it_is_decoded(tiny_dir: Path, photo: bytes) -> None:
     served = Served(tiny_dir, models=("resnet8-cifar",)).load()
-    served.memory.add(served.settings.request_memory)
+    served.memory.add(served.settings.memory.requests)
     with pytest.raises(MemoryExhausted):
         served.run(served.classify("resnet8-cifar", [photo], 1))
     served.close()

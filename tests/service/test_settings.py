@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import ORDINARY_BYTES, Settings
+from service.settings import Settings
+from service.settings_memory import ORDINARY_BYTES
 from service.settings_sources import SettingsError, read_settings
 
 pytestmark = pytest.mark.usefixtures("no_settings")
@@ -159,7 +160,7 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             ["--memory-budget", "1000000000", "--decode-threads", "32"],
-            r"memory_budget \(1000000000\) is too small for 32 decode threads",
+            r"memory_budget \(1000000000\) is too small for 32 decode threads in each worker",
         ),
         (["--target-wait-ms", "0"], "target_wait_ms: Input should be greater than 0"),
         (["--hang-timeout", "0.5"], "hang_timeout: Input should be greater than or equal to 1"),
@@ -186,12 +187,12 @@ def test_help_explains_every_setting() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 64])
 def test_the_memory_budget_that_is_not_set_is_large_enough(workers: int, threads: int) -> None:
     settings = Settings(workers=workers, decode_threads=threads)
-    assert settings.request_memory >= 2 * settings.max_request_bytes
-    assert settings.large_image_memory >= 64_000_000 * 8  # a picture of max_pixels in RGBA
+    assert settings.memory.requests >= 2 * settings.max_request_bytes
+    assert settings.memory.large_images >= 64_000_000 * 8  # a picture of max_pixels in RGBA
 
 
 def test_workers_share_threads_and_memory() -> None:
     settings = Settings(workers=4, decode_threads=6, memory_budget=4 * 10**9)
     assert settings.worker_decode_threads == 2
-    assert settings.request_memory == 250_000_000
-    assert settings.large_image_memory == 750_000_000 - 2 * ORDINARY_BYTES
+    assert settings.memory.requests == 250_000_000
+    assert settings.memory.large_images == 750_000_000 - 2 * ORDINARY_BYTES
