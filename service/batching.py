@@ -71,6 +71,8 @@ class Batcher(Generic[Item, Result]):
         lanes: how many batches run at once.
         prepare: called on every lane's thread before the constructor returns. What it raises, the constructor raises.
         expected_rate: items per second, until it has been measured; 0 if nothing is known.
+        shortest: seconds that any batch takes at least: an item whose deadline comes sooner is not computed. Not learnt
+            from batches: if the first ones were slow, items with short deadlines would never run again.
         max_wait: seconds that a batch that is not full waits for more items, counted from its first; 0 never waits.
         on_batch: called with the size of every batch that ran, on the batcher's threads.
 
@@ -87,6 +89,7 @@ class Batcher(Generic[Item, Result]):
         lanes: int = 1,
         max_wait: float = 0.0,
         expected_rate: float = 0.0,
+        shortest: float = 0.0,
         prepare: Callable[[], None] = lambda: None,
         on_batch: Callable[[int], None] = lambda size: None,
         name: str = "batcher",
@@ -102,7 +105,7 @@ class Batcher(Generic[Item, Result]):
         self._running: dict[int, int] = {}  # batches: number -> items, the oldest first
         self._alone = False  # whether the running batch has been promised the whole engine
         self._closed = False
-        self._fastest = math.inf  # seconds that the fastest batch took
+        self._shortest = shortest
         self.longest = 0.0
         self.drain_rate = DrainRate(expected_rate)
         prepared: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -192,7 +195,6 @@ class Batcher(Generic[Item, Result]):
                     self._changed.notify()
                 # A failed batch says nothing about how fast work drains.
                 if not isinstance(outcome, BaseException):
-                    self._fastest = min(self._fastest, finished - started)
                     self.longest = max(self.longest, finished - started)
                     if self._queue and not alone:  # a batch that ran alone had all lanes
                         self.drain_rate.record(len(entries), started, finished)
@@ -214,7 +216,7 @@ class Batcher(Generic[Item, Result]):
                     continue
                 # The client of a cancelled item has left.
                 waiting = [entry for entry in self._queue if not entry.future.cancelled()]
-                soonest = time.monotonic() + (self._fastest if self._fastest < math.inf else 0.0)
+                soonest = time.monotonic() + self._shortest
                 if expired := [entry for entry in waiting if entry.deadline < soonest]:
                     waiting = [entry for entry in waiting if entry.deadline >= soonest]
                     _on_loop(expired, _expire, expired)

@@ -58,13 +58,15 @@ class LocalRunner:
         self._counting = threading.Lock()
         calibration = model.card.calibration
         self._temperature = calibration.temperature if calibration else 1.0
+        best = engine.info.tuned.tuning.best if engine.info.tuned else None
         self._batcher: Batcher[BatchItem, TopK] = Batcher(
             self._run,
             sizes=PaddedSizes(seconds) if (seconds := engine.seconds) else ExactSizes(engine.info.batch_sizes),
             lanes=engine.info.lanes,
             prepare=engine.prepare_thread,
             max_wait=max_wait,
-            expected_rate=engine.info.tuned.tuning.best.peak if engine.info.tuned else 0.0,
+            expected_rate=best.peak if best else 0.0,
+            shortest=best.lone_ms / 1000 if best else 0.0,
             on_batch=metrics.batch_size.labels(model=model.name).observe,
             name=f"engine-{model.name}",
         )
