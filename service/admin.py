@@ -70,6 +70,8 @@ class AdminServer(uvicorn.Server):
     def __init__(self, settings: Settings, port: int, app: FastAPI, metrics: Metrics) -> None:
         """Raises OSError if the port cannot be used."""
         self._sockets = bind(settings.host, port, shared=False)
+        for sock in self._sockets:
+            sock.listen()  # not only on the thread: until then, another program could take the port
         # Connections of its own: the clients of the main port cannot use them up.
         connections = Connections(MOST_CONNECTIONS, settings.client_timeout, settings.min_body_rate, metrics)
         super().__init__(

@@ -81,6 +81,7 @@ def test_workers_end_an_engine_process_that_is_stopped(
     tiny_dir: Path, start_service: Callable[..., Service], photo: bytes
 ) -> None:
     service = start_service(tiny_dir, **SETTINGS, workers=2)
+    service.wait_until_all_listen()
     pids = children(service.process.pid)
     os.kill(service.process.pid, signal.SIGSTOP)
     assert outcome(service, photo) is None
@@ -93,6 +94,7 @@ def test_a_worker_that_is_stopped_is_replaced_and_nobody_hangs(
     tiny_dir: Path, start_service: Callable[..., Service], photo: bytes
 ) -> None:
     service = start_service(tiny_dir, **SETTINGS, workers=2)
+    service.wait_until_all_listen()
     stopped, other = children(service.process.pid)
     os.kill(stopped, signal.SIGSTOP)
     with ThreadPoolExecutor(16) as pool:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import Service, starting_with
-from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -59,7 +58,7 @@ def test_a_folder_for_temporary_files_that_fills_up_changes_nothing(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(small_disk))
     service = start_service(tiny_dir, **SETTINGS, workers=2)
-    until(lambda: "INFO service.lifecycle: ready: " in service.log.read_text())
+    service.wait_until_all_listen()
     fill(small_disk)
     for query in ("", "?top_k=2", "?model=nothing", "?top_k=0", "?depth=7", "?unknown=1"):
         assert {service.classify(photo, query).status_code for _ in range(10)} <= {200, 404, 422}

@@ -70,7 +70,7 @@ def test_a_refused_request_is_answered_before_its_body_arrives(
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 401 Unauthorized\r\n")
-    assert "resnet_body_bytes 0.0" in service.get("/metrics", headers=KEY).text
+    assert "resnet_request_bytes 0.0" in service.get("/metrics", headers=KEY).text
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -227,7 +227,7 @@ def test_the_documented_nginx_ends_tls(
     context = ssl.create_default_context()
     authority.configure_trust(context)
     port = free_port()
-    (server,) = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+    (server,) = re.findall(r"```nginx\n(server.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
     for documented, here in (
         ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
         ("/etc/nginx", str(tmp_path)),

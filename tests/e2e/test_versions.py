@@ -171,6 +171,7 @@ def test_a_worker_that_starts_later_knows_the_newest_version(
     root: Path, start_service: Callable[..., Service], photo: bytes
 ) -> None:
     service = start_service(root, **SETTINGS, workers=2)
+    service.wait_until_all_listen()
     publish_copy(root, NAME, 2)
     until_version(service, photo, 2)
     for pid in children(service.process.pid):

@@ -45,7 +45,7 @@ def start_with_workers(start_service: Callable[..., Service], models_dir: Path) 
     service = start_service(
         models_dir, provider="cpu", max_batch=4, workers=WORKERS, target_wait_ms=60_000, shutdown_delay=0.2
     )
-    until_all_listen(service)
+    service.wait_until_all_listen()
     return service
 
 
@@ -68,11 +68,6 @@ def next_process(service: Service, before: list[int]) -> int:
 
 def until_logged(service: Service, text: str) -> None:
     until(lambda: text in service.log.read_text())
-
-
-def until_all_listen(service: Service) -> None:
-    """The first worker that listens already reports the service as ready."""
-    until_logged(service, "INFO service.lifecycle: ready: ")
 
 
 def environment_of(pid: int) -> dict[str, str]:
@@ -240,7 +235,7 @@ def test_a_worker_that_hangs_does_not_keep_the_service_from_ending(
     tiny_dir: Path, start_service: Callable[..., Service]
 ) -> None:
     service = start_service(tiny_dir, provider="cpu", max_batch=1, workers=2, shutdown_delay=0, shutdown_timeout=1)
-    until_all_listen(service)
+    service.wait_until_all_listen()
     hanging = processes(service)[0]
     os.kill(hanging, signal.SIGSTOP)
     assert service.stop() == 1

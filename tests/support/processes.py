@@ -89,6 +89,10 @@ class Service:
         except TimeoutError:
             raise TimeoutError(self.log.read_text()) from None
 
+    def wait_until_all_listen(self) -> None:
+        """With workers, the first one that listens already reports the service as ready."""
+        until(lambda: "INFO service.lifecycle: ready: " in self.log.read_text())
+
     def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
         """The exit status."""
         if self.process.poll() is None:
