@@ -126,8 +126,6 @@ class Pipeline:
         if job.pending.cancelled():
             return
         try:
-            if time.monotonic() > job.deadline:
-                raise Expired
             if len(job.data) > self._max_image_bytes:
                 raise ImageTooLarge(bytes=len(job.data), max_bytes=self._max_image_bytes)
             if not large:
