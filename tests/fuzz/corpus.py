@@ -1,8 +1,8 @@
 """The test images of Pillow, libjpeg-turbo and libwebp: what becomes of each.
 
 `corpus.txt` lists their SHA-256, what `decode` does with them, and their paths; the files are not part of this project.
-`python -m tests.fuzz.corpus FOLDER` decodes those that lie in a folder of checkouts (FOLDER/Pillow, FOLDER/libjpeg-turbo,
-FOLDER/libwebp) and compares; `--write` writes the list.
+`python -m tests.fuzz.corpus FOLDER` decodes those that lie in a folder of checkouts (FOLDER/Pillow,
+FOLDER/libjpeg-turbo, FOLDER/libwebp) and compares; `--write` writes the list.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def main(arguments: list[str]) -> int:
     changed = [entry for entry in known if entry.outcome != expected[entry.sha256].outcome]
     for entry in changed:
         print(f"{entry.path}: {entry.outcome}, it was {expected[entry.sha256].outcome}")
-    print(f"{len(known)} of {len(expected)} listed files found, {len(changed)} with another outcome")
+    different = len({entry.sha256 for entry in known})
+    print(f"{different} of {len(expected)} listed files found, {len(changed)} with another outcome")
     return 1 if changed or not known else 0
 
 
