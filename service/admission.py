@@ -25,8 +25,10 @@ class Room:
     def __init__(self, model: str, runner: Runner, decoders: Decoders, metrics: Metrics, target: float) -> None:
         """
         Args:
+            model: its name.
             target: the longest wait with which images are admitted, in seconds.
         """
+        self.model = model
         self._runner = runner
         self._decoders = decoders
         self._target = target
@@ -65,8 +67,13 @@ class Room:
         if not self._requests and self._vacated:
             self._vacated.set()
 
+    @property
+    def closed(self) -> bool:
+        """Whether another version has come: no further requests may begin."""
+        return self._vacated is not None
+
     async def vacated(self) -> None:
-        """Returns when every request that began with this model has ended. No further ones may begin."""
+        """Closes the room; returns when every request that began with this model has ended."""
         self._vacated = asyncio.Event()
         if self._requests:
             await self._vacated.wait()

@@ -30,7 +30,7 @@ class BatchItem(Protocol):
 
     @property
     def deadline(self) -> float:
-        """When the answer is worth nothing any more, on the clock of `time.monotonic`."""
+        """Until when the answer is of use, on the clock of `time.monotonic`."""
 
 
 class Runner(Protocol):
@@ -75,14 +75,16 @@ class Work(NamedTuple):
     """What a part of the program is busy with, for the watchdog.
 
     Attributes:
-        part: its name.
+        part: its name, for people.
         piece: the piece of work; while it stays the same, there is no progress. None while there is nothing to do.
         longest: seconds that the longest piece has ever taken.
+        owner: tells parts of the same name apart.
     """
 
     part: str
     piece: Hashable | None
     longest: float = 0.0
+    owner: int = 0
 
 
 class Backend(Protocol):

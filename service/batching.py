@@ -198,6 +198,8 @@ class Batcher(Generic[Item, Result]):
                     self.longest = max(self.longest, finished - started)
                     if self._queue and not alone:  # a batch that ran alone had all lanes
                         self.drain_rate.record(len(entries), started, finished)
+                    else:
+                        self.drain_rate.at_least(len(entries), started, finished)
             if not isinstance(outcome, BaseException):
                 self._on_batch(len(entries))
             # One wake-up of the event loop per batch. All items of a server come from one loop.

@@ -1,4 +1,4 @@
-"""When the answer to a request is worth nothing any more."""
+"""Until when the answer to a request is of use."""
 
 from __future__ import annotations
 

@@ -1,18 +1,31 @@
 """The threads that decode images, for all models.
 
 Ordinary images share `threads` threads, first come, first served. Large ones have threads of their own, so that nothing
-waits behind them, and decode within a budget of memory.
+waits behind them, and decode within a budget of memory. Requests take turns, so that one with many large images does
+not shut out the others.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from service.errors import Overloaded, TooMuchMemory
 from service.rates import DrainRate
+
+# How fast one thread decodes large images, in bytes per second, until it has been measured: some 40 megapixels.
+EXPECTED_RATE = 2e8
+
+
+class _Large(NamedTuple):
+    """A large image that waits."""
+
+    work: Callable[[], bool]
+    size: int  # bytes that decoding will take
 
 
 class Decoders:
@@ -27,75 +40,90 @@ class Decoders:
         self._large_bytes = large_bytes
         self._target = target
         self._ordinary = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._large = ThreadPoolExecutor(max(1, threads // 2), thread_name_prefix="decode-large")
+        large_threads = max(1, threads // 2)
+        self._large = ThreadPoolExecutor(large_threads, thread_name_prefix="decode-large")
         self._changed = threading.Condition()
         self.unfinished = 0  # ordinary images that are decoded or wait for it
         self.waiting = 0  # those of them without a thread yet
         self._rate = DrainRate()  # of ordinary images
-        self._large_waiting: dict[object, int] = {}  # request -> bytes of its large images, until they are decoded
+        self._turns: OrderedDict[object, deque[_Large]] = OrderedDict()  # the next request first
         self._large_held = 0  # bytes in which large images are being decoded
-        self._large_rate = DrainRate()  # of the bytes of large images
+        self._large_rate = DrainRate(EXPECTED_RATE * large_threads)  # of the bytes of large images
 
     @property
     def wait(self) -> float:
         """Seconds that an ordinary image which came now would wait for a thread."""
         return self._rate.seconds_for(self.waiting)
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Queues an ordinary image, or one of unknown size."""
+    def submit(self, work: Callable[[], bool]) -> None:
+        """Queues an ordinary image, or one of unknown size.
+
+        Args:
+            work: decodes it; returns whether it did, or had nothing to do.
+        """
         with self._changed:
             self.unfinished += 1
             self.waiting += 1
         self._ordinary.submit(self._run, work)
 
-    def submit_large(self, work: Callable[[], None], size: int, request: object) -> None:
+    def submit_large(self, work: Callable[[], bool], size: int, request: object) -> None:
         """Queues a large image.
 
         Args:
+            work: as for `submit`.
             size: bytes that decoding will take.
             request: what the image belongs to.
 
         Raises:
             TooMuchMemory: there would never be enough.
-            Overloaded: the large images of other requests take longer than the target.
+            Overloaded: in turns with the large images of other requests, it would wait longer than the target.
         """
         if size > self._large_bytes:
             raise TooMuchMemory(bytes=size, max_bytes=self._large_bytes)
         with self._changed:
-            ahead = sum(waiting for other, waiting in self._large_waiting.items() if other is not request)
-            wait = self._large_rate.seconds_for(ahead)
-            if wait > self._target:
+            own = size + sum(image.size for image in self._turns.get(request, ()))
+            # Of each other request, as much goes first as of this one.
+            ahead = sum(
+                min(own, sum(image.size for image in images))
+                for other, images in self._turns.items()
+                if other != request
+            )
+            wait = self._large_rate.seconds_for(self._large_held + ahead)
+            if ahead and wait > self._target:
                 raise Overloaded.by(wait, self._target)
-            self._large_waiting[request] = self._large_waiting.get(request, 0) + size
-        self._large.submit(self._run_large, work, size, request)
+            self._turns.setdefault(request, deque()).append(_Large(work, size))
+        self._large.submit(self._run_large)
 
     def shutdown(self) -> None:
         """Waits for the threads to finish what is queued."""
         self._ordinary.shutdown()
         self._large.shutdown()
 
-    def _run(self, work: Callable[[], None]) -> None:
+    def _run(self, work: Callable[[], bool]) -> None:
         with self._changed:
             self.waiting -= 1
         started = time.perf_counter()
-        work()
+        decoded = work()
         with self._changed:
             self.unfinished -= 1
-            if self.waiting:
+            if decoded and self.waiting:
                 self._rate.record(1, started, time.perf_counter())
 
-    def _run_large(self, work: Callable[[], None], size: int, request: object) -> None:
+    def _run_large(self) -> None:
+        """Decodes one large image of the request whose turn it is."""
         with self._changed:
+            request, images = next(iter(self._turns.items()))
+            work, size = images.popleft()
+            if images:
+                self._turns.move_to_end(request)
+            else:
+                del self._turns[request]
             self._changed.wait_for(lambda: self._large_held + size <= self._large_bytes)
             self._large_held += size
         started = time.perf_counter()
-        try:
-            work()
-        finally:
-            with self._changed:
+        decoded = work()
+        with self._changed:
+            if decoded:
                 self._large_rate.record(size, started, time.perf_counter())
-                self._large_held -= size
-                self._large_waiting[request] -= size
-                if not self._large_waiting[request]:
-                    del self._large_waiting[request]
-                self._changed.notify_all()
+            self._large_held -= size
+            self._changed.notify_all()

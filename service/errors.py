@@ -215,8 +215,11 @@ class ComputationFailed(ServerFault):
 
 class DeadlineMissed(ServerFault):
     title = "The answer would come too late"
-    detail = "The request allowed {timeout_ms} ms: {reason}."
-    remedy = "Send the request again with more time (X-Request-Timeout-Ms), or when the service has less to do."
+    detail = "There are {timeout_ms} ms for the request: {reason}."
+    remedy = (
+        "Send the request again when the service has less to do, or with more time in X-Request-Timeout-Ms. The "
+        "service has a limit of its own, too."
+    )
 
 
 class ModelFailed(ServerFault):

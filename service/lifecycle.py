@@ -104,6 +104,11 @@ class Lifecycle(Generic[Active]):
             raise ModelNotReady(model=model.name, retry_after=RETRY_AFTER)
         return self._active[model]
 
+    @property
+    def actives(self) -> list[Active]:
+        """What `activate` made of all ready models."""
+        return list(self._active.values())
+
     def announce(self) -> None:
         """Logs which models are ready."""
         log.info("ready: %s", ", ".join(model.name for model in self._active))

@@ -66,10 +66,12 @@ class LocalBackend:
         on_broken: Callable[[EngineBroken], None] = lambda error: None,
         open_engine: Callable[[Model, Settings], Engine] = open_engine,
         unfit: Callable[[Model], str | None] = lambda model: None,
+        on_look: Callable[[Repository], None] = lambda repository: None,
     ) -> None:
         """
         Args:
             unfit: why a model cannot be served here; None if it can.
+            on_look: called after each look at the model folder.
             on_broken: called on a thread, once for each model whose engine fails again and again.
             open_engine: called on a thread to load a model.
         """
@@ -79,6 +81,7 @@ class LocalBackend:
         self._on_broken = on_broken
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
         self._unfit = unfit
+        self._on_look = on_look
         self._runners: dict[Model, LocalRunner] = {}
         self._asked = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -99,17 +102,24 @@ class LocalBackend:
                 repository.retry()
             try:
                 changes = repository.compare(await asyncio.to_thread(repository.look))
-            except CardError as error:  # everything that is served goes on being served
+            except (CardError, OSError, RuntimeError) as error:  # no descriptor or no thread is left, say
+                # Everything that is served goes on being served.
                 if str(error) != fault:
                     log.error("the model folder cannot be followed: %s", error)
                 fault = str(error)
                 continue
             fault = ""
+            self._on_look(repository)
             for model in changes.removed:
                 yield model, Removed()
             for model in changes.candidates:
                 log.info("%s %d has been published", model.name, model.card.version)
-                yield model, await self._load_on_thread(model)
+                try:
+                    outcome = await self._load_on_thread(model)
+                except Exception as error:
+                    log.exception("%s %d could not be loaded", model.name, model.card.version)
+                    outcome = Failed(f"loading it failed unexpectedly: {error!r}")
+                yield model, outcome
 
     def reload(self) -> None:
         if self._loop:
@@ -118,8 +128,9 @@ class LocalBackend:
             self._asked.set()  # for when loading has ended
 
     async def unload(self, model: Model) -> None:
-        runner = self._runners.pop(model)
-        await asyncio.to_thread(runner.close)
+        runner = self._runners[model]
+        await asyncio.to_thread(runner.close)  # under the watchdog's eyes
+        del self._runners[model]
         self._metrics.model_is_gone(**_labels(model, runner.info))
         del runner
         return_freed_memory()
@@ -140,7 +151,7 @@ class LocalBackend:
 
     def _close(self) -> None:
         self._loader.shutdown()  # a model that is being loaded is finished first
-        for runner in self._runners.values():
+        for runner in list(self._runners.values()):
             runner.close()
 
     def _load(self, model: Model) -> Ready | Failed:

@@ -19,8 +19,8 @@ from service.runtime.scores import TopK, top_k
 
 log = logging.getLogger(__name__)
 
-# Consecutive failed runs after which the process gives up: after some CUDA errors no batch ever succeeds again, and
-# only a new process helps.
+# Consecutive images, each computed by itself, on which the engine fails before the process gives up: after some CUDA
+# errors nothing ever succeeds again, and only a new process helps.
 FAILURES = 3
 
 
@@ -82,7 +82,8 @@ class LocalRunner:
     @property
     def work(self) -> Work:
         """The batch that has run longest."""
-        return Work(f"the engine of {self._name}", self._batcher.oldest, self._batcher.longest)
+        # While versions change, two runners have the same name.
+        return Work(f"the engine of {self._name}", self._batcher.oldest, self._batcher.longest, owner=id(self))
 
     @property
     def queued(self) -> int:
@@ -138,10 +139,12 @@ class LocalRunner:
         return results
 
     def _logits(self, items: Sequence[BatchItem], alone: bool) -> np.ndarray:
-        """float32 `(N, classes)`. Counts and re-raises the engine's exceptions."""
+        """float32 `(N, classes)`. Re-raises the engine's exceptions; counts those on a single image."""
         try:
             logits = self._engine.infer([item.pixels for item in items], alone=alone)["logits"]
         except Exception as error:
+            if len(items) > 1:  # each of them runs again by itself: a batch may only be too large for the memory
+                raise
             with self._counting:
                 self._failures += 1
                 breaks = self._failures >= FAILURES and not self._broken

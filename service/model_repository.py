@@ -10,7 +10,14 @@ from typing import Literal, NamedTuple
 from service.errors import AmbiguousModel, UnknownModel
 from service.runtime.engine import EngineInfo
 from service.runtime.model_card import ModelCard
-from service.runtime.model_folder import CARD_FILE, CardError, explain_empty, model_versions, read_card
+from service.runtime.model_folder import (
+    CARD_FILE,
+    VERSION_PATTERN,
+    CardError,
+    explain_empty,
+    model_versions,
+    read_card,
+)
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -56,10 +63,14 @@ class Stamp(NamedTuple):
 class Model:
     """One published version of one model."""
 
-    def __init__(self, path: Path, card: ModelCard) -> None:
+    def __init__(self, path: Path, card: ModelCard, stamp: Stamp | None = None) -> None:
+        """
+        Args:
+            stamp: from before the card was read, so that a change meanwhile is noticed; None takes it now.
+        """
         self.path = path
         self.card = card
-        self.stamp = Stamp.of(path)
+        self.stamp = stamp or Stamp.of(path)
         self.status = LOADING
 
     @property
@@ -113,6 +124,7 @@ class Repository:
         self.unreadable: dict[str, str] = {}
         self._unreadable: dict[str, Stamp] = {}
         self._default_is_gone = False
+        self._missing: set[str] = set()
         for name in names:
             self._read(name, latest[name], self.models)
         if not self.models:
@@ -151,24 +163,33 @@ class Repository:
             raise AmbiguousModel(depth=depth, candidates=", ".join(model.name for model in of_depth))
         return of_depth[0]
 
-    def look(self) -> dict[str, Path]:
+    def look(self) -> dict[str, Path | None]:
         """The latest published version of each model, by name. Blocks; may be called from any thread.
+
+        None for a served model whose folder is there and cannot be listed at the moment.
 
         Raises:
             CardError: the folder cannot be read, or it is empty, as when a volume is not mounted.
         """
-        latest = {name: path for name, path in _latest(self.root).items() if not self._only or name in self._only}
+        latest: dict[str, Path | None] = {
+            name: path for name, path in _latest(self.root).items() if not self._only or name in self._only
+        }
         if not latest:
             raise CardError(explain_empty(self.root.resolve()))
+        for name in list(self.models):
+            if name not in latest and not _is_gone(self.root / name):
+                latest[name] = None
         return latest
 
-    def compare(self, latest: Mapping[str, Path]) -> Changes:
+    def compare(self, latest: Mapping[str, Path | None]) -> Changes:
         """What `look` found against what is known. Reads the cards of new versions and keeps them as candidates.
 
         A version that has failed is not a candidate again, until `retry` or a change of its card.
         """
         new: list[Model] = []
         for name, path in latest.items():
+            if path is None:
+                continue
             stamp = Stamp.of(path)
             if name in self.models and self.models[name].stamp == stamp:
                 self.candidates.pop(name, None)
@@ -180,7 +201,10 @@ class Repository:
         for names in (self.candidates, self.unreadable):
             for name in names.keys() - latest.keys():
                 del names[name]
-        removed = [model for name, model in self.models.items() if name not in latest and name != self.default]
+        missing = self.models.keys() - latest.keys()
+        # Twice in a row: a folder that is renamed away and back is no removal.
+        removed = [self.models[name] for name in sorted(missing & self._missing) if name != self.default]
+        self._missing = missing
         if self.default not in latest and not self._default_is_gone:
             log.error(
                 "%s has been removed from the model folder; as the default model, it is still served", self.default
@@ -201,8 +225,7 @@ class Repository:
         """From now on this version answers requests. Returns the one that did before, if it is another."""
         before = self.models.get(model.name)
         self.models[model.name] = model
-        if self.candidates.get(model.name) is model:
-            del self.candidates[model.name]
+        self.candidates.pop(model.name, None)
         return None if before is model else before
 
     def remove(self, model: Model) -> None:
@@ -211,12 +234,13 @@ class Repository:
 
     def _read(self, name: str, path: Path, into: dict[str, Model]) -> bool:
         """Reads a card; returns whether it could be read."""
+        stamp = Stamp.of(path)
         try:
-            into[name] = Model(path, read_card(path))
+            into[name] = Model(path, read_card(path), stamp)
         except CardError as error:
             log.error("%s is not served: %s", name, error)
             self.unreadable[name] = str(error)
-            self._unreadable[name] = Stamp.of(path)
+            self._unreadable[name] = stamp
             return False
         self.unreadable.pop(name, None)
         return True
@@ -233,6 +257,16 @@ def open_repository(settings: Settings) -> Repository:
 def _latest(root: Path) -> dict[str, Path]:
     """The folder of the highest version of each model. Raises CardError."""
     return {entry.name: entry.path for entry in model_versions(root)}  # ascending
+
+
+def _is_gone(folder: Path) -> bool:
+    """Whether a model's folder is not there, or has no version; not if it only cannot be listed."""
+    try:
+        return not any(VERSION_PATTERN.fullmatch(path.name) for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
 
 
 def _require(names: Sequence[str], there: Collection[str], root: Path) -> None:

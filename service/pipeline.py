@@ -108,7 +108,7 @@ class Pipeline:
                 self._decoders.submit(functools.partial(self._decode, job, jobs))
             await asyncio.wait([job.pending for job in jobs], timeout=deadline.left)
             answers = [
-                self._answer(job, deadline) if job.pending.done() else deadline.missed("they have passed")
+                self._answer(job, deadline) if job.pending.done() else deadline.missed("the answer takes longer")
                 for job in jobs
             ]
         except asyncio.CancelledError:  # the client has left
@@ -121,10 +121,13 @@ class Pipeline:
             self._observe(answer)
         return answers
 
-    def _decode(self, job: _Job, request: list[_Job], *, large: bool = False) -> None:
-        """On a thread: decodes an image and submits it, or reports its fault. Hands a large image on to others."""
+    def _decode(self, job: _Job, request: list[_Job], *, large: bool = False) -> bool:
+        """On a thread: decodes an image and submits it, or reports its fault. Hands a large image on to others.
+
+        Returns whether it has decoded, for the decoders' rate.
+        """
         if job.pending.cancelled():
-            return
+            return False
         try:
             if len(job.data) > self._max_image_bytes:
                 raise ImageTooLarge(bytes=len(job.data), max_bytes=self._max_image_bytes)
@@ -136,7 +139,7 @@ class Pipeline:
                 if size > ORDINARY_BYTES:
                     work = functools.partial(self._decode, job, request, large=True)
                     self._decoders.submit_large(work, size, id(request))
-                    return
+                    return False
             job.decoding = time.perf_counter()
             job.image = decode(job.data, self._preprocessing, max_pixels=self._max_pixels, scaled=self._scaled_decoding)
             job.decoded = time.perf_counter()
@@ -144,6 +147,7 @@ class Pipeline:
         except BaseException as error:  # the pool would swallow it
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 job.pending.get_loop().call_soon_threadsafe(_fail, job.pending, error)
+        return True
 
     def _answer(self, job: _Job, deadline: Deadline) -> Classified | Fault:
         """The outcome of a job that is done."""
@@ -154,10 +158,10 @@ class Pipeline:
         except Closed:
             return Stopping(retry_after=1)
         except Expired:
-            return deadline.missed("the service has more to do than that")
+            return deadline.missed("the answer takes longer")
         except Exception as error:
             log.exception("an image of %d bytes could not be classified", len(job.data))
-            # Another replica may have the memory, or an engine that works. Anything else is a mistake in this program.
+            # Another replica may succeed where the engine or the memory failed. Anything else is a bug.
             return ComputationFailed() if job.image or isinstance(error, MemoryError) else InternalError()
         assert job.image is not None
         seconds: dict[Stage, float] = {

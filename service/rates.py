@@ -6,7 +6,7 @@ from __future__ import annotations
 class DrainRate:
     """Items per second that leave, smoothed over about ten batches.
 
-    Only record batches that ended while more items waited: a rate measured on a half-empty queue is that of the
+    Recorded are batches that ended while more items waited: a rate measured on a half-empty queue is that of the
     arrivals.
     """
 
@@ -34,6 +34,16 @@ class DrainRate:
         weight = self.WEIGHT if self._seconds else 1.0
         self._items += weight * (items - self._items)
         self._seconds += weight * (seconds - self._seconds)
+
+    def at_least(self, items: int, started: float, finished: float) -> None:
+        """Raises the rate to what a batch has shown to be possible while no more items waited.
+
+        Without this, a rate that a pause has pulled down would stay: it admits so few items that none waits, and
+        nothing would be recorded any more.
+        """
+        seconds = finished - started
+        if seconds > 0 and items / seconds > self.per_second:
+            self._items, self._seconds = float(items), seconds
 
     def seconds_for(self, items: int) -> float:
         """How long `items` take to leave; 0 if nothing is known yet."""

@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     )
     cache_dir: Path = Field(
         default=Path("~/.cache/resnet-service"),
-        description="Folder that keeps these measurements, so that the next start is quick.",
+        description="Folder that keeps what was measured at the first start, so that the next one is quick.",
     )
     scaled_decoding: bool = Field(
         default=True,
@@ -129,8 +129,8 @@ class Settings(BaseSettings):
         default=10.0,
         ge=1,
         allow_inf_nan=False,
-        description="Seconds without progress, beyond those of the longest batch ever seen, after which an engine or a "
-        "process counts as hung and is ended.",
+        description="Seconds without progress after which an engine or a process counts as hung and is ended. A batch "
+        "may take this long on top of the longest batch so far.",
     )
     memory_budget: int | None = Field(
         default=None,
@@ -268,7 +268,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        check_memory(self.memory, self.max_request_bytes, self.memory_budget)
+        check_memory(self.memory, self.max_request_bytes, self.max_images, self.memory_budget)
         if self.admin_port == self.port:
             raise ValueError(f"admin_port and port are both {self.port}: choose another, or unset admin_port")
         if self.tls_key and not self.tls_certificate:

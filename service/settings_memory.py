@@ -8,6 +8,8 @@ from typing import NamedTuple
 # share of their own.
 ORDINARY_BYTES = 32 * 2**20
 
+PIXEL_BYTES = 3 * 224**2  # of an image on its way to the engine
+
 DEFAULT_BYTES = 2**30  # for each worker, besides its decode threads
 
 
@@ -35,13 +37,14 @@ def divide_memory(budget: int | None, workers: int, decode_threads: int) -> Memo
     return Memory(workers, decode_threads, own // 4, own * 3 // 4 - decode_threads * ORDINARY_BYTES)
 
 
-def check_memory(memory: Memory, max_request_bytes: int, budget: int | None) -> None:
+def check_memory(memory: Memory, max_request_bytes: int, max_images: int, budget: int | None) -> None:
     """Raises ValueError if the largest request would never fit, or no large image."""
-    if memory.requests < 2 * max_request_bytes:  # a request may hold half of it
-        needed = 4 * 2 * max_request_bytes * memory.workers
+    largest = max_request_bytes + max_images * PIXEL_BYTES
+    if memory.requests < 2 * largest:  # a request may hold half of it
+        needed = 4 * 2 * largest * memory.workers
         raise ValueError(
-            f"memory_budget ({budget}) is too small for max_request_bytes ({max_request_bytes}) and {memory.workers} "
-            f"workers: set it to {needed} or more, or lower max_request_bytes"
+            f"memory_budget ({budget}) is too small for max_request_bytes ({max_request_bytes}), max_images "
+            f"({max_images}) and {memory.workers} workers: set it to {needed} or more, or lower one of them"
         )
     if memory.large_images < ORDINARY_BYTES:
         raise ValueError(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from service.backend import Work
 
@@ -20,6 +21,13 @@ log = logging.getLogger(__name__)
 
 EVENT_LOOP = "the event loop"
 TICKS = 20  # looks within the shortest time that counts as hung
+
+
+class _Stalled(NamedTuple):
+    """A piece of work, and for how many seconds it has been the same."""
+
+    piece: Hashable | None
+    seconds: float
 
 
 class Watchdog:
@@ -40,8 +48,7 @@ class Watchdog:
         self._interval = timeout / TICKS
         self._work = work
         self._on_hang = on_hang
-        self._pieces: dict[str, Hashable] = {}  # by part
-        self._stalled: dict[str, float] = {}  # seconds by part
+        self._stalled: dict[tuple[str, int], _Stalled] = {}  # by part and owner
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -63,18 +70,20 @@ class Watchdog:
         Args:
             elapsed: seconds since the last look that count.
         """
+        stalled: dict[tuple[str, int], _Stalled] = {}
         for work in self._work():
-            before = self._pieces.get(work.part)
-            self._pieces[work.part] = work.piece
-            if work.piece is None or work.piece != before:
-                self._stalled[work.part] = 0.0
+            key = work.part, work.owner
+            before = self._stalled.get(key)
+            if work.piece is None or before is None or work.piece != before.piece:
+                stalled[key] = _Stalled(work.piece, 0.0)
                 continue
             limit = work.longest + self._timeout
-            stalled = self._stalled[work.part]
-            self._stalled[work.part] = stalled + elapsed
-            if stalled <= limit < stalled + elapsed:
+            seconds = before.seconds + elapsed
+            stalled[key] = _Stalled(work.piece, seconds)
+            if before.seconds <= limit < seconds:
                 log.critical("%s has made no progress for %.1f s", work.part, limit)
                 self._on_hang(work)
+        self._stalled = stalled  # what is not there any more is forgotten
 
 
 @contextmanager

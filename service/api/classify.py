@@ -17,10 +17,10 @@ from starlette.types import Receive
 from service import errors
 from service.admission import Memory, Permit
 from service.api import problems, schema
-from service.api.forms import FIELD
+from service.api.forms import FIELD, media_type
 from service.api.guard import Guard
 from service.api.parameters import TIMEOUT_HEADER, Parameters, depth_of, read_parameters, seconds_of, top_k_of
-from service.api.uploads import IMAGE_TYPES, Body, Upload, diagnose, only_header, read_body
+from service.api.uploads import FORM, IMAGE_TYPES, Body, Upload, diagnose, only_header, read_body
 from service.deadline import Deadline
 from service.errors import ServerFault
 from service.lifecycle import Lifecycle
@@ -127,18 +127,20 @@ def router(
     memory: Memory,
     guard: Guard,
 ) -> APIRouter:
-    def select(
-        request: Request, given: Sequence[tuple[str, str]], permit: Permit, deadline: Deadline
-    ) -> tuple[Model, Pipeline, int]:
-        """What the request asks for: model, pipeline and number of classes. Raises Overloaded, DeadlineMissed."""
+    def select(request: Request, given: Sequence[tuple[str, str]]) -> tuple[Model, Pipeline, int]:
+        """What the request asks for: model, pipeline and number of classes."""
         values = read_parameters(given)
         model = repository.select(values.get("model"), depth_of(values, repository))
         request.state.model = model.name
-        top_k = top_k_of(values, model)
-        pipeline = lifecycle.active(model)
-        pipeline.room.check(deadline)
-        permit.enter(pipeline.room)
-        return model, pipeline, top_k
+        return model, lifecycle.active(model), top_k_of(values, model)
+
+    def check_early(request: Request, query: Sequence[tuple[str, str]], pipeline: Pipeline, deadline: Deadline) -> None:
+        """Raises Overloaded or DeadlineMissed before the body is read. A form may still name another model."""
+        rooms = [pipeline.room]
+        content_type = media_type(request.headers.get("content-type", ""))
+        if content_type == FORM and not any(name in ("model", "depth") and value for name, value in query):
+            rooms = [each.room for each in lifecycle.actives]
+        min(rooms, key=lambda room: room.wait).check(deadline)
 
     async def read(request: Request, permit: Permit, deadline: Deadline) -> Body:
         """The body. Raises DeadlineMissed if it has not arrived by then, and as `read_body` does."""
@@ -146,18 +148,18 @@ def router(
             async with asyncio.timeout(deadline.left if deadline.left < math.inf else None):
                 return await read_body(request, settings, permit)
         except TimeoutError:
-            raise deadline.missed("the body took longer to arrive") from None
+            raise deadline.missed("its body took longer to arrive") from None
 
     async def answer(request: Request) -> Response:
         query = QueryParams(request.scope["query_string"]).multi_items()
         deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
         with Permit(memory) as permit:
-            model, pipeline, top_k = select(
-                request, query, permit, deadline
-            )  # refuses an overload before the body is read
+            model, pipeline, top_k = select(request, query)
+            check_early(request, query, pipeline, deadline)
             uploads, fields = await read(request, permit, deadline)
-            if fields:
-                model, pipeline, top_k = select(request, [*query, *fields], permit, deadline)
+            if fields or pipeline.room.closed:  # closed: another version has come meanwhile
+                model, pipeline, top_k = select(request, [*query, *fields])
+            permit.enter(pipeline.room)
             deadline = min(deadline, Deadline.after(settings.request_timeout))
             work = pipeline.classify(permit, [upload.data for upload in uploads], top_k, deadline)
             answers = await unless_disconnected(request.receive, work)

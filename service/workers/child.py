@@ -7,15 +7,17 @@ import os
 import pickle
 import socket
 import sys
+import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping
 
 from service import metrics
 from service.model_repository import Repository
 from service.settings import Settings
-from service.workers.engine_side import EngineSide, Loaded
+from service.workers.engine_side import EngineSide
 from service.workers.memory import SharedMemory
-from service.workers.messages import Mark, News, Start, Stop
+from service.workers.messages import Mark, News, Shown, Start, Stop
+from service.workers.model_table import Loaded
 
 
 class Child:
@@ -27,6 +29,7 @@ class Child:
 
     def __init__(self, process: Process, side: EngineSide) -> None:
         self.has_listened = False
+        self._started = time.monotonic()
         self._process = process
         self._side = side
 
@@ -83,10 +86,15 @@ class Child:
         return self.has_listened and self._process.returncode is None
 
     @property
+    def lived(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._started
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
-    def tell(self, message: News | Mark) -> None:
+    def tell(self, message: News | Shown | Mark) -> None:
         self._side.tell(message)
 
     def uses(self, index: int) -> bool:

@@ -14,7 +14,6 @@ import numpy as np
 
 from service.backend import Pending, Runner
 from service.batching import Expired
-from service.model_repository import Model
 from service.workers.memory import ABSENT, SharedMemory
 from service.workers.messages import (
     HELLO,
@@ -26,19 +25,14 @@ from service.workers.messages import (
     News,
     Outcome,
     Request,
+    Shown,
     Stop,
     pack_done,
     received,
 )
+from service.workers.model_table import Loaded
 
 log = logging.getLogger(__name__)
-
-
-class Loaded(NamedTuple):
-    """A model that this process computes."""
-
-    model: Model
-    runner: Runner
 
 
 class SharedItem(NamedTuple):
@@ -91,9 +85,9 @@ class EngineSide:
         self._open = True
         self._loop.add_reader(sock, self._read)
 
-    def tell(self, message: News | Mark | Stop) -> None:
-        if isinstance(message, News):
-            if message.info:
+    def tell(self, message: News | Shown | Mark | Stop) -> None:
+        if isinstance(message, News | Shown):
+            if isinstance(message, News) and message.info:
                 self.uses.add(message.index)
             for piece in message.pack():
                 self._send(piece)
@@ -142,6 +136,10 @@ class EngineSide:
                 self._submit(request)
 
     def _submit(self, request: Request) -> None:
+        if request.model not in self._loaded:
+            # It was released while this image came over: nobody waits for it any more.
+            self._report(Done(request.slot, Outcome.FAILED, queued=0.0, ran=0.0, batch_size=0))
+            return
         model, runner = self._loaded[request.model]
         pending = runner.pending()
         self.pending[request.slot] = pending
@@ -168,6 +166,9 @@ class EngineSide:
             except Exception:  # the worker waits for its slot in any case
                 log.exception("an answer could not be handed to worker %d", self._worker)
             self._memory.per_second[request.model] = runner.per_second
+        self._report(done)
+
+    def _report(self, done: Done) -> None:
         # All images of a batch finish in one round of the event loop; the next round reports them together.
         if not self._done:
             self._loop.call_soon(self._flush)

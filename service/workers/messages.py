@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -97,11 +97,18 @@ class News:
 
     def pack(self) -> Iterator[bytes]:
         """The card of a model with many classes takes several messages."""
-        data = pickle.dumps(self)
-        while len(data) >= MAX_BYTES:
-            yield _PIECE + data[: MAX_BYTES - 1]
-            data = data[MAX_BYTES - 1 :]
-        yield _NEWS + data
+        return _in_pieces(pickle.dumps(self))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What `/models` shows besides the models that answer: after each look at the model folder."""
+
+    candidates: tuple[str, ...]  # the names of those that are still there
+    unreadable: Mapping[str, str]
+
+    def pack(self) -> Iterator[bytes]:
+        return _in_pieces(pickle.dumps(self))
 
 
 class Mark(IntEnum):
@@ -145,13 +152,20 @@ def pack_done(records: Iterable[Done]) -> Iterator[bytes]:
         yield _DONE + packed[start : start + room]
 
 
+def _in_pieces(data: bytes) -> Iterator[bytes]:
+    while len(data) >= MAX_BYTES:
+        yield _PIECE + data[: MAX_BYTES - 1]
+        data = data[MAX_BYTES - 1 :]
+    yield _NEWS + data
+
+
 class Unpacker:
     """Reads the messages of the engine process."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
 
-    def unpack(self, message: bytes) -> News | Mark | Stop | list[Done] | None:
+    def unpack(self, message: bytes) -> News | Shown | Mark | Stop | list[Done] | None:
         """The content of a message; None if more of it follows."""
         kind, content = message[:1], message[1:]
         if kind == _PIECE:
@@ -160,7 +174,7 @@ class Unpacker:
         if kind == _NEWS:
             data = b"".join([*self._pieces, content])
             self._pieces.clear()
-            news: News = pickle.loads(data)
+            news: News | Shown = pickle.loads(data)
             return news
         if kind == _MARK:
             return Mark(content[0])

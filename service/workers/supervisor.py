@@ -13,26 +13,26 @@ import uvloop
 
 from service import sockets
 from service.admin import admin_port
-from service.backend import Failed, Ready, Removed, Runner, Work
+from service.backend import Failed, Ready, Removed, Work
 from service.hard_end import GRACE_S, end_in
+from service.keys import KeysError
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
-from service.model_repository import LOADING, Model, RepositoryError, open_repository
+from service.model_repository import LOADING, Model, Repository, RepositoryError, open_repository
 from service.settings import Settings
 from service.watchdog import EVENT_LOOP, Watchdog, end_process
 from service.workers.child import Child
-from service.workers.engine_side import Loaded
-from service.workers.memory import Layout, MemoryNotShared, SharedMemory
-from service.workers.messages import Mark, News
+from service.workers.memory import MemoryNotShared, SharedMemory
+from service.workers.messages import Mark, News, Shown
+from service.workers.model_table import ModelTable, layout_for
 from service.workers.worker_side import BEAT_S
 
 log = logging.getLogger("service")
 
-SLOTS = 1024  # images that one worker can have in the engine process; its decode threads wait for a free slot
-# What the shared memory has room for besides the models at the start. Pages take memory only once they are written.
-MORE_MODELS, LEAST_SIDE, LEAST_CLASSES = 16, 512, 1000
-LONGEST_PAUSE = 30.0  # seconds before the next try to start a worker that does not come up
+# Seconds before the next try to start a worker that did not come up, or ended at once.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+SETTLED_S = 5.0  # a worker that has lived so long is replaced without a pause
 
 
 def supervise(settings: Settings) -> int:
@@ -53,6 +53,9 @@ def supervise(settings: Settings) -> int:
         except OSError as error:
             log.error("%s", sockets.explain(settings.host, settings.admin_port or 0, error, option="--admin-port"))
             return sockets.EXIT_UNUSABLE
+        except KeysError as error:
+            log.error("%s", error)
+            return 1
         with admin:
             return uvloop.run(supervisor.run())
 
@@ -68,25 +71,22 @@ class Supervisor:
         """Raises RepositoryError if there is nothing to serve, MemoryNotShared."""
         self._settings = settings
         self._repository = repository = open_repository(settings)
-        cards = [model.card for model in repository.models.values()]
-        self._memory = SharedMemory.create(
-            Layout(
-                workers=settings.workers,
-                models=2 * len(cards) + MORE_MODELS,  # while versions change, both are loaded
-                slots=SLOTS,
-                side=max(LEAST_SIDE, *(card.preprocessing.crop for card in cards)),
-                classes=max(LEAST_CLASSES, *(card.architecture.num_classes for card in cards)),
-            )
-        )
-        self._loaded: dict[int, Loaded] = {}
+        models = list(repository.models.values())
+        self._memory = SharedMemory.create(layout_for(models, settings.workers))
+        self._loaded = ModelTable(self._memory)
         self._is_loaded = False
+        self._shown = Shown((), dict(repository.unreadable))
         self._released = asyncio.Event()
         self.metrics = Metrics(engine_pid=os.getpid)
         self._backend = LocalBackend(
-            settings, self.metrics, on_broken=lambda error: self._lifecycle.give_up(error), unfit=self._unfit
+            settings,
+            self.metrics,
+            on_broken=lambda error: self._lifecycle.give_up(error),
+            unfit=self._loaded.unfit,
+            on_look=self._show,
         )
         self._lifecycle: Lifecycle[int] = Lifecycle(
-            repository, self._backend, self._activate, self._vacated, on_fatal=self._fail_soon, on_change=self._spread
+            repository, self._backend, self._loaded.add, self._vacated, on_fatal=self._fail_soon, on_change=self._spread
         )
         self._watchdog = Watchdog(settings.hang_timeout, self._work, self._on_hang)
         self._children: dict[int, Child] = {}
@@ -96,7 +96,8 @@ class Supervisor:
 
     def ready(self) -> bool:
         """Whether load balancers should send requests here. From any thread."""
-        return self._lifecycle.ready and self._all_listen and not self._stopping.is_set()
+        listens = self._all_listen and any(child.listens for child in list(self._children.values()))
+        return self._lifecycle.ready and listens and not self._stopping.is_set()
 
     def reload(self) -> None:
         """Begins to look at the model folder. From any thread."""
@@ -148,27 +149,6 @@ class Supervisor:
         self._announce()
         await self._lifecycle.follow()
 
-    def _unfit(self, model: Model) -> str | None:
-        """Why the shared memory has no room for a model. On the loading thread."""
-        layout, card = self._memory.layout, model.card
-        for what, size, most in (
-            ("crop", card.preprocessing.crop, layout.side),
-            ("number of classes", card.architecture.num_classes, layout.classes),
-            ("number", len(self._loaded) + 1, layout.models),
-        ):
-            if size > most:
-                return (
-                    f"its {what} is {size}, the memory that the workers share was made for {most}: restart the service"
-                )
-        return None
-
-    def _activate(self, model: Model, runner: Runner) -> int:
-        """Returns the model's index."""
-        index = next(index for index in range(self._memory.layout.models) if index not in self._loaded)
-        self._loaded[index] = Loaded(model, runner)
-        self._memory.per_second[index] = runner.per_second
-        return index
-
     async def _vacated(self, index: int) -> None:
         """Returns when no worker uses a model any more. Then it loses its index."""
         while any(child.uses(index) for child in self._children.values()):
@@ -180,6 +160,13 @@ class Supervisor:
         news = News(model) if isinstance(outcome, Removed) else self._news(model)
         for child in self._children.values():
             child.tell(news)
+
+    def _show(self, repository: Repository) -> None:
+        shown = Shown(tuple(repository.candidates), dict(repository.unreadable))
+        if shown != self._shown:
+            self._shown = shown
+            for child in self._children.values():
+                child.tell(shown)
 
     def _news(self, model: Model) -> News:
         index = self._lifecycle.active(model) if model.status.info else 0
@@ -232,7 +219,8 @@ class Supervisor:
             if not self._ever_listened:  # the next one would end, too
                 self._fail(f"worker {worker} {end} before it listened; see the log above for the reason")
                 return
-            pause = 0.0 if listened else min(2 * pause or 1.0, LONGEST_PAUSE)
+            settled = listened and child.lived > SETTLED_S
+            pause = 0.0 if settled else min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
             log.error("worker %d %s: starting another%s", worker, end, f" in {pause:.0f} s" if pause else "")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
@@ -262,6 +250,7 @@ class Supervisor:
             for model in repository.candidates.values():
                 if model.status != LOADING:
                     child.tell(self._news(model))
+            child.tell(self._shown)
         for model in before:
             if model.name not in repository.models:  # removed while the worker was being started
                 child.tell(News(model))

@@ -26,6 +26,7 @@ from service.workers.messages import (
     News,
     Outcome,
     Request,
+    Shown,
     Stop,
     Unpacker,
     received,
@@ -79,7 +80,7 @@ class RemoteBackend:
         self._slots: dict[Pending, int] = {}
         self._indices: dict[Model, int] = {}
         self._unpacker = Unpacker()
-        self._news: asyncio.Queue[News | Mark] = asyncio.Queue()
+        self._news: asyncio.Queue[News | Shown | Mark] = asyncio.Queue()
         self._caught_up = asyncio.Event()
 
     async def load(self, models: Iterable[Model]) -> AsyncIterator[tuple[Model, Ready | Failed]]:
@@ -92,6 +93,7 @@ class RemoteBackend:
         self._sock.setblocking(True)
         self._read()
         while (news := await self._news.get()) is not Mark.LOADED:
+            assert not isinstance(news, Shown)  # the folder is looked at once all models are loaded
             if isinstance(news, Mark):
                 # A worker listens once it has caught up; its siblings wait for it before they report ready.
                 self.memory.progress[self.worker] = CAUGHT_UP
@@ -107,7 +109,12 @@ class RemoteBackend:
         """Yields what the engine process reports after `load`."""
         while True:
             news = await self._news.get()
-            assert isinstance(news, News)
+            assert not isinstance(news, Mark)  # they end `load`
+            if isinstance(news, Shown):
+                repository.unreadable = dict(news.unreadable)
+                for name in repository.candidates.keys() - set(news.candidates):
+                    del repository.candidates[name]
+                continue
             model = news.model
             outcome = self._outcome(news, model)
             if isinstance(outcome, Removed):
@@ -126,7 +133,11 @@ class RemoteBackend:
         self._send(Request(RELOAD))
 
     async def unload(self, model: Model) -> None:
-        self._send(Request(RELEASE, model=self._indices.pop(model)))
+        """Releases the model once the engine process has let go of its images, withdrawn ones too."""
+        index = self._indices.pop(model)
+        while self.memory.unanswered[self.worker, index]:  # noqa: ASYNC110 (no event tells of it)
+            await asyncio.sleep(BEAT_S)
+        self._send(Request(RELEASE, model=index))
 
     @property
     def free_slots(self) -> int:
@@ -175,9 +186,7 @@ class RemoteBackend:
         """Tells the engine process if a future was cancelled. Its slot stays taken until that process lets go of it."""
         if pending.cancelled() and (slot := self._slots.get(pending)) is not None:
             with suppress(OSError):  # no room, or closed: the image is computed in vain
-                self._send(
-                    Request(WITHDRAW, slot), socket.MSG_DONTWAIT
-                )  # if it does not fit, the image is computed in vain
+                self._send(Request(WITHDRAW, slot), socket.MSG_DONTWAIT)
 
     def _send(self, request: Request, flags: int = 0) -> None:
         with suppress(ConnectionError):  # the engine process has gone: the event loop is about to learn it
@@ -190,7 +199,7 @@ class RemoteBackend:
                 self._on_lost()
                 return
             content = self._unpacker.unpack(message)
-            if isinstance(content, News | Mark):
+            if isinstance(content, News | Shown | Mark):
                 self._news.put_nowait(content)
             elif isinstance(content, Stop):
                 self._on_stop(content.signal)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from benchmarks.processes import children
-from tests.support.processes import Service, alive, starting_with
+from tests.support.processes import Service, alive, free_port, request, starting_with
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -106,3 +106,18 @@ def test_a_worker_that_is_stopped_is_replaced_and_nobody_hangs(
     assert len(children(service.process.pid)) == 2
     assert {outcome(service, photo) for _ in range(8)} == {200}
     assert service.stop() == 0
+
+
+def test_without_any_worker_the_admin_port_is_not_ready(tiny_dir: Path, start_service: Callable[..., Service]) -> None:
+    port = free_port()
+    service = start_service(tiny_dir, **SETTINGS, workers=2, admin_port=port)
+    service.wait_until_all_listen()
+
+    def status() -> int:
+        return request("GET", f"http://127.0.0.1:{port}/healthz/ready").status_code
+
+    assert status() == 200
+    for pid in children(service.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: status() == 503)
+    until(lambda: status() == 200)  # others have taken their place

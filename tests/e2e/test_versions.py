@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -179,3 +180,21 @@ def test_a_worker_that_starts_later_knows_the_newest_version(
     until(lambda: service.log.read_text().count("listens in its place") == 2)
     until_version(service, photo, 2)
     assert service.stop() == 0
+
+
+def test_a_slow_upload_keeps_no_old_version_loaded(
+    root: Path, start_service: Callable[..., Service], photo: bytes
+) -> None:
+    service = start_service(root, **SETTINGS)
+    head = f"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: {len(photo)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
+        connection.sendall(head.encode() + photo[:-1])
+        until(lambda: "resnet_request_bytes 0.0" not in service.get("/metrics").text)
+        publish_copy(root, NAME, 2)
+        until(lambda: f"{NAME} 1 is unloaded" in service.log.read_text())
+        connection.sendall(photo[-1:])
+        answer = connection.recv(65536)
+        while b'"version"' not in answer:
+            answer += connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b'"version":2' in answer

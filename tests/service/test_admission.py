@@ -52,6 +52,26 @@ def gauge(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
+def test_a_room_is_vacated_once_its_last_request_has_ended(stand: Stand) -> None:
+    memory = Memory(100, stand.metrics)
+
+    async def scenario() -> None:
+        with Permit(memory) as first:
+            first.enter(stand.room)
+            second = Permit(memory)
+            second.enter(stand.room)
+            assert not stand.room.closed
+            vacated = asyncio.create_task(stand.room.vacated())
+            await asyncio.sleep(0)
+            assert stand.room.closed
+            second.__exit__(None, None, None)
+            await asyncio.sleep(0)
+            assert not vacated.done()
+        await asyncio.wait_for(vacated, 10)
+
+    asyncio.run(scenario())
+
+
 def test_a_permit_holds_bytes_and_images_until_it_ends(stand: Stand) -> None:
     memory = Memory(10_000, stand.metrics)
     with Permit(memory) as permit:
@@ -139,5 +159,5 @@ def test_images_that_are_being_decoded_are_ahead_in_the_engines_queue(stand: Sta
 def test_a_deadline_that_the_queue_alone_exceeds_is_refused_on_arrival(stand: Stand) -> None:
     stand.runner.per_second, stand.runner.unanswered = 100.0, 40
     stand.room.check(Deadline.after(0.45))
-    with pytest.raises(DeadlineMissed, match="allowed 350 ms: the queue alone takes 400 ms"):
+    with pytest.raises(DeadlineMissed, match="There are 350 ms for the request: the queue alone takes 400 ms"):
         stand.room.check(Deadline.after(0.35))

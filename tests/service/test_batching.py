@@ -623,12 +623,23 @@ def test_the_rate_is_measured_only_while_more_items_wait() -> None:
             engine.release()
             await gather(submit(made, item))
             await engine.wait_started()
-        assert made.drain_rate.per_second == 5.0
+        assert made.drain_rate.per_second == 1e9
         tasks = await occupy(made, engine, range(1, 7))
         engine.release(3)
         await gather(*tasks)
-        assert made.drain_rate.per_second != 5.0
+        assert made.drain_rate.per_second < 1e9
 
-    made: Batcher[int, int] = Batcher(engine, sizes=ExactSizes((1, 2, 4)), expected_rate=5.0)
+    made: Batcher[int, int] = Batcher(engine, sizes=ExactSizes((1, 2, 4)), expected_rate=1e9)
     asyncio.run(scenario(made))
     made.close()
+
+
+def test_a_rate_that_a_pause_has_pulled_down_rises_again_without_a_backlog() -> None:
+    async def scenario(made: Batcher[int, int]) -> None:
+        made.drain_rate.record(1, 0.0, 1000.0)
+        assert made.drain_rate.per_second == 0.001
+        await submit(made, 1)
+        assert made.drain_rate.per_second > 0.1
+
+    with batcher(lambda items, alone: list(items)) as made:
+        asyncio.run(scenario(made))

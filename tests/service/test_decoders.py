@@ -22,10 +22,15 @@ class Held:
         self.gate = threading.Event()
         self.done = threading.Event()
 
-    def __call__(self) -> None:
+    def __call__(self) -> bool:
         self.began.set()
         assert self.gate.wait(TIMEOUT_S)
         self.done.set()
+        return True
+
+
+def nothing() -> bool:
+    return False
 
 
 @pytest.fixture
@@ -79,19 +84,66 @@ def test_large_images_are_decoded_within_the_memory_for_them(held: Callable[[], 
 
 def test_an_image_that_would_never_fit_is_refused(decoders: Decoders) -> None:
     with pytest.raises(TooMuchMemory, match="would take 101 bytes; at most 100"):
-        decoders.submit_large(lambda: None, 101, "a")
+        decoders.submit_large(nothing, 101, "a")
 
 
-def test_large_images_of_others_beyond_the_target_wait_are_a_refusal(held: Callable[[], Held]) -> None:
-    decoders = Decoders(2, large_bytes=100, target=1e-9)
-    decoders.submit_large(lambda: None, 10, "measured")
-    decoders.submit_large(work := held(), 10, "measured")
-    assert work.began.wait(TIMEOUT_S)  # after the first one has been measured
-    decoders.submit_large(lambda: None, 10, "measured")  # its own images do not count
+def test_requests_take_turns(held: Callable[[], Held]) -> None:
+    decoders = Decoders(2, large_bytes=100, target=1000.0)  # one thread for large images
+    order: list[str] = []
+
+    def noting(name: str) -> Callable[[], bool]:
+        return lambda: order.append(name) is None
+
+    first = held()
+    decoders.submit_large(first, 10, "a")
+    assert first.began.wait(TIMEOUT_S)
+    for number in (1, 2, 3):
+        decoders.submit_large(noting(f"a{number}"), 10, "a")
+    for number in (1, 2):
+        decoders.submit_large(noting(f"b{number}"), 10, "b")
+    first.gate.set()
+    decoders.shutdown()
+    assert order == ["a1", "b1", "a2", "b2", "a3"]
+
+
+def test_one_request_with_many_large_images_does_not_shut_out_another(held: Callable[[], Held]) -> None:
+    decoders = Decoders(2, large_bytes=10**9, target=1.0)  # at 200 MB a second until it is measured
+    blocking = held()
+    for _ in range(32):
+        decoders.submit_large(blocking, 10**8, "form")
+    decoders.submit_large(blocking, 10**8, "photo")  # after at most one of the form's
+    blocking.gate.set()
+    decoders.shutdown()
+
+
+def test_large_images_of_many_requests_beyond_the_target_wait_are_a_refusal(held: Callable[[], Held]) -> None:
+    decoders = Decoders(2, large_bytes=10**9, target=1.0)
+    blocking = held()
+    for number in range(2):
+        decoders.submit_large(blocking, 10**8, number)
+    assert blocking.began.wait(TIMEOUT_S)  # one is decoded, one waits: a second in all
+    decoders.submit_large(blocking, 10**8, 0)
     with pytest.raises(Overloaded) as refused:
-        decoders.submit_large(lambda: None, 10, "another")
+        decoders.submit_large(blocking, 2 * 10**8, 3)
     assert refused.value.members["retry_after"] == 1
-    work.gate.set()
+    blocking.gate.set()
+    decoders.shutdown()
+
+
+def test_what_is_not_decoded_says_nothing_about_the_rate(held: Callable[[], Held]) -> None:
+    decoders = Decoders(2, large_bytes=10**9, target=1.0)
+    left = [threading.Event() for _ in range(100)]
+    for event in left:
+        decoders.submit_large(lambda event=event: event.set() is not None, 10**8, "left")  # type: ignore[misc]
+    assert left[-1].wait(TIMEOUT_S)
+    blocking = [held() for _ in range(3)]
+    decoders.submit_large(blocking[0], 10**8, "a")
+    assert blocking[0].began.wait(TIMEOUT_S)
+    decoders.submit_large(blocking[1], 2 * 10**8, "b")
+    with pytest.raises(Overloaded):
+        decoders.submit_large(blocking[2], 2 * 10**8, "c")
+    for work in blocking:
+        work.gate.set()
     decoders.shutdown()
 
 

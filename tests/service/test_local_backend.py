@@ -186,9 +186,27 @@ def test_an_engine_that_fails_image_by_image_too_is_given_up_without_trying_ever
     told: list[EngineBroken] = []
     engine = PickyEngine(most=0)
     found = answers(runner(engine, told.append, max_wait=10), *range(8))
-    assert engine.batches == [8, 1, 1]
+    assert engine.batches == [8, 1, 1, 1]
     assert len(told) == 1
-    assert found == ["no memory for this batch"] * 2 + ["resnet8-cifar: the engine has failed 3 times in a row"] * 6
+    assert found == ["no memory for this batch"] * 3 + ["resnet8-cifar: the engine has failed 3 times in a row"] * 5
+
+
+def test_batches_without_memory_on_several_lanes_break_nothing(runner: Callable[..., LocalRunner]) -> None:
+    """Four lanes whose first batches fail at the same time."""
+    told: list[EngineBroken] = []
+    together = threading.Barrier(4, timeout=10)
+
+    class Crowded(PickyEngine):
+        info = EngineInfo("cpu", "fp32", batch_sizes=(1, 2), lanes=4)
+
+        def infer(self, images: Sequence[np.ndarray], *, alone: bool) -> dict[str, np.ndarray]:
+            if len(images) > 1:
+                together.wait()
+            return super().infer(images, alone=alone)
+
+    made = runner(Crowded(most=1), told.append, max_wait=10)
+    assert answers(made, *range(8)) == ["answered"] * 8
+    assert told == []
 
 
 def test_padded_batches_are_split_by_how_long_their_sizes_take(runner: Callable[..., LocalRunner]) -> None:

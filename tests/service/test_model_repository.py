@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from service.errors import AmbiguousModel, UnknownModel
 from service.model_repository import Changes, Repository, RepositoryError, Status
-from service.runtime.model_folder import CardError
+from service.runtime.model_card import ModelCard
+from service.runtime.model_folder import CardError, read_card
 from tests.support.folders import copied
 from tests.support.published import publish_copy, remove
 
@@ -164,19 +167,62 @@ def test_a_card_that_cannot_be_read_is_shown_and_read_once(root: Path, caplog: p
     assert repository.unreadable == {}
 
 
-def test_a_removed_model_is_told_and_the_default_stays(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_removed_model_is_told_at_the_second_look_and_the_default_stays(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     repository = Repository(root, default="resnet8-cifar")
     remove(root / "resnet18" / "1")
+    assert compared(repository) == ([], [])
     assert compared(repository) == ([], ["resnet18 1"])
     repository.remove(repository.get("resnet18"))
     publish_copy(root, "another8")
     remove(root / "resnet8-cifar" / "1")
-    for _ in range(2):
+    for _ in range(3):
         _, removed = compared(repository)
         assert removed == []
     assert caplog.messages == [
         "resnet8-cifar has been removed from the model folder; as the default model, it is still served"
     ]
+
+
+def test_a_model_that_is_away_for_one_look_is_not_removed(root: Path) -> None:
+    repository = Repository(root, default="resnet8-cifar")
+    away = (root / "resnet18").rename(root.with_name("away"))
+    assert compared(repository) == ([], [])
+    away.rename(root / "resnet18")
+    assert compared(repository) == ([], [])
+    (root / "resnet18").rename(away)
+    assert compared(repository) == ([], [])
+
+
+def test_a_model_that_cannot_be_listed_is_not_removed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = Repository(root, default="resnet8-cifar")
+    listed = Path.iterdir
+
+    def broken(path: Path) -> Iterator[Path]:
+        if path.name == "resnet18":
+            raise OSError(errno.EIO, "Input/output error")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", broken)
+    for _ in range(3):
+        assert compared(repository) == ([], [])
+
+
+def test_a_card_that_changes_while_it_is_read_is_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = Repository(root)
+    folder = publish_copy(root, "another8")
+
+    def read_and_change(path: Path) -> ModelCard:
+        card = read_card(path)
+        monkeypatch.undo()
+        (folder / "card.json").write_text((folder / "card.json").read_text() + "\n")
+        return card
+
+    monkeypatch.setattr("service.model_repository.read_card", read_and_change)
+    assert compared(repository) == (["another8 1"], [])
+    assert compared(repository) == (["another8 1"], [])
+    assert compared(repository) == ([], [])
 
 
 def test_an_empty_folder_removes_nothing(root: Path) -> None:

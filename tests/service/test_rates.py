@@ -32,3 +32,18 @@ def test_lanes_that_finish_together_do_not_distort_the_drain_rate(late: float) -
         rate.record(8, 0.2 * batch, 0.2 * batch + 0.2)
         rate.record(8, 0.2 * batch, 0.2 * batch + 0.2 + late)
     assert rate.per_second == pytest.approx(80, rel=0.2)
+
+
+def test_a_batch_shows_what_is_possible_at_least() -> None:
+    rate = DrainRate(expected=10)
+    rate.at_least(1, 0.0, 1.0)
+    assert rate.per_second == 10
+    rate.at_least(8, 1.0, 1.2)
+    assert rate.per_second == pytest.approx(40)
+    rate.at_least(8, 2.0, 3.0)
+    assert rate.per_second == pytest.approx(40)
+
+
+def test_how_long_items_take() -> None:
+    assert DrainRate().seconds_for(10) == 0
+    assert DrainRate(expected=4).seconds_for(10) == 2.5

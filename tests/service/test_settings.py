@@ -155,8 +155,8 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--models-dir", "m\udcf6d"], r"models_dir: 'm\\udcf6d' is not UTF-8: rename the folder"),
         (
             ["--memory-budget", "536870911"],
-            r"memory_budget \(536870911\) is too small for max_request_bytes \(67108864\) and 1 workers: set it to "
-            r"536870912 or more, or lower max_request_bytes",
+            r"memory_budget \(536870911\) is too small for max_request_bytes \(67108864\), max_images \(32\) and 1 "
+            r"workers: set it to 575406080 or more, or lower one of them",
         ),
         (
             ["--memory-budget", "1000000000", "--decode-threads", "32"],

@@ -46,6 +46,20 @@ def test_the_longest_piece_ever_is_allowed_on_top() -> None:
     assert watched.hung == ["it"]
 
 
+def test_parts_of_the_same_name_are_told_apart() -> None:
+    """While versions change, two engines have the same name, and one of them gets on with its work."""
+    hung: list[int] = []
+    pieces = iter(range(1000))
+    dog = Watchdog(
+        10,
+        lambda: [Work("it", "stuck", owner=1), Work("it", next(pieces), owner=2)],
+        lambda work: hung.append(work.owner),
+    )
+    for _ in range(20):
+        dog.look(1.0)
+    assert hung == [1]
+
+
 def test_idling_and_progress_are_no_hang() -> None:
     watched = Watched()
     watched.pass_seconds(100)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from service.admission import Room
 from service.app import create_app
 from service.runtime.model_card import Architecture
 from service.settings import Settings
@@ -205,3 +206,20 @@ def test_the_client_does_not_choose_the_codec(client: TestClient, photo: bytes, 
     response = client.post("/classify", content=body, headers=headers)
     assert response.status_code == 200
     assert response.json()["images"][0]["file"] == "+2AA-\\ud800"
+
+
+def test_a_form_may_name_a_model_that_is_idle(tiny_dir: Path, photo: bytes) -> None:
+    """Its fields are known only once it has been read, so the queue of the default model does not refuse it."""
+    settings = Settings(models_dir=tiny_dir, provider="cpu", max_batch=1, default_model="resnet18", target_wait_ms=1)
+    with TestClient(create_app(settings)) as client:
+        until_ready(client)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Room, "wait", property(lambda room: 9.0 if room.model == "resnet18" else 0.0))
+            for query, data, status in (
+                ("", {"model": "resnet8-cifar"}, 200),
+                ("", {}, 503),
+                ("?model=resnet18", {"top_k": "1"}, 503),
+                ("?model=resnet8-cifar", {}, 200),
+            ):
+                response = client.post(f"/classify{query}", files={"file": photo}, data=data)
+                assert response.status_code == status

@@ -24,9 +24,10 @@ from service.metrics import Metrics
 from service.model_repository import Model, Repository
 from service.runtime.scores import TopK
 from service.settings import Settings
-from service.workers.engine_side import EngineSide, Loaded, SharedItem
+from service.workers.engine_side import EngineSide, SharedItem
 from service.workers.memory import ABSENT, CAUGHT_UP, LOADED, Layout, SharedMemory
-from service.workers.messages import Mark, News, Stop, Unpacker, received
+from service.workers.messages import Mark, News, Shown, Stop, Unpacker, received
+from service.workers.model_table import Loaded
 from service.workers.worker_side import ENGINE_PROCESS, EngineFailed, RemoteBackend, RemoteRunner
 from tests.support.engines import failing, hold
 from tests.support.waiting import async_until
@@ -191,6 +192,34 @@ def test_a_worker_gives_signs_of_life_and_sees_those_of_the_engine_process(tiny_
     run(tiny_dir, scenario)
 
 
+def test_an_image_for_a_model_that_has_gone_gives_its_slot_back(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        gone = RemoteRunner(sides.worker_side, 1, SIDE)
+        pending = gone.pending()
+        gone.submit(SharedItem(pictures(1)[0], 3, math.inf), pending)
+        with pytest.raises(EngineFailed):
+            await pending
+        assert (sides.free_slots(), gone.unanswered) == (8, 0)
+
+    run(tiny_dir, scenario)
+
+
+def test_a_model_is_released_after_its_last_image(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        sides.engine_side.tell(News(sides.models[0], 0, info=sides.info))
+        await async_until(lambda: len(sides.loaded) == 1)
+        gate = sides.hold()
+        sides.submit(pictures(1)[0]).cancel()  # it runs all the same
+        unloading = asyncio.create_task(sides.worker_side.unload(sides.models[0]))
+        await async_until(lambda: sides.runner.unanswered == 1)
+        assert "release" not in sides.heard
+        gate.set()
+        await unloading
+        await async_until(lambda: "release" in sides.heard)
+
+    run(tiny_dir, scenario)
+
+
 def test_images_get_the_number_of_classes_that_they_ask_for(tiny_dir: Path) -> None:
     async def scenario(sides: Sides) -> None:
         found = await asyncio.gather(*(sides.submit(pixels, k) for k, pixels in zip((1, 10), pictures(2), strict=True)))
@@ -301,6 +330,11 @@ def test_versions_come_and_go(tiny_dir: Path) -> None:
         model, outcome = await anext(changes)
         assert model is repository.models["resnet18"]
         assert outcome == Removed()
+        sides.engine_side.tell(Shown((), {"resnet18": "its card is damaged"}))
+        sides.engine_side.tell(News(first, 0, info=sides.info))
+        repository.candidates["withdrawn"] = candidate
+        await anext(changes)
+        assert (repository.candidates, repository.unreadable) == ({}, {"resnet18": "its card is damaged"})
         sides.worker_side.reload()
         await async_until(lambda: sides.heard == ["release", "reload"])
         sides.engine_side.close()
