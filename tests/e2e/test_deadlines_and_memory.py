@@ -74,7 +74,7 @@ def test_a_body_that_arrives_after_the_deadline_is_too_late(
         while b"longer" not in answer and (received := connection.recv(65536)):
             answer += received
     assert answer.startswith(b"HTTP/1.1 504 ")
-    assert b"100 ms: the body took longer to arrive" in answer
+    assert b"100 ms for the request: its body took longer to arrive" in answer
 
 
 def test_the_services_own_limit_holds_without_the_header(
