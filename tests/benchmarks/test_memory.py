@@ -19,7 +19,8 @@ def test_the_slope_is_that_of_the_growth() -> None:
 
 
 def test_memory_that_settles_is_no_growth() -> None:
-    assert slope({requests: 300.0 if requests >= 2000 else 100.0 for requests in range(0, 10_001, 500)}) == (0, 0, 0)
+    settling = {requests: 100 + requests / 10 for requests in range(0, 2000, 100)}
+    assert slope(settling | dict.fromkeys(range(2000, 10_001, 1000), 300.0)) == (0, 0, 0)
 
 
 def test_the_interval_holds_noise() -> None:
