@@ -6,10 +6,10 @@ IMAGE ?= resnet-service
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools run test test-all lint bench bench-peers docs docker lock sbom audit clean
+.PHONY: help install tools run test test-all lint bench bench-peers bench-attacks docs docker lock sbom audit clean
 
 help:  ## show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed  ## make the virtual environment and install everything
 
@@ -58,6 +58,11 @@ bench: install  ## measure decoding, serving (needs wrk), workers and training; 
 
 bench-peers: install  ## compare the service with seven other servers (needs wrk and java); an hour or two
 	$(BIN)/python -m benchmarks.peers
+
+bench-attacks: install  ## measure overload, hostile clients and memory over 100,000 requests (needs wrk); an hour and a half
+	$(BIN)/python -m benchmarks.overload
+	$(BIN)/python -m benchmarks.slow_clients
+	$(BIN)/python -m benchmarks.memory --model resnet8-cifar
 
 docs: install  ## regenerate the pages of docs/ that come from the code
 	$(BIN)/python docs/generate.py

@@ -11,6 +11,8 @@ from pathlib import Path
 from model_export.disk import write_atomically
 from service.runtime.machine import cpu_flags, processor, usable_cores, versions
 
+RESULTS = Path(__file__).parent / "results"
+
 PACKAGES = ("onnxruntime", "onnxruntime-ep-openvino", "onnxruntime-gpu", "torch", "pillow", "uvicorn", "fastapi")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")  # those that speed depends on
 

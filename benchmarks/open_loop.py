@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import heapq
 import json
 import random
@@ -20,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -87,25 +86,48 @@ def post(url: str, body: bytes, content_type: str) -> tuple[tuple[str, int], byt
     return (parts.hostname, parts.port or 80), head.encode() + body
 
 
+class Answer(NamedTuple):
+    """What became of one request."""
+
+    due: float  # on the event loop's clock
+    latency: float  # seconds from then until the end of the response, or of the connection
+    status: int  # 0 without a response
+    headers: Mapping[str, str]  # by name in lower case
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+Outcome = asyncio.Future[Answer]
+
+
+class _Request(NamedTuple):
+    due: float
+    outcome: Outcome
+
+
 class _Connection(asyncio.Protocol):
     """A keep-alive connection that carries one request at a time."""
 
-    def __init__(self, load: _Load) -> None:
-        self._load = load
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._transport: asyncio.Transport | None = None
-        self._due: float | None = None  # of the request in flight, on the loop's clock
+        self._request: _Request | None = None  # in flight
         self.idle_since = 0.0
         self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[str, str] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def send(self, due: float) -> None:
+    def send(self, request: _Request) -> None:
         assert self._transport is not None
-        self._due = due
+        self._request = request
         self._parser = httptools.HttpResponseParser(self)
-        self._transport.write(self._load.request)
+        self._headers = {}
+        self._transport.write(self._client.request)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -113,72 +135,89 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self.abort()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
     def on_message_complete(self) -> None:
-        assert self._due is not None
         assert self._transport is not None
-        due, self._due = self._due, None
-        if 200 <= self._parser.get_status_code() < 300:
-            self._load.answered(due)
-        else:
-            self._load.fail()
+        self._settle(self._parser.get_status_code())
         if self._parser.should_keep_alive():
-            self._load.free(self)
+            self._client.free(self)
         else:
             self._transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._due is not None:
-            self._load.fail()
-        self._load.closed(self)
+        if self._request is not None:
+            self._settle(0)
+        self._client.closed(self)
 
     def abort(self) -> None:
-        """Closes at once; a request in flight fails."""
+        """Closes at once; a request in flight gets no answer."""
         assert self._transport is not None
         self._transport.abort()
 
+    def _settle(self, status: int) -> None:
+        assert self._request is not None
+        request, self._request = self._request, None
+        _settle(request, status, self._headers)
 
-class _Load:
-    """One run: a pool of connections, and what they measured."""
 
-    def __init__(self, url: str, body: bytes, content_type: str, max_connections: int) -> None:
+def _settle(request: _Request, status: int, headers: Mapping[str, str]) -> None:
+    latency = asyncio.get_running_loop().time() - request.due
+    request.outcome.set_result(Answer(request.due, latency, status, headers))
+
+
+class Client:
+    """Sends one request over and over, on as many connections as it takes."""
+
+    def __init__(self, url: str, body: bytes, content_type: str, max_connections: int = MAX_CONNECTIONS) -> None:
         self._address, self.request = post(url, body, content_type)
-        self.failed = 0
-        self.latencies: list[float] = []  # seconds
         self._max_connections = max_connections
-        self._waiting: deque[float] = deque()  # due times of requests without a connection
+        self._waiting: deque[_Request] = deque()  # for a connection
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
-        self._left = 0  # requests without an outcome, including those not yet due
-        self._all_settled = asyncio.Event()
 
-    async def run(self, moments: Sequence[float], drain: float) -> None:
-        """Sends a request at every moment, then waits up to `drain` seconds for the answers that are missing."""
-        self._left = len(moments)
+    def send(self, due: float) -> Outcome:
+        """Sends the request, which was due at this time of the event loop's clock."""
+        loop = asyncio.get_running_loop()
+        request = _Request(due, loop.create_future())
+        while self._idle:
+            connection = self._idle.pop()  # the last one used, so that surplus connections time out
+            if loop.time() - connection.idle_since < MAX_IDLE_S:
+                connection.send(request)
+                return request.outcome
+            connection.abort()
+        self._waiting.append(request)
+        self._grow()
+        return request.outcome
+
+    async def send_all(
+        self, moments: Sequence[float], on_answer: Callable[[Outcome], object] | None = None
+    ) -> list[Outcome]:
+        """Sends a request at every moment, in seconds from now; returns after the last one, not after its answer.
+
+        Args:
+            on_answer: called with the outcome of every request.
+        """
         loop = asyncio.get_running_loop()
         start = loop.time()
+        outcomes = []
         for moment in moments:
             if (pause := start + moment - loop.time()) > 0:
                 await asyncio.sleep(pause)
-            self._arrive(start + moment)
-        if self._left:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._all_settled.wait(), drain)
+            outcomes.append(self.send(start + moment))
+            if on_answer:
+                outcomes[-1].add_done_callback(on_answer)
+        return outcomes
+
+    def close(self) -> None:
+        """Gives up what has not been answered."""
         for task in self._opening:
             task.cancel()
+        self._waiting.clear()
         for connection in tuple(self._open):
             connection.abort()
-        self.failed += self._left
-
-    def _arrive(self, due: float) -> None:
-        while self._idle:
-            connection = self._idle.pop()  # the last one used, so that surplus connections time out
-            if asyncio.get_running_loop().time() - connection.idle_since < MAX_IDLE_S:
-                connection.send(due)
-                return
-            connection.abort()
-        self._waiting.append(due)
-        self._grow()
 
     def _grow(self) -> None:
         """Opens connections for the requests that wait, within the limit."""
@@ -194,8 +233,7 @@ class _Load:
             )
         except OSError:
             if self._waiting:  # the request that this connection was opened for
-                self._waiting.popleft()
-                self.fail()
+                _settle(self._waiting.popleft(), 0, {})
             return
         self._open.add(connection)
         self.free(connection)
@@ -208,24 +246,19 @@ class _Load:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
 
-    def answered(self, due: float) -> None:
-        self.latencies.append(asyncio.get_running_loop().time() - due)
-        self._settle()
-
-    def fail(self) -> None:
-        self.failed += 1
-        self._settle()
-
-    def _settle(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self._all_settled.set()
-
     def closed(self, connection: _Connection) -> None:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         self._grow()
+
+
+async def settled(outcomes: Iterable[asyncio.Future[Answer]], seconds: float) -> list[Answer]:
+    """The answers that come within this time. Those of broken connections have status 0."""
+    waiting = set(outcomes)
+    if waiting:
+        await asyncio.wait(waiting, timeout=seconds)
+    return [outcome.result() for outcome in waiting if outcome.done()]
 
 
 async def drive(
@@ -241,11 +274,13 @@ async def drive(
 ) -> OpenLoad:
     """POSTs `body` from this process, at `rate` requests per second on average."""
     moments = schedule(rate, seconds, seed)
-    load = _Load(url, body, content_type, max_connections)
-    await load.run(moments, drain)
-    milliseconds = sorted(1000 * latency for latency in load.latencies)
+    client = Client(url, body, content_type, max_connections)
+    answers = await settled(await client.send_all(moments), drain)
+    client.close()
+    milliseconds = sorted(1000 * answer.latency for answer in answers if answer.ok)
     p50, p95, p99 = (percentile(milliseconds, percent) for percent in (50, 95, 99))
-    return OpenLoad(len(moments) / seconds, len(milliseconds), load.failed, p50, p95, p99)
+    completed = len(milliseconds)
+    return OpenLoad(len(moments) / seconds, completed, len(moments) - completed, p50, p95, p99)
 
 
 def run(url: str, body: bytes, *, rate: float, seconds: float, content_type: str, seed: int) -> OpenLoad:

@@ -32,6 +32,20 @@ def large_photo(noise: float = 0.0) -> bytes:
     return _jpeg(Image.fromarray(np.clip(pixels.round(), 0, 255).astype(np.uint8)), LARGE_QUALITY)
 
 
+def progressive_photo(size: tuple[int, int]) -> bytes:
+    """The same photograph, enlarged and saved as a progressive JPEG. Decoding it takes memory for every coefficient."""
+    buffer = io.BytesIO()
+    _fitted(size).save(buffer, "JPEG", quality=QUALITY, progressive=True)
+    return buffer.getvalue()
+
+
+def white_png(size: tuple[int, int]) -> bytes:
+    """A PNG without content, which takes as much memory as any of its size."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "white").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _fitted(size: tuple[int, int]) -> Image.Image:
     from sklearn.datasets import load_sample_image  # takes more than a second
 

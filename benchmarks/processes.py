@@ -55,6 +55,16 @@ def resident_mb(pid: int) -> float:
     return kib(Path(f"/proc/{pid}/status"))["VmRSS"] / 1000
 
 
+def peak_mb(pid: int) -> float:
+    """The most resident memory of a process since its start or `forget_peak`, in units of 1000 KiB."""
+    return kib(Path(f"/proc/{pid}/status"))["VmHWM"] / 1000
+
+
+def forget_peak(pid: int) -> None:
+    """From now on the peak is what the process has now: proc(5), `clear_refs`."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
 def proportional_mb(pids: Iterable[int]) -> float:
     """Memory of several processes (PSS), in units of 1000 KiB. Pages that they share count once."""
     return sum(kib(Path(f"/proc/{pid}/smaps_rollup"))["Pss"] for pid in pids) / 1000

@@ -29,7 +29,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import wrk
-from benchmarks.machine import describe, heading, save
+from benchmarks.machine import RESULTS, describe, heading, save
 from benchmarks.models import RESNET8, RESNET50, published
 from benchmarks.photo import photo
 from benchmarks.serving import Running, model_options, service
@@ -38,7 +38,6 @@ from service.runtime.choices import FilePrecision
 from service.runtime.model_card import Architecture
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 TREES = ("baseline", "current")
 FIGURES = {"cpu_ms": "CPU-ms per image", "images_per_second": "images/s"}
 WARM_UP_S = 2

@@ -10,10 +10,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import wrk
 from benchmarks.processes import children, cpu_seconds
@@ -36,6 +39,15 @@ class Running(NamedTuple):
         with urllib.request.urlopen(f"{self.root}/models") as response:
             (model,) = json.load(response)["models"]
         return dict(model)
+
+    def counter(self, name: str, label: str) -> Counter[str]:
+        """The values of a counter in /metrics, by one of its labels."""
+        with urllib.request.urlopen(f"{self.root}/metrics") as response:
+            families = text_string_to_metric_families(response.read().decode())
+        found: Counter[str] = Counter()
+        for sample in (sample for family in families for sample in family.samples if sample.name == name):
+            found[sample.labels[label]] += int(sample.value)
+        return found
 
     def pids(self) -> list[int]:
         """Its processes: the one that was started, and its workers."""

@@ -39,8 +39,10 @@ class Server:
     async def running(self) -> AsyncIterator[str]:
         """Serves in the context, which gets the root URL."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        server.close()
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
 
 
 async def ok(number: int) -> bytes:

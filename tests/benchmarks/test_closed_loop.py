@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 
 import pytest
 
 from benchmarks import closed_loop
-from benchmarks.closed_loop import ProcessLoad, drive, without_wrk
+from benchmarks.closed_loop import ProcessLoad, Upload, drive, without_wrk
 from tests.benchmarks.conftest import OK, Server, ok
 
 
-def loaded(server: Server, *, connections: int) -> ProcessLoad:
+def loaded(
+    server: Server, *, connections: int, uploads: Sequence[Upload] = (Upload(b"jpeg"),), seconds: float = 0.2
+) -> ProcessLoad:
     """The result of loading this server."""
 
     async def run() -> ProcessLoad:
         async with server.running() as root:
-            return await asyncio.to_thread(drive, f"{root}/classify", b"jpeg", connections, 0.2)
+            return await asyncio.to_thread(drive, f"{root}/classify", uploads, connections, seconds)
 
     return asyncio.run(run())
 
@@ -29,6 +32,17 @@ def test_every_answer_of_the_load_is_counted() -> None:
     assert 0 <= len(server.requests) - len(found.latencies) <= 3  # those in flight at the end
     assert server.requests[0].startswith(b"POST /classify HTTP/1.1\r\nhost: 127.0.0.1:")
     assert {request.partition(b"\r\n\r\n")[2] for request in server.requests} == {b"jpeg"}
+
+
+def test_a_broken_connection_is_opened_again() -> None:
+    async def first_hangs_up(number: int) -> bytes:
+        return OK if number else b""
+
+    server = Server(first_hangs_up)
+    found = loaded(server, connections=1, seconds=1.0)
+    assert found.failed == 1
+    assert server.connections == 2
+    assert found.latencies
 
 
 @pytest.mark.parametrize(
@@ -46,10 +60,23 @@ def test_failures_of_the_load_are_counted_and_not_timed(answer: bytes) -> None:
     assert len(found.latencies) < len(server.requests)
 
 
+def test_uploads_take_turns_and_have_statuses_of_their_own() -> None:
+    async def refuses_every_second(number: int) -> bytes:
+        return b"HTTP/1.1 422 No\r\ncontent-length: 0\r\n\r\n" if number % 2 else OK
+
+    server = Server(refuses_every_second)
+    found = loaded(server, connections=1, uploads=[Upload(b"good"), Upload(b"bad", "image/png", 422)])
+    bodies = [request.partition(b"\r\n\r\n")[2] for request in server.requests[:4]]
+    assert bodies == [b"good", b"bad", b"good", b"bad"]
+    assert b"content-type: image/png\r\n" in server.requests[1]
+    assert found.failed == 0
+    assert len(found.latencies) >= 4
+
+
 def test_the_load_is_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     shares = []
 
-    def driven(url: str, jpeg: bytes, connections: int, seconds: float) -> ProcessLoad:
+    def driven(url: str, uploads: Sequence[Upload], connections: int, seconds: float) -> ProcessLoad:
         shares.append(connections)
         return ProcessLoad([0.1, 0.3], failed=0, elapsed=2.0, cpu=0.5)
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.open_loop import OpenLoad, drive, ideal_latencies, percentile, schedule
+from benchmarks.open_loop import Client, OpenLoad, drive, ideal_latencies, percentile, schedule, settled
 from tests.benchmarks.conftest import OK, Server, ok
 
 
@@ -151,3 +151,36 @@ def test_connections_idle_for_long_are_not_reused(monkeypatch: pytest.MonkeyPatc
     assert (found.failed, found.completed) == (0, len(server.requests))
     # not always one each: a request that waits for a connection to open may get one that has just become free
     assert server.connections > len(server.requests) / 2 > 1
+
+
+def test_an_answer_has_its_status_and_headers() -> None:
+    async def second_hangs_up(number: int) -> bytes:
+        return b"" if number else b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\ncontent-length: 0\r\n\r\n"
+
+    async def run() -> None:
+        async with Server(second_hangs_up).running() as root:
+            client, due = Client(root, b"", "image/jpeg"), asyncio.get_running_loop().time()
+            refused, broken = await client.send(due), await client.send(due)
+            client.close()
+        assert (refused.status, refused.headers["retry-after"], refused.ok) == (503, "2", False)
+        assert (broken.status, broken.headers, broken.ok) == (0, {}, False)
+        assert refused.due == broken.due == due
+
+    asyncio.run(run())
+
+
+def test_requests_of_a_closed_client_have_no_answer() -> None:
+    async def never(number: int) -> bytes:
+        await asyncio.Event().wait()
+        return OK
+
+    async def run() -> None:
+        async with Server(never).running() as root:
+            client = Client(root, b"", "image/jpeg", max_connections=1)
+            outcomes = [client.send(0), client.send(0)]
+            assert await settled(outcomes, 0.1) == []
+            client.close()
+            assert (await outcomes[0]).status == 0
+            assert not outcomes[1].done()
+
+    asyncio.run(run())

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from benchmarks.processes import (
     children,
     cpu_seconds,
     descendants,
+    forget_peak,
+    peak_mb,
     proportional_mb,
     resident_mb,
     thread_differences,
@@ -33,6 +36,14 @@ def test_new_threads_count_in_full() -> None:
 
 def test_shared_memory_counts_once() -> None:
     assert 0 < proportional_mb([os.getpid()]) <= resident_mb(os.getpid())
+
+
+def test_a_peak_is_remembered_until_it_is_forgotten() -> None:
+    np.ones(50_000_000, np.uint8)  # freed at once
+    reached = peak_mb(os.getpid())
+    assert reached > resident_mb(os.getpid()) + 40
+    forget_peak(os.getpid())
+    assert peak_mb(os.getpid()) < reached - 40
 
 
 def test_children_are_descendants() -> None:
