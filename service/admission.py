@@ -43,7 +43,7 @@ class Room:
         Decoding and computing go on at the same time, so the slower of the two decides.
         """
         per_second = self._runner.per_second
-        ahead = self._decoders.unfinished + self._runner.unanswered
+        ahead = self._decoders.on_their_way + self._runner.unanswered
         return max(self._decoders.wait, ahead / per_second if per_second else 0.0)
 
     def check(self, deadline: Deadline) -> None:

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum, auto
 from typing import NamedTuple
 
 from service.errors import Overloaded, TooMuchMemory
@@ -21,10 +22,21 @@ from service.rates import DrainRate
 EXPECTED_RATE = 2e8
 
 
+SHARE_WEIGHT = 0.02  # of one image, in the share of those that the engine gets
+
+
+class Outcome(Enum):
+    """What became of an image on a decode thread."""
+
+    DECODED = auto()  # the engine has it
+    REFUSED = auto()  # it is no image, or one that is not decoded
+    NOTHING = auto()  # its client has left, or other threads have it
+
+
 class _Large(NamedTuple):
     """A large image that waits."""
 
-    work: Callable[[], bool]
+    work: Callable[[], Outcome]
     size: int  # bytes that decoding will take
 
 
@@ -46,6 +58,7 @@ class Decoders:
         self.unfinished = 0  # ordinary images that are decoded or wait for it
         self.waiting = 0  # those of them without a thread yet
         self._rate = DrainRate()  # of ordinary images
+        self._share = 1.0  # of ordinary images, those that the engine gets
         self._turns: OrderedDict[object, deque[_Large]] = OrderedDict()  # the next request first
         self._large_held = 0  # bytes in which large images are being decoded
         self._large_rate = DrainRate(EXPECTED_RATE * large_threads)  # of the bytes of large images
@@ -55,18 +68,23 @@ class Decoders:
         """Seconds that an ordinary image which came now would wait for a thread."""
         return self._rate.seconds_for(self.waiting)
 
-    def submit(self, work: Callable[[], bool]) -> None:
+    @property
+    def on_their_way(self) -> float:
+        """How many ordinary images the engine will get, of those that are here: many may be refused."""
+        return self.unfinished * self._share
+
+    def submit(self, work: Callable[[], Outcome]) -> None:
         """Queues an ordinary image, or one of unknown size.
 
         Args:
-            work: decodes it; returns whether it did, or had nothing to do.
+            work: decodes it.
         """
         with self._changed:
             self.unfinished += 1
             self.waiting += 1
         self._ordinary.submit(self._run, work)
 
-    def submit_large(self, work: Callable[[], bool], size: int, request: object) -> None:
+    def submit_large(self, work: Callable[[], Outcome], size: int, request: object) -> None:
         """Queues a large image.
 
         Args:
@@ -99,14 +117,17 @@ class Decoders:
         self._ordinary.shutdown()
         self._large.shutdown()
 
-    def _run(self, work: Callable[[], bool]) -> None:
+    def _run(self, work: Callable[[], Outcome]) -> None:
         with self._changed:
             self.waiting -= 1
         started = time.perf_counter()
-        decoded = work()
+        outcome = work()
         with self._changed:
             self.unfinished -= 1
-            if decoded and self.waiting:
+            if outcome is Outcome.NOTHING:
+                return
+            self._share += SHARE_WEIGHT * ((outcome is Outcome.DECODED) - self._share)
+            if self.waiting:
                 self._rate.record(1, started, time.perf_counter())
 
     def _run_large(self) -> None:
@@ -121,9 +142,9 @@ class Decoders:
             self._changed.wait_for(lambda: self._large_held + size <= self._large_bytes)
             self._large_held += size
         started = time.perf_counter()
-        decoded = work()
+        outcome = work()
         with self._changed:
-            if decoded:
+            if outcome is Outcome.DECODED:
                 self._large_rate.record(size, started, time.perf_counter())
             self._large_held -= size
             self._changed.notify_all()

@@ -24,7 +24,7 @@ from service.admission import Permit, Room
 from service.backend import Pending, Runner
 from service.batching import Closed, Expired
 from service.deadline import Deadline
-from service.decoders import Decoders
+from service.decoders import Decoders, Outcome
 from service.errors import ComputationFailed, ImageTooLarge, InternalError, ServerFault, Stopping
 from service.metrics import STAGES, Metrics, Stage
 from service.model_repository import Model
@@ -121,13 +121,10 @@ class Pipeline:
             self._observe(answer)
         return answers
 
-    def _decode(self, job: _Job, request: list[_Job], *, large: bool = False) -> bool:
-        """On a thread: decodes an image and submits it, or reports its fault. Hands a large image on to others.
-
-        Returns whether it has decoded, for the decoders' rate.
-        """
+    def _decode(self, job: _Job, request: list[_Job], *, large: bool = False) -> Outcome:
+        """On a thread: decodes an image and submits it, or reports its fault. Hands a large image on to others."""
         if job.pending.cancelled():
-            return False
+            return Outcome.NOTHING
         try:
             if len(job.data) > self._max_image_bytes:
                 raise ImageTooLarge(bytes=len(job.data), max_bytes=self._max_image_bytes)
@@ -139,15 +136,16 @@ class Pipeline:
                 if size > ORDINARY_BYTES:
                     work = functools.partial(self._decode, job, request, large=True)
                     self._decoders.submit_large(work, size, id(request))
-                    return False
+                    return Outcome.NOTHING
             job.decoding = time.perf_counter()
             job.image = decode(job.data, self._preprocessing, max_pixels=self._max_pixels, scaled=self._scaled_decoding)
             job.decoded = time.perf_counter()
             self._runner.submit(job, job.pending)
+            return Outcome.DECODED
         except BaseException as error:  # the pool would swallow it
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 job.pending.get_loop().call_soon_threadsafe(_fail, job.pending, error)
-        return True
+            return Outcome.REFUSED
 
     def _answer(self, job: _Job, deadline: Deadline) -> Classified | Fault:
         """The outcome of a job that is done."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from service.decoders import Decoders
+from service.decoders import Decoders, Outcome
 from service.errors import Overloaded, TooMuchMemory
 from tests.support.waiting import until
 
@@ -22,15 +23,25 @@ class Held:
         self.gate = threading.Event()
         self.done = threading.Event()
 
-    def __call__(self) -> bool:
+    def __call__(self) -> Outcome:
         self.began.set()
         assert self.gate.wait(TIMEOUT_S)
         self.done.set()
-        return True
+        return Outcome.DECODED
 
 
-def nothing() -> bool:
-    return False
+def nothing() -> Outcome:
+    return Outcome.NOTHING
+
+
+def noting(work: Callable[[], object], outcome: Outcome = Outcome.DECODED) -> Callable[[], Outcome]:
+    """Work that does this."""
+
+    def run() -> Outcome:
+        work()
+        return outcome
+
+    return run
 
 
 @pytest.fixture
@@ -91,16 +102,13 @@ def test_requests_take_turns(held: Callable[[], Held]) -> None:
     decoders = Decoders(2, large_bytes=100, target=1000.0)  # one thread for large images
     order: list[str] = []
 
-    def noting(name: str) -> Callable[[], bool]:
-        return lambda: order.append(name) is None
-
     first = held()
     decoders.submit_large(first, 10, "a")
     assert first.began.wait(TIMEOUT_S)
     for number in (1, 2, 3):
-        decoders.submit_large(noting(f"a{number}"), 10, "a")
+        decoders.submit_large(noting(functools.partial(order.append, f"a{number}")), 10, "a")
     for number in (1, 2):
-        decoders.submit_large(noting(f"b{number}"), 10, "b")
+        decoders.submit_large(noting(functools.partial(order.append, f"b{number}")), 10, "b")
     first.gate.set()
     decoders.shutdown()
     assert order == ["a1", "b1", "a2", "b2", "a3"]
@@ -134,7 +142,7 @@ def test_what_is_not_decoded_says_nothing_about_the_rate(held: Callable[[], Held
     decoders = Decoders(2, large_bytes=10**9, target=1.0)
     left = [threading.Event() for _ in range(100)]
     for event in left:
-        decoders.submit_large(lambda event=event: event.set() is not None, 10**8, "left")  # type: ignore[misc]
+        decoders.submit_large(noting(event.set, Outcome.NOTHING), 10**8, "left")
     assert left[-1].wait(TIMEOUT_S)
     blocking = [held() for _ in range(3)]
     decoders.submit_large(blocking[0], 10**8, "a")
@@ -163,3 +171,27 @@ def test_the_wait_is_that_of_the_images_without_a_thread(decoders: Decoders, hel
     assert decoders.wait > 0
     for work in [*first, *more]:
         work.gate.set()
+
+
+def test_images_that_are_refused_are_not_on_their_way_to_the_engine(
+    decoders: Decoders, held: Callable[[], Held]
+) -> None:
+    done = threading.Event()
+    for _ in range(300):
+        decoders.submit(noting(lambda: None, Outcome.REFUSED))
+    decoders.submit(noting(done.set, Outcome.NOTHING))
+    assert done.wait(TIMEOUT_S)
+    until(lambda: decoders.unfinished == 0)
+    for work in (waiting := [held() for _ in range(100)]):
+        decoders.submit(work)
+    assert decoders.unfinished == 100
+    assert decoders.on_their_way < 10
+    for work in waiting:
+        work.gate.set()
+    until(lambda: decoders.unfinished == 0)
+    for _ in range(300):
+        decoders.submit(noting(lambda: None))
+    until(lambda: decoders.unfinished == 0)
+    decoders.submit(work := held())
+    assert decoders.on_their_way > 0.9
+    work.gate.set()
