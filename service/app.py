@@ -113,6 +113,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        responses=problems.responses(),
     )
     problems.install(app)
     if settings.cors_origins:
@@ -128,16 +129,17 @@ def create_app(
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
     memory = Memory(settings.memory.requests, metrics)
     app.include_router(classify.router(repository, lifecycle, settings, metrics, memory, guard))
-    app.include_router(models.router(repository))
-    app.include_router(health.router(ready))
-    app.include_router(problems.router())
-    documentation.install(app)
     places = dict(WHERE)
     if settings.admin_port is None:
         app.include_router(health.metrics_router(metrics, guard))
+        # Before /models/{name}, whose methods another method of /models/reload would be told otherwise.
         app.include_router(models.reload_router(backend.reload, guard))
     else:
         del places["metrics"]
+    app.include_router(models.router(repository))
+    app.include_router(health.router(ready))
+    app.include_router(problems.router())
+    documentation.install(app, repository)
 
     @app.get("/", tags=["operations"], summary="Where things are")
     async def where(request: Request) -> dict[str, str]:

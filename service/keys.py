@@ -44,6 +44,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 TOKEN_PREFIX = "resnet_"  # lets scanners for leaked secrets recognise a key
 TOKEN_BYTES = 32
 LOOK_EVERY_S = 1.0
+LEAST_RATE, MOST_RATE = 1e-6, 10**9  # requests per second: within them, Allowance cannot overflow
 
 
 class KeysError(Exception):
@@ -57,8 +58,8 @@ class Entry(BaseModel):
 
     sha256: str = Field(pattern=r"^[0-9a-fA-F]{64}$")
     scopes: tuple[Scope, ...] = Field(min_length=1)
-    rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    burst: int | None = Field(default=None, ge=1)
+    rate: float | None = Field(default=None, ge=LEAST_RATE, le=MOST_RATE, allow_inf_nan=False)
+    burst: int | None = Field(default=None, ge=1, le=MOST_RATE)
     concurrency: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
@@ -146,7 +147,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
             f"the keys file {path} cannot be read ({error.strerror}): correct api_keys_file, or make the file with "
             f"`python -m service.keys new NAME >> {path}`"
         ) from None
-    except ValueError as error:  # not TOML, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or nested without end
         fault = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
         raise KeysError(f"the keys file {path} is not TOML ({fault}): `python -m service.keys new` writes it") from None
     if not tables:

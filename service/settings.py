@@ -252,10 +252,6 @@ class Settings(BaseSettings):
         if path is None:
             return None
         try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{str(path)!a} is not UTF-8: rename the folder") from None
-        try:
             return path.expanduser()
         except RuntimeError:  # a user without a home
             return Path(tempfile.gettempdir()) / path.name
@@ -264,7 +260,13 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _strip(cls, value: object) -> object:
-        return value.strip() if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # bytes that are not UTF-8 arrive as surrogates
+            raise ValueError(f"{value!a} is not UTF-8: correct it, or rename the folder") from None
+        return value.strip()
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

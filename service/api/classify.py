@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import to_json
 from starlette.datastructures import QueryParams
@@ -19,7 +19,16 @@ from service.admission import Memory, Permit
 from service.api import problems, schema
 from service.api.forms import FIELD, media_type
 from service.api.guard import Guard
-from service.api.parameters import TIMEOUT_HEADER, Parameters, depth_of, read_parameters, seconds_of, top_k_of
+from service.api.parameters import (
+    SCHEMAS,
+    TIMEOUT_HEADER,
+    Parameters,
+    Timeout,
+    depth_of,
+    read_parameters,
+    seconds_of,
+    top_k_of,
+)
 from service.api.uploads import FORM, IMAGE_TYPES, Body, Upload, diagnose, only_header, read_body
 from service.deadline import Deadline
 from service.errors import ServerFault
@@ -34,28 +43,6 @@ from service.settings import Settings
 T = TypeVar("T")
 
 BINARY = {"type": "string", "format": "binary"}
-REQUEST_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                # Not model, depth and top_k, which are in the query's description: Swagger UI would fill them in and
-                # send what it filled in.
-                "properties": {
-                    FIELD: {
-                        "type": "array",
-                        "items": BINARY,
-                        "minItems": 1,
-                        "description": "One or more images. The parameters of the query may be fields, too.",
-                    },
-                },
-            }
-        },
-        **{media_type: {"schema": BINARY} for media_type in IMAGE_TYPES},
-    },
-}
 FAULTS = (
     *errors.fault_types(ImageFault),
     errors.MalformedRequest,
@@ -69,7 +56,6 @@ FAULTS = (
     errors.UnsupportedEncoding,
     errors.InvalidParameter,
     errors.UnknownParameter,
-    errors.InternalError,
     errors.ComputationFailed,
     errors.ModelNotReady,
     errors.ModelFailed,
@@ -78,6 +64,28 @@ FAULTS = (
     errors.Overloaded,
     errors.DeadlineMissed,
 )
+
+
+def request_body(max_images: int) -> dict[str, object]:
+    """The OpenAPI `requestBody` of the operation."""
+    form = {
+        "type": "object",
+        "required": [FIELD],
+        "properties": {
+            FIELD: {
+                "type": "array",
+                "items": BINARY,
+                "minItems": 1,
+                "maxItems": max_images,
+                "description": "One or more images. The parameters of the query may be fields, too.",
+            },
+        },
+        # Not `properties`: Swagger UI would fill the parameters in and send what it filled in.
+        "patternProperties": {f"^{name}$": schema for name, schema in SCHEMAS.items()},
+        "additionalProperties": False,
+    }
+    images = {media_type: {"schema": BINARY} for media_type in IMAGE_TYPES}
+    return {"required": True, "content": {"multipart/form-data": {"schema": form}, **images}}
 
 
 def result(upload: Upload, answer: Classified | Fault, labels: Sequence[Label], root_path: str) -> dict[str, object]:
@@ -221,10 +229,13 @@ def router(
         response_model=schema.Classification,
         responses=problems.responses(*FAULTS, *guard.faults("classify")),
         dependencies=guard.credentials("classify"),
-        openapi_extra={"requestBody": REQUEST_BODY},
+        openapi_extra={"requestBody": request_body(settings.max_images)},
         summary="Classify one or many images",
     )
-    async def classify(parameters: Annotated[Parameters, Query()]) -> None:
+    async def classify(
+        parameters: Annotated[Parameters, Query()],
+        milliseconds: Annotated[Timeout, Header(alias=TIMEOUT_HEADER)] = None,
+    ) -> None:
         """Send one image as the raw body, or one or many as a form with the field `file`.
 
         One bad image among many is an error for that item alone. A request with a single image has that image's

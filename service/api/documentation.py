@@ -1,4 +1,4 @@
-"""`GET /docs`: Swagger UI over the OpenAPI document, served from here: the page works without internet access."""
+"""The OpenAPI document, and `GET /docs`: Swagger UI over it, which works without the internet."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+
+from service.model_repository import Repository
 
 STATIC = Path(__file__).parent.parent / "static"
 INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -26,8 +29,18 @@ def content_security_policy(page: str) -> str:
     )
 
 
-def install(app: FastAPI) -> None:
-    """Adds `/docs` and what the page loads."""
+def install(app: FastAPI, repository: Repository) -> None:
+    """Adds `/docs` and what the page loads, and corrects the document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        _without_validation_errors(document)
+        classes = (model.card.architecture.num_classes for model in repository.models.values())
+        _limit_top_k(document["paths"]["/classify"]["post"], max(classes, default=1))
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
     app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.get("/docs", include_in_schema=False)
@@ -42,3 +55,21 @@ def install(app: FastAPI) -> None:
         )
         page.headers["Content-Security-Policy"] = content_security_policy(bytes(page.body).decode())
         return page
+
+
+def _without_validation_errors(document: dict[str, Any]) -> None:
+    """Removes FastAPI's own validation errors: a path parameter is a string, which is always valid."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+
+
+def _limit_top_k(operation: dict[str, Any], classes: int) -> None:
+    """Bounds `top_k` of query and form by the most classes that a model has now."""
+    (query,) = (parameter["schema"] for parameter in operation["parameters"] if parameter["name"] == "top_k")
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    for schema in (query, form["patternProperties"]["^top_k$"]):
+        schema["maximum"] = classes

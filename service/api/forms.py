@@ -22,7 +22,7 @@ from service.runtime.images.formats import (
 
 FIELD = "file"  # the field for images
 MAX_FIELDS = 16  # besides images
-MAX_PREAMBLE = 16384  # bytes before the first boundary
+MAX_PREAMBLE = 16384  # bytes up to the end of the first boundary
 
 IDENTITY_ENCODINGS = ("", "7bit", "8bit", "binary")  # Content-Transfer-Encodings (RFC 2045, section 6)
 INCOMPLETE = "it ends before its closing boundary"
@@ -175,23 +175,24 @@ async def read_form(content_type: str, chunks: AsyncIterator[bytes], *, max_file
 async def _read_opening(boundary: bytes, chunks: AsyncIterator[bytes]) -> bytes:
     """Reads chunks up to the first boundary. Removes the preamble before it and the padding after it.
 
-    RFC 2046, section 5.1.1, allows both; the parser does not.
+    RFC 2046, section 5.1.1, allows both; the parser does not. The result is the same however the bytes are cut.
     """
     delimiter = b"--" + boundary
     head = b""
     pattern = None
     async for chunk in chunks:
         head += chunk
-        if head.startswith(delimiter + b"\r\n"):  # the usual case
+        if boundary and head.startswith(delimiter + b"\r\n"):  # the usual case
             return head
-        if not boundary or has_image_signature(head):
+        if has_image_signature(head):
             break
-        pattern = pattern or re.compile(rb"(?:\A|\r\n)" + re.escape(delimiter) + rb"(?:(--)|[ \t]*\r\n)")
-        if found := pattern.search(head):
-            return delimiter + (found[1] or b"\r\n") + head[found.end() :]
-        if len(head) > MAX_PREAMBLE:
+        if boundary:
+            pattern = pattern or re.compile(b"\r\n" + re.escape(delimiter) + rb"(?:(--)|[ \t]*\r\n)")
+            if found := pattern.search(b"\r\n" + head, 0, MAX_PREAMBLE + 2):
+                return delimiter + (found[1] or b"\r\n") + head[found.end() - 2 :]
+        if len(head) >= MAX_PREAMBLE:
             break
-    raise MalformedRequest(reason=_why_not_a_form(head, boundary))
+    raise MalformedRequest(reason=_why_not_a_form(head[:MAX_PREAMBLE], boundary))
 
 
 def _why_not_a_form(head: bytes, boundary: bytes) -> str:
@@ -214,7 +215,7 @@ def _why_not_a_form(head: bytes, boundary: bytes) -> str:
             f"the content type names the boundary `{expected}`, but the body begins with `{body_boundary}`: "
             f"{LET_THE_CLIENT}"
         )
-    if boundary in head:
+    if boundary in head and len(head) < MAX_PREAMBLE:
         return INCOMPLETE
     if not head:
         return "it is empty"

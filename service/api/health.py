@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 
 from service.api import schema
 from service.api.guard import Guard
 from service.api.problems import responses
+from service.errors import TooManyConnections
 from service.metrics import Metrics
 
 
@@ -26,7 +28,13 @@ def router(ready: Callable[[], bool]) -> APIRouter:
 
     @routes.get(
         "/healthz/ready",
-        responses={503: {"model": schema.Health, "description": "Loading, or shutting down"}},
+        responses={
+            503: {
+                **responses()[503],
+                "model": schema.Health,
+                "description": f"Loading, or shutting down; {TooManyConnections.title}",
+            }
+        },
         summary="Requests should be sent here",
     )
     async def readiness(response: Response) -> schema.Health:
@@ -43,7 +51,7 @@ def metrics_router(metrics: Metrics, guard: Guard) -> APIRouter:
 
     @routes.get(
         "/metrics",
-        response_class=Response,
+        response_class=PlainTextResponse,
         responses=responses(*guard.faults("metrics")),
         dependencies=guard.credentials("metrics"),
         summary="Prometheus metrics",

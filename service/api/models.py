@@ -10,7 +10,7 @@ from service.api import schema
 from service.api.guard import Guard
 from service.api.problems import responses
 from service.api.redaction import redacted
-from service.errors import UnknownModel
+from service.errors import NotFound, UnknownModel
 from service.model_repository import Model, Repository
 from service.runtime.choices import FILES
 from service.runtime.tuning import Tuned
@@ -93,7 +93,7 @@ def reload_router(reload: Callable[[], None], guard: Guard) -> APIRouter:
 
 def router(repository: Repository) -> APIRouter:
     routes = APIRouter(tags=["models"])
-    unknown = responses(UnknownModel)
+    unknown = responses(UnknownModel, NotFound)  # a name with a slash is another path
 
     @routes.get("/models", summary="The models that are served, and their depths")
     async def list_models() -> schema.ModelList:

@@ -6,26 +6,41 @@ import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from service.errors import InvalidParameter, UnknownParameter
 from service.model_repository import Model, Repository
 
 DEFAULT_TOP_K = 5
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+LARGEST = 999_999_999  # number
+
+# Without a value, not with the value null: the document must not offer the word `null`.
+Absent = SkipJsonSchema[None]
+Whole = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class Parameters(BaseModel):
     """What a request asks for."""
 
-    model: str | None = Field(default=None, description="By name, as /models lists them.")
-    depth: int | None = Field(default=None, description="By depth, as /models lists them.")
-    top_k: int | None = Field(
-        default=None, ge=1, description="How many classes to return, most probable first; 5 if not given."
+    model: str | Absent = Field(default=None, description="By name, as /models lists them.")
+    depth: Whole | Absent = Field(default=None, description="By depth, as /models lists them.")
+    top_k: Whole | Absent = Field(
+        default=None,
+        description="How many classes to return, most probable first, at most all of the model; 5 if not given.",
     )
 
 
+Timeout = Annotated[
+    Whole | Absent,
+    Field(
+        description="Milliseconds that the request may take. If they cannot be kept or have passed, the answer is 504.",
+    ),
+]
+SCHEMAS = Parameters.model_json_schema()["properties"]  # by name
 KNOWN = tuple(Parameters.model_fields)
 NEAR = 0.7  # least similarity (of 1) of a known name that is suggested for an unknown one
 WHOLE = re.compile(r"\s*0*([0-9]{1,9})\s*")

@@ -72,6 +72,17 @@ STATUS: dict[type[Fault], int] = {
 }
 
 
+# What may become of any call: its request does not get to the application, or the application fails by accident.
+OF_ANY_CALL: tuple[type[Fault], ...] = (
+    errors.UnreadableRequest,
+    errors.RequestTimeout,
+    errors.AddressTooLong,
+    errors.HeadersTooLarge,
+    errors.InternalError,
+    errors.TooManyConnections,
+)
+
+
 def status_of(fault: Fault) -> int:
     return STATUS[type(fault)]
 
@@ -113,9 +124,9 @@ def response(request: Request, fault: Fault) -> JSONResponse:
 
 
 def responses(*types: type[Fault]) -> dict[int | str, dict[str, object]]:
-    """The OpenAPI `responses` of an operation that can end in these faults."""
+    """The OpenAPI `responses` of an operation that can end in these faults, besides those of any call."""
     by_status: dict[int | str, dict[str, object]] = {}
-    for cls in sorted(types, key=lambda cls: STATUS[cls]):
+    for cls in sorted((*types, *OF_ANY_CALL), key=lambda cls: STATUS[cls]):
         described = by_status.setdefault(
             STATUS[cls],
             # A reference to the schema of `ImageResult.error`: FastAPI's `model=` would declare application/json.
@@ -170,7 +181,12 @@ def router() -> APIRouter:
     routes = APIRouter(tags=["problems"])
     pages = {cls.slug: cls for cls in fault_types()}
 
-    @routes.get("/problems/{slug}", response_class=PlainTextResponse, summary="What a problem means")
+    @routes.get(
+        "/problems/{slug}",
+        response_class=PlainTextResponse,
+        responses=responses(NotFound),
+        summary="What a problem means",
+    )
     async def page(slug: str) -> PlainTextResponse:
         if slug not in pages:
             raise NotFound(path=f"/problems/{slug}")

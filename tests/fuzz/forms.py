@@ -28,11 +28,11 @@ def parse_any(data: bytes) -> None:
     size = 1 + (data[0] if data else 0)
     reading = read_form(content_type.decode("latin-1"), _pieces(body, size), max_files=4)
     with contextlib.suppress(Fault):
-        parts = _run(reading)
+        parts = result_of(reading)
         assert all(isinstance(part.data, bytes) for part in parts)
 
 
-def _run(reading: Coroutine[Any, Any, Any]) -> Any:
+def result_of(reading: Coroutine[Any, Any, Any]) -> Any:
     """The result of a coroutine that never waits."""
     try:
         reading.send(None)

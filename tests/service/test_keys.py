@@ -9,13 +9,17 @@ import os
 import subprocess
 import sys
 import tomllib
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service import keys
-from service.errors import RateLimited
+from service.errors import RateLimited, TooManyAtOnce
 from service.keys import KeyFile, KeysError, main, read_entries
+from tests.support.mutations import CHANGES, changed, tried
 
 
 class Clock:
@@ -150,7 +154,10 @@ DIGEST = "a" * 64
         (f'[a]\nsha256 = "{DIGEST}"\nscopes = []\n', "key a: scopes: "),
         (f'[a]\nsha256 = "{DIGEST}"\nscopes = ["root"]\n', "key a: scopes: 0: .*'classify', 'metrics' or 'admin'"),
         ('[a]\nsha256 = "resnet_secret"\nscopes = ["classify"]\n', "key a: sha256: "),
-        (f'[a]\nsha256 = "{DIGEST}"\nscopes = ["classify"]\nrate = 0\n', "key a: rate: .*greater than 0"),
+        (
+            f'[a]\nsha256 = "{DIGEST}"\nscopes = ["classify"]\nrate = 0\n',
+            "key a: rate: .*greater than or equal to 0.000001",
+        ),
         (f'[a]\nsha256 = "{DIGEST}"\nscopes = ["classify"]\nlimit = 1\n', "key a: limit: Extra inputs"),
         (f'[a]\nsha256 = "{DIGEST}"\nscopes = ["classify"]\nburst = 2\n', "key a: burst is set without rate"),
         ("a = 1\n", "key a: Input should be"),
@@ -216,3 +223,58 @@ def test_a_key_that_the_file_could_not_hold_is_not_made(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "resnet_" not in captured.err
+
+
+WHOLE_FILE = (table("old", "alpha") + table("new", "beta", "rate = 1.5\nburst = 2\nconcurrency = 2")).encode()
+NUMBER = st.one_of(st.integers(), st.floats(), st.just("9" * 400)).map(str)
+LIMITS = st.dictionaries(st.sampled_from(["rate", "burst", "concurrency"]), NUMBER)
+
+
+def used(path: Path) -> None:
+    """Reads a keys file and sends three requests at once with each of its keys. Raises KeysError."""
+    file = KeyFile(path, Clock())
+    for token in ("alpha", "beta"):
+        key = file.find(token)
+        with ExitStack() as requests, suppress(RateLimited, TooManyAtOnce):
+            for _ in range(3):
+                requests.enter_context(key.allowance if key else nullcontext())
+
+
+@tried(400)
+@given(changes=CHANGES)
+def test_a_changed_file_holds_keys_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, int, int]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "changed.toml"
+    path.write_bytes(changed(WHOLE_FILE, changes))
+    with suppress(KeysError):
+        used(path)
+
+
+@tried(200)
+@given(limits=LIMITS)
+def test_any_limits_are_kept_or_refused(tmp_path_factory: pytest.TempPathFactory, limits: dict[str, str]) -> None:
+    path = tmp_path_factory.getbasetemp() / "limits.toml"
+    path.write_text(table("new", "beta", "\n".join(f"{name} = {value}" for name, value in limits.items())))
+    with suppress(KeysError):
+        used(path)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ("rate = 1e-310", "key new: rate: .*greater than or equal to"),  # its Retry-After would be infinite
+        ("rate = 1e308", "key new: rate: .*less than or equal to"),
+        (f"rate = 1\nburst = {'9' * 400}", "key new: burst: .*less than or equal to"),
+    ],
+)
+def test_limits_that_nobody_could_count_are_refused(path: Path, limits: str, message: str) -> None:
+    path.write_text(table("new", "beta", limits))
+    with pytest.raises(KeysError, match=message):
+        KeyFile(path)
+
+
+def test_a_file_nested_too_deeply_is_refused(path: Path) -> None:
+    path.write_text("a = " + "[" * 100_000)
+    with pytest.raises(KeysError, match="is not TOML"):
+        KeyFile(path)

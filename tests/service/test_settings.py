@@ -152,7 +152,8 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
             ["--cors-origins", "https://*.example.com"],
             r"cors_origins: expected an origin .*, got https://\*.example.com",
         ),
-        (["--models-dir", "m\udcf6d"], r"models_dir: 'm\\udcf6d' is not UTF-8: rename the folder"),
+        (["--models-dir", "m\udcf6d"], r"models_dir: 'm\\udcf6d' is not UTF-8: correct it, or rename the folder"),
+        (["--cors-origins", "m\udcf6d"], r"cors_origins: 'm\\udcf6d' is not UTF-8: correct it, or rename the folder"),
         (
             ["--memory-budget", "536870911"],
             r"memory_budget \(536870911\) is too small for max_request_bytes \(67108864\), max_images \(32\) and 1 "

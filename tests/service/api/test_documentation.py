@@ -1,10 +1,19 @@
-"""The policy of the page `/docs`. tests/e2e/test_docs_page.py opens it in a browser."""
+"""The OpenAPI document, and the policy of the page `/docs`.
+
+tests/e2e/test_openapi.py compares the document with the service; tests/e2e/test_docs_page.py opens the page.
+"""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.model_repository import open_repository
+from service.settings import Settings
 
 
 def test_the_page_may_run_its_own_scripts_only(client: TestClient) -> None:
@@ -20,3 +29,58 @@ def test_the_page_may_run_its_own_scripts_only(client: TestClient) -> None:
 def test_other_answers_have_no_policy(client: TestClient) -> None:
     for path in ("/models", "/openapi.json", "/healthz/live", "/problems/no-image", "/static/swagger-ui.css"):
         assert "content-security-policy" not in client.get(path).headers
+
+
+def test_every_call_names_what_may_become_of_any_call(client: TestClient) -> None:
+    for path in client.get("/openapi.json").json()["paths"].values():
+        for operation in path.values():
+            responses = operation["responses"]
+            assert {"400", "408", "414", "431", "500", "503"} <= responses.keys()
+            assert "application/problem+json" in responses["503"]["content"]
+
+
+@pytest.mark.parametrize("path", ["/models/{name}", "/models/{name}/labels", "/problems/{slug}"])
+def test_calls_with_a_name_say_that_it_may_be_unknown_and_cannot_be_invalid(client: TestClient, path: str) -> None:
+    document = client.get("/openapi.json").json()
+    responses = document["paths"][path]["get"]["responses"]
+    assert "application/problem+json" in responses["404"]["content"]
+    assert "422" not in responses
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_parameters_have_bounds_in_query_and_form(client: TestClient) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/classify"]["post"]
+    given = {parameter["name"]: parameter["schema"] for parameter in operation["parameters"]}
+    assert given["model"]["type"] == "string"  # without null, which would be a name
+    bounds = {name: (schema.get("minimum"), schema.get("maximum")) for name, schema in given.items()}
+    assert bounds == {
+        "model": (None, None),
+        "depth": (1, 999_999_999),
+        "top_k": (1, 1000),  # of resnet18
+        "X-Request-Timeout-Ms": (1, 999_999_999),
+    }
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["patternProperties"]["^top_k$"]["maximum"] == 1000
+    assert (form["properties"]["file"]["minItems"], form["properties"]["file"]["maxItems"]) == (1, 3)
+    assert form["additionalProperties"] is False
+
+
+def test_the_largest_top_k_follows_the_models(tiny_dir: Path) -> None:
+    settings = Settings(models_dir=tiny_dir)
+    repository = open_repository(settings)
+    app = create_app(settings, repository)
+
+    def largest() -> int:
+        parameters = app.openapi()["paths"]["/classify"]["post"]["parameters"]
+        (found,) = (one["schema"]["maximum"] for one in parameters if one["name"] == "top_k")
+        return int(found)
+
+    assert largest() == 1000
+    del repository.models["resnet18"]  # as when its folder is removed
+    assert largest() == 10
+
+
+def test_methods_of_a_path_are_its_own(client: TestClient) -> None:
+    """Not those of /models/{name}, which matches, too."""
+    response = client.put("/models/reload")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")

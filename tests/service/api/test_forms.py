@@ -8,10 +8,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from service.api.forms import read_form
+from service.api.forms import MAX_PREAMBLE, read_form
+from service.errors import RequestFault
+from tests.fuzz.forms import result_of
 from tests.service.api.client import END, FORM, UNFILLED, as_file, part, problem, raw, send
+from tests.support.mutations import CHANGES, CUTS, changed, pieces, tried
 
 
 @pytest.mark.parametrize(
@@ -206,3 +211,64 @@ def test_malformed_forms_are_refused_with_the_reason(client: TestClient, body: b
 def test_a_boundary_that_is_too_long(client: TestClient) -> None:
     response = raw(client, b"--x", f"multipart/form-data; boundary={'x' * 300}")
     assert problem(response, 400, "malformed-request")["reason"] == "its boundary is too long"
+
+
+PARTS = part("file", b"\x89PNG", '; filename="a.png"') + part("top_k", b"2")
+FORMS = {
+    "plain": PARTS + END,
+    "preamble": b"a preamble\r\n--xy\r\n" + PARTS + END,
+    "padded": (PARTS + END).replace(b"--x\r\n", b"--x \t\r\n") + b"an epilogue",
+    "base64": encoded(base64.b64encode(b"an image"), "base64") + END,
+    "extended name": part("file", b"", "; filename*=utf-8''a%20b") + END,
+    "other boundary": (PARTS + END).replace(b"--x", b"--y"),
+    "image": b"\xff\xd8\xff\xe0" + PARTS + END,
+    "nothing": b"",
+}
+TYPES = [FORM["content-type"], "multipart/form-data", 'multipart/form-data; boundary="x y"; charset=utf-8']
+
+
+def outcome(content_type: str, body: list[bytes]) -> object:
+    """The parts, or the fault in words."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for piece in body:
+            yield piece
+
+    try:
+        return result_of(read_form(content_type, chunks(), max_files=2))
+    except RequestFault as fault:
+        return f"{fault.slug}: {fault}"
+
+
+@tried(1500)
+@given(
+    name=st.sampled_from(sorted(FORMS)),
+    content_type=st.sampled_from(TYPES),
+    changes=st.one_of(st.just([]), CHANGES),
+    cuts=CUTS,
+)
+def test_a_form_is_the_same_however_it_is_cut(
+    name: str, content_type: str, changes: list[tuple[str, int, int]], cuts: list[int]
+) -> None:
+    body = changed(FORMS[name], changes)
+    whole = outcome(content_type, [body] if body else [])
+    assert outcome(content_type, pieces(body, cuts)) == whole
+    assert outcome(content_type, pieces(body, range(len(body)))) == whole
+
+
+@pytest.mark.parametrize("size", [1, 1000, 10**6])
+def test_a_preamble_has_the_same_limit_however_it_is_cut(size: int) -> None:
+    def parsed(preamble: int) -> object:
+        body = b"n" * (preamble - 2) + b"\r\n" + PARTS + END
+        return outcome(FORM["content-type"], pieces(body, range(0, len(body), size)))
+
+    longest = MAX_PREAMBLE - len("--x\r\n")
+    assert isinstance(parsed(longest), list)
+    assert parsed(longest + 1) == (
+        "malformed-request: The multipart body is malformed: it begins like no known format, not with the boundary `x`"
+    )
+
+
+def test_a_content_type_without_a_boundary_is_no_empty_boundary() -> None:
+    body = (PARTS + END).replace(b"--x", b"--")
+    assert "the content type names no boundary" in str(outcome("multipart/form-data", [body]))

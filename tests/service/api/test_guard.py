@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 from starlette.types import Message
@@ -23,7 +25,10 @@ from service.app import create_app
 from service.keys import Scope
 from service.metrics import Metrics
 from service.settings import Settings
+from tests.fuzz.forms import result_of
+from tests.service.api.asgi import answer, scope_of
 from tests.service.api.client import problem
+from tests.support.mutations import CHANGES, changed, tried
 from tests.support.waiting import until, until_ready
 
 
@@ -299,3 +304,52 @@ def test_requests_at_once_are_limited_until_their_answer(keys_file: Path) -> Non
             assert (await call()).status_code == 200
 
     asyncio.run(play())
+
+
+# Whatever the headers hold.
+
+TOKEN = b"the-key-of-a-test"
+CREDENTIAL = st.one_of(
+    st.just(b"Bearer " + TOKEN),
+    st.just(TOKEN),
+    CHANGES.map(lambda changes: changed(b"Bearer " + TOKEN, changes)),
+    CHANGES.map(lambda changes: changed(TOKEN, changes)),
+    st.binary(max_size=40),
+)
+CREDENTIALS = st.lists(st.tuples(st.sampled_from([b"authorization", b"x-api-key"]), CREDENTIAL), max_size=3)
+
+
+@pytest.fixture(scope="module")
+def one_key(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    """An application with one guarded route and one key, `TOKEN`."""
+    path = tmp_path_factory.mktemp("keys") / "keys.toml"
+    path.write_text(f'[user]\nsha256 = "{hashlib.sha256(TOKEN).hexdigest()}"\nscopes = ["classify"]\n')
+    return guarded(Settings(api_keys_file=path), "classify")
+
+
+def keys_in(headers: list[tuple[bytes, bytes]]) -> set[bytes]:
+    """The keys in headers, as RFC 6750 reads them; blanks around them do not count."""
+    found = set()
+    for name, value in headers:
+        scheme, _, token = value.partition(b" ")
+        if name == b"x-api-key":
+            found.add(stripped(value))
+        elif scheme.lower() == b"bearer":
+            found.add(stripped(token))
+    return found
+
+
+def stripped(value: bytes) -> bytes:
+    return value.decode("latin-1").strip().encode("latin-1")
+
+
+@tried(400)
+@given(headers=CREDENTIALS)
+@example(headers=[(b"authorization", b"Basic x"), (b"x-api-key", TOKEN)])
+@example(headers=[(b"authorization", b"bearer  " + TOKEN + b" "), (b"x-api-key", TOKEN)])
+@example(headers=[(b"x-api-key", b"\xff"), (b"x-api-key", TOKEN)])
+def test_only_the_key_lets_in(one_key: FastAPI, headers: list[tuple[bytes, bytes]]) -> None:
+    sent = [(b"content-type", b"application/json"), *headers]
+    status, answered, _ = result_of(answer(one_key, scope_of("POST", "/change", headers=sent), [b'{"model": "x"}']))
+    assert status == (200 if keys_in(headers) == {TOKEN} else 401)
+    assert (b"www-authenticate" in answered) == (status == 401)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.datastructures import URL
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
@@ -17,6 +20,9 @@ from service.api.middleware import Forwarded
 from service.app import create_app
 from service.settings import Settings
 from service.settings_sources import read_settings
+from tests.fuzz.forms import result_of
+from tests.service.api.asgi import scope_of
+from tests.support.mutations import CHANGES, changed, tried
 from tests.support.waiting import until_ready
 
 
@@ -110,6 +116,35 @@ def test_other_clients_are_not_believed(start: Callable[..., TestClient], addres
 def test_an_invalid_prefix_is_ignored(start: Callable[..., TestClient], prefix: str) -> None:
     client = start("10.1.2.3", trusted_proxies="10.0.0.0/8")
     assert client.get("/", headers={"x-forwarded-prefix": prefix.encode()}).json()["documentation"] == "/docs"
+
+
+ANY_FORWARDED = st.fixed_dictionaries(
+    {},
+    optional={
+        name.encode(): st.one_of(st.binary(max_size=20), CHANGES.map(lambda changes, good=good: changed(good, changes)))
+        for name, good in {
+            "x-forwarded-proto": b"https, http",
+            "x-forwarded-host": b"[fd00::1]:8443",
+            "x-forwarded-prefix": b"/vision/v1/",
+        }.items()
+    },
+)
+
+
+@tried(400)
+@given(headers=ANY_FORWARDED)
+def test_whatever_a_proxy_forwards_is_an_address_or_ignored(headers: dict[bytes, bytes]) -> None:
+    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+        pass
+
+    scope = scope_of("GET", "/", headers=list(headers.items()))
+    app = Forwarded(nothing, "/own", [ipaddress.ip_network("127.0.0.1")])
+    result_of(app(scope, None, None))  # type: ignore[arg-type]
+    assert scope["scheme"] in ("http", "https")
+    assert re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", scope["root_path"])
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    assert len(hosts) == 1
+    assert re.fullmatch(rb"[A-Za-z0-9.-]+(:[0-9]+)?|\[[0-9a-fA-F:]+\](:[0-9]+)?", hosts[0])
 
 
 PREFLIGHT = {"origin": "https://page.example", "access-control-request-method": "POST"}

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -19,31 +19,12 @@ from tests.service.runtime.images import hostile
 from tests.service.runtime.images.files import of_every_mode
 from tests.service.runtime.images.pictures import photograph
 from tests.service.runtime.images.steps import lines_run
+from tests.support.mutations import CHANGES, changed, tried
 
 TINY = Preprocessing(resize=8, crop=8)
 MAX_PIXELS = 100_000
 FILES = of_every_mode(photograph(19, 13))
 MAX_LINES = 3000  # these files have at most forty segments; a mutation adds few
-
-# A change of a file: to a byte, the removal of some bytes, or a copy of some bytes to another place.
-POSITION = st.integers(0, 3000)
-CHANGE = st.one_of(
-    st.tuples(st.just("set"), POSITION, st.integers(0, 255)),
-    st.tuples(st.just("cut"), POSITION, st.integers(1, 64)),
-    st.tuples(st.just("copy"), POSITION, POSITION),
-    st.tuples(st.just("end"), POSITION, st.just(0)),
-)
-
-
-def changed(data: bytes, kind: str, at: int, value: int) -> bytes:
-    at %= len(data) + 1
-    if kind == "set":
-        return data[:at] + bytes([value]) + data[at + 1 :]
-    if kind == "cut":
-        return data[:at] + data[at + value :]
-    if kind == "copy":
-        return data[:at] + data[value % (len(data) + 1) :][:64] + data[at:]
-    return data[:at]
 
 
 def outcome(data: bytes) -> str:
@@ -58,17 +39,15 @@ def outcome(data: bytes) -> str:
     return "picture"
 
 
-@settings(max_examples=600, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(name=st.sampled_from(sorted(FILES)), changes=st.lists(CHANGE, min_size=1, max_size=5))
+@tried(600)
+@given(name=st.sampled_from(sorted(FILES)), changes=CHANGES)
 @example(name="JPEG RGB", changes=[("end", 0, 0)])
 def test_changed_files(name: str, changes: list[tuple[str, int, int]]) -> None:
-    data = FILES[name]
-    for change in changes:
-        data = changed(data, *change)
+    data = changed(FILES[name], changes)
     assert lines_run(lambda: outcome(data)) < MAX_LINES
 
 
-@settings(max_examples=200, derandomize=True, deadline=None, database=None)
+@tried(200)
 @given(
     start=st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\0\0\0WEBP"]), rest=st.binary(max_size=300)
 )
