@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.versions import publish_copy, remove
 from service.errors import AmbiguousModel, UnknownModel
 from service.model_repository import Changes, Repository, RepositoryError, Status
 from service.runtime.model_folder import CardError
 from tests.support.folders import copied
-from tests.support.published import publish_copy, remove
 
 
 @pytest.fixture
