@@ -6,7 +6,7 @@ IMAGE ?= resnet-service
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools run test test-all lint bench bench-peers docs docker lock sbom audit clean
+.PHONY: help install tools run test test-all lint bench bench-peers soak docs docker lock sbom audit clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ bench: install  ## measure decoding, serving (needs wrk), workers and training; 
 
 bench-peers: install  ## compare the service with seven other servers (needs wrk and java); an hour or two
 	$(BIN)/python -m benchmarks.peers
+
+SECONDS ?= 3600
+soak: install  ## mixed load, faults and hostile input for SECONDS (3600), behind nginx; draws what they do
+	$(BIN)/python -m benchmarks.soak --seconds $(SECONDS)
 
 docs: install  ## regenerate the pages of docs/ that come from the code
 	$(BIN)/python docs/generate.py

@@ -127,6 +127,7 @@ class GoodClients:
         if response.headers.get("x-request-id") != f"good-{number}":
             return f"the answer to {response.headers.get('x-request-id')}"
         if response.status_code == 503 and "retry-after" in response.headers:
+            self._ledger.busy[response.json()["title"]] += 1
             return "busy"
         if response.status_code == 504 and deadline and "deadline" in response.text:
             return "late"

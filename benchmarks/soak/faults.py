@@ -140,12 +140,13 @@ class Faults:
         self._ledger.ended.append(self._ledger.now)
 
     async def _repair(self) -> None:
-        """Starts anew, so that one failure is reported once."""
+        """Starts a replica anew that is down or does not get ready, so that one failure is reported once."""
         for replica in (self._single, self._multiple):
-            replica.destroy()
-            replica.start()
-        for replica in (self._single, self._multiple):
-            await replica.until_ready()
+            try:
+                await replica.until_ready()
+            except (TimeoutError, RuntimeError):
+                await asyncio.to_thread(replica.destroy)
+                await self._start(replica)
 
     async def _start(self, replica: Replica) -> None:
         replica.start()
@@ -212,8 +213,8 @@ class Faults:
         for replica in (self._single, self._multiple):
             await self._until_listed(replica, int(folder.name), failed=True)
         remove(folder)
-        for replica in (self._single, self._multiple):
-            await self._until_listed(replica, int(folder.name), failed=False)
+        # Workers list it until another version takes its place: only the engine process looks at the folder.
+        await self._until_listed(self._single, int(folder.name), failed=False)
 
     async def _until_listed(self, replica: Replica, version: int, *, failed: bool) -> None:
         """Waits until a version is among the failed ones, or is not any more."""

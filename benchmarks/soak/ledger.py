@@ -22,6 +22,7 @@ class Ledger:
         answered: ids of those that got an HTTP answer, whatever it was.
         outcomes: of the good clients: `right`, `busy` (503 with Retry-After), `late` (504 to a client with a deadline
             of its own), `lost` (anything else).
+        busy: titles of the problems behind 503.
         latencies: seconds of right answers since the last sample.
         losses: what the first lost requests got.
         hostile: statuses by kind of body; None where the connection was closed without an answer.
@@ -36,6 +37,7 @@ class Ledger:
         self.sent: set[int] = set()
         self.answered: set[int] = set()
         self.outcomes: Counter[str] = Counter(right=0, busy=0, late=0, lost=0)
+        self.busy: Counter[str] = Counter()
         self.latencies: list[float] = []
         self.losses: list[dict[str, Any]] = []
         self.hostile: defaultdict[str, Counter[int | None]] = defaultdict(Counter)

@@ -112,6 +112,7 @@ def summary(outcome: Outcome) -> str:
         f"requests of good clients: {outcomes.total()}, of them right {outcomes['right']}, 503 with Retry-After "
         f"{outcomes['busy']}, past their own deadline {outcomes['late']}, lost {outcomes['lost']}; replayed by the "
         f"balancer {outcome.access_log.replayed}",
+        *(f"  503, {title}: {count}" for title, count in ledger.busy.items()),
         f"clients that left, dawdled or were idle: {_counts(ledger.strangers)}",
         f"hostile bodies: {sum(statuses.total() for statuses in ledger.hostile.values())}",
         *(f"  {kind}: {_counts(statuses)}" for kind, statuses in sorted(ledger.hostile.items())),
@@ -166,6 +167,7 @@ def content(outcome: Outcome) -> dict[str, Any]:
         "seed": outcome.plan.seed,
         "models": list(outcome.plan.models),
         "requests": dict(ledger.outcomes),
+        "busy": dict(ledger.busy),
         "replayed": outcome.access_log.replayed,
         "losses": ledger.losses,
         "failed": outcome.access_log.failed,
