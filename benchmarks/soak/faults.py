@@ -134,10 +134,20 @@ class Faults:
         self._ledger.faults.append(Event(self._ledger.now, kind))
         try:
             await self._acts[kind](random)
+            await self._until_answered()
         except (TimeoutError, RuntimeError, httpx.HTTPError) as error:
             self._ledger.complain(f"{kind}: {error!r}")
             await self._repair()
         self._ledger.ended.append(self._ledger.now)
+
+    async def _until_answered(self) -> None:
+        """Waits for the requests that may have met a fault: two replicas are too few for those that meet two."""
+        met = set(self._ledger.waiting)
+
+        async def answered() -> bool:
+            return met.isdisjoint(self._ledger.waiting)
+
+        await until(answered, "the requests that met a fault are answered")
 
     async def _repair(self) -> None:
         """Starts a replica anew that is down or does not get ready, so that one failure is reported once."""
@@ -200,6 +210,7 @@ class Faults:
             if status:
                 self._ledger.complain(f"{ROLLING}: {replica.name} ended with status {status}: {replica.last_words()}")
             await self._start(replica)
+            await self._until_answered()
 
     async def _publish(self, random: Random) -> None:
         await self._until_answers(self._versions.publish())

@@ -19,6 +19,7 @@ class Ledger:
 
     Attributes:
         sent: ids of the good clients' requests.
+        waiting: ids of those that have no outcome yet.
         answered: ids of those that got an HTTP answer, whatever it was.
         outcomes: of the good clients: `right`, `busy` (503 with Retry-After), `late` (504 to a client with a deadline
             of its own), `lost` (anything else).
@@ -35,6 +36,7 @@ class Ledger:
     def __init__(self) -> None:
         self._start = time.monotonic()
         self.sent: set[int] = set()
+        self.waiting: set[int] = set()
         self.answered: set[int] = set()
         self.outcomes: Counter[str] = Counter(right=0, busy=0, late=0, lost=0)
         self.busy: Counter[str] = Counter()
@@ -52,6 +54,13 @@ class Ledger:
         """Seconds since the start."""
         return time.monotonic() - self._start
 
+    def send(self) -> int:
+        """The id of a good client's next request."""
+        number = len(self.sent)
+        self.sent.add(number)
+        self.waiting.add(number)
+        return number
+
     def settle(self, number: int, outcome: str, latency: float) -> None:
         """Enters the answer to a good client.
 
@@ -59,6 +68,7 @@ class Ledger:
             outcome: `right`, `busy` or `late`; any other text says what is wrong, and counts as lost.
             latency: seconds.
         """
+        self.waiting.discard(number)
         if outcome == "right":
             self.latencies.append(latency)
         if outcome in self.outcomes:

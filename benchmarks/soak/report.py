@@ -82,7 +82,7 @@ def complaints(outcome: Outcome) -> list[str]:
     if missing := ledger.answered - log.good.keys():
         found.append(f"{len(missing)} requests were answered by no balancer, such as {min(missing)}")
     for kind, statuses in ledger.hostile.items():
-        if failed := {status: statuses[status] for status in (500, 502, None) if statuses[status]}:
+        if failed := {status: statuses[status] for status in (500, None) if statuses[status]}:
             found.append(f"hostile bodies ({kind}) were answered {failed}")
     if not ledger.outcomes["right"]:
         found.append("no request was answered")
