@@ -6,7 +6,7 @@ IMAGE ?= resnet-service
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools run test test-all lint bench bench-peers bench-attacks docs docker lock sbom audit clean
+.PHONY: help install tools run test test-all lint bench bench-peers bench-attacks soak docs docker lock sbom audit clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ bench-attacks: install  ## measure overload, hostile clients and memory over 100
 	$(BIN)/python -m benchmarks.overload
 	$(BIN)/python -m benchmarks.slow_clients
 	$(BIN)/python -m benchmarks.memory --model resnet8-cifar
+
+SECONDS ?= 3600
+soak: install  ## mixed load, faults and hostile input for SECONDS (3600), behind nginx; draws what they do
+	$(BIN)/python -m benchmarks.soak --seconds $(SECONDS)
 
 docs: install  ## regenerate the pages of docs/ that come from the code
 	$(BIN)/python docs/generate.py

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
+from benchmarks.balancer import DOCKER
 from service.settings import Settings
-from tests.support.balancer import CLASSIFY, DOCKER, Balancer, Known, ports, problem
+from tests.support.balancer import CLASSIFY, Balancer, Known, ports, problem
 from tests.support.processes import JPEG, Service
 from tests.support.waiting import until
 

@@ -185,7 +185,9 @@ def test_without_replicas_the_balancer_says_so(known: list[Known], balance: Call
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # taken, but nothing listens
         response = balance([closed.getsockname()[1]]).post(CLASSIFY, known[0].jpeg)
-    assert problem(response)["title"] == "Bad Gateway"
+    assert problem(response)["status"] == 503
+    assert "No replica of the service" in str(problem(response)["detail"])
+    assert response.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize("status", [500, 503])

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from benchmarks.processes import children
+from benchmarks.versions import damage, publish_copy, remove
 from tests.support.folders import copied
 from tests.support.processes import Service
-from tests.support.published import damage, publish_copy, remove
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

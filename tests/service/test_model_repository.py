@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.versions import publish_copy, remove
 from service.errors import AmbiguousModel, UnknownModel
 from service.model_repository import Changes, Repository, RepositoryError, Status
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import CardError, read_card
 from tests.support.folders import copied
-from tests.support.published import publish_copy, remove
 
 
 @pytest.fixture

@@ -6,10 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import shutil
-import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +14,14 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.support.processes import JPEG, Service, free_port, request
+from benchmarks import balancer
+from tests.support.processes import JPEG, Service, request
 from tests.support.waiting import until
 
-DOCKER = Path(__file__).parents[2] / "docker"
 CLASSIFY = "/classify?top_k=1"
 CONNECTIONS = 32
 MODEL = "resnet8-cifar"  # so small that the balancer carries the load, not the network
 REPLICA = {"models": MODEL, "provider": "cpu"}
-START_NGINX_S = 10
 
 
 class Known(NamedTuple):
@@ -80,51 +76,13 @@ def require_nginx() -> None:
 
 
 @contextlib.contextmanager
-def nginx(
-    folder: Path, replica_ports: Sequence[int], *, tls: bool = False, instead: Mapping[str, str] | None = None
-) -> Iterator[Balancer]:
-    """Runs the container's configuration with other addresses.
-
-    Args:
-        folder: for its files; with `tls`, it holds tls/certificate.pem and tls/key.pem.
-        instead: other values of directives, for deadlines that a test cannot wait for: {"proxy_read_timeout": "1s"}.
-    """
-    port = free_port()
-    conf = (DOCKER / "nginx.conf").read_text()
-    for directive, value in (instead or {}).items():
-        conf, found = re.subn(rf"^( *{directive}) \w+;", rf"\1 {value};", conf, flags=re.M)
-        assert found == 1, directive
-    (folder / "nginx.conf").write_text(conf)
-    listen = (DOCKER / ("listen-tls.conf" if tls else "listen.conf")).read_text()
-    assert listen.count("listen 8080") == 1
-    (folder / "listen.conf").write_text(listen.replace("listen 8080", f"listen 127.0.0.1:{port}"))
-    (server,) = re.findall(r"^server service:8000 resolve(.*;)$", (DOCKER / "upstream.conf").read_text(), re.M)
-    servers = [f"server 127.0.0.1:{replica_port}{server}\n" for replica_port in replica_ports]
-    (folder / "upstream.conf").write_text("".join(servers))
-    log, errors = folder / "access.log", folder / "error.log"
-    # nginx started by root runs its workers as another user, who cannot enter the test's folder.
-    directives = "daemon off; user root;" if os.geteuid() == 0 else "daemon off;"
-    command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", directives]
-    with log.open("wb") as stdout, errors.open("wb") as stderr:
-        process = subprocess.Popen(command, stdout=stdout, stderr=stderr)
-    try:
-        until(lambda: listens(port) or process.poll() is not None, START_NGINX_S)
-        assert process.poll() is None, errors.read_text()
-        yield Balancer(port, log, "https" if tls else "http")
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+def nginx(folder: Path, replica_ports: Sequence[int], *, tls: bool = False, **options: Any) -> Iterator[Balancer]:
+    """Arguments as of `benchmarks.balancer.nginx`."""
+    with balancer.nginx(folder, replica_ports, tls=tls, **options) as port:
+        yield Balancer(port, folder / balancer.ACCESS_LOG, "https" if tls else "http")
 
 
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def load(balancer: Balancer, known: Sequence[Known], numbers: Iterator[int]) -> list[Answer]:
+def load(balanced: Balancer, known: Sequence[Known], numbers: Iterator[int]) -> list[Answer]:
     """Sends a request for each number, over 32 connections. The number is the request's id.
 
     Numbers are taken one by one: a generator can decide when the load ends.
@@ -141,7 +99,7 @@ def load(balancer: Balancer, known: Sequence[Known], numbers: Iterator[int]) -> 
 
     async def run() -> None:
         limits = httpx.Limits(max_connections=CONNECTIONS)
-        async with httpx.AsyncClient(base_url=balancer.url, limits=limits, timeout=60, verify=False) as client:
+        async with httpx.AsyncClient(base_url=balanced.url, limits=limits, timeout=60, verify=False) as client:
             await asyncio.gather(*(worker(client) for _ in range(CONNECTIONS)))
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""Publishes copies of models, as `model_export` would."""
+"""Publishes copies of models as `model_export` would, and takes them away. For tests, too."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from tests.support.folders import copied
 
 
 def publish_copy(
@@ -21,11 +19,11 @@ def publish_copy(
     """The same model under another name or version; it appears at once and complete.
 
     Args:
-        root: a model folder that the test may change, with version 1 of `source`.
+        root: a model folder that may be changed, with version 1 of `source`.
         change: changes the card.
     """
     staging = root / f".{name}-{version}"
-    copied(root / source / "1", staging)
+    shutil.copytree(root / source / "1", staging, copy_function=shutil.copyfile)  # without modes: it may be read-only
     card = json.loads((staging / "card.json").read_text())
     card |= {"name": name, "version": version}
     change(card)
