@@ -5,8 +5,10 @@ Whatever keeps the main event loop busy, probes are answered.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +17,7 @@ from types import TracebackType
 import uvicorn
 from fastapi import FastAPI
 
+from service import tls
 from service.api import health, models, problems
 from service.api.guard import Guard
 from service.api.middleware import Head
@@ -69,6 +72,7 @@ class AdminServer(uvicorn.Server):
 
     def __init__(self, settings: Settings, port: int, app: FastAPI, metrics: Metrics) -> None:
         """Raises OSError if the port cannot be used."""
+        self._client_timeout = settings.client_timeout
         self._sockets = bind(settings.host, port, shared=False)
         for sock in self._sockets:
             sock.listen()  # not only on the thread: until then, another program could take the port
@@ -91,6 +95,10 @@ class AdminServer(uvicorn.Server):
             )
         )
         self._thread = threading.Thread(target=self.run, args=(self._sockets,), name="admin", daemon=True)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        tls.limit_handshakes(asyncio.get_running_loop(), self._client_timeout)
+        await super().startup(sockets)
 
     def __enter__(self) -> None:
         self._thread.start()

@@ -6,15 +6,22 @@ it, and not before the first `Metrics`: `count_alone` and `count_together` come 
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 import tempfile
+import threading
+from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
+
+log = logging.getLogger(__name__)
 
 Stage = Literal["decode", "queue", "inference", "total"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -29,10 +36,11 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
-# Where each process counts, by prometheus_client's names for the kinds of metrics, and the room for each: some thousand
-# series. The files are mapped into memory, and to write where a full disk has no room for them would end the process.
-COUNTER_FILES = ("counter", "histogram", "gauge_livesum", "gauge_max")
-COUNTER_BYTES = 2**19
+# Where each process counts, by prometheus_client's names for the kinds of metrics, and the room that is reserved for
+# each: for 25 models and 300 series of a kind. The files are mapped into memory, and to write where a full disk has no
+# room for them would end the process. Beyond that room a file doubles, unreserved.
+RESERVED = {"counter": 2**16, "histogram": 2**19, "gauge_livesum": 2**16, "gauge_max": 2**16}
+SUMMED = ("counter", "histogram")  # kinds that outlive their process, in one file for all that have ended
 
 
 class NoFolder(Exception):
@@ -64,19 +72,86 @@ def reserve_counters() -> None:
     if folder is None:
         return
     try:
-        for kind in COUNTER_FILES:
-            with (Path(folder) / f"{kind}_{os.getpid()}.db").open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, COUNTER_BYTES)
+        for kind, size in RESERVED.items():
+            with _file(folder, kind, os.getpid()).open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        needed = len(COUNTER_FILES) * COUNTER_BYTES
+        for kind in RESERVED:  # an empty file is not one of counters
+            _file(folder, kind, os.getpid()).unlink(missing_ok=True)
+        needed = sum(RESERVED.values())
         raise NoFolder(f"{folder} has no room for {needed} bytes of counters: {error}; set TMPDIR") from error
 
 
+_ended: set[int] = set()  # processes whose files are still there
+
+
 def forget_process(pid: int) -> None:
-    """Drops the gauges of a process that has ended."""
+    """Drops the gauges of a process that has ended, and adds what it counted to the sums of those that ended before it.
+
+    While `text` reads the files, or if the disk has no room for the new sums, they stay until the next process ends.
+    """
     from prometheus_client.multiprocess import mark_process_dead
 
+    folder = os.environ[FOLDER]
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    _ended.add(pid)
+    with suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        try:
+            for kind in SUMMED:
+                _add_up(folder, kind)
+        except OSError as error:
+            log.warning("the counters of workers that have ended stay in their files: %s", error)
+        else:
+            for ended in _ended:
+                for kind in RESERVED:
+                    _file(folder, kind, ended).unlink(missing_ok=True)
+            _ended.clear()
+
+
+def _add_up(folder: str, kind: str) -> None:
+    """Moves what processes have counted that have ended into one file. Raises OSError; nothing is lost then."""
+    from prometheus_client.mmap_dict import MmapedDict
+
+    total = _file(folder, kind, "ended")
+    files = [file for file in (total, *(_file(folder, kind, pid) for pid in _ended)) if file.exists()]
+    sums: dict[str, float] = defaultdict(float)
+    for file in files:
+        for key, value, *_ in MmapedDict.read_all_values_from_file(file):  # type: ignore[no-untyped-call]
+            sums[key] += value
+    new = total.with_suffix(".new")
+    try:
+        with new.open("wb") as empty:  # with room for all, so that it need not grow
+            os.posix_fallocate(empty.fileno(), 0, 8 + sum(len(key.encode()) + 32 for key in sums))
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    written = MmapedDict(new)  # type: ignore[no-untyped-call]
+    for key, value in sums.items():
+        written.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
+    written.close()  # type: ignore[no-untyped-call]
+    new.replace(total)
+    for file in files:
+        if file != total:
+            file.unlink()
+
+
+def _file(folder: str, kind: str, process: int | str) -> Path:
+    return Path(folder) / f"{kind}_{process}.db"
+
+
+@contextmanager
+def _locked(folder: str, how: int) -> Iterator[None]:
+    """Holds a lock on the files of all processes: they are read as they were before a process was forgotten, or after.
+
+    Raises:
+        BlockingIOError: another process holds it, and `how` says not to wait.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)  # a file of its own would need room on the disk
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Metrics:
@@ -154,20 +229,34 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._ready: Tally[tuple[str, ...]] = Tally()  # models by what `resnet_model_info` says of them
+        self._ready_lock = threading.Lock()
         self._info = Gauge(
             "resnet_model_info",
-            "1 for each model that is ready, with what it runs on",
+            "1 while a model is ready, with what it runs on",
             INFO_LABELS,
             multiprocess_mode="max",
             registry=self.registry,
         )
 
     def model_is_ready(self, **labels: str) -> None:
-        """`labels` are those of `resnet_model_info`."""
-        self._info.labels(**labels).set(1)
+        """`labels` are those of `resnet_model_info`. Models may share them: a version and its replacement."""
+        values = tuple(labels[name] for name in INFO_LABELS)
+        with self._ready_lock:
+            self._ready[values] += 1
+            self._info.labels(*values).set(1)
 
     def model_is_gone(self, **labels: str) -> None:
-        self._info.remove(*(labels[name] for name in INFO_LABELS))
+        """The opposite of `model_is_ready`."""
+        values = tuple(labels[name] for name in INFO_LABELS)
+        with self._ready_lock:
+            self._ready[values] -= 1
+            if self._ready[values]:
+                return
+            if FOLDER in os.environ:  # a series in a file cannot be removed
+                self._info.labels(*values).set(0)
+            else:
+                self._info.remove(*values)
 
     def text(self) -> bytes:
         """The Prometheus text format. With workers: the sum of all processes, and `process_` of the engine's."""
@@ -180,4 +269,5 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         ProcessCollector(pid=self._engine_pid, registry=together)
-        return generate_latest(together)
+        with _locked(os.environ[FOLDER], fcntl.LOCK_SH):
+            return generate_latest(together)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import os
@@ -14,6 +15,7 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from service import tls
 from service.connections import Connections, most_connections
 from service.hard_end import GRACE_S, end_in
 from service.metrics import Metrics
@@ -60,6 +62,7 @@ class Server(uvicorn.Server):
             heeds_signals: False for a process whose parent decides when it stops, with `stop`.
         """
         self.fatal: Exception | None = None
+        self._client_timeout = settings.client_timeout
         self._delay = settings.shutdown_delay
         self._longest_end = settings.shutdown_delay + settings.shutdown_timeout + GRACE_S
         self._owns_process = False
@@ -126,6 +129,7 @@ class Server(uvicorn.Server):
             end_in(self._longest_end)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        tls.limit_handshakes(asyncio.get_running_loop(), self._client_timeout)
         await super().startup(sockets)
         self._on_listening()
 

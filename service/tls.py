@@ -1,9 +1,14 @@
-"""Checks the files for TLS before the service starts: uvicorn's own errors would not say which file is at fault."""
+"""TLS of the service's own ports: its files are checked before the start, and handshakes are held to a time.
+
+uvicorn's own errors would not say which file is at fault, and it has no setting for the time.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
+from typing import Any
 
 
 class TlsError(Exception):
@@ -40,3 +45,19 @@ def check(certificate: Path, key: Path | None) -> None:
         if key is None:
             raise TlsError(f"{certificate} holds no private key in PEM format: set tls_key to its file") from None
         raise TlsError(f"{key} holds no private key in PEM format: correct tls_key") from None
+
+
+def limit_handshakes(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """Has servers that this loop creates from now on close a connection whose TLS handshake takes longer.
+
+    Without it, the loop waits for a minute. The protocol sees a connection only after the handshake: until then no
+    other limit applies to it, nor does this one bound how many there are.
+    """
+    create_server = loop.create_server
+
+    async def limited(*arguments: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl"):
+            options["ssl_handshake_timeout"] = seconds
+        return await create_server(*arguments, **options)
+
+    loop.create_server = limited  # type: ignore[method-assign]

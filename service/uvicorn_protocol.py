@@ -50,7 +50,8 @@ class Protocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None  # the request that the application has; `cycle` is the last
         self._awaited: Literal["headers", "body", "nothing"] = "headers"  # what the client has to send
         self._deadline = 0.0  # for what is awaited, in `Connections.time`
-        self._newly_read = 0  # bytes of the body since the last check
+        self.newly_read = 0
+        self._begun = False  # whether the body has been awaited since the last check only
         self._body_bytes = 0  # of the request that is being read
         self._other_bytes = 0  # of the request that is being read: its head and what frames its body
         self._piece = 0  # bytes that are being parsed
@@ -89,13 +90,14 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # for trailers, which may not join the headers (RFC 9110, section 6.5.1)
         self._awaited = "body"
+        self._begun = True
         self._deadline = self._limits.deadline()
         self._limits.busy(self)
 
     def on_body(self, body: bytes) -> None:
         if not self.parser.should_upgrade():
             size = len(body)
-            self._newly_read += size
+            self.newly_read += size
             self._body_bytes += size
             self._other_bytes -= size
             super().on_body(body)
@@ -103,6 +105,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
             self._awaited = "nothing"
+            self._limits.going_on(self)
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -170,11 +173,17 @@ class Protocol(HttpToolsProtocol):
             return
         if self._refused or self._awaited == "nothing":
             return
-        if self._holds():
+        holds = self._holds()
+        if holds:
             self._deadline += passed
         elif self._unanswered:
-            self._deadline += self._newly_read / self._limits.min_body_rate
-        self._newly_read = 0
+            self._deadline += self.newly_read / self._limits.min_body_rate
+        if holds or self._begun or self.newly_read or not self._unanswered:
+            self._limits.going_on(self)
+        else:
+            self._limits.stalled(self)
+        self._begun = False
+        self.newly_read = 0
         self._deadline = min(self._deadline, self._limits.deadline())
         if self._limits.time > self._deadline:
             self._cut_off()
@@ -215,7 +224,7 @@ class Protocol(HttpToolsProtocol):
         self._awaited = "headers"
         self._uncounted = uncounted
         self._deadline = self._limits.deadline()
-        self._newly_read = self._body_bytes = self._other_bytes = 0
+        self.newly_read = self._body_bytes = self._other_bytes = 0
 
     def _check_sizes(self) -> None:
         """Refuses a request that has too many bytes beside its body, before more of them arrive."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
@@ -129,8 +130,14 @@ def _describe(images: list[Part], parts: list[Part]) -> str:
 
 
 async def _read(request: Request, permit: Permit, max_bytes: int) -> bytes:
-    chunks = [chunk async for chunk in _limited(request, permit, max_bytes, ImageTooLarge)]
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    body: io.BytesIO | None = None
+    async for chunk in _limited(request, permit, max_bytes, ImageTooLarge):
+        if body is None:
+            body = io.BytesIO(chunk)  # shares it; the usual body of one piece is never copied
+            body.seek(0, io.SEEK_END)
+        else:
+            body.write(chunk)  # a list of tiny pieces would take sixty times their bytes
+    return body.getvalue() if body else b""
 
 
 async def _limited(

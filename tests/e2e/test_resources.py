@@ -43,7 +43,7 @@ def test_without_room_for_the_workers_counters_it_refuses_to_start(
     monkeypatch.setenv("TMPDIR", str(small_disk))
     service = start_service(tiny_dir, **SETTINGS, workers=2, ready=False)
     assert service.process.wait(timeout=60) == 1
-    assert "has no room for 2097152 bytes of counters: [Errno 28] No space left on device; set TMPDIR" in (
+    assert "has no room for 720896 bytes of counters: [Errno 28] No space left on device; set TMPDIR" in (
         service.log.read_text()
     )
 

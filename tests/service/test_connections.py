@@ -235,18 +235,48 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(run: Any, header: byt
     run(ask())
 
 
+class Seen:
+    """A connection that counts its checks, and fails in them if it has an error."""
+
+    newly_read = 0
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.checks = 0
+        self.aborted = False
+        self._error = error
+
+    def check(self, passed: float) -> None:
+        self.checks += 1
+        if self._error:
+            raise self._error
+
+    def turn_away(self) -> None: ...
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_connection_whose_check_fails_is_closed_and_the_others_are_checked_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def ask() -> None:
+        limits = Connections(10, SHORT, 1, Metrics())
+        seen = [Seen(), Seen(RuntimeError("odd")), Seen()]
+        for connection in seen:
+            limits.add(connection)
+        await async_until(lambda: min(seen[0].checks, seen[2].checks) >= 3)
+        assert [connection.aborted for connection in seen] == [False, True, False]
+        assert seen[1].checks == 1
+        for connection in seen:
+            limits.remove(connection)
+
+    asyncio.run(ask())
+    (record,) = caplog.records
+    assert record.exc_info
+    assert "odd" in str(record.exc_info[1])
+
+
 def test_time_stands_still_while_the_event_loop_is_held() -> None:
-    class Seen:
-        def __init__(self) -> None:
-            self.checks = 0
-
-        def check(self, passed: float) -> None:
-            self.checks += 1
-
-        def turn_away(self) -> None: ...
-
-        def abort(self) -> None: ...
-
     async def ask() -> tuple[float, int]:
         limits, seen = Connections(1, 0.4, 1, Metrics()), Seen()
         limits.add(seen)
@@ -279,6 +309,67 @@ def test_at_the_limit_a_new_connection_replaces_the_one_that_has_been_idle_longe
                     assert await to_the_end(victim) == b""
                     assert limits.open == 3
         assert limits.closed("evicted") == 3
+
+    run(ask())
+
+
+async def until_stalled(limits: Connections) -> None:
+    """Uploads that have brought nothing since this was called count as stalled afterwards."""
+    begun = limits.time
+    await async_until(lambda: limits.time > begun + 3 * connections.LONGEST_INTERVAL_S)  # at least two checks
+
+
+@LOOPS
+@pytest.mark.parametrize("sent", [0, 1000])
+def test_at_the_limit_a_new_connection_replaces_the_upload_that_has_stalled_longest(
+    run: Any, sent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LONGEST_INTERVAL_S", 0.1)
+
+    async def ask() -> None:
+        app, limits = App(), Limits(most=2, client_timeout=600)
+        upload = POST % (20_000_000, b""), b"x" * sent
+        async with serving(app, limits) as port, connected(port, *upload) as (first, _):
+            await async_until(lambda: app.events == ["begun"])
+            await until_stalled(limits)
+            async with connected(port, *upload) as (second, _):
+                await async_until(lambda: app.events == ["begun"] * 2)
+                await until_stalled(limits)
+                assert b"200 OK" in await everything(port, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                assert await to_the_end(first) == b""
+                assert "disconnected" in app.events
+                assert (limits.closed("evicted"), limits.closed("refused")) == (1, 0)
+                async with AsyncExitStack() as stack:  # the first one takes the free place
+                    app.gate.clear()
+                    for requests in (4, 5):
+                        await stack.enter_async_context(connected(port, GET))
+                        await async_until(lambda requests=requests: app.events.count("begun") == requests)  # type: ignore[misc]
+                    assert await to_the_end(second) == b""
+                    assert (limits.closed("evicted"), limits.closed("refused")) == (2, 0)
+                    app.gate.set()
+
+    run(ask())
+
+
+@LOOPS
+def test_an_upload_that_goes_on_is_not_replaced(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LONGEST_INTERVAL_S", 0.2)
+
+    async def ask() -> None:
+        app, limits = App(), Limits(most=1, client_timeout=600)
+        async with serving(app, limits) as port, connected(port, POST % (10_000, b"")) as (reader, writer):
+            await async_until(lambda: app.events == ["begun"])
+            await until_stalled(limits)
+            sent = 0
+            going = asyncio.create_task(until_stalled(limits))
+            while not going.done():
+                writer.write(b"x")
+                sent += 1
+                await asyncio.sleep(0.02)
+            status, _, _ = parsed(await everything(port, GET))
+            assert (status, limits.closed("evicted"), limits.closed("refused")) == (503, 0, 1)
+            writer.write(b"x" * (10_000 - sent))
+            await answered(reader)
 
     run(ask())
 

@@ -64,6 +64,184 @@ with metrics.count_together():
     assert run(program).split() == ["True", "False"]
 
 
+WORKERS = """
+import os, subprocess, sys
+from pathlib import Path
+from service import metrics
+
+COUNT = '''
+import os
+from service import metrics
+metrics.reserve_counters()
+found = metrics.Metrics()
+found.requests.labels("net", 200).inc()
+found.batch_size.labels("net").observe(3)
+found.batch_size.labels("net").observe(100)
+print(os.getpid())
+'''
+
+def a_worker():
+    # Counts one request and two batches, and ends. Its process id.
+    return int(subprocess.run([sys.executable, "-c", COUNT], check=True, capture_output=True, text=True).stdout)
+
+def sums():
+    lines = [line.split() for line in found.text().decode().splitlines() if not line.startswith("#")]
+    counted = ("resnet_requests_total", "resnet_batch_size")
+    return {name: float(value) for name, value in lines if name.startswith(counted)}
+
+def files():
+    names = [path.name for path in Path(os.environ[metrics.FOLDER]).iterdir()]
+    return sorted(name for name in names if f"_{os.getpid()}." not in name)
+"""
+
+
+def test_what_processes_counted_that_have_ended_stays_in_the_sums_and_takes_no_more_room() -> None:
+    program = """
+with metrics.count_together():
+    found = metrics.Metrics()
+    alive = a_worker()
+    for ended in range(1, 4):
+        pid = a_worker()
+        before = sums()
+        assert before['resnet_requests_total{model="net",status="200"}'] == ended + 1, before
+        assert before['resnet_batch_size_bucket{le="4.0",model="net"}'] == ended + 1, before
+        assert before['resnet_batch_size_count{model="net"}'] == 2 * (ended + 1), before
+        assert before['resnet_batch_size_sum{model="net"}'] == 103 * (ended + 1), before
+        metrics.forget_process(pid)
+        assert sums() == before, sums()
+        of_ended = [name for name in files() if f"_{alive}." not in name]
+        assert of_ended == ["counter_ended.db", "histogram_ended.db"], of_ended
+        sizes = [path.stat().st_size for path in Path(os.environ[metrics.FOLDER]).glob("*_ended.db")]
+        assert 0 < sum(sizes) < 2**14, sizes
+"""
+    run(WORKERS + program)
+
+
+def test_while_the_files_are_read_they_stay_until_the_next_process_ends() -> None:
+    program = """
+import prometheus_client
+read = prometheus_client.generate_latest
+
+def interrupted(registry):
+    metrics.forget_process(first)
+    return read(registry)
+
+with metrics.count_together():
+    found = metrics.Metrics()
+    first, second = a_worker(), a_worker()
+    before = sums()
+    prometheus_client.generate_latest = interrupted
+    assert sums() == before
+    assert f"counter_{first}.db" in files(), files()
+    prometheus_client.generate_latest = read
+    metrics.forget_process(second)
+    assert files() == ["counter_ended.db", "histogram_ended.db"], files()
+    assert sums() == before
+"""
+    run(WORKERS + program)
+
+
+def test_without_room_for_the_sums_nothing_is_lost() -> None:
+    program = """
+import logging
+logging.basicConfig()
+with metrics.count_together():
+    found = metrics.Metrics()
+    first, second = a_worker(), a_worker()
+    before = sums()
+    reserve, os.posix_fallocate = os.posix_fallocate, lambda *_: os.truncate("/nonexistent", 0)
+    metrics.forget_process(first)
+    assert sums() == before
+    assert f"counter_{first}.db" in files() and not [name for name in files() if "ended" in name], files()
+    os.posix_fallocate = reserve
+    metrics.forget_process(second)
+    assert sums() == before
+    assert files() == ["counter_ended.db", "histogram_ended.db"], files()
+"""
+    run(WORKERS + program)
+
+
+def test_a_process_without_room_leaves_nothing_behind() -> None:
+    program = """
+with metrics.count_together():
+    found = metrics.Metrics()
+    os.posix_fallocate = lambda *_: os.truncate("/nonexistent", 0)
+    for path in Path(os.environ[metrics.FOLDER]).iterdir():
+        path.unlink()
+    try:
+        metrics.reserve_counters()
+    except metrics.NoFolder as error:
+        print(error)
+    assert list(Path(os.environ[metrics.FOLDER]).iterdir()) == []
+"""
+    assert "has no room for 720896 bytes of counters" in run(WORKERS + program)
+
+
+def test_the_room_of_33_processes_fits_32_megabytes() -> None:
+    each = sum(metrics.RESERVED.values())
+    assert 33 * each + each < 32_000_000  # and that of those that have ended, twice while it is renewed
+
+
+def test_25_models_fit_into_the_room_that_is_reserved_and_more_are_counted_too() -> None:
+    program = """
+def count(models):
+    for number in range(models):
+        name = f"resnet152-imagenet-{number}"
+        for stage in metrics.STAGES:
+            found.stages.labels(model=name, stage=stage).observe(1)
+        found.batch_size.labels(model=name).observe(1)
+        found.queue.labels(model=name).set(1)
+        found.model_is_ready(model=name, version="12", depth="152", variant="v1.5", provider="cpu", compute="fp32")
+        for outcome in range(10):
+            found.images.labels(name, f"some-problem-{outcome}").inc()
+
+def grown():
+    here = Path(os.environ[metrics.FOLDER])
+    sizes = {kind: (here / f"{kind}_{os.getpid()}.db").stat().st_size for kind in metrics.RESERVED}
+    return [kind for kind in sizes if sizes[kind] > metrics.RESERVED[kind]]
+
+with metrics.count_together():
+    found = metrics.Metrics()
+    count(25)
+    assert grown() == [], grown()
+    count(250)
+    assert "histogram" in grown(), grown()
+    assert found.text().decode().count("resnet_batch_size_count{") == 250
+"""
+    run(WORKERS + program)
+
+
+LABELS = {"model": "net", "version": "1", "depth": "18", "variant": "v1", "provider": "cpu", "compute": "fp32"}
+
+
+def shown(text: str) -> list[str]:
+    return [line.split()[-1] for line in text.splitlines() if line.startswith("resnet_model_info{")]
+
+
+def test_a_model_is_shown_until_all_that_share_its_labels_have_gone() -> None:
+    """A version that is published again under its number is ready before the old one goes."""
+    found = metrics.Metrics()
+    seen = []
+    for step in (found.model_is_ready, found.model_is_ready, found.model_is_gone, found.model_is_gone):
+        step(**LABELS)
+        seen.append(shown(found.text().decode()))
+    assert seen == [["1.0"], ["1.0"], ["1.0"], []]
+
+
+def test_a_model_that_has_gone_shows_0_where_its_series_cannot_be_removed() -> None:
+    program = f"""
+import warnings
+warnings.simplefilter("error")
+with metrics.count_together():
+    found = metrics.Metrics()
+    ready, gone = found.model_is_ready, found.model_is_gone
+    for step in (ready, ready, gone, gone, ready):
+        step(**{LABELS})
+        print(found.text().decode())
+"""
+    assert shown(run(WORKERS + program)) == ["1.0", "1.0", "1.0", "0.0", "1.0"]
+
+
 def test_without_a_folder_for_temporary_files_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     with pytest.raises(metrics.NoFolder, match="set TMPDIR"), metrics.count_together():

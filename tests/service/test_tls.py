@@ -1,14 +1,25 @@
-"""The files for TLS: what is wrong with them is one sentence."""
+"""TLS: what is wrong with its files is one sentence, and a silent client is cut off."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
+import uvloop
 from cryptography.hazmat.primitives import serialization
 
+from service.admin import admin_port
+from service.metrics import Metrics
+from service.server import Server
+from service.settings import Settings
 from service.tls import TlsError, check
+from tests.service.raw_http import echo, everything
+from tests.support.processes import free_port
+from tests.support.waiting import async_until
 
 
 @pytest.fixture
@@ -72,3 +83,31 @@ def test_a_key_with_a_passphrase_is_refused_instead_of_asking_on_the_terminal(ce
     )
     with pytest.raises(TlsError, match="has a passphrase: store it without one"):
         check(certificate, key)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_connection_without_a_handshake_is_closed(run: Any, certificate: Path, key: Path) -> None:
+    settings = Settings(tls_certificate=certificate, tls_key=key, client_timeout=0.3, port=free_port())
+    server = Server(settings, Metrics(), lambda server: echo, heeds_signals=False)
+    server.config.lifespan = "off"
+
+    async def ask() -> None:
+        serving = asyncio.create_task(server.serve())
+        await async_until(lambda: server.started)
+        try:
+            assert await everything(settings.port, b"") == b""
+        finally:
+            server.should_exit = server.force_exit = True
+            await asyncio.wait([serving], timeout=10)
+
+    run(ask())
+
+
+def test_a_connection_to_the_admin_port_without_a_handshake_is_closed(certificate: Path, key: Path) -> None:
+    port = free_port()
+    settings = Settings(tls_certificate=certificate, tls_key=key, client_timeout=0.3, admin_port=port)
+    with (
+        admin_port(settings, lambda: True, lambda: None, Metrics()),
+        socket.create_connection(("127.0.0.1", port), timeout=30) as silent,
+    ):
+        assert silent.recv(1) == b""

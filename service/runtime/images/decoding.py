@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
 
 from service.runtime.images.formats import JPEG_END, SUPPORTED_FORMATS
-from service.runtime.images.headers import decoding_fault, read_layout, shrink_divisor, shrink_side
+from service.runtime.images.headers import Header, decoding_fault, read_layout, shrink_divisor, shrink_side
 from service.runtime.images.layout import Layout
 from service.runtime.images.orientation import ORIENTATIONS
 from service.runtime.images.resizing import crop_box, resize_to_array, to_rgb_or_rgba
@@ -43,7 +43,9 @@ class OpenImage(NamedTuple):
     data: bytes  # the upload without its metadata
 
 
-def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool = True) -> Decoded:
+def decode(
+    data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool = True, header: Header | None = None
+) -> Decoded:
     """Decodes an upload, turns it upright, resizes its shorter side and cuts out the centre.
 
     Greyscale, 16-bit, palette, CMYK and transparent images come out as RGB (transparency over white), animations as
@@ -56,12 +58,13 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled
         max_pixels: the most pixels of a JPEG or PNG; a WebP may have a quarter of them (see `headers`).
         scaled: lets the JPEG decoder shrink a large photograph to a half, a quarter or an eighth, never below
             `SHRINK_MARGIN` times `resize`. This takes a fraction of the time; pixels differ a little.
+        header: what `read_header` returned for the same arguments, if it has been called: the file is not walked again.
 
     Raises:
         EmptyImage, UnsupportedImageFormat, NotAnImage, TooManyPixels, TooComplexImage, TruncatedImage, CorruptImage:
             see `faults`.
     """
-    opened = open_image(data, max_pixels)
+    opened = _open(data, header.layout if header else read_layout(data, max_pixels))
     size = opened.image.size
     divisor = shrink_on_load(opened, shrink_side(preprocessing)) if scaled else 1
     image = load_pixels(opened)
@@ -75,11 +78,15 @@ def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled
 
 
 def open_image(data: bytes, max_pixels: int) -> OpenImage:
-    """Opens an image, reading its header only. Raises as `decode` does.
+    """Opens an image, reading its header only. Raises as `decode` does."""
+    return _open(data, read_layout(data, max_pixels))
+
+
+def _open(data: bytes, layout: Layout) -> OpenImage:
+    """Opens an image that has been walked.
 
     Pillow gets the file without its metadata: it is slow on hostile metadata, and refuses pictures for damage in it.
     """
-    layout = read_layout(data, max_pixels)
     stripped = layout.stripped(data)
     try:
         image = Image.open(io.BytesIO(stripped), formats=SUPPORTED_FORMATS)

@@ -55,12 +55,14 @@ class Header(NamedTuple):
     Attributes:
         width, height: of the stored image, in pixels.
         decode_bytes: the most memory that `decode` takes at a time, beside the upload itself. An estimate from above.
+        layout: what `decode` needs in order not to walk the file again.
     """
 
     format: str
     width: int
     height: int
     decode_bytes: int
+    layout: Layout
 
 
 def read_header(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool = True) -> Header:
@@ -77,7 +79,7 @@ def read_header(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, s
     divisor = shrink_divisor(layout, shrink_side(preprocessing)) if scaled else 1
     loaded = math.ceil(layout.width / divisor) * math.ceil(layout.height / divisor)
     decode_bytes = FIXED_BYTES + (layout.fixed_bytes + loaded * layout.pixel_bytes) * 17 // 16  # allocators round up
-    return Header(layout.format, layout.width, layout.height, decode_bytes)
+    return Header(layout.format, layout.width, layout.height, decode_bytes, layout)
 
 
 def read_layout(data: bytes, max_pixels: int) -> Layout:

@@ -16,7 +16,7 @@ PICTURE_CHUNKS = {b"PLTE", b"tRNS", b"sBIT", b"IDAT", b"IEND"}
 TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt"}
 XMP_KEY = b"XML:com.adobe.xmp\0"
 EXIF_KEY = b"Raw profile type exif\0"  # of ImageMagick: hexadecimal, after three lines
-MAX_TEXT = 2**18  # bytes of an uncompressed text that is searched for the orientation
+MAX_TEXT = 2**18  # bytes of a text, compressed or not, that is searched for the orientation
 
 # The smallest common chunk of pixels has 8 kB. A large picture may have more chunks than `MAX_CHUNKS`.
 MAX_CHUNKS = 10_000
@@ -66,7 +66,8 @@ def read_png(data: bytes) -> Layout | None:
         return None
     pixel_bytes = by_colours[colours]
     picture: list[Span] = [(0, HEADER_END)]
-    exif = profile = xmp = b""
+    exif = b""
+    texts: dict[bytes, bytes] = {}  # by key, the first one only: each may unfold to `MAX_TEXT`
     for kind, start, end in read_chunks(data):
         if kind in PICTURE_CHUNKS:
             append(picture, start, min(end, len(data)))
@@ -75,17 +76,17 @@ def read_png(data: bytes) -> Layout | None:
             if kind == b"tRNS":
                 pixel_bytes = max(pixel_bytes, TRANSPARENT_PIXEL_BYTES.get(colours, 0))
         elif kind == b"eXIf":
-            exif = data[start + 8 : end - 4]
+            exif = exif or data[start + 8 : end - 4]
         elif kind in TEXT_CHUNKS:
-            if data.startswith(XMP_KEY, start + 8):
-                xmp = _text(kind, data[start + 8 + len(XMP_KEY) : end - 4])
-            elif data.startswith(EXIF_KEY, start + 8):
-                profile = _text(kind, data[start + 8 + len(EXIF_KEY) : end - 4])
+            for key in (XMP_KEY, EXIF_KEY):
+                if data.startswith(key, start + 8) and key not in texts:
+                    content = start + 8 + len(key)
+                    texts[key] = _text(kind, data[content : min(end - 4, content + MAX_TEXT)])
     return Layout(
         format="PNG",
         width=width,
         height=height,
-        orientation=orientation_of(exif or _unhexed(profile), xmp),
+        orientation=orientation_of(exif or _unhexed(texts.get(EXIF_KEY, b"")), texts.get(XMP_KEY, b"")),
         picture=picture,
         passes=1,
         pixel_bytes=pixel_bytes,
@@ -104,7 +105,7 @@ def significant_bits(data: bytes) -> int | None:
 
 
 def _text(kind: bytes, content: bytes) -> bytes:
-    """The first `MAX_TEXT` bytes of a text, given what follows its key; empty if it is damaged."""
+    """The first `MAX_TEXT` bytes of a text, given what follows its key, cut off or not; empty if it is damaged."""
     compressed = kind == b"zTXt"
     if kind == b"zTXt":
         content = content[1:]  # the compression method

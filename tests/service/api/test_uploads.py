@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import tracemalloc
 
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from service.admission import Memory, Permit
+from service.api.uploads import read_body
+from service.metrics import Metrics
+from service.settings import Settings
 from tests.service.api.client import END, UNFILLED, as_file, part, problem, send
 
 
@@ -142,3 +149,39 @@ def test_headers_that_contradict_each_other(
 def test_the_same_content_type_twice_is_allowed(client: TestClient, photo: bytes) -> None:
     twice = [("Content-Type", "image/jpeg"), ("Content-Type", "image/jpeg")]
     assert client.post("/classify", content=photo, headers=twice).status_code == 200
+
+
+def received(pieces: int, size: int, first: bytes = b"") -> tuple[bytes, int]:
+    """A raw body that comes in so many pieces of this size, and the most memory that reading it took at a time."""
+    left = pieces
+
+    async def receive() -> dict[str, object]:
+        nonlocal left
+        left -= 1
+        body = first or left.to_bytes(4, "big")[-size:]  # new bytes each time
+        return {"type": "http.request", "body": body, "more_body": left > 0}
+
+    async def read() -> tuple[bytes, int]:
+        request = Request({"type": "http", "headers": []}, receive)
+        with Permit(Memory(10**9, Metrics())) as permit:
+            tracemalloc.start()
+            try:
+                body = await read_body(request, Settings(), permit)
+                return body.uploads[0].data, tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    return asyncio.run(read())
+
+
+def test_a_body_in_tiny_pieces_takes_the_memory_of_its_bytes() -> None:
+    data, most = received(100_000, 2)
+    assert data == b"".join(number.to_bytes(4, "big")[-2:] for number in reversed(range(100_000)))
+    assert most < 4 * len(data)
+
+
+def test_a_body_in_one_piece_is_not_copied() -> None:
+    piece = bytes(1_000_000)
+    data, most = received(1, 0, piece)
+    assert data is piece
+    assert most < len(piece)

@@ -102,6 +102,18 @@ def test_a_photograph_takes_few_steps(file_format: str) -> None:
     assert lines_run(lambda: header(data)) < 1000
 
 
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_a_file_whose_header_has_been_read_is_not_walked_again(
+    file_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encode(photograph(500, 375), file_format)
+    read, expected = header(data), decode(data, STANDARD, max_pixels=10**9)
+    monkeypatch.setattr(decoding, "read_layout", None)
+    decoded = decode(data, STANDARD, max_pixels=10**9, header=read)
+    assert np.array_equal(decoded.pixels, expected.pixels)
+    assert decoded[1:] == (500, 375)
+
+
 # What lossless pictures take of the memory that they could take does not stand in their header.
 LOOSE = {"WebP, lossless", "WebP with alpha", "WebP with alpha, lossless"}
 
