@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from service.metrics import STAGES, Metrics, Stage
 from service.model_repository import Model
 from service.runtime.faults import Fault, ImageFault
 from service.runtime.images.decoding import Decoded, decode
-from service.runtime.images.headers import read_header
+from service.runtime.images.headers import Header, read_header
 from service.runtime.scores import TopK
 from service.settings import Settings
 from service.settings_memory import ORDINARY_BYTES
@@ -53,6 +53,11 @@ class Classified(NamedTuple):
     height: int
     seconds: Mapping[Stage, float]
     batch_size: int
+
+
+class _Limits(TypedDict):
+    max_pixels: int
+    scaled: bool
 
 
 @dataclass(slots=True)
@@ -121,24 +126,26 @@ class Pipeline:
             self._observe(answer)
         return answers
 
-    def _decode(self, job: _Job, request: list[_Job], *, large: bool = False) -> Outcome:
-        """On a thread: decodes an image and submits it, or reports its fault. Hands a large image on to others."""
+    def _decode(self, job: _Job, request: list[_Job], header: Header | None = None) -> Outcome:
+        """On a thread: decodes an image and submits it, or reports its fault. Hands a large image on to others.
+
+        Args:
+            header: of a large image that was handed on.
+        """
         if job.pending.cancelled():
             return Outcome.NOTHING
+        limits: _Limits = {"max_pixels": self._max_pixels, "scaled": self._scaled_decoding}
         try:
             if len(job.data) > self._max_image_bytes:
                 raise ImageTooLarge(bytes=len(job.data), max_bytes=self._max_image_bytes)
-            if not large:
-                header = read_header(
-                    job.data, self._preprocessing, max_pixels=self._max_pixels, scaled=self._scaled_decoding
-                )
-                size = header.decode_bytes
-                if size > ORDINARY_BYTES:
-                    work = functools.partial(self._decode, job, request, large=True)
-                    self._decoders.submit_large(work, size, id(request))
+            if header is None:
+                header = read_header(job.data, self._preprocessing, **limits)
+                if header.decode_bytes > ORDINARY_BYTES:
+                    work = functools.partial(self._decode, job, request, header)
+                    self._decoders.submit_large(work, header.decode_bytes, id(request))
                     return Outcome.NOTHING
             job.decoding = time.perf_counter()
-            job.image = decode(job.data, self._preprocessing, max_pixels=self._max_pixels, scaled=self._scaled_decoding)
+            job.image = decode(job.data, self._preprocessing, **limits, header=header)
             job.decoded = time.perf_counter()
             self._runner.submit(job, job.pending)
             return Outcome.DECODED

@@ -20,7 +20,7 @@ from service.pipeline import Classified
 from service.runtime.faults import Fault, TruncatedImage
 from service.runtime.images.decoding import Decoded, decode
 from service.runtime.images.headers import Header, read_header
-from service.runtime.model_card import Calibration, Preprocessing
+from service.runtime.model_card import Calibration
 from service.runtime.model_folder import read_card
 from service.runtime.scores import TopK, top_k
 from service.settings_memory import ORDINARY_BYTES
@@ -81,10 +81,10 @@ def test_an_accident_with_one_image_is_its_own(
 ) -> None:
     cursed = photo + b"cursed"
 
-    def fragile(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool) -> Decoded:
+    def fragile(data: bytes, *arguments: Any, **options: Any) -> Decoded:
         if data == cursed:
             raise accident
-        return decode(data, preprocessing, max_pixels=max_pixels, scaled=scaled)
+        return decode(data, *arguments, **options)
 
     monkeypatch.setattr("service.pipeline.decode", fragile)
     answers = served.run(served.classify("resnet18", [photo, cursed, photo], 1))
@@ -135,9 +135,9 @@ def test_photographs_are_scaled_while_they_are_decoded_if_the_settings_say_so(
 ) -> None:
     asked: list[bool] = []
 
-    def watched(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool) -> Decoded:
-        asked.append(scaled)
-        return decode(data, preprocessing, max_pixels=max_pixels, scaled=scaled)
+    def watched(data: bytes, *arguments: Any, **options: Any) -> Decoded:
+        asked.append(options["scaled"])
+        return decode(data, *arguments, **options)
 
     monkeypatch.setattr("service.pipeline.decode", watched)
     served = Served(tiny_dir, max_batch=1, scaled_decoding=scaled).load()
