@@ -83,7 +83,7 @@ SERVICE = {
         "model_repository",
         "settings",
     },
-    "admin": {"api", "connections", "metrics", "server", "settings", "sockets", "uvicorn_protocol"},
+    "admin": {"api", "connections", "metrics", "server", "settings", "sockets", "tls", "uvicorn_protocol"},
     "app": {
         "admin",
         "admission",
@@ -103,7 +103,7 @@ SERVICE = {
     "hard_end": set(),
     "refusals": {"api", "errors"},
     "uvicorn_protocol": {"connections", "errors", "half_closed", "refusals"},
-    "server": {"connections", "hard_end", "metrics", "settings", "sockets", "uvicorn_protocol"},
+    "server": {"connections", "hard_end", "metrics", "settings", "sockets", "tls", "uvicorn_protocol"},
     "workers": {
         *(
             "admin",

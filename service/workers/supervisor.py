@@ -31,7 +31,7 @@ from service.workers.worker_side import BEAT_S
 log = logging.getLogger("service")
 
 # Seconds before the next try to start a worker that did not come up, or ended at once.
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 SETTLED_S = 5.0  # a worker that has lived so long is replaced without a pause
 
 

@@ -209,7 +209,9 @@ def test_a_model_is_released_after_its_last_image(tiny_dir: Path) -> None:
         sides.engine_side.tell(News(sides.models[0], 0, info=sides.info))
         await async_until(lambda: len(sides.loaded) == 1)
         gate = sides.hold()
-        sides.submit(pictures(1)[0]).cancel()  # it runs all the same
+        pending = sides.submit(pictures(1)[0])
+        await async_until(lambda: sides.runner.unanswered == 1 and sides.runner.queued == 0)
+        pending.cancel()  # it runs all the same
         unloading = asyncio.create_task(sides.worker_side.unload(sides.models[0]))
         await async_until(lambda: sides.runner.unanswered == 1)
         assert "release" not in sides.heard
