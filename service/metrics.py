@@ -14,7 +14,7 @@ import threading
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -95,17 +95,18 @@ def forget_process(pid: int) -> None:
     folder = os.environ[FOLDER]
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
     _ended.add(pid)
-    with suppress(BlockingIOError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
-        try:
+    try:
+        with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
             for kind in SUMMED:
                 _add_up(folder, kind)
-        except OSError as error:
-            log.warning("the counters of workers that have ended stay in their files: %s", error)
-        else:
             for ended in _ended:
                 for kind in RESERVED:
                     _file(folder, kind, ended).unlink(missing_ok=True)
             _ended.clear()
+    except BlockingIOError:
+        pass
+    except OSError as error:  # also if something has cleaned away the folder
+        log.warning("the counters of workers that have ended stay in their files: %s", error)
 
 
 def _add_up(folder: str, kind: str) -> None:

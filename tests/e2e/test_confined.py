@@ -25,8 +25,9 @@ CONTAINER = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"
 PIDS, TMPFS = CONTAINER["pids_limit"], CONTAINER["tmpfs"].partition(":")[2]
 MEMORY = int(CONTAINER["mem_limit"].removesuffix("g")) * 2**30
 USER = 10001
-# What the container's image would hold: the system, Python with the packages, and the project.
-VISIBLE = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/dev", "/proc", "/sys", sys.base_prefix, sys.prefix, str(ROOT)]
+# What the container's image would hold: the system, Python with the packages, and the project. Outer folders first: the
+# virtual environment may lie in the project.
+VISIBLE = ["/usr", "/bin", "/lib", "/lib64", "/etc", "/dev", "/proc", "/sys", str(ROOT), sys.base_prefix, sys.prefix]
 
 # A root of its own, read-only and without the rest of the machine; a small /tmp where nothing can be executed; limits;
 # and a user without capabilities who cannot get any.
