@@ -42,8 +42,10 @@ class Room:
 
         Decoding and computing go on at the same time, so the slower of the two decides.
         """
-        per_second = self._runner.per_second
         ahead = self._decoders.on_their_way + self._runner.unanswered
+        if not ahead:
+            return 0.0
+        per_second = self._runner.per_second
         return max(self._decoders.wait, ahead / per_second if per_second else 0.0)
 
     def check(self, deadline: Deadline) -> None:

@@ -100,6 +100,7 @@ class Batcher(Generic[Item, Result]):
         self._max_wait = max_wait
         self._on_batch = on_batch
         self._queue: deque[_Queued[Item, Result]] = deque()
+        self._unanswered = 0  # items that are queued or run; read without the lock, for every request
         self._changed = threading.Condition()
         self._numbers = itertools.count()
         self._running: dict[int, int] = {}  # batches: number -> items, the oldest first
@@ -127,8 +128,7 @@ class Batcher(Generic[Item, Result]):
     @property
     def unanswered(self) -> int:
         """Items that are queued or run. From any thread."""
-        with self._changed:
-            return len(self._queue) + sum(self._running.values())
+        return self._unanswered
 
     @property
     def oldest(self) -> Running | None:
@@ -154,6 +154,7 @@ class Batcher(Generic[Item, Result]):
             if self._closed:
                 raise Closed
             self._queue.append(entry)
+            self._unanswered += 1
             self._changed.notify()
 
     def close(self) -> None:
@@ -188,6 +189,7 @@ class Batcher(Generic[Item, Result]):
             finished = time.perf_counter()
             with self._changed:
                 del self._running[number]
+                self._unanswered -= len(entries)
                 self._alone = False
                 if self._closed:
                     self._changed.notify_all()
@@ -216,12 +218,13 @@ class Batcher(Generic[Item, Result]):
                     self._changed.wait()
                 if self._queue and self._waited_for_more():
                     continue
-                # The client of a cancelled item has left.
-                waiting = [entry for entry in self._queue if not entry.future.cancelled()]
+                # Nobody waits any more for an item whose future is done: the client has left, or it is too late.
+                waiting = [entry for entry in self._queue if not entry.future.done()]
                 soonest = time.monotonic() + self._shortest
                 if expired := [entry for entry in waiting if entry.deadline < soonest]:
                     waiting = [entry for entry in waiting if entry.deadline >= soonest]
                     _on_loop(expired, _expire, expired)
+                self._unanswered -= len(self._queue) - len(waiting)
                 if not waiting:
                     self._queue.clear()
                     if self._closed:

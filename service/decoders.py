@@ -55,13 +55,25 @@ class Decoders:
         large_threads = max(1, threads // 2)
         self._large = ThreadPoolExecutor(large_threads, thread_name_prefix="decode-large")
         self._changed = threading.Condition()
-        self.unfinished = 0  # ordinary images that are decoded or wait for it
-        self.waiting = 0  # those of them without a thread yet
+        self._submitted = 0  # ordinary images; only the event loop counts here
+        self._counting = threading.Lock()
+        self._started = 0
+        self._finished = 0
         self._rate = DrainRate()  # of ordinary images
         self._share = 1.0  # of ordinary images, those that the engine gets
         self._turns: OrderedDict[object, deque[_Large]] = OrderedDict()  # the next request first
         self._large_held = 0  # bytes in which large images are being decoded
         self._large_rate = DrainRate(EXPECTED_RATE * large_threads)  # of the bytes of large images
+
+    @property
+    def unfinished(self) -> int:
+        """Ordinary images that are decoded or wait for it."""
+        return self._submitted - self._finished
+
+    @property
+    def waiting(self) -> int:
+        """Ordinary images without a thread yet."""
+        return self._submitted - self._started
 
     @property
     def wait(self) -> float:
@@ -74,14 +86,12 @@ class Decoders:
         return self.unfinished * self._share
 
     def submit(self, work: Callable[[], Outcome]) -> None:
-        """Queues an ordinary image, or one of unknown size.
+        """Queues an ordinary image, or one of unknown size. On the event loop.
 
         Args:
             work: decodes it.
         """
-        with self._changed:
-            self.unfinished += 1
-            self.waiting += 1
+        self._submitted += 1
         self._ordinary.submit(self._run, work)
 
     def submit_large(self, work: Callable[[], Outcome], size: int, request: object) -> None:
@@ -118,12 +128,12 @@ class Decoders:
         self._large.shutdown()
 
     def _run(self, work: Callable[[], Outcome]) -> None:
-        with self._changed:
-            self.waiting -= 1
+        with self._counting:
+            self._started += 1
         started = time.perf_counter()
         outcome = work()
-        with self._changed:
-            self.unfinished -= 1
+        with self._counting:
+            self._finished += 1
             if outcome is Outcome.NOTHING:
                 return
             self._share += SHARE_WEIGHT * ((outcome is Outcome.DECODED) - self._share)

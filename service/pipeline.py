@@ -108,18 +108,16 @@ class Pipeline:
         permit.reserve_bytes(len(images) * self._pixel_bytes)
         permit.reserve_images(self.room, len(images))
         jobs = [_Job(data, top_k, deadline.at, self._runner.pending()) for data in images]
+        too_late = asyncio.get_running_loop().call_later(deadline.left, _expire, jobs)
         try:
             for job in jobs:
                 self._decoders.submit(functools.partial(self._decode, job, jobs))
-            await asyncio.wait([job.pending for job in jobs], timeout=deadline.left)
-            answers = [
-                self._answer(job, deadline) if job.pending.done() else deadline.missed("the answer takes longer")
-                for job in jobs
-            ]
+            answers = [await self._answer(job, deadline) for job in jobs]
         except asyncio.CancelledError:  # the client has left
-            self._failed("withdrawn").inc(sum(not job.pending.done() for job in jobs))
+            self._failed("withdrawn").inc(sum(job.pending.cancelled() or not job.pending.done() for job in jobs))
             raise
         finally:
+            too_late.cancel()
             for job in jobs:
                 job.pending.cancel()  # withdraws what has not been answered
         for answer in answers:
@@ -132,7 +130,7 @@ class Pipeline:
         Args:
             header: of a large image that was handed on.
         """
-        if job.pending.cancelled():
+        if job.pending.done():
             return Outcome.NOTHING
         limits: _Limits = {"max_pixels": self._max_pixels, "scaled": self._scaled_decoding}
         try:
@@ -154,10 +152,9 @@ class Pipeline:
                 job.pending.get_loop().call_soon_threadsafe(_fail, job.pending, error)
             return Outcome.REFUSED
 
-    def _answer(self, job: _Job, deadline: Deadline) -> Classified | Fault:
-        """The outcome of a job that is done."""
+    async def _answer(self, job: _Job, deadline: Deadline) -> Classified | Fault:
         try:
-            top, timing = job.pending.result()
+            top, timing = await job.pending
         except (ImageFault, ServerFault) as fault:
             return fault
         except Closed:
@@ -190,3 +187,9 @@ class Pipeline:
 def _fail(pending: Pending, error: BaseException) -> None:
     if not pending.done():
         pending.set_exception(error)
+
+
+def _expire(jobs: Sequence[_Job]) -> None:
+    """At the deadline: what has no answer yet gets none. Not computed any more, like what is cancelled."""
+    for job in jobs:
+        _fail(job.pending, Expired())

@@ -152,8 +152,10 @@ def router(
 
     async def read(request: Request, permit: Permit, deadline: Deadline) -> Body:
         """The body. Raises DeadlineMissed if it has not arrived by then, and as `read_body` does."""
+        if deadline.at == math.inf:
+            return await read_body(request, settings, permit)
         try:
-            async with asyncio.timeout(deadline.left if deadline.left < math.inf else None):
+            async with asyncio.timeout(deadline.left):
                 return await read_body(request, settings, permit)
         except TimeoutError:
             raise deadline.missed("its body took longer to arrive") from None

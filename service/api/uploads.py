@@ -77,10 +77,13 @@ async def read_body(request: Request, settings: Settings, permit: Permit) -> Bod
 
 def only_header(request: Request, name: str) -> str | None:
     """The value of a header; None without it. Raises RepeatedHeader if it is there with several values."""
-    values = request.headers.getlist(name)
+    wanted = name.lower().encode()
+    values = [value for key, value in request.scope["headers"] if key == wanted]  # lower case, by ASGI
+    if not values:
+        return None
     if len(set(values)) > 1:
-        raise RepeatedHeader(header=name, values=", ".join(values))
-    return values[0] if values else None
+        raise RepeatedHeader(header=name, values=", ".join(value.decode("latin-1") for value in values))
+    return str(values[0], "latin-1")
 
 
 def diagnose(fault: Fault, upload: Upload, request: Request) -> Fault:

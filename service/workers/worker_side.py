@@ -173,7 +173,7 @@ class RemoteBackend:
 
     def submit(self, model: int, side: int, item: BatchItem, pending: Pending) -> None:
         slot = self._free.get()
-        if pending.cancelled():  # during decoding or while waiting for the slot: `withdraw` has come and gone
+        if pending.done():  # cancelled or too late, while it was decoded or waited for the slot
             self._free.put(slot)
             return
         self.memory.pixels(slot, side)[:] = item.pixels
@@ -183,8 +183,11 @@ class RemoteBackend:
         self._send(Request(SUBMIT, slot, model, item.top_k, item.deadline))
 
     def withdraw(self, pending: Pending) -> None:
-        """Tells the engine process if a future was cancelled. Its slot stays taken until that process lets go of it."""
-        if pending.cancelled() and (slot := self._slots.get(pending)) is not None:
+        """Tells the engine process if a future is done before its image: cancelled, or too late.
+
+        The slot stays taken until that process lets go of it.
+        """
+        if (slot := self._slots.get(pending)) is not None:
             with suppress(OSError):  # no room, or closed: the image is computed in vain
                 self._send(Request(WITHDRAW, slot), socket.MSG_DONTWAIT)
 

@@ -150,9 +150,11 @@ def test_without_a_measured_rate_everything_is_admitted(stand: Stand) -> None:
     stand.room.check(LONG)
 
 
-def test_images_that_are_being_decoded_are_ahead_in_the_engines_queue(stand: Stand) -> None:
+def test_images_that_are_being_decoded_are_ahead_in_the_engines_queue(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stand.runner.per_second = 100.0
-    stand.decoders.unfinished = 60
+    monkeypatch.setattr(Decoders, "on_their_way", 60.0)
     assert stand.room.wait == 0.6
 
 
