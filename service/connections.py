@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from typing import Literal, Protocol
 
@@ -20,6 +21,7 @@ Reason = Literal[
 ]  # labels of `resnet_connections_closed_total`
 
 LONGEST_INTERVAL_S = 1.0  # between checks
+KEPT_S = 1.0  # a connection is kept alive so long at least, whoever wants its place
 MOST_TURNED_AWAY = 50  # connections beyond the limit that get a reason; further ones are just closed
 RESERVED_FILES = 100  # descriptors for all that is no connection: models, logs, sockets of workers
 
@@ -49,9 +51,9 @@ class Connection(Protocol):
 class Connections:
     """Counts connections in and out, makes room for new ones, and has each checked.
 
-    A connection is idle unless it is inside a request whose headers are complete. At the limit, a new connection takes
-    the place of the one that has been idle longest: silent ones, half-sent headers, or keep-alive. If none is idle, it
-    takes that of the upload which has brought no byte for longest, at least from one check to the next.
+    At the limit, a new connection takes the place of another that does nothing, the longest first of each kind: of one
+    that has never sent a whole request; of an upload that has brought no byte from one check to the next; of one that
+    has been kept alive for `KEPT_S` without a further request. Kept ones come last: they are those of good clients.
 
     Attributes:
         time: seconds, for deadlines. It goes on with each check, and stands still while the event loop is held: that is
@@ -68,8 +70,9 @@ class Connections:
         self._gauge = metrics.connections
         self._closed = metrics.connections_closed
         self._open: set[Connection] = set()
-        self._idle: OrderedDict[Connection, None] = OrderedDict()  # the longest idle first
+        self._silent: OrderedDict[Connection, None] = OrderedDict()  # without a request so far; the longest first
         self._stalled: OrderedDict[Connection, None] = OrderedDict()  # uploads; the longest stalled first
+        self._kept: OrderedDict[Connection, float] = OrderedDict()  # kept alive, since when; the longest first
         self._turned_away: set[Connection] = set()
         self._interval = min(LONGEST_INTERVAL_S, client_timeout / 4)
         self._checked_at: float | None = None  # None while no check is due
@@ -85,7 +88,7 @@ class Connections:
                 connection.abort()
             return
         self._open.add(connection)
-        self._idle[connection] = None
+        self._silent[connection] = None
         self._gauge.inc()
         if self._checked_at is None:
             self._schedule(asyncio.get_running_loop())
@@ -95,18 +98,19 @@ class Connections:
         self._turned_away.discard(connection)
         if connection in self._open:
             self._open.remove(connection)
-            self._idle.pop(connection, None)
-            self._stalled.pop(connection, None)
+            for group in (self._silent, self._stalled, self._kept):
+                group.pop(connection, None)
             self._gauge.dec()
 
     def busy(self, connection: Connection) -> None:
         """The headers of a request are complete."""
-        self._idle.pop(connection, None)
+        self._silent.pop(connection, None)
+        self._kept.pop(connection, None)
 
     def idle(self, connection: Connection) -> None:
         """All requests have been answered."""
         if connection in self._open:
-            self._idle[connection] = None
+            self._kept[connection] = time.monotonic()
             self._stalled.pop(connection, None)
 
     def stalled(self, connection: Connection) -> None:
@@ -127,8 +131,8 @@ class Connections:
         self._closed.labels(reason).inc()
 
     def _evict(self) -> bool:
-        """Closes the connection that has been idle longest, else stalled longest. False if there is neither."""
-        connection = next(iter(self._idle), None) or self._longest_stalled()
+        """Closes a connection that does nothing. False if there is none."""
+        connection = next(iter(self._silent), None) or self._longest_stalled() or self._longest_kept()
         if connection is None:
             return False
         self.remove(connection)
@@ -142,6 +146,10 @@ class Connections:
                 return connection
             del self._stalled[connection]  # it has gone on since the check
         return None
+
+    def _longest_kept(self) -> Connection | None:
+        connection, since = next(iter(self._kept.items()), (None, 0.0))
+        return connection if connection and time.monotonic() - since > KEPT_S else None
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         self._checked_at = loop.time()

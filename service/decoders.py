@@ -30,7 +30,8 @@ class Outcome(Enum):
 
     DECODED = auto()  # the engine has it
     REFUSED = auto()  # it is no image, or one that is not decoded
-    NOTHING = auto()  # its client has left, or other threads have it
+    HANDED_ON = auto()  # the threads for large images have it
+    NOTHING = auto()  # its client has left
 
 
 class _Large(NamedTuple):

@@ -141,7 +141,7 @@ class Pipeline:
                 if header.decode_bytes > ORDINARY_BYTES:
                     work = functools.partial(self._decode, job, request, header)
                     self._decoders.submit_large(work, header.decode_bytes, id(request))
-                    return Outcome.NOTHING
+                    return Outcome.HANDED_ON
             job.decoding = time.perf_counter()
             job.image = decode(job.data, self._preprocessing, **limits, header=header)
             job.decoded = time.perf_counter()

@@ -142,8 +142,7 @@ class Settings(BaseSettings):
         default=1000,
         ge=1,
         description="Most open connections of one process, as far as the system's limit of open files allows. Beyond "
-        "it, a new connection replaces the one that has been idle longest, then the upload that has stalled longest, "
-        "or gets 503.",
+        "it, a new connection replaces one that does nothing, or gets 503.",
     )
     client_timeout: float = Field(
         default=10.0,

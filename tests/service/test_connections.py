@@ -290,7 +290,11 @@ def test_time_stands_still_while_the_event_loop_is_held() -> None:
 
 
 @LOOPS
-def test_at_the_limit_a_new_connection_replaces_the_one_that_has_been_idle_longest(run: Any) -> None:
+def test_at_the_limit_a_new_connection_replaces_the_one_that_has_been_idle_longest(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "KEPT_S", 0.0)
+
     async def ask() -> None:
         app, limits = App(), Limits(most=3)
         async with (
@@ -309,6 +313,24 @@ def test_at_the_limit_a_new_connection_replaces_the_one_that_has_been_idle_longe
                     assert await to_the_end(victim) == b""
                     assert limits.open == 3
         assert limits.closed("evicted") == 3
+
+    run(ask())
+
+
+@LOOPS
+def test_a_client_between_two_requests_keeps_its_connection(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "KEPT_S", 600.0)
+
+    async def ask() -> None:
+        app, limits = App(), Limits(most=1)
+        async with serving(app, limits) as port, connected(port, GET) as (reader, writer):
+            await answered(reader)
+            async with connected(port, GET) as (other, _):
+                status, _, _ = parsed(await to_the_end(other))
+                assert status == 503
+            writer.write(GET)
+            await answered(reader)
+        assert (limits.closed("refused"), limits.closed("evicted")) == (1, 0)
 
     run(ask())
 
@@ -377,6 +399,7 @@ def test_an_upload_that_goes_on_is_not_replaced(run: Any, monkeypatch: pytest.Mo
 @LOOPS
 def test_if_all_are_in_use_a_new_connection_is_turned_away(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MOST_TURNED_AWAY", 1)
+    monkeypatch.setattr(connections, "KEPT_S", 0.0)
 
     async def ask() -> None:
         app, limits = App(), Limits(most=2)

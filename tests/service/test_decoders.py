@@ -177,8 +177,8 @@ def test_images_that_are_refused_are_not_on_their_way_to_the_engine(
     decoders: Decoders, held: Callable[[], Held]
 ) -> None:
     done = threading.Event()
-    for _ in range(300):
-        decoders.submit(noting(lambda: None, Outcome.REFUSED))
+    for outcome in [Outcome.REFUSED, Outcome.HANDED_ON] * 150:
+        decoders.submit(noting(lambda: None, outcome))
     decoders.submit(noting(done.set, Outcome.NOTHING))
     assert done.wait(TIMEOUT_S)
     until(lambda: decoders.unfinished == 0)
