@@ -86,9 +86,9 @@ def answered(connections: list[socket.socket]) -> list[socket.socket]:
     ("first", "then"),
     [
         pytest.param(b"", b"", id="silent"),
-        pytest.param(b"GET / HTTP/1.1\r\nX-Slow: ", b"x", id="headers byte by byte"),
+        pytest.param(b"GET / HTTP/1.1\r\nX-Slow: ", b"x", id="headers byte by byte", marks=pytest.mark.slow),
         pytest.param(announcing(20 * 2**20) + b"x" * 1000, b"", id="20 MB announced, then silent"),
-        pytest.param(announcing(None) + b"4\r\nabcd\r\n", b"", id="a chunk, then silent"),
+        pytest.param(announcing(None) + b"4\r\nabcd\r\n", b"", id="a chunk, then silent", marks=pytest.mark.slow),
     ],
 )
 def test_a_slow_client_is_cut_off(
@@ -104,6 +104,7 @@ def test_a_slow_client_is_cut_off(
     until(closed_meanwhile, CUT_OFF_S)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_cut_off(
     balance: Callable[..., Balancer], replicas: list[Service], connect: Callable[..., socket.socket]
 ) -> None:

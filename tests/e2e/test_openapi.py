@@ -46,7 +46,7 @@ def found(service: Service, folder: Path, *options: str) -> int:
 
 
 @pytest.mark.parametrize("cases", [8, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
-@pytest.mark.parametrize("keys", [False, True])
+@pytest.mark.parametrize("keys", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_document_is_true(
     tiny_dir: Path, tmp_path: Path, keys_file: Path, start_service: Callable[..., Service], keys: bool, cases: int
 ) -> None:

@@ -95,6 +95,7 @@ def test_without_a_good_keys_file_it_does_not_start(tiny_dir: Path, tmp_path: Pa
     ended(run(*options), 2, "key x: sha256: Field required")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_replaced_while_the_keys_are_broken_comes_up_once_they_are_good(
     tiny_dir: Path, keys_file: Path, photo: bytes, start_service: Callable[..., Service]
 ) -> None:

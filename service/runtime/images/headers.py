@@ -46,7 +46,7 @@ WEBP_DIVISOR = 4
 # A JPEG may be decoded in as many passes over `max_pixels`. Real files have about ten scans, and at most twenty.
 MAX_PASSES = 32
 
-FIXED_BYTES = 4 * 2**20  # buffers of the decoder, tables of the resize
+FIXED_BYTES = 5 * 2**20  # buffers of the decoder, tables of the resize
 
 
 class Header(NamedTuple):
