@@ -29,6 +29,7 @@ def test_the_interval_holds_noise() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_the_service_answers_mixed_uploads_as_expected(tiny_dir: Path) -> None:
     with service({"models-dir": tiny_dir, "provider": "cpu", "max-batch": 4}) as running:
         found = measure(running.url, running.pid, 3 * len(mixed_uploads()))

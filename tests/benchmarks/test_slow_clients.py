@@ -14,6 +14,7 @@ from benchmarks.slow_clients import Measured, counted, pairs, row
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_good_clients_are_measured_without_and_beside_an_attack(tiny_dir: Path) -> None:
     options = {"models-dir": tiny_dir, "provider": "cpu", "max-batch": 4, "client-timeout": 0.5}
     with service(options) as running:
