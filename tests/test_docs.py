@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from service.keys import Entry
 from service.metrics import Metrics
+from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -43,6 +45,14 @@ def test_every_metric_is_documented() -> None:
     documented = set(re.findall(r"`(resnet_\w+)`", (ROOT / "docs" / "api.md").read_text()))
     exposed = {family.name for family in Metrics().registry.collect() if family.name.startswith("resnet_")}
     assert {name.removesuffix("_total") for name in documented} == exposed
+
+
+def test_every_limit_on_the_security_page_is_a_setting() -> None:
+    table = (ROOT / "docs" / "security.md").read_text().partition("| limit | protects |")[2].partition("\n\n")[0]
+    limits = [row.split("|")[1] for row in table.splitlines() if row]
+    named = set(re.findall(r"`(\w+)`", " ".join(limits)))
+    assert len(named) > 10
+    assert named <= Settings.model_fields.keys() | Entry.model_fields.keys()
 
 
 def test_make_help_explains_every_target() -> None:

@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         for model, evaluation, calibration in zip(models, evaluations, calibrations, strict=True):
             assert isinstance(model, ModelVersion)  # check_recordable
             record_in_card(model.path, accuracy_of(evaluation), calibration)
-            log.info("%s %d: recorded in the card; restart a running service to show it", model.name, model.version)
+            log.info("%s %d: recorded in the card; a running service will notice", model.name, model.version)
     return 0
 
 

@@ -38,7 +38,7 @@ def accuracy_of(evaluation: Evaluation) -> Accuracy:
 def record_in_card(folder: Path, accuracy: Accuracy, calibration: Calibration | None) -> None:
     """Writes accuracy and calibration into the card of a published folder. None keeps the card's calibration.
 
-    A running service shows and applies them after a restart.
+    A running service notices that the card has changed, and loads the model again.
 
     Raises:
         CardError: the card cannot be read.
