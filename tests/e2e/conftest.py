@@ -1,4 +1,4 @@
-"""Fixtures for tests of the balancer: replicas, requests whose answers are known, and nginx."""
+"""Fixtures for tests of the balancer (replicas, requests whose answers are known, nginx), and engines that wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from model_export.drawings.pictures import CLASSES, picture
 from tests.support.balancer import REPLICA, Balancer, Known, nginx, require_nginx
-from tests.support.processes import Service
+from tests.support.processes import Service, starting_with
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +57,20 @@ def balance(tmp_path: Path) -> Iterator[Callable[..., Balancer]]:
 def start_replica(models_dir: Path, start_service: Callable[..., Service]) -> Callable[..., Service]:
     """Starts a replica for a test that stops or breaks it."""
     return lambda **settings: start_service(models_dir, **REPLICA, **settings)
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """While this file exists, no batch of the services that are started now ends."""
+    switch = tmp_path / "held"
+    program = f"""import os, time
+from service.runtime.engine import DynamicEngine
+real = DynamicEngine.infer
+def infer(self, *args, **options):
+    while os.path.exists({str(switch)!r}):
+        time.sleep(0.005)
+    return real(self, *args, **options)
+DynamicEngine.infer = infer
+"""
+    monkeypatch.setenv("PYTHONPATH", starting_with(tmp_path, program)["PYTHONPATH"])
+    return switch

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.service.api.client import problem
-from tests.support.processes import JPEG, Service, starting_with
+from tests.support.processes import JPEG, Service
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -22,26 +22,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 SETTINGS = {"models": "resnet8-cifar", "provider": "cpu", "max_batch": 1}
 
 
-@pytest.fixture
-def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """While this file exists, the batches of services that are started now wait."""
-    switch = tmp_path / "hold"
-    program = f"""import os, time
-from service.runtime.engine import DynamicEngine
-real = DynamicEngine.infer
-def infer(self, *args, **options):
-    while os.path.exists({str(switch)!r}):
-        time.sleep(0.005)
-    return real(self, *args, **options)
-DynamicEngine.infer = infer
-"""
-    monkeypatch.setenv("PYTHONPATH", starting_with(tmp_path, program)["PYTHONPATH"])
-    return switch
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_deadline_of_the_client_ends_its_request_and_its_images_are_not_computed(
-    tiny_dir: Path, start_service: Callable[..., Service], photo: bytes, hold: Path, workers: int
+    tiny_dir: Path, start_service: Callable[..., Service], photo: bytes, held: Path, workers: int
 ) -> None:
     service = start_service(tiny_dir, **SETTINGS, workers=workers, hang_timeout=600, engine_threads=1, decode_threads=1)
 
@@ -49,14 +32,14 @@ def test_a_deadline_of_the_client_ends_its_request_and_its_images_are_not_comput
         found = service.get("/metrics").text.partition('resnet_batch_size_sum{model="resnet8-cifar"} ')[2]
         return float(found.split()[0]) if found else 0.0
 
-    hold.touch()
+    held.touch()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(service.classify, photo)
         until(lambda: 'resnet_queue_images{model="resnet8-cifar"} 1.0' in service.get("/metrics").text)
         for _ in range(3):
             late = service.post("/classify", content=photo, headers={**JPEG, "X-Request-Timeout-Ms": "200"}, timeout=60)
             assert problem(late, 504, "deadline-missed")["timeout_ms"] == 200
-        hold.unlink()
+        held.unlink()
         assert running.result().status_code == 200
     assert service.classify(photo).status_code == 200
     assert computed() == 2  # neither of the three that were too late
@@ -78,14 +61,14 @@ def test_a_body_that_arrives_after_the_deadline_is_too_late(
 
 
 def test_the_services_own_limit_holds_without_the_header(
-    tiny_dir: Path, start_service: Callable[..., Service], photo: bytes, hold: Path
+    tiny_dir: Path, start_service: Callable[..., Service], photo: bytes, held: Path
 ) -> None:
     service = start_service(tiny_dir, **SETTINGS, request_timeout=0.2, hang_timeout=600)
-    hold.touch()
+    held.touch()
     problem(service.classify(photo, timeout=60), 504, "deadline-missed")
     headers = {**JPEG, "X-Request-Timeout-Ms": "60000"}  # more than the service gives
     problem(service.post("/classify", content=photo, headers=headers, timeout=60), 504, "deadline-missed")
-    hold.unlink()
+    held.unlink()
     until(lambda: service.classify(photo, timeout=60).status_code == 200)
 
 

@@ -12,30 +12,13 @@ import httpx
 import pytest
 
 from benchmarks.processes import children
-from tests.support.processes import Service, alive, free_port, request, starting_with
+from tests.support.processes import Service, alive, free_port, request
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 HANG_TIMEOUT = 2  # seconds
 SETTINGS = {"models": "resnet8-cifar", "provider": "cpu", "max_batch": 1, "hang_timeout": HANG_TIMEOUT}
-
-
-@pytest.fixture
-def hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """While this file exists, every batch of the services that are started now lasts forever."""
-    switch = tmp_path / "hang"
-    program = f"""import os, time
-from service.runtime.engine import DynamicEngine
-real = DynamicEngine.infer
-def infer(self, *args, **options):
-    while os.path.exists({str(switch)!r}):
-        time.sleep(0.01)
-    return real(self, *args, **options)
-DynamicEngine.infer = infer
-"""
-    monkeypatch.setenv("PYTHONPATH", starting_with(tmp_path, program)["PYTHONPATH"])
-    return switch
 
 
 def outcome(service: Service, photo: bytes) -> int | None:
@@ -48,12 +31,12 @@ def outcome(service: Service, photo: bytes) -> int | None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_batch_that_never_ends_ends_the_service(
-    tiny_dir: Path, start_service: Callable[..., Service], photo: bytes, hang: Path, workers: int
+    tiny_dir: Path, start_service: Callable[..., Service], photo: bytes, held: Path, workers: int
 ) -> None:
     service = start_service(tiny_dir, **SETTINGS, workers=workers)
     assert outcome(service, photo) == 200
     pids = children(service.process.pid)
-    hang.touch()
+    held.touch()
     with ThreadPoolExecutor(4) as pool:
         outcomes = list(pool.map(lambda _: outcome(service, photo), range(4)))
     assert outcomes == [None] * 4  # a load balancer sends them to another replica
@@ -65,14 +48,14 @@ def test_a_batch_that_never_ends_ends_the_service(
 
 
 def test_a_batch_that_ends_in_time_is_left_alone(
-    tiny_dir: Path, start_service: Callable[..., Service], photo: bytes, hang: Path
+    tiny_dir: Path, start_service: Callable[..., Service], photo: bytes, held: Path
 ) -> None:
     service = start_service(tiny_dir, **{**SETTINGS, "hang_timeout": 600})
-    hang.touch()
+    held.touch()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(outcome, service, photo)
         until(lambda: 'resnet_queue_images{model="resnet8-cifar"} 1.0' in service.get("/metrics").text)
-        hang.unlink()
+        held.unlink()
         assert answer.result() == 200
     assert service.stop() == 0
 

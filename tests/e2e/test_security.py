@@ -165,16 +165,22 @@ def test_an_admin_port_in_use_is_one_sentence(tiny_dir: Path, workers: str) -> N
 # TLS.
 
 
+def trusted_certificate(folder: Path) -> ssl.SSLContext:
+    """Writes `certificate.pem` and `key.pem` for 127.0.0.1; returns a client's context that trusts them."""
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    leaf.cert_chain_pems[0].write_to_path(folder / "certificate.pem")
+    leaf.private_key_pem.write_to_path(folder / "key.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_both_ports_speak_https(
     tiny_dir: Path, tmp_path: Path, photo: bytes, start_service: Callable[..., Service], workers: int
 ) -> None:
-    authority = trustme.CA()
-    leaf = authority.issue_cert("127.0.0.1")
-    leaf.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
-    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
+    context = trusted_certificate(tmp_path)
     port = free_port()
     service = start_service(
         tiny_dir,
@@ -221,12 +227,7 @@ def test_the_documented_nginx_ends_tls(
         assert "CI" not in os.environ, "CI must have nginx: tests/install-tools installs it"
         pytest.skip("needs nginx")
     service = start_service(tiny_dir, trusted_proxies="127.0.0.1", **LIGHT)
-    authority = trustme.CA()
-    leaf = authority.issue_cert("127.0.0.1")
-    leaf.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
-    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
+    context = trusted_certificate(tmp_path)
     port = free_port()
     (server,) = re.findall(r"```nginx\n(server.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
     for documented, here in (
