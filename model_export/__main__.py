@@ -66,15 +66,24 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.flush()  # a full disk is reported here; at interpreter exit nothing would catch the error
         return status
     except BrokenPipeError:  # the reader has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # the disk is full: what cannot be written would change the exit status to 120
+            _discard_output()
     except KeyboardInterrupt:
         print("interrupted: no incomplete model was published", file=sys.stderr)
     return 1
+
+
+def _discard_output() -> None:
+    """Drops what is still to be written to standard output, which the interpreter would try again at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
