@@ -27,7 +27,7 @@ run: install  ## get models (ImageNet weights, or else the demo) and serve them 
 	$(BIN)/python -m model_export quickstart --models-dir $(MODELS)
 	$(BIN)/python -m service --models-dir $(MODELS)
 
-# one process per core, each with one thread: threads that share a core spend most of their time waiting for each other
+# processes with one thread each: threads that share a core spend most of their time waiting for each other
 PYTEST = env OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # the tests that depend on the machine, again on pretended machines (tests/pretend); no-vnni also computes differently

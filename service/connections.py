@@ -52,8 +52,9 @@ class Connections:
     """Counts connections in and out, makes room for new ones, and has each checked.
 
     At the limit, a new connection takes the place of another that does nothing, the longest first of each kind: of one
-    that has never sent a whole request; of an upload that has brought no byte from one check to the next; of one that
-    has been kept alive for `KEPT_S` without a further request. Kept ones come last: they are those of good clients.
+    that has sent neither a whole request nor the first byte of a body; of an upload that has brought no byte from one
+    check to the next; of one that has been kept alive for `KEPT_S` without a further request. Kept ones come last: they
+    are those of good clients.
 
     Attributes:
         time: seconds, for deadlines. It goes on with each check, and stands still while the event loop is held: that is
@@ -70,7 +71,7 @@ class Connections:
         self._gauge = metrics.connections
         self._closed = metrics.connections_closed
         self._open: set[Connection] = set()
-        self._silent: OrderedDict[Connection, None] = OrderedDict()  # without a request so far; the longest first
+        self._silent: OrderedDict[Connection, None] = OrderedDict()  # no request or body so far; the longest first
         self._stalled: OrderedDict[Connection, None] = OrderedDict()  # uploads; the longest stalled first
         self._kept: OrderedDict[Connection, float] = OrderedDict()  # kept alive, since when; the longest first
         self._turned_away: set[Connection] = set()
@@ -104,22 +105,22 @@ class Connections:
 
     def busy(self, connection: Connection) -> None:
         """The headers of a request are complete."""
-        self._silent.pop(connection, None)
         self._kept.pop(connection, None)
 
     def idle(self, connection: Connection) -> None:
         """All requests have been answered."""
         if connection in self._open:
             self._kept[connection] = time.monotonic()
-            self._stalled.pop(connection, None)
+            self.going_on(connection)
 
     def stalled(self, connection: Connection) -> None:
         """The body of a request has brought no byte from the check before this one to this one."""
-        if connection in self._open:
+        if connection in self._open and connection not in self._silent:
             self._stalled[connection] = None
 
     def going_on(self, connection: Connection) -> None:
-        """The body of a request has brought bytes, or is no longer waited for."""
+        """The body of a request has brought bytes, or is not waited for."""
+        self._silent.pop(connection, None)
         self._stalled.pop(connection, None)
 
     def deadline(self) -> float:

@@ -97,6 +97,8 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         if not self.parser.should_upgrade():
             size = len(body)
+            if not self._body_bytes:
+                self._limits.going_on(self)
             self.newly_read += size
             self._body_bytes += size
             self._other_bytes -= size
@@ -178,9 +180,9 @@ class Protocol(HttpToolsProtocol):
             self._deadline += passed
         elif self._unanswered:
             self._deadline += self.newly_read / self._limits.min_body_rate
-        if holds or self._begun or self.newly_read or not self._unanswered:
+        if holds or self.newly_read or not self._unanswered:
             self._limits.going_on(self)
-        else:
+        elif not self._begun:
             self._limits.stalled(self)
         self._begun = False
         self.newly_read = 0

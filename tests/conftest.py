@@ -6,6 +6,7 @@ Fixtures import what they need themselves: most tests need neither PyTorch nor O
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,12 @@ from tests.support.processes import Service
 def pytest_collection_finish() -> None:
     """Keeps the garbage collector off modules and collected tests, which live until the end: that saves 5 % of CPU."""
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: the end-to-end tests spend part of their time waiting."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

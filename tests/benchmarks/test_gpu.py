@@ -151,6 +151,7 @@ def folder(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield model_folder(Plan("cpu", True, Path()))
 
 
+@pytest.mark.slow
 def test_nodes_are_counted_by_provider(folder: Path) -> None:
     row = placed(folder, "fp32", Plan("cpu", True, Path()))
     operators = row["operators"]
@@ -160,11 +161,13 @@ def test_nodes_are_counted_by_provider(folder: Path) -> None:
     assert row["copies"] == 0
 
 
+@pytest.mark.slow
 def test_the_model_is_published_once_and_has_every_file(folder: Path) -> None:
     assert read_card(folder).files.keys() >= {"fp32", "fp16"}
     assert model_folder(Plan("cpu", True, Path())) == folder
 
 
+@pytest.mark.slow
 def test_visits_to_batch_sizes_are_timed(folder: Path) -> None:
     found = visits(open_session(folder / "model.onnx", "cpu", threads=1).ort, 1, 2)
     assert [name for name in found if "first" in name] == [

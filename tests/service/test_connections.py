@@ -374,6 +374,33 @@ def test_at_the_limit_a_new_connection_replaces_the_upload_that_has_stalled_long
 
 
 @LOOPS
+def test_at_the_limit_an_upload_that_has_brought_nothing_makes_room_at_once(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LONGEST_INTERVAL_S", 600.0)  # nothing is checked
+
+    async def ask() -> None:
+        app, limits = App(), Limits(most=2, client_timeout=6000)
+        announced = POST % (20_000_000, b"")
+        async with serving(app, limits) as port, connected(port, announced, b"x") as (begun, _):
+            await async_until(lambda: app.events == ["begun"])
+            async with connected(port, announced) as (silent, _):
+                await async_until(lambda: app.events == ["begun"] * 2)
+                assert b"200 OK" in await everything(port, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                assert await to_the_end(silent) == b""
+                assert (limits.closed("evicted"), limits.closed("refused")) == (1, 0)
+                app.gate.clear()
+                async with connected(port, GET):  # takes the free place
+                    await async_until(lambda: app.events.count("begun") == 4)
+                    status, _, _ = parsed(await everything(port, GET))
+                    assert (status, limits.closed("evicted"), limits.closed("refused")) == (503, 1, 1)
+                    assert not begun.at_eof()
+                    app.gate.set()
+
+    run(ask())
+
+
+@LOOPS
 def test_an_upload_that_goes_on_is_not_replaced(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "LONGEST_INTERVAL_S", 0.2)
 

@@ -33,6 +33,7 @@ def test_the_table_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_a_comparison_leaves_a_page_a_picture_and_its_runs(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

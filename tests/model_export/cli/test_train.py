@@ -265,6 +265,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_two_processes_end_however_late_their_group_does(tmp_path: Path) -> None:
     program = tmp_path / "late.py"
     program.write_text(LATE)
