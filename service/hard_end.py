@@ -9,13 +9,24 @@ import threading
 log = logging.getLogger(__name__)
 
 GRACE_S = 5.0  # beyond the shutdown's own limits, after which the process exits all the same
+LAST_WORDS_S = 1.0
+
+
+def last_words(logger: logging.Logger, level: int, message: str, *arguments: object) -> None:
+    """Logs what is about to end, and waits a second at most.
+
+    A pipe that nobody reads blocks whoever writes to it, and the lock of the log keeps all others waiting.
+    """
+    words = threading.Thread(target=logger.log, args=(level, message, *arguments), daemon=True)
+    words.start()
+    words.join(LAST_WORDS_S)
 
 
 def end_in(seconds: float) -> None:
     """Ends this process with status 1 after that time, whatever its threads and its event loop do then."""
 
     def give_up() -> None:
-        log.error("the shutdown did not finish within %g s: the process exits now", seconds)
+        last_words(log, logging.ERROR, "the shutdown did not finish within %g s: the process exits now", seconds)
         os._exit(1)
 
     timer = threading.Timer(seconds, give_up)

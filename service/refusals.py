@@ -17,6 +17,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 MAX_URL_BYTES = 65535  # the parser's limit
 MAX_HEAD_BYTES = 2**16  # request line and headers; also what frames a chunked body: sizes, extensions, trailers
+MOST_PIPELINED = 16  # requests that wait on one connection for the answers before them; clients rarely send any ahead
 BODY_PER_FRAMING = 8  # bytes of body that allow one more byte of framing: chunks of 48 bytes pass, of one byte do not
 
 # Plain words for the parser's errors. (first words of the error, reason)
@@ -57,6 +58,12 @@ def check_head_size(url: bytes, headers: Headers) -> None:
     """Raises HeadersTooLarge, AddressTooLong."""
     if len(url) + sum(len(name) + len(value) + len(": \r\n") for name, value in headers) > MAX_HEAD_BYTES:
         raise head_too_large(url)
+
+
+def check_pipeline(waiting: int) -> None:
+    """Raises UnreadableRequest if more requests than `MOST_PIPELINED` wait on a connection."""
+    if waiting >= MOST_PIPELINED:
+        raise UnreadableRequest(reason=f"more than {MOST_PIPELINED} requests were sent ahead of their answers")
 
 
 def check_host(headers: Headers, http_version: str) -> None:

@@ -10,13 +10,13 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service import refusals
+from service.answer_transport import AnswerTransport
 from service.connections import Connections
 from service.errors import HeadersTooLarge, MethodNotAllowed, RequestTimeout, TooManyConnections
-from service.half_closed import start_response
 from service.refusals import BODY_PER_FRAMING, MAX_HEAD_BYTES
 from service.runtime.faults import Fault
+from service.upgrade_offers import without_offer
 
-UPGRADE_HEADERS = {b"upgrade", b"http2-settings", b"connection"}
 LINGER_S = 2.0  # for a refused client to read why
 
 
@@ -28,9 +28,8 @@ class Protocol(HttpToolsProtocol):
     never more than `client_timeout` from now: who stops is cut off after that time, however fast it was before. Time in
     which the server does not read costs the client nothing.
 
-    A server may ignore an offer to upgrade (RFC 9110, section 7.8). Java's HttpClient and `curl --http2` offer HTTP/2
-    with their first request. The parser takes everything after its headers for the other protocol and would lose the
-    body, so the request is parsed again without the offer.
+    Offers to upgrade are ignored. The parser takes everything after their headers for the other protocol and would lose
+    the body, so the request is parsed again without the offer.
 
     A client may close its side of the connection after sending a request, and still gets its response. An unreadable
     request is answered with a problem document, after the requests before it.
@@ -48,6 +47,7 @@ class Protocol(HttpToolsProtocol):
         self._limits = limits
         self._link_prefix = root_path
         self._running: RequestResponseCycle | None = None  # the request that the application has; `cycle` is the last
+        self._answer: AnswerTransport | None = None  # of that request
         self._awaited: Literal["headers", "body", "nothing"] = "headers"  # what the client has to send
         self._deadline = 0.0  # for what is awaited, in `Connections.time`
         self.newly_read = 0
@@ -87,12 +87,16 @@ class Protocol(HttpToolsProtocol):
         if self._other_bytes + self._uncounted > MAX_HEAD_BYTES:
             refusals.check_head_size(self.url, self.headers)
         refusals.check_host(self.headers, self.parser.get_http_version())
+        refusals.check_pipeline(len(self.pipeline))
         super().on_headers_complete()
-        self.headers = []  # for trailers, which may not join the headers (RFC 9110, section 6.5.1)
         self._awaited = "body"
         self._begun = True
         self._deadline = self._limits.deadline()
         self._limits.busy(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._awaited == "headers":  # trailers may not join the headers (RFC 9110, section 6.5.1); nobody reads them
+            super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
         if not self.parser.should_upgrade():
@@ -111,6 +115,8 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        assert self._answer is not None
+        self._answer.flush()
         super().on_response_complete()
         if self._unanswered or self.transport.is_closing():  # the next request has been started, or none will be
             return
@@ -121,28 +127,14 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        self._answer = AnswerTransport(self.transport)
+        cycle.transport = self._answer  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
         self._unset_keepalive_if_required()
-        if self._awaited == "nothing":
-            self._await_headers()
-        self._piece = len(data)
-        self._other_bytes += self._piece
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self.parser.get_method() == b"CONNECT":  # the parser reports it as an upgrade, with or without an offer
-                target = self.url.decode("ascii", "replace")
-                self._explain(MethodNotAllowed(path=target, method="CONNECT", allowed="GET, HEAD, POST"))
-            else:
-                self._parse_without_offer(data[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            self._explain(refusals.fault_of(error, self.url))
-        else:
-            self._check_sizes()
+        while data and not self._refused:
+            data = self._parse(data)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client has closed its side. After a complete request it may still read the response; else it has gone."""
@@ -157,7 +149,8 @@ class Protocol(HttpToolsProtocol):
             self._drop_last_request()
         self.cycle.keep_alive = False
         if not running.response_started:
-            running.transport = start_response(self.transport, self.loop)  # type: ignore[assignment]
+            assert self._answer is not None
+            self._answer.begin(self.loop)
         return True
 
     def resume_writing(self) -> None:
@@ -180,9 +173,9 @@ class Protocol(HttpToolsProtocol):
             self._deadline += passed
         elif self._unanswered:
             self._deadline += self.newly_read / self._limits.min_body_rate
-        if holds or self.newly_read or not self._unanswered:
+        if holds or self.newly_read:
             self._limits.going_on(self)
-        elif not self._begun:
+        elif self._unanswered and not self._begun:
             self._limits.stalled(self)
         self._begun = False
         self.newly_read = 0
@@ -237,15 +230,28 @@ class Protocol(HttpToolsProtocol):
         elif self._awaited == "body":
             self._explain(refusals.framing_too_large())
 
-    def _parse_without_offer(self, rest: bytes) -> None:
-        """Parses the request line and headers again without the offer, then the rest of the data."""
-        request = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
-        for name, value in self.headers:
-            if name not in UPGRADE_HEADERS:
-                request += [name, b": ", value, b"\r\n"]
-        self.parser = httptools.HttpRequestParser(self)
-        self._other_bytes = 0  # they are counted again
-        self.data_received(b"".join(request) + b"\r\n" + rest)
+    def _parse(self, data: bytes) -> bytes:
+        """Parses a piece. Returns what has to be parsed next: after an offer to upgrade, the request without it."""
+        if self._awaited == "nothing":
+            self._await_headers()
+        self._piece = len(data)
+        self._other_bytes += self._piece
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.parser.get_method() != b"CONNECT":
+                request = without_offer(self.parser.get_method(), self.url, self.headers)
+                self.parser = httptools.HttpRequestParser(self)
+                self._other_bytes = 0  # they are counted again
+                return request + data[upgrade.args[0] :]
+            # The parser reports it as an upgrade, with or without an offer.
+            target = self.url.decode("ascii", "replace")
+            self._explain(MethodNotAllowed(path=target, method="CONNECT", allowed="GET, HEAD, POST"))
+        except httptools.HttpParserError as error:
+            self._explain(refusals.fault_of(error, self.url))
+        else:
+            self._check_sizes()
+        return b""
 
     def _drop_last_request(self) -> None:
         """Forgets a request that is incomplete and waits behind others."""

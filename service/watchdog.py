@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from service.backend import Work
+from service.hard_end import last_words
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Watchdog:
             seconds = before.seconds + elapsed
             stalled[key] = _Stalled(work.piece, seconds)
             if before.seconds <= limit < seconds:
-                log.critical("%s has made no progress for %.1f s", work.part, limit)
+                last_words(log, logging.CRITICAL, "%s has made no progress for %.1f s", work.part, limit)
                 self._on_hang(work)
         self._stalled = stalled  # what is not there any more is forgotten
 
@@ -109,5 +110,5 @@ def watching(timeout: float, work: Callable[[], Iterable[Work]], on_hang: Callab
 
 def end_process(work: Work) -> None:
     """Ends this process at once: its connections break, and the load balancer sends their requests elsewhere."""
-    log.critical("process %d exits: %s hangs", os.getpid(), work.part)
+    last_words(log, logging.CRITICAL, "process %d exits: %s hangs", os.getpid(), work.part)
     os._exit(1)

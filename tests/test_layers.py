@@ -55,7 +55,7 @@ SERVICE = {
     "model_repository": {"errors", "settings"},
     "backend": {"batching", "model_repository"},
     "lifecycle": {"backend", "errors", "model_repository"},
-    "watchdog": {"backend"},
+    "watchdog": {"backend", "hard_end"},
     "decoders": {"errors", "rates"},
     "local_runner": {"backend", "batch_sizes", "batching", "metrics", "model_repository"},
     "local_backend": {"backend", "local_runner", "metrics", "model_repository", "settings"},
@@ -99,10 +99,11 @@ SERVICE = {
         "watchdog",
     },
     "connections": {"metrics"},
-    "half_closed": set(),
+    "answer_transport": set(),
     "hard_end": set(),
     "refusals": {"api", "errors"},
-    "uvicorn_protocol": {"connections", "errors", "half_closed", "refusals"},
+    "upgrade_offers": set(),
+    "uvicorn_protocol": {"answer_transport", "connections", "errors", "refusals", "upgrade_offers"},
     "server": {"connections", "hard_end", "metrics", "settings", "sockets", "tls", "uvicorn_protocol"},
     "workers": {
         *(

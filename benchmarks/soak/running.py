@@ -22,7 +22,7 @@ from benchmarks.soak.sampling import AccessLog, Sample, Sampler, Tree, measure
 from benchmarks.soak.strangers import Strangers
 from model_export.drawings.pictures import picture
 
-MEMORY_BUDGET = 2**30  # the replicas' setting, in bytes
+MEMORY_BUDGET = 5 * 2**28  # the replicas' setting, in bytes; two workers need 1.15e9 at least
 TARGET_WAIT_MS = 10_000  # also a setting: while one replica is down, the other is not overloaded, only slow
 DESCRIPTORS_MORE = 10  # that a replica may hold at the end: what it opens when it first needs it
 SETTLE_S = 30.0  # for connections to end, when all clients have left; the replicas' own deadlines are shorter

@@ -87,7 +87,7 @@ class EngineSide:
 
     def tell(self, message: News | Shown | Mark | Stop) -> None:
         if isinstance(message, News | Shown):
-            if isinstance(message, News) and message.info:
+            if self._open and isinstance(message, News) and message.info:  # a closed side never releases it
                 self.uses.add(message.index)
             for piece in message.pack():
                 self._send(piece)

@@ -14,7 +14,7 @@ import uvloop
 from service import sockets
 from service.admin import admin_port
 from service.backend import Failed, Ready, Removed, Work
-from service.hard_end import GRACE_S, end_in
+from service.hard_end import GRACE_S, end_in, last_words
 from service.keys import KeysError
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
@@ -136,7 +136,7 @@ class Supervisor:
         """On the watchdog's thread. A worker is replaced; without its engine this process is worth nothing."""
         for worker, child in list(self._children.items()):
             if work.part == f"worker {worker}":
-                log.error("worker %d (process %d) is killed", worker, child.pid)
+                last_words(log, logging.ERROR, "worker %d (process %d) is killed", worker, child.pid)
                 child.kill()
                 return
         end_process(work)

@@ -13,6 +13,7 @@ import sys
 from service import metrics
 from service.app import create_app
 from service.backend import Work
+from service.hard_end import last_words
 from service.keys import KeysError
 from service.lifecycle import NothingServed
 from service.server import Server
@@ -77,14 +78,14 @@ def main() -> None:
 
 def _exit_without_engine() -> None:
     """Nothing can be finished any more. Connections break, and a load balancer sends their requests elsewhere."""
-    log.error("process %d exits: the engine process has gone", os.getpid())
+    last_words(log, logging.ERROR, "process %d exits: the engine process has gone", os.getpid())
     os._exit(1)
 
 
 def _end(engine_pid: int, work: Work) -> None:
     """On the watchdog's thread. A stopped engine process cannot end itself."""
     if work.part == ENGINE_PROCESS and os.getppid() == engine_pid:  # else it has ended, and the number may be another's
-        log.error("the engine process %d is killed", engine_pid)
+        last_words(log, logging.ERROR, "the engine process %d is killed", engine_pid)
         os.kill(engine_pid, signal.SIGKILL)
     end_process(work)
 

@@ -113,7 +113,11 @@ def test_headers_pass_and_internal_paths_are_hidden(
     unsafe = balancer.get("/models", headers={"X-Request-ID": 'a"b'})
     assert re.fullmatch("[0-9a-f]{32}", unsafe.headers["x-request-id"])
 
-    assert problem(balancer.get("/metrics"))["status"] == 404
+    for path in ("/metrics", "/metrics/", "//metrics", "/x/../metrics", "/%6Detrics", "/vision/metrics"):
+        assert problem(balancer.get(path))["status"] == 404
+    prefixed = {"X-Forwarded-Prefix": "/vision"}  # of the client's own
+    assert problem(balancer.get("/vision/metrics", headers=prefixed))["status"] == 404
+    assert problem(balancer.get("/vision/models", headers=prefixed))["status"] == 404
     assert problem(balancer.get("/nothing-here")) == problem(replicas[0].get("/nothing-here"))
     assert [entry["id"] for entry in balancer.entries(1)][:1] == ["order-66"]
 

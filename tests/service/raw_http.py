@@ -31,6 +31,10 @@ class Limits(Connections):
         return self.metrics.registry.get_sample_value("resnet_connections_closed_total", {"reason": reason}) or 0
 
     @property
+    def connections(self) -> list[Protocol]:
+        return [connection for connection in self._open if isinstance(connection, Protocol)]
+
+    @property
     def open(self) -> float | None:
         return self.metrics.registry.get_sample_value("resnet_connections")
 

@@ -290,13 +290,15 @@ def test_time_stands_still_while_the_event_loop_is_held() -> None:
 
 
 @LOOPS
+@pytest.mark.parametrize("checks", [False, True])
 def test_at_the_limit_a_new_connection_replaces_the_one_that_has_been_idle_longest(
-    run: Any, monkeypatch: pytest.MonkeyPatch
+    run: Any, checks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "KEPT_S", 0.0)
+    monkeypatch.setattr(connections, "LONGEST_INTERVAL_S", 0.05 if checks else 600.0)
 
     async def ask() -> None:
-        app, limits = App(), Limits(most=3)
+        app, limits = App(), Limits(most=3, client_timeout=6000)
         async with (
             serving(app, limits) as port,
             connected(port, GET[:9]) as (half, _),
@@ -306,6 +308,8 @@ def test_at_the_limit_a_new_connection_replaces_the_one_that_has_been_idle_longe
             await async_until(lambda: limits.open == 3)
             writer.write(GET)
             await answered(used)
+            if checks:
+                await until_stalled(limits)
             async with AsyncExitStack() as stack:
                 for victim in (half, silent, used):
                     reader, _ = await stack.enter_async_context(connected(port, GET))

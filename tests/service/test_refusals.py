@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from service.refusals import MAX_HEAD_BYTES
+from service.refusals import MAX_HEAD_BYTES, MOST_PIPELINED
 from tests.service.raw_http import Limits, echo, everything, parsed, serving
 
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
@@ -99,6 +100,38 @@ def test_chunks_of_usual_sizes_pass(run: Any, size: int) -> None:
     answer = run(stream(Counting(), Limits(), fed))
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.count(b"x") == size * count
+
+
+@LOOPS
+@pytest.mark.parametrize("offer", [b"", b"Upgrade: h2c\r\nConnection: Upgrade\r\n"], ids=["plain", "upgrade"])
+def test_few_requests_are_read_ahead_of_their_answers(run: Any, offer: bytes) -> None:
+    async def ask() -> bytes:
+        app = Counting()
+        async with serving(app) as port:
+            answer = await everything(port, (b"GET / HTTP/1.1\r\nHost: x\r\n" + offer + b"\r\n") * 1000)
+        assert MOST_PIPELINED < app.calls < 100
+        return answer
+
+    *answers, last = re.split(rb"(?=HTTP/1\.1 )", run(ask()))[1:]
+    assert len(answers) > MOST_PIPELINED
+    assert {answer[:15] for answer in answers} == {b"HTTP/1.1 200 OK"}
+    status, _, document = parsed(last)
+    assert (status, document["type"]) == (400, "/problems/unreadable-request")
+    assert "more than 16 requests were sent ahead of their answers" in document["detail"]
+
+
+def test_trailers_are_not_kept() -> None:
+    async def ask() -> None:
+        limits = Limits()
+        async with serving(limits=limits) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(CHUNKED + b"1000\r\n" + b"x" * 4096 + b"\r\n0\r\n" + b"a: b\r\n" * 9000 + b"\r\n")
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            (connection,) = limits.connections
+            assert len(connection.headers) == 2
+            writer.close()
+
+    asyncio.run(ask())
 
 
 def test_trailers_are_no_headers() -> None:

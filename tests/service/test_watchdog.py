@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +38,34 @@ def test_a_piece_of_work_that_lasts_too_long_hangs_and_is_told_once() -> None:
     assert watched.hung == []
     watched.pass_seconds(30)
     assert watched.hung == ["it"]
+
+
+def test_a_log_that_nobody_reads_does_not_keep_a_process_from_ending() -> None:
+    """Its event loop, too, is stuck in the log, and holds the lock of it."""
+    code = """
+import logging, os, threading
+from service.backend import Work
+from service.watchdog import Watchdog, end_process
+
+os.set_blocking(2, False)
+while True:
+    try:
+        os.write(2, b"x" * 4096)
+    except BlockingIOError:
+        break
+os.set_blocking(2, True)
+logging.basicConfig()
+threading.Thread(target=lambda: logging.error("stuck"), daemon=True).start()
+dog = Watchdog(1.0, lambda: [Work("the engine", 1)], end_process)
+while True:
+    dog.look(1.0)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    try:
+        assert process.wait(60) == 1
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_the_longest_piece_ever_is_allowed_on_top() -> None:

@@ -340,6 +340,7 @@ def test_versions_come_and_go(tiny_dir: Path) -> None:
         sides.worker_side.reload()
         await async_until(lambda: sides.heard == ["release", "reload"])
         sides.engine_side.close()
+        sides.engine_side.tell(News(first, 2, info=sides.info))  # a closed side would never release it
         assert sides.engine_side.uses == set()
 
     run(tiny_dir, scenario)
