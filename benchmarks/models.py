@@ -34,7 +34,7 @@ def published(architecture: Architecture, precision: FilePrecision = "fp32") -> 
         from model_export.quantise.images import open_calibration_data
         from model_export.quantise.publication import publish_quantised
 
-        publish_quantised(found, root, open_calibration_data(IMAGES[precision]), precisions=[precision], limit=1.0)
+        publish_quantised(found, open_calibration_data(IMAGES[precision]), precisions=[precision], limit=1.0)
     return latest(root, name).path
 
 

@@ -18,7 +18,7 @@ from model_export.evaluation.calibration import calibrate
 from model_export.evaluation.evaluate import ensemble, evaluate
 from model_export.evaluation.images import evaluation_images
 from model_export.evaluation.predictors import Device, OnnxPredictor, Predictor, TorchPredictor
-from model_export.evaluation.recording import accuracy_of, record_in_card, write_evaluation_files
+from model_export.evaluation.recording import accuracy_of, check_latest, publish_record, write_evaluation_files
 from model_export.evaluation.result import Evaluation, Method
 from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.model_card import Calibration
@@ -52,7 +52,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--calibrate", action="store_true", help="fit the softmax temperature at which confidence matches accuracy"
     )
     parser.add_argument(
-        "--record", action="store_true", help="write accuracy and calibration into the cards of published models"
+        "--record",
+        action="store_true",
+        help="publish accuracy and calibration as the next version of published models, with the same files",
     )
     parser.add_argument(
         "--out", type=path, metavar="DIR", help="folder to write evaluation.json, predictions.csv and report.html to"
@@ -145,10 +147,13 @@ def run(args: argparse.Namespace) -> int:
         )
         log.info("%s: wrote evaluation.json, predictions.csv and report.html", args.out)
     if args.record:
-        for model, evaluation, calibration in zip(models, evaluations, calibrations, strict=True):
-            assert isinstance(model, ModelVersion)  # check_recordable
-            record_in_card(model.path, accuracy_of(evaluation), calibration)
-            log.info("%s %d: recorded in the card; a running service will notice", model.name, model.version)
+        for model, predictor, evaluation, calibration in zip(
+            models, predictors, evaluations, calibrations, strict=True
+        ):
+            assert isinstance(model, ModelVersion)  # see check_recordable
+            assert isinstance(predictor, OnnxPredictor)
+            card = publish_record(model, accuracy_of(evaluation, predictor.engine.info), calibration)
+            log.info("%s %d: recorded, as version %d with the same files", model.name, model.version, card.version)
     return 0
 
 
@@ -167,11 +172,14 @@ def find_model(name: str, args: argparse.Namespace) -> Path | ModelVersion:
 
 
 def check_recordable(models: Sequence[Path | ModelVersion], method: Method) -> None:
-    """Raises InputError if the figures would not be those of a served model, or if there is no card to write to."""
+    """Raises InputError if the figures would not be those of a served model, or have no place to be recorded in."""
     if files := [str(model) for model in models if isinstance(model, Path)]:
-        raise InputError(f"--record writes to the cards of published models, {files[0]} has none: export it first")
+        raise InputError(f"--record publishes versions of published models, {files[0]} is none: export it first")
     if method != "1-crop":
         raise InputError(f"--record needs accuracy as served, which {method} is not: leave --method out")
+    for model in models:
+        assert isinstance(model, ModelVersion)
+        check_latest(model)
 
 
 def open_predictor(model: Path | ModelVersion, args: argparse.Namespace) -> Predictor:

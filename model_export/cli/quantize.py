@@ -72,7 +72,6 @@ def run(args: argparse.Namespace) -> int:
     try:
         card = publish_quantised(
             find_version(args.models_dir, args.name, args.version),
-            args.models_dir,
             open_calibration_data(args.data, layout_of(args)),
             precisions=[args.precision],
             method=args.method or CALIBRATION_METHOD,

@@ -110,7 +110,6 @@ def publish_with_low_precision(
         try:
             card = publish_quantised(
                 ModelVersion(card.name, card.version, folder),
-                Path(staging),
                 data or Data(Drawings(seed=SEED, count=0), Drawings(seed=SEED, count=images_needed(LOSS_LIMIT))),
                 precisions=("int8", "fp16") if data else ("fp16",),
                 calibration_images=CALIBRATION_DRAWINGS,

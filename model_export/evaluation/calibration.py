@@ -46,7 +46,8 @@ def calibrate(evaluation: Evaluation, seed: int = 0) -> Calibration:
     """Fits the temperature on a random half of the images and measures its effect on the other half.
 
     Raises:
-        InputError: fewer than 20 images, or the best temperature is outside 0.05 to 20.
+        InputError: fewer than 20 images, the best temperature is outside 0.05 to 20, or it raises the calibration error
+            on the images that it was not fitted on.
     """
     images = len(evaluation.labels)
     if images < MIN_IMAGES:
@@ -71,10 +72,17 @@ def calibrate(evaluation: Evaluation, seed: int = 0) -> Calibration:
     )
     scaled = softmax(log_probabilities[held_out], temperature)
     after = dataclasses.replace(before, probabilities=scaled.astype(np.float32))
+    ece_before, ece_after = expected_calibration_error(before), expected_calibration_error(after)
+    if ece_after > ece_before:
+        raise InputError(
+            f"a temperature of {temperature:.3f}, fitted on half of {evaluation.dataset}, raises the calibration error "
+            f"of {evaluation.model} on the other half from {100 * ece_before:.2f} to {100 * ece_after:.2f} %: "
+            "give more images, or leave the calibration out"
+        )
     return Calibration(
         temperature=temperature,
-        ece_before=expected_calibration_error(before),
-        ece_after=expected_calibration_error(after),
+        ece_before=ece_before,
+        ece_after=ece_after,
         dataset=evaluation.dataset,
         images=images,
     )

@@ -1,18 +1,18 @@
-"""Writes evaluations into model cards, and into JSON and CSV files for other programs."""
+"""Publishes evaluations in model cards, and writes them into JSON and CSV files for other programs."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from model_export.datasets.base import Dataset
-from model_export.disk import replacing, write_atomically
+from model_export.disk import write_atomically
+from model_export.errors import InputError
 from model_export.evaluation.metrics import (
     confusion_matrix,
     expected_calibration_error,
@@ -21,35 +21,49 @@ from model_export.evaluation.metrics import (
     top_k_accuracy,
 )
 from model_export.evaluation.result import Evaluation
-from service.runtime.model_card import Accuracy, Calibration
-from service.runtime.model_folder import CARD_FILE, read_card
+from model_export.export.publish import publish_changed
+from service.runtime.engine import EngineInfo
+from service.runtime.model_card import Accuracy, Calibration, ModelCard
+from service.runtime.model_folder import ModelVersion, model_versions
 
 
-def accuracy_of(evaluation: Evaluation) -> Accuracy:
-    """The accuracy entry of a model card."""
+def accuracy_of(evaluation: Evaluation, info: EngineInfo) -> Accuracy:
+    """The accuracy entry of a model card; `info` is of the engine that was evaluated."""
     return Accuracy(
         dataset=evaluation.dataset,
         images=len(evaluation.labels),
         top1=top_k_accuracy(evaluation, 1),
         top5=top_k_accuracy(evaluation, 5),
+        provider=info.provider,
+        precision=info.precision,
     )
 
 
-def record_in_card(folder: Path, accuracy: Accuracy, calibration: Calibration | None) -> None:
-    """Writes accuracy and calibration into the card of a published folder. None keeps the card's calibration.
+def publish_record(version: ModelVersion, accuracy: Accuracy, calibration: Calibration | None) -> ModelCard:
+    """Publishes accuracy and calibration as the model's next version, which shares the files of this one.
 
-    A running service notices that the card has changed, and loads the model again.
+    Args:
+        calibration: None keeps the version's own.
 
     Raises:
-        CardError: the card cannot be read.
-        OSError: the card cannot be written; the old one is still there.
+        InputError: a later version is published, which the next one would replace with older files.
+        CardError, OSError: as `publish_changed`.
     """
-    card = read_card(folder)
-    changed = card.model_copy(update={"accuracy": accuracy, "calibration": calibration or card.calibration})
-    path = folder / CARD_FILE
-    with replacing(path) as temporary:
-        temporary.write_text(changed.to_json(), encoding="utf-8")
-        shutil.copymode(path, temporary)  # the service may run as another user
+    check_latest(version)
+    changes: dict[str, object] = {"accuracy": accuracy}
+    if calibration is not None:
+        changes["calibration"] = calibration
+    return publish_changed(version, changes)
+
+
+def check_latest(version: ModelVersion) -> None:
+    """Raises InputError if a later version is published."""
+    latest = max(entry.version for entry in model_versions(version.path.parent.parent) if entry.name == version.name)
+    if version.version != latest:
+        raise InputError(
+            f"{version.name} {version.version} is not the latest version, {latest}: what is recorded becomes the next "
+            "version, which would bring older files back; evaluate the latest, or leave --record out"
+        )
 
 
 def write_evaluation_files(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import platform
 import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from model_export.disk import flush
+from model_export.disk import flush, write_atomically
 from model_export.export.collapse_gate import check_collapse
 from model_export.export.onnx_export import export_onnx
 from model_export.export.parity_gate import Reference, check_parity, make_self_test
@@ -24,7 +25,16 @@ from model_export.weights.loading import Loaded
 from service.runtime.engine import DynamicEngine
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import NAME_PATTERN, ModelCard, ModelFile
-from service.runtime.model_folder import CARD_FILE, MODEL_FILES, SELF_TEST_FILE, model_versions, sha256
+from service.runtime.model_folder import (
+    CARD_FILE,
+    MODEL_FILES,
+    SELF_TEST_FILE,
+    ModelVersion,
+    model_versions,
+    read_card,
+    sha256,
+)
+from service.runtime.model_state import STATE_FILE, read_state
 from service.runtime.providers import open_session
 
 log = logging.getLogger(__name__)
@@ -92,6 +102,42 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
         return publish_folder(staging, model_root, card)
 
 
+def publish_changed(version: ModelVersion, changes: Mapping[str, object], new_files: Sequence[Path] = ()) -> ModelCard:
+    """Publishes the next version of a model: the files of this one, by hard link, under a changed card.
+
+    Args:
+        changes: fields of the card, by name. `files` names those that are kept, and the new ones.
+        new_files: outside the model folder; they are copied.
+
+    Returns:
+        The card as written.
+
+    Raises:
+        CardError: the version's card cannot be read.
+        OSError: the folder cannot be written; nothing is published.
+    """
+    model_root = version.path.parent
+    number = {"version": next_version(model_root.parent, version.name)}
+    created = {"created": datetime.now(UTC).replace(microsecond=0)}
+    card = read_card(version.path).model_copy(update={**changes, **number, **created})
+    own = {path.name for path in new_files}
+    with staging_folder(model_root) as staging:
+        for path in new_files:
+            shutil.copyfile(path, staging / path.name)
+        for name in (*(entry.file for entry in card.files.values()), SELF_TEST_FILE):
+            if name not in own:
+                _link(version.path / name, staging / name)
+        return publish_folder(staging, model_root, card)
+
+
+def _link(path: Path, to: Path) -> None:
+    """A hard link, which takes no disk space; a copy if the file system has no hard links."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
+
+
 @contextmanager
 def staging_folder(model_root: Path) -> Iterator[Path]:
     """A folder for a version's files, under a name that no reader takes for a version; removed unless published."""
@@ -106,8 +152,21 @@ def staging_folder(model_root: Path) -> Iterator[Path]:
 
 
 def next_version(root: Path, name: str) -> int:
-    """The highest published version plus 1; 1 if there is none."""
-    return max((entry.version for entry in model_versions(root) if entry.name == name), default=0) + 1
+    """The highest number that a version of the model has or had, plus 1; 1 if there was none.
+
+    Raises:
+        CardError: `model.json` cannot be read.
+    """
+    there = (entry.version for entry in model_versions(root) if entry.name == name)
+    return max([read_state(root / name).last_version, *there]) + 1
+
+
+def remember_version(model_root: Path, version: int) -> None:
+    """Writes down that this number has been used, so that none is used twice after a removal."""
+    state = read_state(model_root)
+    if version > state.last_version:
+        changed = state.model_copy(update={"last_version": version})
+        write_atomically(model_root / STATE_FILE, (changed.model_dump_json(indent=2) + "\n").encode())
 
 
 def tool_versions() -> dict[str, str]:
@@ -139,4 +198,5 @@ def publish_folder(staging: Path, model_root: Path, card: ModelCard) -> ModelCar
             card = card.model_copy(update={"version": card.version + 1})
             continue
         flush(model_root)
+        remember_version(model_root, card.version)
         return card

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +17,7 @@ from model_export.datasets.base import Data, Dataset
 from model_export.errors import InputError
 from model_export.evaluation.predictors import OnnxPredictor
 from model_export.export.onnx_export import ExportError
-from model_export.export.publish import next_version, publish_folder, staging_folder
+from model_export.export.publish import publish_changed
 from model_export.progress import Progress
 from model_export.quantise import accuracy_gate
 from model_export.quantise.fp16 import to_fp16
@@ -32,7 +29,7 @@ from model_export.quantise.sensitivity import Int8Probe, choose_float_layers
 from service.runtime.choices import FilePrecision
 from service.runtime.engine import Engine
 from service.runtime.model_card import CalibrationMethod, ModelCard, ModelFile, Preprocessing, Quantisation
-from service.runtime.model_folder import MODEL_FILES, SELF_TEST_FILE, ModelVersion, sha256
+from service.runtime.model_folder import MODEL_FILES, ModelVersion, sha256
 from service.runtime.providers import ProviderUnavailable
 from service.runtime.self_test import SelfTest, SelfTestFailed
 
@@ -49,7 +46,6 @@ BATCH = 32
 
 def publish_quantised(
     version: ModelVersion,
-    root: Path,
     data: Data,
     *,
     precisions: Sequence[FilePrecision] = ("int8",),
@@ -63,7 +59,6 @@ def publish_quantised(
     """Makes files of lower precision and publishes those that pass, with the version's other files, as the next one.
 
     Args:
-        root: the model folder that holds `version`.
         data: images to calibrate int8 on (`train`) and for the gate (`val`); without labels if they have no `classes`.
         precisions: int8, fp16 or both.
         method: of calibration.
@@ -145,7 +140,12 @@ def publish_quantised(
         if not files:
             assert failure is not None
             raise failure
-        return _publish(version, root, fp32.card, files, folder)
+        kept = {precision: entry for precision, entry in fp32.card.files.items() if precision not in files}
+        return publish_changed(
+            version,
+            {"files": kept | files, "tools": fp32.card.tools | {"onnxruntime": onnxruntime.__version__}},
+            [folder / entry.file for entry in files.values()],
+        )
 
 
 class _Candidate(NamedTuple):
@@ -189,33 +189,3 @@ def _pixels(dataset: Dataset, preprocessing: Preprocessing) -> np.ndarray:
     if not len(dataset):
         raise InputError(f"{dataset.name} leaves no images to calibrate on: give more")
     return np.concatenate(list(batches(dataset, preprocessing, BATCH)))
-
-
-def _publish(
-    version: ModelVersion, root: Path, card: ModelCard, files: dict[FilePrecision, ModelFile], folder: Path
-) -> ModelCard:
-    """The next version: the old files, with those of the same precision replaced by the new ones."""
-    model_root = root / version.name
-    with staging_folder(model_root) as staging:
-        kept = {precision: entry for precision, entry in card.files.items() if precision not in files}
-        for name in (*(entry.file for entry in kept.values()), SELF_TEST_FILE):
-            _link(version.path / name, staging / name)
-        for entry in files.values():
-            shutil.copyfile(folder / entry.file, staging / entry.file)
-        changed = card.model_copy(
-            update={
-                "version": next_version(root, version.name),
-                "created": datetime.now(UTC).replace(microsecond=0),
-                "files": kept | files,
-                "tools": card.tools | {"onnxruntime": onnxruntime.__version__},
-            }
-        )
-        return publish_folder(staging, model_root, changed)
-
-
-def _link(path: Path, to: Path) -> None:
-    """A hard link, which takes no disk space; a copy if the file system has no hard links."""
-    try:
-        os.link(path, to)
-    except OSError:
-        shutil.copyfile(path, to)

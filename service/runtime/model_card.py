@@ -24,8 +24,13 @@ FILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
 
+# What this code reads. It rises with a field without which a model would be served wrongly; other fields are simply
+# added: older code ignores them, and keeps them in the versions that it publishes.
+SCHEMA_VERSION = 1
+
+
 class _CardModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class Architecture(_CardModel):
@@ -104,12 +109,17 @@ class Weights(_CardModel):
 
 
 class Accuracy(_CardModel):
-    """Measured (or published) accuracy, as fractions in [0, 1]."""
+    """Measured (or published) accuracy, as fractions in [0, 1].
+
+    `provider` and `precision` are those of the measurement; None for published accuracy.
+    """
 
     dataset: str
     images: int = Field(ge=1)
     top1: float = Field(ge=0, le=1)
     top5: float = Field(ge=0, le=1)
+    provider: str | None = None
+    precision: FilePrecision | None = None
 
 
 class Calibration(_CardModel):
@@ -183,7 +193,7 @@ class ModelFile(_CardModel):
 class ModelCard(_CardModel):
     """Everything known about one published version of one model."""
 
-    schema_version: Literal[1] = 1
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
     name: str = Field(pattern=NAME_PATTERN)
     version: int = Field(ge=1)
     created: datetime
@@ -197,6 +207,17 @@ class ModelCard(_CardModel):
     accuracy: Accuracy | None = None
     calibration: Calibration | None = None
     tools: dict[str, str]
+    metadata: dict[str, str] = {}  # the publisher's own; nothing here reads it
+
+    @field_validator("schema_version")
+    @classmethod
+    def _known(cls, schema_version: int) -> int:
+        if schema_version > SCHEMA_VERSION:
+            raise ValueError(
+                f"it is {schema_version}, and this code reads up to {SCHEMA_VERSION}: a later release published the "
+                "model; upgrade to it"
+            )
+        return schema_version
 
     @field_validator("created")
     @classmethod

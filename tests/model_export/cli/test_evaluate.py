@@ -151,13 +151,15 @@ def test_from_the_record_to_the_service(
     evaluate("resnet8-cifar", *options, "--calibrate", "--record")
     assert "resnet8-cifar 1 (cpu, fp32): temperature " in capsys.readouterr().out
 
-    card = read_card(folder)
+    assert read_card(folder) == before  # a version never changes
+    card = read_card(models / "resnet8-cifar" / "2")
     assert card.accuracy is not None
     assert card.calibration is not None
     assert (card.accuracy.dataset, card.accuracy.images) == (f"{data.name}/val", IMAGES)
-    assert card.model_copy(update={"accuracy": None, "calibration": None}) == before
-    assert {path.name for path in folder.iterdir()} == {"card.json", "model.onnx", "self_test.npz"}
-    assert (folder / "card.json").stat().st_mode & 0o777 == 0o644
+    assert (card.accuracy.provider, card.accuracy.precision) == ("cpu", "fp32")
+    recorded = {"version": 1, "created": before.created, "accuracy": None, "calibration": None}
+    assert card.model_copy(update=recorded) == before
+    assert (models / "resnet8-cifar" / "2" / "model.onnx").samefile(folder / "model.onnx")
 
     app = create_app(Settings.model_validate({"models_dir": models, "provider": "cpu"}))
     with TestClient(app) as client:
@@ -170,19 +172,21 @@ def test_from_the_record_to_the_service(
     assert sum(entry["probability"] for entry in answer["predictions"]) == pytest.approx(1, abs=1e-4)
 
     evaluate("resnet8-cifar", *options, "--record")
-    assert read_card(folder).calibration == card.calibration  # measured anew only when asked for
+    assert read_card(models / "resnet8-cifar" / "3").calibration == card.calibration  # anew only when asked for
 
 
-def test_recording_keeps_who_may_read_the_card(models: Path, data: Path) -> None:
-    path = models / "resnet8-cifar" / "1" / "card.json"
-    path.chmod(0o640)
-    evaluate("resnet8-cifar", "--models-dir", models, "--provider", "cpu", "--data", data, "--record")
-    assert path.stat().st_mode & 0o777 == 0o640
+def test_an_older_version_is_not_recorded(models: Path, data: Path) -> None:
+    """As the next version it would take the place of newer files."""
+    options = ("--models-dir", models, "--provider", "cpu", "--data", data, "--record")
+    evaluate("resnet8-cifar", *options)
+    with pytest.raises(InputError, match="resnet8-cifar 1 is not the latest version, 2: "):
+        evaluate("resnet8-cifar", *options, "--version", "1")
+    assert sorted(path.name for path in (models / "resnet8-cifar").iterdir()) == ["1", "2", "model.json"]
 
 
 def test_models_and_methods_that_cannot_be_recorded(models: Path, checkpoint: Path, data: Path) -> None:
     options = ("--models-dir", models, "--data", data, "--record")
-    with pytest.raises(InputError, match=r"best.safetensors has none: export it first"):
+    with pytest.raises(InputError, match=r"best.safetensors is none: export it first"):
         evaluate("resnet8-cifar", checkpoint, *options)
     with pytest.raises(InputError, match="--record needs accuracy as served, which 10-crop is not: leave --method out"):
         evaluate("resnet8-cifar", *options, "--method", "10-crop")
@@ -197,7 +201,7 @@ def test_too_few_images_to_calibrate_do_not_keep_the_accuracy_from_the_card(
     options = ("--models-dir", models, "--provider", "cpu", "--calibrate", "--record", "--out", tmp_path / "out")
     assert evaluate("resnet8-cifar", "--data", tmp_path / "few", *options) == 0
     assert "no calibration: few has 1 images, too few to calibrate on" in caplog.text
-    card = read_card(models / "resnet8-cifar" / "1")
+    card = read_card(models / "resnet8-cifar" / "2")
     assert card.accuracy is not None
     assert card.calibration is None
     (figures,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["evaluations"]

@@ -64,6 +64,18 @@ def test_overconfidence_is_reduced_on_held_out_images(calibrated: Arrays) -> Non
     assert (found.dataset, found.images) == ("pictures", 20_000)
 
 
+def test_a_temperature_that_raises_the_held_out_error_is_refused(calibrated: Arrays) -> None:
+    """The halves tell opposite things: what fits the one spoils the other."""
+    logits, labels = (array[:400] for array in calibrated)
+    fitted = np.random.default_rng(0).permutation(400)[:200]  # as `calibrate` draws them
+    sharper = logits.copy()
+    sharper[fitted] *= 6
+    with pytest.raises(
+        InputError, match=r"raises the calibration error of m on the other half from \d\.\d\d to .* %: "
+    ):
+        calibrate(evaluation(sharper, labels))
+
+
 def test_the_seed_decides_the_halves(calibrated: Arrays) -> None:
     logits, labels = (array[:100] for array in calibrated)
     few = evaluation(logits, labels)

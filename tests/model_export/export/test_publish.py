@@ -15,11 +15,11 @@ import torch
 from model_export.export import publish as publish_module
 from model_export.export.collapse_gate import Collapsed
 from model_export.export.parity_gate import ParityFailed
-from model_export.export.publish import next_version, publish
+from model_export.export.publish import next_version, publish, publish_changed
 from model_export.weights.loading import Loaded
 from model_export.weights.random_weights import random_weights
 from service.runtime.model_card import Architecture, ModelCard
-from service.runtime.model_folder import model_versions, read_card, verify_digests
+from service.runtime.model_folder import CardError, ModelVersion, model_versions, read_card, verify_digests
 from service.runtime.self_test import SelfTest
 
 
@@ -54,6 +54,41 @@ def test_versions_count_up(loaded: Loaded, tmp_path: Path) -> None:
     assert [publish(loaded, tmp_path, "m").version for _ in range(2)] == [1, 2]
     (tmp_path / "m" / "7").mkdir()
     assert next_version(tmp_path, "m") == 8
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_number_is_not_used_twice_even_after_a_removal(loaded: Loaded, tmp_path: Path) -> None:
+    for _ in range(2):
+        publish(loaded, tmp_path, "m")
+    shutil.rmtree(tmp_path / "m" / "2")
+    assert publish(loaded, tmp_path, "m").version == 3
+    shutil.rmtree(tmp_path / "m" / "1")
+    shutil.rmtree(tmp_path / "m" / "3")
+    assert publish(loaded, tmp_path, "m").version == 4
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_damaged_state_publishes_nothing(loaded: Loaded, tmp_path: Path) -> None:
+    publish(loaded, tmp_path, "m")
+    (tmp_path / "m" / "model.json").write_text("{")
+    with pytest.raises(CardError, match=r"model.json is damaged: .*restore it, or delete it"):
+        publish(loaded, tmp_path, "m")
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["1", "model.json"]
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_changed_card_is_the_next_version_with_the_same_files(loaded: Loaded, tmp_path: Path) -> None:
+    before = publish(loaded, tmp_path, "m")
+    folder = tmp_path / "m" / "1"
+    text = (folder / "card.json").read_text()
+    card = publish_changed(ModelVersion("m", 1, folder), {"metadata": {"ticket": "17"}})
+    assert (folder / "card.json").read_text() == text
+    assert card == read_card(tmp_path / "m" / "2")
+    assert card.model_copy(update={"version": 1, "created": before.created, "metadata": {}}) == before
+    assert card.metadata == {"ticket": "17"}
+    verify_digests(tmp_path / "m" / "2", card)
+    for name in ("model.onnx", "self_test.npz"):
+        assert (tmp_path / "m" / "2" / name).samefile(folder / name)
 
 
 @pytest.mark.usefixtures("quick_export")

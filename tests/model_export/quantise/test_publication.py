@@ -24,7 +24,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 def test_int8_then_fp16(net_version: ModelVersion, root: Path, data: Data) -> None:
     before = files(net_version.path)
-    card = publish_quantised(net_version, root, data, calibration_images=32, limit=0.1)
+    card = publish_quantised(net_version, data, calibration_images=32, limit=0.1)
     assert card.version == 2
     folder = root / "net" / "2"
     assert read_card(folder) == card
@@ -45,7 +45,7 @@ def test_int8_then_fp16(net_version: ModelVersion, root: Path, data: Data) -> No
     for name in ("model.onnx", "self_test.npz"):
         assert (folder / name).samefile(net_version.path / name)  # no disk space used twice
 
-    halved = publish_quantised(ModelVersion("net", 2, folder), root, data, precisions=["fp16"])
+    halved = publish_quantised(ModelVersion("net", 2, folder), data, precisions=["fp16"])
     assert halved.version == 3
     assert list(halved.files) == ["fp32", "int8", "fp16"]
     assert halved.files["int8"] == file
@@ -55,7 +55,7 @@ def test_int8_then_fp16(net_version: ModelVersion, root: Path, data: Data) -> No
     verify_digests(root / "net" / "3", halved)
 
     again = publish_quantised(
-        ModelVersion("net", 3, root / "net" / "3"), root, data, method="entropy", calibration_images=32, limit=0.1
+        ModelVersion("net", 3, root / "net" / "3"), data, method="entropy", calibration_images=32, limit=0.1
     )
     assert again.version == 4
     assert set(again.files) == {"fp32", "int8", "fp16"}
@@ -74,7 +74,7 @@ def test_files_are_copied_where_hard_links_are_impossible(
         raise PermissionError("no hard links")
 
     monkeypatch.setattr("os.link", refuse)
-    card = publish_quantised(net_version, root, data, precisions=["fp16"])
+    card = publish_quantised(net_version, data, precisions=["fp16"])
     verify_digests(root / "net" / "2", card)
     assert not (root / "net" / "2" / "model.onnx").samefile(net_version.path / "model.onnx")
 
@@ -82,7 +82,7 @@ def test_files_are_copied_where_hard_links_are_impossible(
 def test_the_layer_that_int8_ruins_is_in_the_card(root: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity, "MAX_FLOAT_LAYERS", 1)
     outlier = next(entry for entry in model_versions(root) if entry.name == "outlier")
-    card = publish_quantised(outlier, root, data, calibration_images=32, limit=0.05)
+    card = publish_quantised(outlier, data, calibration_images=32, limit=0.05)
     quantisation = card.files["int8"].quantisation
     assert quantisation is not None
     assert quantisation.float_layers == ("layer2.0.conv2",)
@@ -96,14 +96,14 @@ def test_beyond_the_limit_nothing_is_published(root: Path, data: Data, monkeypat
     unlabelled = sample(data.val, 120)
     unlabelled.classes = ()  # else accuracy would decide, which random weights may gain
     with pytest.raises(GateFailed):
-        publish_quantised(outlier, root, Data(data.train, unlabelled), calibration_images=32, limit=0.05)
+        publish_quantised(outlier, Data(data.train, unlabelled), calibration_images=32, limit=0.05)
     assert files(root) == before
     assert sorted(path.name for path in (root / "outlier").iterdir()) == ["1"]
 
 
 def test_both_precisions_at_once_are_one_version(net_version: ModelVersion, root: Path, data: Data) -> None:
     card = publish_quantised(
-        net_version, root, data, precisions=("int8", "fp16"), calibration_images=8, sensitivity_images=16, limit=0.1
+        net_version, data, precisions=("int8", "fp16"), calibration_images=8, sensitivity_images=16, limit=0.1
     )
     assert card.version == 2
     assert list(card.files) == ["fp32", "int8", "fp16"]
@@ -122,13 +122,13 @@ def test_a_file_that_fails_can_be_left_out(root: Path, data: Data, monkeypatch: 
     unlabelled.val.classes = ()
     failures: list[tuple[FilePrecision, Exception]] = []
     options = {"calibration_images": 32, "limit": 0.05, "on_failure": lambda *what: failures.append(what)}
-    card = publish_quantised(outlier, root, unlabelled, precisions=("int8", "fp16"), **options)
+    card = publish_quantised(outlier, unlabelled, precisions=("int8", "fp16"), **options)
     assert list(card.files) == ["fp32", "fp16"]
     ((precision, error),) = failures
     assert precision == "int8"
     assert isinstance(error, GateFailed)
     with pytest.raises(GateFailed):
-        publish_quantised(outlier, root, unlabelled, precisions=("int8",), **options)
+        publish_quantised(outlier, unlabelled, precisions=("int8",), **options)
     assert sorted(path.name for path in (root / "outlier").iterdir()) == ["1", "2"]
 
 
@@ -142,11 +142,11 @@ def test_an_interrupt_leaves_nothing_behind(
 
     monkeypatch.setattr("model_export.export.publish.flush", stop)
     with pytest.raises(KeyboardInterrupt):
-        publish_quantised(net_version, root, data, precisions=["fp16"])
+        publish_quantised(net_version, data, precisions=["fp16"])
     assert files(root) == before
     assert sorted(path.name for path in (root / "net").iterdir()) == ["1"]
 
 
 def test_fp32_is_refused(net_version: ModelVersion, root: Path, data: Data) -> None:
     with pytest.raises(ValueError, match="choose int8 or fp16"):
-        publish_quantised(net_version, root, data, precisions=["fp32"])
+        publish_quantised(net_version, data, precisions=["fp32"])

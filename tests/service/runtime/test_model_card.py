@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from service.runtime.model_card import Architecture, Calibration, Gate, ModelFile, Preprocessing, Quantisation
+from service.runtime.model_card import (
+    SCHEMA_VERSION,
+    Architecture,
+    Calibration,
+    Gate,
+    ModelCard,
+    ModelFile,
+    Preprocessing,
+    Quantisation,
+)
 from service.runtime.model_folder import CardError, read_card
+
+CARDS = sorted((Path(__file__).parent / "cards").glob("*.json"))
 
 
 def test_a_card_survives_writing_and_reading(published: Path) -> None:
@@ -18,6 +30,55 @@ def test_a_card_survives_writing_and_reading(published: Path) -> None:
     (published / "card.json").write_text(card.to_json())
     assert read_card(published) == card
     assert (card.name, card.version, card.architecture.depth) == ("resnet8-cifar", 1, 8)
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_every_card_that_was_ever_published_is_read(path: Path) -> None:
+    """Each was written by the code that first had its fields."""
+    written = json.loads(path.read_text())
+    card = ModelCard.model_validate_json(path.read_bytes())
+    assert (card.name, card.version, card.parameters) == ("resnet8-cifar", 1, 78042)
+    now = json.loads(card.to_json())
+
+    def check_kept(before: Any, after: Any) -> None:
+        if isinstance(before, dict):
+            for key, value in before.items():
+                check_kept(value, after[key])
+        else:
+            assert after == before
+
+    check_kept(written, now)
+
+
+def test_fields_of_later_releases_are_ignored_and_kept(published: Path) -> None:
+    path = published / "card.json"
+    card = json.loads(path.read_text())
+    before = read_card(published)
+
+    def parts(value: Any) -> list[dict[str, Any]]:
+        if isinstance(value, list):
+            return [part for element in value for part in parts(element)]
+        if not isinstance(value, dict):
+            return []
+        return [value] + [part for element in value.values() for part in parts(element)]
+
+    objects = [part for part in parts(card) if part not in (card["files"], card["tools"], card["metadata"])]
+    assert len(objects) > 15  # the card, its parts, its labels
+    for part in objects:
+        part["added_later"] = {"by": "a later release"}
+    path.write_text(json.dumps(card))
+    after = read_card(published)
+    assert json.loads(after.to_json()) == card
+    assert (after.preprocessing.crop, after.labels[0].name) == (before.preprocessing.crop, before.labels[0].name)
+
+
+def test_a_card_that_would_be_served_wrongly_is_refused(published: Path) -> None:
+    path = published / "card.json"
+    card = json.loads(path.read_text())
+    assert card["schema_version"] == SCHEMA_VERSION
+    path.write_text(json.dumps(card | {"schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(CardError, match=r"schema_version: .*a later release published the model; upgrade to it"):
+        read_card(published)
 
 
 @pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "a/b.onnx", "..", ".", "", "a\\b", "a\n"])
