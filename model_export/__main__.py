@@ -29,6 +29,11 @@ COMMANDS = {
     "demo": "Train the demo, a ResNet-18 that classifies drawings, and write its weights (three to eight minutes).",
     "verify": "Check the digests and self-tests of published models.",
     "inspect": "Print the cards of published models.",
+    "default": "Name the model that answers requests which name none.",
+    "promote": "Make a version the one that clients get, or that with another alias.",
+    "rollback": "Give clients the version that they had before.",
+    "remove": "Remove a version that nobody gets, or an alias.",
+    "prune": "Remove old versions of a model.",
 }
 
 # Errors whose message is all a user needs. ValueError: an impossible network or model name.

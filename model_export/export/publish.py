@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from model_export.disk import flush, write_atomically
+from model_export.disk import flush
 from model_export.export.collapse_gate import check_collapse
 from model_export.export.onnx_export import export_onnx
 from model_export.export.parity_gate import Reference, check_parity, make_self_test
+from model_export.versions import remember_version
 from model_export.weights.loading import Loaded
 from service.runtime.engine import DynamicEngine
 from service.runtime.machine import usable_cores
@@ -34,7 +35,7 @@ from service.runtime.model_folder import (
     read_card,
     sha256,
 )
-from service.runtime.model_state import STATE_FILE, read_state
+from service.runtime.model_state import read_state
 from service.runtime.providers import open_session
 
 log = logging.getLogger(__name__)
@@ -159,14 +160,6 @@ def next_version(root: Path, name: str) -> int:
     """
     there = (entry.version for entry in model_versions(root) if entry.name == name)
     return max([read_state(root / name).last_version, *there]) + 1
-
-
-def remember_version(model_root: Path, version: int) -> None:
-    """Writes down that this number has been used, so that none is used twice after a removal."""
-    state = read_state(model_root)
-    if version > state.last_version:
-        changed = state.model_copy(update={"last_version": version})
-        write_atomically(model_root / STATE_FILE, (changed.model_dump_json(indent=2) + "\n").encode())
 
 
 def tool_versions() -> dict[str, str]:

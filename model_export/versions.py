@@ -1,0 +1,252 @@
+"""Which versions of a model there are, and which of them clients get: promotion, rollback, removal.
+
+A running service follows what is changed here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model_export.disk import flush, write_atomically
+from model_export.errors import InputError
+from service.runtime.model_folder import explain_empty, model_versions
+from service.runtime.model_state import (
+    ALIAS_PATTERN,
+    FOLDER_FILE,
+    STABLE,
+    STATE_FILE,
+    ModelState,
+    read_folder_state,
+    read_state,
+)
+
+log = logging.getLogger(__name__)
+
+KEPT_REPLACED = 20  # versions that a rollback can go back to
+
+
+def published(root: Path, name: str) -> list[int]:
+    """The numbers of a model's versions, ascending.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    there = list(model_versions(root))
+    numbers = [entry.version for entry in there if entry.name == name]
+    if not there:
+        raise InputError(explain_empty(root))
+    if not numbers:
+        names = ", ".join(sorted({entry.name for entry in there}))
+        raise InputError(f"there is no model {name} in {root}: choose from {names}")
+    return numbers
+
+
+def find_number(root: Path, reference: str) -> tuple[str, int]:
+    """The model's name and the number of the version that `NAME`, `NAME@NUMBER` or `NAME@ALIAS` means.
+
+    Raises:
+        InputError: there is no such model, version or alias.
+        CardError: `model.json` cannot be read.
+    """
+    name, separator, label = reference.partition("@")
+    numbers = published(root, name)
+    state = read_state(root / name)
+    if not separator:
+        return name, served_version(state, numbers)
+    number = int(label) if label.isdecimal() else state.aliases.get(label)
+    if number is None:
+        raise InputError(f"{name} has no alias {label}: choose from {', '.join(state.aliases) or 'its versions'}")
+    if number not in numbers:
+        raise InputError(f"{name} has no version {number}: choose from {', '.join(map(str, numbers))}")
+    return name, number
+
+
+def served_version(state: ModelState, numbers: list[int]) -> int:
+    """The version that answers to the model's name: the stable one, else the latest."""
+    stable = state.aliases.get(STABLE)
+    return stable if stable in numbers else max(numbers)
+
+
+def set_default(root: Path, name: str) -> None:
+    """Makes a published model the default.
+
+    Raises:
+        InputError: there is no such model.
+        CardError, OSError: `models.json` cannot be read or written.
+    """
+    published(root, name)
+    with _locked(root):
+        state = read_folder_state(root)
+        write_atomically(root / FOLDER_FILE, state.model_copy(update={"default": name}).to_json().encode())
+
+
+def promote(root: Path, name: str, number: int, alias: str = STABLE) -> int | None:
+    """Gives a version an alias. Returns the version that had it.
+
+    Raises:
+        InputError: there is no such model or version, or the alias is none.
+        CardError, OSError: `model.json` cannot be read or written.
+    """
+    numbers = published(root, name)
+    if number not in numbers:
+        raise InputError(f"{name} has no version {number}: choose from {', '.join(map(str, numbers))}")
+    if not re.fullmatch(ALIAS_PATTERN, alias):
+        raise InputError(f"{alias!r} is no alias: use lower-case letters, digits, '_' and '-', and begin with a letter")
+
+    before: list[int | None] = []
+
+    def change(state: ModelState) -> ModelState:
+        was = served_version(state, numbers) if alias == STABLE else state.aliases.get(alias)
+        before.append(was)
+        replaced = state.replaced
+        if alias == STABLE and was is not None and was != number:
+            replaced = (*replaced, was)[-KEPT_REPLACED:]
+        return state.model_copy(update={"aliases": {**state.aliases, alias: number}, "replaced": replaced})
+
+    change_state(root / name, change)
+    return before[0]
+
+
+def rollback(root: Path, name: str) -> tuple[int, int]:
+    """Makes the version stable that was so before; if none was, the one before the latest.
+
+    Returns:
+        The version that clients got so far, and the one that they get now.
+
+    Raises:
+        InputError: there is no such model, or no earlier version.
+        CardError, OSError: `model.json` cannot be read or written.
+    """
+    numbers = published(root, name)
+    versions: list[tuple[int, int]] = []
+
+    def change(state: ModelState) -> ModelState:
+        was = served_version(state, numbers)
+        replaced = [number for number in state.replaced if number in numbers]
+        if not replaced and STABLE not in state.aliases:
+            replaced = [number for number in numbers if number < was]
+        if not replaced:
+            raise InputError(
+                f"{name} has no version that was stable before {was}: name one with `promote {name}@NUMBER`"
+            )
+        now = replaced.pop()
+        versions.append((was, now))
+        left = tuple(replaced) if now in state.replaced else ()
+        return state.model_copy(update={"aliases": {**state.aliases, STABLE: now}, "replaced": left})
+
+    change_state(root / name, change)
+    return versions[0]
+
+
+def remove_alias(root: Path, name: str, alias: str) -> int:
+    """Takes an alias away. Returns the version that had it.
+
+    Raises:
+        InputError: there is no such model or alias; or it is `stable`, without which clients would get another version.
+        CardError, OSError: `model.json` cannot be read or written.
+    """
+    published(root, name)
+    had: list[int] = []
+
+    def change(state: ModelState) -> ModelState:
+        if alias not in state.aliases:
+            raise InputError(f"{name} has no alias {alias}: choose from {', '.join(state.aliases) or 'its versions'}")
+        if alias == STABLE:
+            raise InputError(
+                f"without {STABLE}, the latest version of {name} would be served: promote that one instead"
+            )
+        had.append(state.aliases[alias])
+        return state.model_copy(
+            update={"aliases": {other: number for other, number in state.aliases.items() if other != alias}}
+        )
+
+    change_state(root / name, change)
+    return had[0]
+
+
+def remove_version(root: Path, name: str, number: int) -> None:
+    """Removes a version that no alias names and that does not answer to the model's name. Its number stays taken.
+
+    Raises:
+        InputError: there is no such version, or it is in use.
+        CardError, OSError: `model.json` cannot be read or written, or the folder cannot be removed.
+    """
+    numbers = published(root, name)
+    if number not in numbers:
+        raise InputError(f"{name} has no version {number}: choose from {', '.join(map(str, numbers))}")
+    with _locked(root / name):
+        state = read_state(root / name)
+        aliases = [alias for alias, other in state.aliases.items() if other == number]
+        if aliases:
+            raise InputError(f"{name}@{number} is {' and '.join(aliases)}: promote another version first")
+        if number == served_version(state, numbers):
+            raise InputError(f"{name}@{number} is the version that clients get: promote another one first")
+        _write(root / name, state, state.model_copy(update={"last_version": max(state.last_version, *numbers)}))
+    _remove(root / name / str(number))
+
+
+def prune(root: Path, name: str, keep: int) -> list[int]:
+    """Removes versions older than the latest `keep`, except those that an alias names or that a rollback goes back to.
+
+    Returns:
+        The numbers that were removed.
+
+    Raises:
+        as `remove_version`.
+    """
+    numbers = published(root, name)
+    state = read_state(root / name)
+    needed = {*numbers[-keep:], *state.aliases.values(), *state.replaced[-1:], served_version(state, numbers)}
+    old = [number for number in numbers if number not in needed]
+    for number in old:
+        remove_version(root, name, number)
+    return old
+
+
+def remember_version(model_root: Path, number: int) -> None:
+    """Writes down that a number is taken. Raises CardError, OSError."""
+    change_state(model_root, lambda state: state.model_copy(update={"last_version": max(state.last_version, number)}))
+
+
+def change_state(model_root: Path, change: Callable[[ModelState], ModelState]) -> None:
+    """Changes `model.json`, one process at a time. Raises CardError, OSError, and what `change` raises."""
+    with _locked(model_root):
+        state = read_state(model_root)
+        _write(model_root, state, change(state))
+
+
+def _write(model_root: Path, before: ModelState, after: ModelState) -> None:
+    if after != before:
+        write_atomically(model_root / STATE_FILE, after.to_json().encode())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time. On file systems without locks, nothing is locked."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            log.debug("%s cannot be locked: %s", folder, error)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    """Renames a version to a name that no reader takes for one, then removes it: nobody sees half of it."""
+    hidden = Path(tempfile.mkdtemp(prefix=".removed-", dir=folder.parent))
+    try:
+        folder.rename(hidden / folder.name)
+        flush(folder.parent)
+    finally:
+        shutil.rmtree(hidden)

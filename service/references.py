@@ -1,0 +1,133 @@
+"""Which published version answers to which name. Knows neither files nor engines.
+
+A request names a model by a reference: `resnet50`, the version with an alias (`resnet50@canary`), or one by its number
+(`resnet50@3`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+from service.runtime.model_state import STABLE
+
+State = Literal["waiting", "loading", "ready", "failed"]
+
+Version = TypeVar("Version", bound=Hashable)
+
+
+def split(reference: str) -> tuple[str, str | None]:
+    """The name and the label behind it, which is an alias or a number; None if there is none."""
+    name, separator, label = reference.partition("@")
+    return name, label if separator else None
+
+
+class Published(NamedTuple, Generic[Version]):
+    """One model as it is published: its versions by number, and the numbers that its aliases name."""
+
+    versions: Mapping[int, Version]
+    aliases: Mapping[str, int]
+
+
+class Unpublished(Exception):
+    """A reference that the settings name and that is not published. The message says what is."""
+
+
+def candidates(
+    published: Mapping[str, Published[Version]], named: Sequence[str] = (), *, fall_back: bool = True
+) -> dict[str, tuple[Version, ...]]:
+    """The versions that may answer to each reference, the wanted one first.
+
+    A version that cannot be served is replaced by the next older one where the reference leaves the choice: without a
+    label and as `stable`. Another alias, and a number, mean one version only.
+
+    Args:
+        published: by name.
+        named: the references that the settings name; all models with all their aliases if there are none. The first
+            with a label answers to the name alone, too.
+        fall_back: whether older versions may take the place of one that cannot be served.
+
+    Raises:
+        Unpublished: a named model, alias or version is not there.
+    """
+    found: dict[str, tuple[Version, ...]] = {}
+    for reference in named or published:
+        name, label = split(reference)
+        if name not in published:
+            raise Unpublished(f"there is no model {name}: choose from {', '.join(published)}")
+        model = published[name]
+        if label is not None:
+            found[reference] = _of_label(model, name, label, fall_back=fall_back)
+            found.setdefault(name, found[reference])
+            continue
+        stable = model.aliases.get(STABLE)
+        found[name] = _from(model, stable if stable in model.versions else max(model.versions), fall_back=fall_back)
+        for alias, number in model.aliases.items():
+            if number in model.versions:
+                found[f"{name}@{alias}"] = _of_label(model, name, alias, fall_back=fall_back)
+    return found
+
+
+def _of_label(model: Published[Version], name: str, label: str, *, fall_back: bool) -> tuple[Version, ...]:
+    number = int(label) if label.isdecimal() else model.aliases.get(label)
+    if number is None:
+        aliases = ", ".join(model.aliases) or "none yet"
+        raise Unpublished(f"{name} has no alias {label}: there is {aliases}")
+    if number not in model.versions:
+        raise Unpublished(f"{name} has no version {number}: there is {', '.join(map(str, model.versions))}")
+    return _from(model, number, fall_back=fall_back and label == STABLE)
+
+
+def _from(model: Published[Version], number: int, *, fall_back: bool) -> tuple[Version, ...]:
+    numbers = sorted((other for other in model.versions if other < number), reverse=True) if fall_back else []
+    return tuple(model.versions[each] for each in (number, *numbers))
+
+
+class Settled(NamedTuple, Generic[Version]):
+    """What follows from the states of the versions.
+
+    Attributes:
+        answering: the version for each reference that has one.
+        load: versions to load now.
+        idle: ready versions that nobody needs any more.
+    """
+
+    answering: dict[str, Version]
+    load: list[Version]
+    idle: list[Version]
+
+
+def settle(
+    wanted: Mapping[str, Sequence[Version]], states: Mapping[Version, State], before: Mapping[str, Version]
+) -> Settled[Version]:
+    """Decides which version answers to which reference.
+
+    The first candidate that has not failed is the one to reach. Until it is ready, the version that answered before
+    goes on, or else the first candidate that is ready.
+
+    Args:
+        wanted: the candidates for each reference, as `candidates` returns them.
+        states: of all versions that are known; one that is not has still to be loaded.
+        before: the version that has answered so far, by reference.
+    """
+    answering: dict[str, Version] = {}
+    goals: list[Version] = []
+    for reference, versions in wanted.items():
+        goal = next((version for version in versions if states.get(version) != "failed"), None)
+        if goal is not None:
+            goals.append(goal)
+        previous = [before[reference]] if reference in before else []
+        order = [*([] if goal is None else [goal]), *previous, *versions]
+        ready = next((version for version in order if states.get(version) == "ready"), None)
+        if ready is not None:
+            answering[reference] = ready
+    needed = {*answering.values(), *goals}
+    return Settled(
+        answering,
+        load=_unique(goal for goal in goals if states.get(goal, "waiting") == "waiting"),
+        idle=[version for version, state in states.items() if state == "ready" and version not in needed],
+    )
+
+
+def _unique(versions: Iterable[Version]) -> list[Version]:
+    return list(dict.fromkeys(versions))
