@@ -77,7 +77,7 @@ def create_app(
     def vacated(pipeline: Pipeline) -> Awaitable[None]:
         return pipeline.room.vacated()
 
-    lifecycle = Lifecycle(repository, backend, activate, vacated, on_fatal)
+    lifecycle = Lifecycle(repository, backend, activate, vacated, on_fatal, required=settings.models)
     guard = Guard(settings, metrics)
 
     def ready() -> bool:
@@ -136,7 +136,7 @@ def create_app(
         app.include_router(models.reload_router(backend.reload, guard))
     else:
         del places["metrics"]
-    app.include_router(models.router(repository))
+    app.include_router(models.router(repository, settings.models_dir))
     app.include_router(health.router(ready))
     app.include_router(problems.router())
     documentation.install(app, repository)

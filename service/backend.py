@@ -10,6 +10,7 @@ import numpy as np
 
 from service.batching import BatchTiming
 from service.model_repository import Model, Repository
+from service.published import Listing
 from service.runtime.engine import EngineInfo
 from service.runtime.scores import TopK
 
@@ -67,10 +68,6 @@ class Failed(NamedTuple):
     reason: str
 
 
-class Removed(NamedTuple):
-    """A model is not published any more."""
-
-
 class Work(NamedTuple):
     """What a part of the program is busy with, for the watchdog.
 
@@ -90,14 +87,18 @@ class Work(NamedTuple):
 class Backend(Protocol):
     """Loads models and computes them."""
 
-    def load(self, models: Iterable[Model]) -> AsyncIterator[tuple[Model, Ready | Failed]]:
-        """Yields every model as soon as it is ready or has failed. Cancelling stops before the next model."""
+    def load(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed]]:
+        """Yields every version that shall answer, as soon as it is ready or has failed.
+
+        Before the next one is yielded, the repository has to know of it: the next one may take its place. Cancelling
+        stops before the next one.
+        """
 
     def work(self) -> Iterable[Work]:
         """What must make progress for images to be answered. From any thread."""
 
-    def changes(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed | Removed]]:
-        """Yields what changes after `load`: a version that was published since, or a model that was removed."""
+    def changes(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed] | Listing]:
+        """Yields what changes after `load`: versions, as `load` does; and the listing, when the repository has it."""
 
     def reload(self) -> None:
         """Looks for changes now, and tries versions again that have failed. From any thread."""

@@ -86,6 +86,14 @@ class AmbiguousModel(RequestFault):
     remedy = "Choose one with `?model=`."
 
 
+class ModelNotNamed(RequestFault):
+    title = "The request names no model"
+    detail = "Several models are served, and none of them is the default."
+    remedy = (
+        "Choose one with `?model=`: {candidates}. The operator can name a default: `python -m model_export default`."
+    )
+
+
 class UnknownModel(RequestFault):
     title = "There is no such model"
     detail = "No model with {wanted} is served."

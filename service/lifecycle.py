@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from service.backend import Backend, Failed, Ready, Removed, Runner
+from service.backend import Backend, Failed, Ready, Runner
 from service.errors import ModelFailed, ModelNotReady
-from service.model_repository import LOADING, Model, Repository, Status
+from service.model_repository import Change, Model, Repository, Status
+from service.published import Listing
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ Active = TypeVar("Active")
 
 
 class NothingServed(Exception):
-    """The default model failed to load; the message says why."""
+    """The default model, or every model, cannot be served; the message says why."""
 
 
 class LoadingFailed(Exception):
@@ -35,7 +36,8 @@ class Lifecycle(Generic[Active]):
         vacated: returns once no request uses any more what `activate` returned.
         on_fatal: called once nothing will be served any more: with NothingServed or LoadingFailed on the event loop, or
             with what `give_up` is told, on its thread.
-        on_change: called on the event loop after a model is ready, has failed or has been removed.
+        on_change: called on the event loop after a version is ready or has failed, or there is another listing.
+        required: references that must be answered for the service to be ready, beside the default.
     """
 
     def __init__(
@@ -45,7 +47,8 @@ class Lifecycle(Generic[Active]):
         activate: Callable[[Model, Runner], Active],
         vacated: Callable[[Active], Awaitable[None]],
         on_fatal: Callable[[Exception], None],
-        on_change: Callable[[Model, Ready | Failed | Removed], None] = lambda model, outcome: None,
+        on_change: Callable[[Model | Listing], None] = lambda news: None,
+        required: Sequence[str] = (),
     ) -> None:
         self._repository = repository
         self._backend = backend
@@ -53,19 +56,19 @@ class Lifecycle(Generic[Active]):
         self._on_fatal = on_fatal
         self._vacated = vacated
         self._on_change = on_change
+        self._required = required
         self._active: dict[Model, Active] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._loaded = False
         self._given_up = False
-        for model in repository.models.values():  # a worker gets the repository with the engine process's statuses
-            model.status = LOADING
+        repository.forget_states()  # a worker gets the repository with those of the engine process
 
     async def load(self) -> None:
-        """Loads every model; each one answers as soon as it is ready."""
+        """Loads what there is to serve; each version answers as soon as it is ready."""
         try:
-            async for model, outcome in self._backend.load(list(self._repository.models.values())):
+            async for model, outcome in self._backend.load(self._repository):
                 self._apply(model, outcome)
-            self._require_default()
+            self._require_answers()
             self._loaded = True
         except NothingServed as error:
             self.give_up(error)
@@ -74,13 +77,17 @@ class Lifecycle(Generic[Active]):
             self.give_up(LoadingFailed(f"loading ended unexpectedly: {error!r}"))
 
     async def follow(self) -> None:
-        """After `load`: puts new versions to work and takes removed models away, until it is cancelled.
+        """After `load`: puts new versions to work and takes removed ones away, until it is cancelled.
 
         A new version answers requests once it is ready. What has begun on the old one is finished there.
         """
         try:
-            async for model, outcome in self._backend.changes(self._repository):
-                self._apply(model, outcome)
+            async for news in self._backend.changes(self._repository):
+                if isinstance(news, Listing):
+                    self._settle()
+                    self._on_change(news)
+                else:
+                    self._apply(*news)
         except Exception as error:
             log.exception("following the model folder ended unexpectedly")
             self.give_up(LoadingFailed(f"following the model folder ended unexpectedly: {error!r}"))
@@ -92,9 +99,15 @@ class Lifecycle(Generic[Active]):
 
     @property
     def ready(self) -> bool:
-        """Whether every model is ready or has failed, the default model answers, and nobody has given up."""
-        default = self._repository.models[self._repository.default]
-        return self._loaded and default in self._active and not self._given_up
+        """Whether every version is ready or has failed, what must be answered is, and nobody has given up."""
+        answering = self._repository.answering
+        return (
+            self._loaded
+            and not self._given_up
+            and bool(answering)
+            and (self._repository.default is None or self._repository.default in answering)
+            and all(reference in answering for reference in self._required)
+        )
 
     def active(self, model: Model) -> Active:
         """What `activate` made of a ready model. Raises ModelNotReady or ModelFailed."""
@@ -111,28 +124,33 @@ class Lifecycle(Generic[Active]):
 
     def announce(self) -> None:
         """Logs which models are ready."""
-        log.info("ready: %s", ", ".join(model.name for model in self._active))
+        log.info("ready: %s", ", ".join(self._repository.answering))
+        if self._repository.default is None:
+            log.warning(
+                "no model is the default: requests that name none are refused; name one with "
+                "`python -m model_export default NAME`, or with the setting default_model"
+            )
 
-    def _apply(self, model: Model, outcome: Ready | Failed | Removed) -> None:
+    def _apply(self, model: Model, outcome: Ready | Failed) -> None:
         if isinstance(outcome, Failed):
             model.status = Status("failed", reason=outcome.reason)
-        elif isinstance(outcome, Removed):
-            self._repository.remove(model)
-            log.info("%s is not published any more", model.name)
-            self._take_away(model)
         else:
             self._active[model] = self._activate(model, outcome.runner)
             model.status = Status("ready", info=outcome.info)
-            if before := self._repository.put(model):
-                log.info("%s: version %d answers instead of %d", model.name, model.card.version, before.card.version)
-                self._take_away(before)
-        self._on_change(model, outcome)
+        self._repository.put(model)
+        self._settle()
+        self._on_change(model)
+
+    def _settle(self) -> None:
+        changes, idle = self._repository.settle()
+        for change in changes:
+            _log(change, loaded=self._loaded)
+        for model in idle:
+            self._take_away(model)
 
     def _take_away(self, model: Model) -> None:
         """Unloads a model once the requests that began with it have ended."""
-        active = self._active.pop(model, None)
-        if active is None:  # it had failed
-            return
+        active = self._active.pop(model)
 
         async def leave() -> None:
             await self._vacated(active)
@@ -143,8 +161,28 @@ class Lifecycle(Generic[Active]):
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    def _require_default(self) -> None:
+    def _require_answers(self) -> None:
+        """Raises NothingServed if the service could not answer the default request, or none at all."""
         repository = self._repository
-        if repository.models[repository.default].status.state == "failed":
-            reasons = "; ".join(f"{m.name}: {m.status.reason}" for m in repository.models.values() if m.status.reason)
+        reasons = "; ".join(
+            [
+                *(f"{m.name} {m.version}: {m.status.reason}" for m in repository.versions if m.status.reason),
+                *repository.unreadable.values(),
+                *repository.listing.faults.values(),
+            ]
+        )
+        if repository.default is not None and repository.default not in repository.answering:
             raise NothingServed(f"the default model, {repository.default}, could not be loaded: {reasons}")
+        if not repository.answering:
+            raise NothingServed(f"no model can be served: {reasons}")
+
+
+def _log(change: Change, *, loaded: bool) -> None:
+    """What clients get from now on, where it is not what they expect."""
+    reference, before, now = change
+    if now is None:
+        log.info("%s is not published any more", reference)
+    elif before is not None:
+        log.info("%s: version %d answers instead of %d", reference, now.version, before.version)
+    elif loaded:
+        log.info("%s: version %d answers", reference, now.version)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
-from service.backend import Failed, Ready, Removed, Work
+from service.backend import Failed, Ready, Work
 from service.local_runner import EngineBroken, LocalRunner
 from service.metrics import Metrics
 from service.model_repository import Model, Repository
+from service.published import Listing, list_published
 from service.runtime.engine import Engine, EngineInfo
 from service.runtime.loading import load_engine
 from service.runtime.machine import return_freed_memory
@@ -66,12 +67,10 @@ class LocalBackend:
         on_broken: Callable[[EngineBroken], None] = lambda error: None,
         open_engine: Callable[[Model, Settings], Engine] = open_engine,
         unfit: Callable[[Model], str | None] = lambda model: None,
-        on_look: Callable[[Repository], None] = lambda repository: None,
     ) -> None:
         """
         Args:
             unfit: why a model cannot be served here; None if it can.
-            on_look: called after each look at the model folder.
             on_broken: called on a thread, once for each model whose engine fails again and again.
             open_engine: called on a thread to load a model.
         """
@@ -81,16 +80,22 @@ class LocalBackend:
         self._on_broken = on_broken
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
         self._unfit = unfit
-        self._on_look = on_look
         self._runners: dict[Model, LocalRunner] = {}
         self._asked = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def load(self, models: Iterable[Model]) -> AsyncIterator[tuple[Model, Ready | Failed]]:
-        for model in models:
-            yield model, await self._load_on_thread(model)
+    async def load(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed]]:
+        repository.read_cards()
+        while model := repository.next_to_load():
+            try:
+                outcome = await self._load_on_thread(model)
+            except Exception as error:
+                log.exception("%s %d could not be loaded", model.name, model.version)
+                outcome = Failed(f"loading it failed unexpectedly: {error!r}")
+            yield model, outcome
+            repository.read_cards()
 
-    async def changes(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed | Removed]]:
+    async def changes(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed] | Listing]:
         """Looks at the model folder every `poll_interval` seconds, and whenever `reload` is called."""
         self._loop = asyncio.get_running_loop()
         fault = ""
@@ -101,7 +106,7 @@ class LocalBackend:
                 self._asked.clear()
                 repository.retry()
             try:
-                changes = repository.compare(await asyncio.to_thread(repository.look))
+                listing = await asyncio.to_thread(list_published, self._settings)
             except (CardError, OSError, RuntimeError) as error:  # no descriptor or no thread is left, say
                 # Everything that is served goes on being served.
                 if str(error) != fault:
@@ -109,16 +114,9 @@ class LocalBackend:
                 fault = str(error)
                 continue
             fault = ""
-            self._on_look(repository)
-            for model in changes.removed:
-                yield model, Removed()
-            for model in changes.candidates:
-                log.info("%s %d has been published", model.name, model.card.version)
-                try:
-                    outcome = await self._load_on_thread(model)
-                except Exception as error:
-                    log.exception("%s %d could not be loaded", model.name, model.card.version)
-                    outcome = Failed(f"loading it failed unexpectedly: {error!r}")
+            repository.take(listing)
+            yield repository.listing
+            async for model, outcome in self.load(repository):
                 yield model, outcome
 
     def reload(self) -> None:

@@ -1,36 +1,24 @@
-"""The published models to serve: finds them in the model folder, notices new versions, selects one by name or depth."""
+"""The published models to serve: which versions there are, how far each is, and which one a request means."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from service.errors import AmbiguousModel, UnknownModel
+from service.errors import AmbiguousModel, ModelNotNamed, UnknownModel
+from service.published import Listing, Stamp, list_published
+from service.references import State, Unpublished, settle, split
 from service.runtime.engine import EngineInfo
 from service.runtime.model_card import ModelCard
-from service.runtime.model_folder import (
-    CARD_FILE,
-    VERSION_PATTERN,
-    CardError,
-    explain_empty,
-    model_versions,
-    read_card,
-)
+from service.runtime.model_folder import CardError, read_card
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "failed"]
-
-
-class RepositoryError(Exception):
-    """The model folder holds nothing to serve; the message names the remedy."""
-
 
 class Status(NamedTuple):
-    """How far a model is on its way to answering. Set by `lifecycle` only.
+    """How far a version is on its way to answering. Set by `lifecycle` only.
 
     Attributes:
         reason: why it failed.
@@ -45,32 +33,13 @@ class Status(NamedTuple):
 LOADING = Status("loading")
 
 
-class Stamp(NamedTuple):
-    """Tells one published version from another, and from a later one under the same number."""
-
-    path: Path
-    card: tuple[int, int, int] | None  # inode, bytes and time of change of its card; None without one
-
-    @classmethod
-    def of(cls, path: Path) -> Stamp:
-        try:
-            stat = (path / CARD_FILE).stat()
-        except OSError:
-            return cls(path, None)
-        return cls(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
-
-
 class Model:
     """One published version of one model."""
 
-    def __init__(self, path: Path, card: ModelCard, stamp: Stamp | None = None) -> None:
-        """
-        Args:
-            stamp: from before the card was read, so that a change meanwhile is noticed; None takes it now.
-        """
-        self.path = path
+    def __init__(self, stamp: Stamp, card: ModelCard) -> None:
+        self.stamp = stamp
+        self.path = stamp.path
         self.card = card
-        self.stamp = stamp or Stamp.of(path)
         self.status = LOADING
 
     @property
@@ -78,198 +47,214 @@ class Model:
         return self.card.name
 
     @property
+    def version(self) -> int:
+        return self.card.version
+
+    @property
     def depth(self) -> int:
         return self.card.architecture.depth
 
 
-class Changes(NamedTuple):
-    """What is different in the model folder."""
+class Change(NamedTuple):
+    """A reference means another version from now on. None: nothing answered before, or nothing does now."""
 
-    candidates: list[Model]  # to load
-    removed: list[Model]  # to serve no more
+    reference: str
+    before: Model | None
+    now: Model | None
+
+
+class RepositoryError(Exception):
+    """The model folder does not hold what the settings name; the message names the remedy."""
 
 
 class Repository:
-    """The models under a folder, each in its latest version.
+    """What is known of the published models. Changed on the event loop only, in each process on its own.
 
     Attributes:
-        models: by name, those that answer requests, will do so, or failed at the start.
-        candidates: by name, versions published since, which are loading or have failed.
-        unreadable: by name, why a card cannot be read.
-        default: the name of the model for requests that name none.
-
-    Args:
-        root: the model folder.
-        only: the names to serve; empty for all.
-        default: the model for requests that name none; None for the shallowest.
-
-    Raises:
-        RepositoryError: nothing is published there, a name is unknown, or no card can be read.
+        listing: what there was to serve when the model folder was last looked at.
+        answering: by reference, the version that answers.
+        unreadable: versions whose card cannot be read, with the reason.
     """
 
-    def __init__(self, root: Path, *, only: Sequence[str] = (), default: str | None = None) -> None:
-        try:
-            latest = _latest(root)
-        except CardError as error:
-            raise RepositoryError(str(error)) from error
-        if not latest:
-            raise RepositoryError(explain_empty(root.resolve()))
-        _require(only, latest, root)
-        names = tuple(only or latest)
-        _require([default] if default else [], names, root)
-        self.root = root
-        self._only = frozenset(only)
-        self.models: dict[str, Model] = {}
-        self.candidates: dict[str, Model] = {}
-        self.unreadable: dict[str, str] = {}
-        self._unreadable: dict[str, Stamp] = {}
-        self._default_is_gone = False
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.answering: dict[str, Model] = {}
+        self.unreadable: dict[Stamp, str] = {}
+        self._versions: dict[Stamp, Model] = {}
         self._missing: set[str] = set()
-        for name in names:
-            self._read(name, latest[name], self.models)
-        if not self.models:
-            raise RepositoryError("no model can be served: " + "; ".join(self.unreadable.values()))
-        if default in self.unreadable:
-            raise RepositoryError(f"the default model cannot be served: {self.unreadable[default]}")
-        self.default = default or min(self.models.values(), key=lambda model: (model.depth, model.name)).name
 
-    def get(self, name: str) -> Model:
+    @property
+    def default(self) -> str | None:
+        """The reference for requests that name no model."""
+        return self.listing.default
+
+    @property
+    def models(self) -> list[Model]:
+        """What requests can mean, each once: the versions that answer, and those that shall where none does yet."""
+        found = (self._of(reference) for reference in self.listing.wanted)
+        return list(dict.fromkeys(model for model in found if model))
+
+    @property
+    def candidates(self) -> list[Model]:
+        """Versions that shall answer and do not yet, or have failed to, while another one does."""
+        shown = set(self.models)
+        wanted = dict.fromkeys(stamp for stamps in self.listing.wanted.values() for stamp in stamps)
+        known = (self._versions.get(stamp) for stamp in wanted)
+        return [model for model in known if model and model not in shown and model.status.state != "ready"]
+
+    @property
+    def versions(self) -> list[Model]:
+        """All that are known: ready, loading or failed."""
+        return list(self._versions.values())
+
+    def references(self, model: Model) -> list[str]:
+        """Those that mean this version now."""
+        return [reference for reference in self.listing.wanted if self._of(reference) is model]
+
+    def get(self, reference: str) -> Model:
         """Raises UnknownModel."""
-        model = self.models.get(name) or self.candidates.get(name)
+        model = self._of(reference) or self._by_number(reference)
         if model is None:
-            raise UnknownModel(wanted=f"the name {name}", available=", ".join(self.models))
+            raise UnknownModel(wanted=f"the name {reference}", available=", ".join(self.listing.wanted))
         return model
 
-    def select(self, name: str | None, depth: int | None) -> Model:
-        """The model that a request asks for: by name, else by depth, else the default.
+    def select(self, reference: str | None, depth: int | None) -> Model:
+        """The version that a request asks for: by reference, else by depth, else of the default model.
 
         Raises:
-            UnknownModel: no model has this name or depth, or the named model has another depth.
+            UnknownModel: nothing has this reference or depth, or what has the reference has another depth.
             AmbiguousModel: several models have this depth, and none of them is the default.
+            ModelNotNamed: the request names none, and there is no default.
         """
-        if name is not None:
-            model = self.get(name)
+        if reference is not None:
+            model = self.get(reference)
             if depth is not None and depth != model.depth:
-                raise UnknownModel(wanted=f"the name {name} and depth {depth}", available=self._by_depth())
+                raise UnknownModel(wanted=f"the name {reference} and depth {depth}", available=self._by_depth())
             return model
         if depth is None:
-            return self.models[self.default]
-        of_depth = [model for model in self.models.values() if model.depth == depth]
+            if self.default is None:
+                raise ModelNotNamed(candidates=", ".join(self.listing.wanted))
+            return self.get(self.default)
+        of_depth = {name: model for name, model in self._by_name().items() if model.depth == depth}
         if not of_depth:
             raise UnknownModel(wanted=f"depth {depth}", available=self._by_depth())
-        if len(of_depth) > 1:
-            if self.models[self.default] in of_depth:
-                return self.models[self.default]
-            raise AmbiguousModel(depth=depth, candidates=", ".join(model.name for model in of_depth))
-        return of_depth[0]
+        if len(of_depth) == 1:
+            return next(iter(of_depth.values()))
+        if self.default in of_depth:
+            return of_depth[self.default]
+        raise AmbiguousModel(depth=depth, candidates=", ".join(of_depth))
 
-    def look(self) -> dict[str, Path | None]:
-        """The latest published version of each model, by name. Blocks; may be called from any thread.
+    def take(self, listing: Listing) -> None:
+        """The model folder has been looked at again.
 
-        None for a served model whose folder is there and cannot be listed at the moment.
-
-        Raises:
-            CardError: the folder cannot be read, or it is empty, as when a volume is not mounted.
+        A model that has gone is kept until it is missing twice in a row: a folder that is renamed away and back is no
+        removal. The default model stays in any case.
         """
-        latest: dict[str, Path | None] = {
-            name: path for name, path in _latest(self.root).items() if not self._only or name in self._only
-        }
-        if not latest:
-            raise CardError(explain_empty(self.root.resolve()))
-        for name in list(self.models):
-            if name not in latest and not _is_gone(self.root / name):
-                latest[name] = None
-        return latest
+        names = {split(reference)[0] for reference in listing.wanted}
+        before = {split(reference)[0] for reference in self.listing.wanted}
+        gone = before - names - listing.unlisted
+        default = self.default and split(self.default)[0]
+        if default in gone and default not in self._missing:
+            log.error("%s has been removed from the model folder; as the default model, it is still served", default)
+        kept = (gone - self._missing) | (gone & {default}) | (before & listing.unlisted)
+        self._missing = gone
+        wanted = {
+            reference: stamps for reference, stamps in self.listing.wanted.items() if split(reference)[0] in kept
+        } | dict(listing.wanted)
+        self.listing = listing._replace(wanted=wanted, default=listing.default or self.default)
 
-    def compare(self, latest: Mapping[str, Path | None]) -> Changes:
-        """What `look` found against what is known. Reads the cards of new versions and keeps them as candidates.
-
-        A version that has failed is not a candidate again, until `retry` or a change of its card.
-        """
-        new: list[Model] = []
-        for name, path in latest.items():
-            if path is None:
-                continue
-            stamp = Stamp.of(path)
-            if name in self.models and self.models[name].stamp == stamp:
-                self.candidates.pop(name, None)
-                self.unreadable.pop(name, None)
-            elif name in self.candidates and self.candidates[name].stamp == stamp:
-                self.unreadable.pop(name, None)
-            elif self._unreadable.get(name) != stamp and self._read(name, path, self.candidates):
-                new.append(self.candidates[name])
-        for names in (self.candidates, self.unreadable):
-            for name in names.keys() - latest.keys():
-                del names[name]
-        missing = self.models.keys() - latest.keys()
-        # Twice in a row: a folder that is renamed away and back is no removal.
-        removed = [self.models[name] for name in sorted(missing & self._missing) if name != self.default]
-        self._missing = missing
-        if self.default not in latest and not self._default_is_gone:
-            log.error(
-                "%s has been removed from the model folder; as the default model, it is still served", self.default
-            )
-        self._default_is_gone = self.default not in latest
-        return Changes(new, removed)
+    def forget_states(self) -> None:
+        """Nothing is loaded: as in a process of its own."""
+        self.answering.clear()
+        for model in self.versions:
+            model.status = LOADING
 
     def retry(self) -> None:
-        """Makes `compare` take versions for new that have failed."""
-        self._unreadable.clear()
-        for name in [name for name, model in self.candidates.items() if model.status.state == "failed"]:
-            del self.candidates[name]
-        for model in self.models.values():
+        """Makes versions that have failed count as new."""
+        self.unreadable.clear()
+        for model in self.versions:
             if model.status.state == "failed":
-                model.stamp = model.stamp._replace(card=None)
+                del self._versions[model.stamp]
 
-    def put(self, model: Model) -> Model | None:
-        """From now on this version answers requests. Returns the one that did before, if it is another."""
-        before = self.models.get(model.name)
-        self.models[model.name] = model
-        self.candidates.pop(model.name, None)
-        return None if before is model else before
+    def put(self, model: Model) -> None:
+        """A version that another process has read, or its newest state."""
+        self._versions[model.stamp] = model
 
-    def remove(self, model: Model) -> None:
-        """From now on it is unknown."""
-        del self.models[model.name]
+    def settle(self) -> tuple[list[Change], list[Model]]:
+        """Decides anew which version answers to which reference.
 
-    def _read(self, name: str, path: Path, into: dict[str, Model]) -> bool:
-        """Reads a card; returns whether it could be read."""
-        stamp = Stamp.of(path)
-        try:
-            into[name] = Model(path, read_card(path), stamp)
-        except CardError as error:
-            log.error("%s is not served: %s", name, error)
-            self.unreadable[name] = str(error)
-            self._unreadable[name] = stamp
-            return False
-        self.unreadable.pop(name, None)
-        return True
+        Returns:
+            What has changed, and the ready versions that nobody needs any more, which are forgotten here.
+        """
+        before = dict(self.answering)
+        settled = settle(self.listing.wanted, self._states(), {name: model.stamp for name, model in before.items()})
+        self.answering = {reference: self._versions[stamp] for reference, stamp in settled.answering.items()}
+        idle = [self._versions.pop(stamp) for stamp in settled.idle]
+        wanted = {stamp for stamps in self.listing.wanted.values() for stamp in stamps}
+        for model in self.versions:
+            if model.status.state == "failed" and model.stamp not in wanted:
+                del self._versions[model.stamp]
+        changes = [
+            Change(reference, before.get(reference), self.answering.get(reference))
+            for reference in {**before, **self.answering}
+            if before.get(reference) is not self.answering.get(reference)
+        ]
+        return changes, idle
+
+    def next_to_load(self) -> Model | None:
+        """A version that shall be loaded now; None if there is none."""
+        answering = {reference: model.stamp for reference, model in self.answering.items()}
+        load = settle(self.listing.wanted, self._states(), answering).load
+        return next((self._versions[stamp] for stamp in load if stamp in self._versions), None)
+
+    def read_cards(self) -> None:
+        """Reads the cards of the versions that shall be loaded. Not for workers, which are told."""
+        while unread := [
+            stamp for stamp in settle(self.listing.wanted, self._states(), {}).load if stamp not in self._versions
+        ]:
+            for stamp in unread:
+                try:
+                    self._versions[stamp] = Model(stamp, read_card(stamp.path))
+                except CardError as error:
+                    log.error("%s is not served: %s", stamp.path, error)
+                    self.unreadable[stamp] = str(error)
+
+    def _states(self) -> Mapping[Stamp, State]:
+        unreadable: dict[Stamp, State] = dict.fromkeys(self.unreadable, "failed")
+        return unreadable | {stamp: model.status.state for stamp, model in self._versions.items()}
+
+    def _of(self, reference: str) -> Model | None:
+        """The version that answers to a reference; else the one that shall; else the one that failed to."""
+        if reference in self.answering:
+            return self.answering[reference]
+        known = [self._versions[stamp] for stamp in self.listing.wanted.get(reference, ()) if stamp in self._versions]
+        return next((model for model in known if model.status.state != "failed"), known[0] if known else None)
+
+    def _by_number(self, reference: str) -> Model | None:
+        """A version that is ready, whatever else it is called."""
+        name, label = split(reference)
+        for model in self._versions.values():
+            if model.name == name and str(model.version) == label and model.status.state == "ready":
+                return model
+        return None
+
+    def _by_name(self) -> dict[str, Model]:
+        """What the names alone mean."""
+        names = [reference for reference in self.listing.wanted if split(reference)[1] is None]
+        return {name: model for name in names if (model := self._of(name))}
 
     def _by_depth(self) -> str:
-        return ", ".join(f"{model.name} (depth {model.depth})" for model in self.models.values())
+        return ", ".join(f"{name} (depth {model.depth})" for name, model in self._by_name().items())
 
 
 def open_repository(settings: Settings) -> Repository:
-    """The models that the settings name. Raises RepositoryError."""
-    return Repository(settings.models_dir, only=settings.models, default=settings.default_model)
-
-
-def _latest(root: Path) -> dict[str, Path]:
-    """The folder of the highest version of each model. Raises CardError."""
-    return {entry.name: entry.path for entry in model_versions(root)}  # ascending
-
-
-def _is_gone(folder: Path) -> bool:
-    """Whether a model's folder is not there, or has no version; not if it only cannot be listed."""
+    """What there is to serve now, with the cards that can be read. Raises RepositoryError."""
     try:
-        return not any(VERSION_PATTERN.fullmatch(path.name) for path in folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-
-
-def _require(names: Sequence[str], there: Collection[str], root: Path) -> None:
-    for name in names:
-        if name not in there:
-            raise RepositoryError(f"{root.resolve()} holds no model {name}: it holds {', '.join(there)}")
+        repository = Repository(list_published(settings, at_start=True))
+    except (CardError, Unpublished) as error:
+        raise RepositoryError(str(error)) from error
+    repository.read_cards()
+    if not repository.models:
+        reasons = (*repository.unreadable.values(), *repository.listing.faults.values())
+        raise RepositoryError("no model can be served: " + "; ".join(reasons))
+    return repository

@@ -11,7 +11,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 
 from service.runtime.model_state import STABLE
 
-State = Literal["waiting", "loading", "ready", "failed"]
+State = Literal["loading", "ready", "failed"]
 
 Version = TypeVar("Version", bound=Hashable)
 
@@ -33,10 +33,26 @@ class Unpublished(Exception):
     """A reference that the settings name and that is not published. The message says what is."""
 
 
+def require(published: Mapping[str, Published[Version]], named: Sequence[str]) -> None:
+    """Raises Unpublished if one of these references means nothing."""
+    for reference in named:
+        name, label = split(reference)
+        if name not in published:
+            raise Unpublished(f"there is no model {name}: choose from {', '.join(published)}")
+        model = published[name]
+        if label is None:
+            continue
+        number = _number(model, label)
+        if number is None:
+            raise Unpublished(f"{name} has no alias {label}: there is {', '.join(model.aliases) or 'none yet'}")
+        if number not in model.versions:
+            raise Unpublished(f"{name} has no version {number}: there is {', '.join(map(str, model.versions))}")
+
+
 def candidates(
     published: Mapping[str, Published[Version]], named: Sequence[str] = (), *, fall_back: bool = True
 ) -> dict[str, tuple[Version, ...]]:
-    """The versions that may answer to each reference, the wanted one first.
+    """The versions that may answer to each reference, the wanted one first. What is not published is left out.
 
     A version that cannot be served is replaced by the next older one where the reference leaves the choice: without a
     label and as `stable`. Another alias, and a number, mean one version only.
@@ -46,36 +62,29 @@ def candidates(
         named: the references that the settings name; all models with all their aliases if there are none. The first
             with a label answers to the name alone, too.
         fall_back: whether older versions may take the place of one that cannot be served.
-
-    Raises:
-        Unpublished: a named model, alias or version is not there.
     """
     found: dict[str, tuple[Version, ...]] = {}
     for reference in named or published:
         name, label = split(reference)
         if name not in published:
-            raise Unpublished(f"there is no model {name}: choose from {', '.join(published)}")
+            continue
         model = published[name]
         if label is not None:
-            found[reference] = _of_label(model, name, label, fall_back=fall_back)
-            found.setdefault(name, found[reference])
+            number = _number(model, label)
+            if number is not None and number in model.versions:
+                found[reference] = _from(model, number, fall_back=fall_back and label == STABLE)
+                found.setdefault(name, found[reference])
             continue
-        stable = model.aliases.get(STABLE)
+        stable = model.aliases.get(STABLE, 0)
         found[name] = _from(model, stable if stable in model.versions else max(model.versions), fall_back=fall_back)
         for alias, number in model.aliases.items():
             if number in model.versions:
-                found[f"{name}@{alias}"] = _of_label(model, name, alias, fall_back=fall_back)
+                found[f"{name}@{alias}"] = _from(model, number, fall_back=fall_back and alias == STABLE)
     return found
 
 
-def _of_label(model: Published[Version], name: str, label: str, *, fall_back: bool) -> tuple[Version, ...]:
-    number = int(label) if label.isdecimal() else model.aliases.get(label)
-    if number is None:
-        aliases = ", ".join(model.aliases) or "none yet"
-        raise Unpublished(f"{name} has no alias {label}: there is {aliases}")
-    if number not in model.versions:
-        raise Unpublished(f"{name} has no version {number}: there is {', '.join(map(str, model.versions))}")
-    return _from(model, number, fall_back=fall_back and label == STABLE)
+def _number(model: Published[Version], label: str) -> int | None:
+    return int(label) if label.isdecimal() else model.aliases.get(label)
 
 
 def _from(model: Published[Version], number: int, *, fall_back: bool) -> tuple[Version, ...]:
@@ -88,7 +97,7 @@ class Settled(NamedTuple, Generic[Version]):
 
     Attributes:
         answering: the version for each reference that has one.
-        load: versions to load now.
+        load: versions to be loaded, or that are.
         idle: ready versions that nobody needs any more.
     """
 
@@ -107,7 +116,7 @@ def settle(
 
     Args:
         wanted: the candidates for each reference, as `candidates` returns them.
-        states: of all versions that are known; one that is not has still to be loaded.
+        states: of all versions that are known.
         before: the version that has answered so far, by reference.
     """
     answering: dict[str, Version] = {}
@@ -124,7 +133,7 @@ def settle(
     needed = {*answering.values(), *goals}
     return Settled(
         answering,
-        load=_unique(goal for goal in goals if states.get(goal, "waiting") == "waiting"),
+        load=_unique(goal for goal in goals if states.get(goal, "loading") == "loading"),
         idle=[version for version, state in states.items() if state == "ready" and version not in needed],
     )
 

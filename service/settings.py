@@ -41,11 +41,18 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     models_dir: Path = Field(default=Path("models"), description="The folder that `python -m model_export` fills.")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Names of the models to serve, separated by commas; empty serves all."
+        default=(),
+        description="Models to serve, separated by commas: `resnet50`, or one version of it, `resnet50@3` or "
+        "`resnet50@canary`. Those named must be there, or the service is not ready. Empty serves all.",
     )
     default_model: str | None = Field(
         default=None,
-        description="Model for requests that name none; unset, the shallowest one served.",
+        description="Model for requests that name none, one of those served. Unset, it is the one that "
+        "`python -m model_export default` has named, or the only one.",
+    )
+    strict: bool = Field(
+        default=False,
+        description="Do not let an older version answer in place of one that cannot be served.",
     )
     provider: ProviderChoice = Field(
         default="auto",

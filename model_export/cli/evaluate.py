@@ -152,7 +152,8 @@ def run(args: argparse.Namespace) -> int:
         ):
             assert isinstance(model, ModelVersion)  # see check_recordable
             assert isinstance(predictor, OnnxPredictor)
-            card = publish_record(model, accuracy_of(evaluation, predictor.engine.info), calibration)
+            info = predictor.engine.info
+            card = publish_record(model, accuracy_of(evaluation, info.provider, info.precision), calibration)
             log.info("%s %d: recorded, as version %d with the same files", model.name, model.version, card.version)
     return 0
 

@@ -22,20 +22,20 @@ from model_export.evaluation.metrics import (
 )
 from model_export.evaluation.result import Evaluation
 from model_export.export.publish import publish_changed
-from service.runtime.engine import EngineInfo
+from service.runtime.choices import Precision
 from service.runtime.model_card import Accuracy, Calibration, ModelCard
 from service.runtime.model_folder import ModelVersion, model_versions
 
 
-def accuracy_of(evaluation: Evaluation, info: EngineInfo) -> Accuracy:
-    """The accuracy entry of a model card; `info` is of the engine that was evaluated."""
+def accuracy_of(evaluation: Evaluation, provider: str = "pytorch", precision: Precision = "fp32") -> Accuracy:
+    """The accuracy entry of a model card; provider and precision are those that were evaluated."""
     return Accuracy(
         dataset=evaluation.dataset,
         images=len(evaluation.labels),
         top1=top_k_accuracy(evaluation, 1),
         top5=top_k_accuracy(evaluation, 5),
-        provider=info.provider,
-        precision=info.precision,
+        provider=provider,
+        precision=precision,
     )
 
 

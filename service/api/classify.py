@@ -49,6 +49,7 @@ FAULTS = (
     errors.RepeatedHeader,
     errors.NoImage,
     errors.AmbiguousModel,
+    errors.ModelNotNamed,
     errors.UnknownModel,
     errors.RequestTooLarge,
     errors.TooManyImages,

@@ -36,7 +36,7 @@ def install(app: FastAPI, repository: Repository) -> None:
     def openapi() -> dict[str, Any]:
         document = generate()
         _without_validation_errors(document)
-        classes = (model.card.architecture.num_classes for model in repository.models.values())
+        classes = (model.card.architecture.num_classes for model in repository.models)
         _limit_top_k(document["paths"]["/classify"]["post"], max(classes, default=1))
         return document
 

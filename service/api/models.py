@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from fastapi import APIRouter
 
@@ -16,12 +17,13 @@ from service.runtime.choices import FILES
 from service.runtime.tuning import Tuned
 
 
-def info(model: Model, *, default: bool) -> schema.ModelInfo:
-    """One model as `/models` shows it."""
+def info(model: Model, references: Sequence[str] = (), *, default: bool = False) -> schema.ModelInfo:
+    """One version as `/models` shows it."""
     card, status = model.card, model.status
     engine = status.info
     return schema.ModelInfo(
         name=card.name,
+        references=list(references),
         default=default,
         depth=card.architecture.depth,
         version=card.version,
@@ -91,32 +93,41 @@ def reload_router(reload: Callable[[], None], guard: Guard) -> APIRouter:
     return routes
 
 
-def router(repository: Repository) -> APIRouter:
+def router(repository: Repository, root: Path) -> APIRouter:
+    """`root`: the model folder, which answers do not show."""
     routes = APIRouter(tags=["models"])
     unknown = responses(UnknownModel, NotFound)  # a name with a slash is another path
 
+    def shown(model: Model) -> schema.ModelInfo:
+        references = repository.references(model)
+        return info(model, references, default=repository.default in references)
+
     @routes.get("/models", summary="The models that are served, and their depths")
     async def list_models() -> schema.ModelList:
-        models = repository.models.values()
+        models = repository.models
+        unreadable = {
+            f"{stamp.path.parent.name}@{stamp.path.name}": why for stamp, why in repository.unreadable.items()
+        }
+        faults = {**repository.listing.faults, **unreadable}
         return schema.ModelList(
             depths=sorted({model.depth for model in models}),
             default=repository.default,
-            models=[info(model, default=model.name == repository.default) for model in models],
+            models=[shown(model) for model in models],
             candidates=[
                 schema.CandidateVersion(
                     name=model.name,
-                    version=model.card.version,
+                    version=model.version,
                     state=model.status.state,
-                    reason=redacted(model.status.reason, repository.root) if model.status.reason else None,
+                    reason=model.status.reason and redacted(model.status.reason, root),
                 )
-                for model in repository.candidates.values()
+                for model in repository.candidates
             ],
-            unreadable={name: redacted(reason, repository.root) for name, reason in repository.unreadable.items()},
+            unreadable={name: redacted(reason, root) for name, reason in faults.items()},
         )
 
     @routes.get("/models/{name}", responses=unknown, summary="One model")
     async def get_model(name: str) -> schema.ModelInfo:
-        return info(repository.get(name), default=name == repository.default)
+        return shown(repository.get(name))
 
     @routes.get("/models/{name}/labels", responses=unknown, summary="The classes of a model, by class id")
     async def get_labels(name: str) -> list[schema.LabelInfo]:

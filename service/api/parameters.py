@@ -71,7 +71,7 @@ def depth_of(values: Mapping[str, str], repository: Repository) -> int | None:
         return None
     depth = whole_number(value)
     if depth is None:
-        served = ", ".join(str(depth) for depth in sorted({model.depth for model in repository.models.values()}))
+        served = ", ".join(str(depth) for depth in sorted({model.depth for model in repository.models}))
         raise InvalidParameter(parameter="depth", value=value, reason=f"give one of the numbers {served}.")
     return depth
 

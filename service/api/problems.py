@@ -41,6 +41,7 @@ STATUS: dict[type[Fault], int] = {
     errors.RepeatedHeader: 400,
     errors.NoImage: 400,
     errors.AmbiguousModel: 400,
+    errors.ModelNotNamed: 400,
     errors.UnknownModel: 404,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,

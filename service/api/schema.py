@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.model_repository import State
+from service.references import State
 from service.runtime.choices import Precision, ProviderName
 from service.runtime.model_card import Accuracy, Calibration, Gate, Interpolation, Shortcut, Variant, Weights
 
@@ -73,6 +73,7 @@ class TuningInfo(BaseModel):
 
 class ModelInfo(BaseModel):
     name: str
+    references: list[str] = Field(description="What `?model=` means this version by, besides its number.")
     default: bool = Field(description="Whether it answers requests that name no model.")
     depth: int
     version: int
@@ -106,12 +107,12 @@ class CandidateVersion(BaseModel):
 
 class ModelList(BaseModel):
     depths: list[int]
-    default: str
+    default: str | None = Field(description="What requests get that name no model; null: they are refused.")
     models: list[ModelInfo]
     candidates: list[CandidateVersion] = Field(
-        description="Versions published since the start that do not answer requests: the version before goes on."
+        description="Versions that shall answer requests and do not, as they load or have failed: others go on."
     )
-    unreadable: dict[str, str] = Field(description="Published models whose card cannot be read, with the reason.")
+    unreadable: dict[str, str] = Field(description="What is published and cannot be read, with the reason.")
 
 
 class LabelInfo(BaseModel):

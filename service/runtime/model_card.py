@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from service.runtime.choices import FilePrecision
+from service.runtime.choices import FilePrecision, Precision
 
 # Where a bottleneck places its stride: "v1" (the paper) in the first 1x1, "v1.5" (torchvision) in the 3x3. Both have
 # weights of identical shapes: only this field tells them apart.
@@ -111,7 +111,7 @@ class Weights(_CardModel):
 class Accuracy(_CardModel):
     """Measured (or published) accuracy, as fractions in [0, 1].
 
-    `provider` and `precision` are those of the measurement; None for published accuracy.
+    `provider` ("pytorch" for weights) and `precision` are those of the measurement; None for published accuracy.
     """
 
     dataset: str
@@ -119,7 +119,7 @@ class Accuracy(_CardModel):
     top1: float = Field(ge=0, le=1)
     top5: float = Field(ge=0, le=1)
     provider: str | None = None
-    precision: FilePrecision | None = None
+    precision: Precision | None = None
 
 
 class Calibration(_CardModel):

@@ -14,6 +14,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from service.model_repository import Model, Repository
+from service.published import Listing, Stamp
 from service.runtime.engine import EngineInfo
 from service.settings import Settings
 from service.workers.memory import Layout
@@ -85,7 +86,7 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True)
 class News:
-    """What has become of a model. Has `info` if it is ready, a `reason` if it has failed, neither if it was removed.
+    """What has become of a version. Has `info` if it is ready, a `reason` if it has failed.
 
     `index` stands for a ready model in requests and in shared memory.
     """
@@ -102,10 +103,10 @@ class News:
 
 @dataclass(frozen=True)
 class Shown:
-    """What `/models` shows besides the models that answer: after each look at the model folder."""
+    """What there is to serve, as the engine process sees it."""
 
-    candidates: tuple[str, ...]  # the names of those that are still there
-    unreadable: Mapping[str, str]
+    listing: Listing
+    unreadable: Mapping[Stamp, str]
 
     def pack(self) -> Iterator[bytes]:
         return _in_pieces(pickle.dumps(self))

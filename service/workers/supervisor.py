@@ -13,13 +13,14 @@ import uvloop
 
 from service import sockets
 from service.admin import admin_port
-from service.backend import Failed, Ready, Removed, Work
+from service.backend import Work
 from service.hard_end import GRACE_S, end_in, last_words
 from service.keys import KeysError
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
-from service.model_repository import LOADING, Model, Repository, RepositoryError, open_repository
+from service.model_repository import LOADING, Model, RepositoryError, open_repository
+from service.published import Listing
 from service.settings import Settings
 from service.watchdog import EVENT_LOOP, Watchdog, end_process
 from service.workers.child import Child
@@ -71,11 +72,11 @@ class Supervisor:
         """Raises RepositoryError if there is nothing to serve, MemoryNotShared."""
         self._settings = settings
         self._repository = repository = open_repository(settings)
-        models = list(repository.models.values())
+        models = repository.versions
         self._memory = SharedMemory.create(layout_for(models, settings.workers))
         self._loaded = ModelTable(self._memory)
         self._is_loaded = False
-        self._shown = Shown((), dict(repository.unreadable))
+        self._shown = Shown(repository.listing, dict(repository.unreadable))
         self._released = asyncio.Event()
         self.metrics = Metrics(engine_pid=os.getpid)
         self._backend = LocalBackend(
@@ -83,10 +84,15 @@ class Supervisor:
             self.metrics,
             on_broken=lambda error: self._lifecycle.give_up(error),
             unfit=self._loaded.unfit,
-            on_look=self._show,
         )
         self._lifecycle: Lifecycle[int] = Lifecycle(
-            repository, self._backend, self._loaded.add, self._vacated, on_fatal=self._fail_soon, on_change=self._spread
+            repository,
+            self._backend,
+            self._loaded.add,
+            self._vacated,
+            on_fatal=self._fail_soon,
+            on_change=self._spread,
+            required=settings.models,
         )
         self._watchdog = Watchdog(settings.hang_timeout, self._work, self._on_hang)
         self._children: dict[int, Child] = {}
@@ -156,17 +162,17 @@ class Supervisor:
             await self._released.wait()
         del self._loaded[index]
 
-    def _spread(self, model: Model, outcome: Ready | Failed | Removed) -> None:
-        news = News(model) if isinstance(outcome, Removed) else self._news(model)
-        for child in self._children.values():
-            child.tell(news)
-
-    def _show(self, repository: Repository) -> None:
-        shown = Shown(tuple(repository.candidates), dict(repository.unreadable))
+    def _spread(self, news: Model | Listing) -> None:
+        shown = Shown(self._repository.listing, dict(self._repository.unreadable))
+        messages: list[Shown | News] = []
         if shown != self._shown:
             self._shown = shown
-            for child in self._children.values():
-                child.tell(shown)
+            messages.append(shown)
+        if isinstance(news, Model):
+            messages.append(self._news(news))
+        for child in self._children.values():
+            for message in messages:
+                child.tell(message)
 
     def _news(self, model: Model) -> News:
         index = self._lifecycle.active(model) if model.status.info else 0
@@ -229,7 +235,6 @@ class Supervisor:
     async def _start(self, worker: int) -> Child:
         """Raises OSError if the system has no room for another process."""
         repository = self._repository
-        before = list(repository.models.values())
         child = await Child.start(
             worker,
             self._settings,
@@ -241,19 +246,13 @@ class Supervisor:
             self.reload,
         )
         self._children[worker] = child
-        for model in repository.models.values():
+        child.tell(self._shown)  # there may be another since the worker was given the repository
+        for model in repository.versions:
             if model.status != LOADING:
                 child.tell(self._news(model))
         child.tell(Mark.CAUGHT_UP)
         if self._is_loaded:
             child.tell(Mark.LOADED)
-            for model in repository.candidates.values():
-                if model.status != LOADING:
-                    child.tell(self._news(model))
-            child.tell(self._shown)
-        for model in before:
-            if model.name not in repository.models:  # removed while the worker was being started
-                child.tell(News(model))
         if self._stopping.is_set():  # while it was being started
             child.stop(signal.SIGINT)
         return child

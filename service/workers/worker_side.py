@@ -6,13 +6,14 @@ import asyncio
 import queue
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from service.backend import BatchItem, Failed, Pending, Ready, Removed, Work
+from service.backend import BatchItem, Failed, Pending, Ready, Work
 from service.batching import BatchTiming, Expired
 from service.model_repository import Model, Repository
+from service.published import Listing
 from service.runtime.scores import TopK
 from service.workers.memory import CAUGHT_UP, LOADED, SharedMemory
 from service.workers.messages import (
@@ -83,9 +84,8 @@ class RemoteBackend:
         self._news: asyncio.Queue[News | Shown | Mark] = asyncio.Queue()
         self._caught_up = asyncio.Event()
 
-    async def load(self, models: Iterable[Model]) -> AsyncIterator[tuple[Model, Ready | Failed]]:
+    async def load(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed]]:
         """Yields what the engine process reports. Also begins to listen to it."""
-        known = {model.name: model for model in models}
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._sock, self._read)
         self._beat()
@@ -93,41 +93,38 @@ class RemoteBackend:
         self._sock.setblocking(True)
         self._read()
         while (news := await self._news.get()) is not Mark.LOADED:
-            assert not isinstance(news, Shown)  # the folder is looked at once all models are loaded
-            if isinstance(news, Mark):
+            if news is Mark.CAUGHT_UP:
                 # A worker listens once it has caught up; its siblings wait for it before they report ready.
                 self.memory.progress[self.worker] = CAUGHT_UP
                 self._caught_up.set()
-                continue
-            model = known.get(news.model.name)
-            if model is None or model.stamp != news.model.stamp:  # published while this worker was being started
-                model = news.model
-            yield model, self._outcome(news, model)  # type: ignore[misc]  # nothing is removed before all are loaded
+            elif isinstance(news, Shown):
+                self._take(repository, news)
+            else:
+                assert isinstance(news, News)
+                yield news.model, self._outcome(news)
         self.memory.progress[self.worker] = LOADED
 
-    async def changes(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed | Removed]]:
+    async def changes(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed] | Listing]:
         """Yields what the engine process reports after `load`."""
         while True:
             news = await self._news.get()
             assert not isinstance(news, Mark)  # they end `load`
             if isinstance(news, Shown):
-                repository.unreadable = dict(news.unreadable)
-                for name in repository.candidates.keys() - set(news.candidates):
-                    del repository.candidates[name]
-                continue
-            model = news.model
-            outcome = self._outcome(news, model)
-            if isinstance(outcome, Removed):
-                model = repository.models[model.name]
-            elif isinstance(outcome, Failed):
-                repository.candidates[model.name] = model
-            yield model, outcome
+                self._take(repository, news)
+                yield repository.listing
+            else:
+                yield news.model, self._outcome(news)
 
-    def _outcome(self, news: News, model: Model) -> Ready | Failed | Removed:
+    def _take(self, repository: Repository, shown: Shown) -> None:
+        repository.listing = shown.listing
+        repository.unreadable = dict(shown.unreadable)
+
+    def _outcome(self, news: News) -> Ready | Failed:
         if news.info:
-            self._indices[model] = news.index
-            return Ready(news.info, RemoteRunner(self, news.index, model.card.preprocessing.crop))
-        return Removed() if news.reason is None else Failed(news.reason)
+            self._indices[news.model] = news.index
+            return Ready(news.info, RemoteRunner(self, news.index, news.model.card.preprocessing.crop))
+        assert news.reason is not None
+        return Failed(news.reason)
 
     def reload(self) -> None:
         self._send(Request(RELOAD))
