@@ -144,7 +144,7 @@ class Lifecycle(Generic[Active]):
     def _settle(self) -> None:
         changes, idle = self._repository.settle()
         for change in changes:
-            _log(change, loaded=self._loaded)
+            _log(change, self._repository.first_choice(change.reference), loaded=self._loaded)
         for model in idle:
             self._take_away(model)
 
@@ -177,10 +177,15 @@ class Lifecycle(Generic[Active]):
             raise NothingServed(f"no model can be served: {reasons}")
 
 
-def _log(change: Change, *, loaded: bool) -> None:
+def _log(change: Change, wanted: Model | None, *, loaded: bool) -> None:
     """What clients get from now on, where it is not what they expect."""
     reference, before, now = change
-    if now is None:
+    if now and wanted and wanted.status.state == "failed":
+        log.error(
+            "%s: version %d answers, as version %d cannot be served: %s",
+            *(reference, now.version, wanted.version, wanted.status.reason),
+        )
+    elif now is None:
         log.info("%s is not published any more", reference)
     elif before is not None:
         log.info("%s: version %d answers instead of %d", reference, now.version, before.version)

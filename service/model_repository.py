@@ -111,6 +111,11 @@ class Repository:
         """Those that mean this version now."""
         return [reference for reference in self.listing.wanted if self._of(reference) is model]
 
+    def first_choice(self, reference: str) -> Model | None:
+        """The version that shall answer, if its card can be read."""
+        stamps = self.listing.wanted.get(reference)
+        return self._versions.get(stamps[0]) if stamps else None
+
     def get(self, reference: str) -> Model:
         """Raises UnknownModel."""
         model = self._of(reference) or self._by_number(reference)

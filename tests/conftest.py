@@ -40,16 +40,18 @@ def _tuning_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two published models with random weights: `resnet18` (1000 classes, 224 pixels) and `resnet8-cifar` (10, 32).
 
-    Read-only.
+    The latter is the default. Read-only.
     """
 
     def publish_both(root: Path) -> None:
         from model_export.export.publish import publish
+        from model_export.versions import set_default
         from model_export.weights.random_weights import random_weights
         from service.runtime.model_card import Architecture
 
         publish(random_weights(Architecture(depth=18)), root)
         publish(random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)), root)
+        set_default(root, "resnet8-cifar")
 
     with shared_folder(tmp_path_factory, "models", publish_both) as folder:
         yield folder
@@ -63,11 +65,13 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """
 
     def publish_both(root: Path) -> None:
+        from model_export.versions import set_default
         from service.runtime.model_card import Architecture
         from tests.support.tiny_models import publish_tiny
 
         publish_tiny(Architecture(depth=18), root)
         publish_tiny(Architecture(depth=8, family="cifar", shortcut="A", num_classes=10), root)
+        set_default(root, "resnet8-cifar")
 
     with shared_folder(tmp_path_factory, "tiny", publish_both) as folder:
         yield folder

@@ -17,7 +17,7 @@ from service.backend import Failed, Ready
 from service.local_backend import LocalBackend, open_engine
 from service.local_runner import FAILURES, EngineBroken, LocalRunner
 from service.metrics import Metrics
-from service.model_repository import Model, Repository
+from service.model_repository import Model, Status, open_repository
 from service.runtime.engine import DynamicEngine, Engine, EngineInfo
 from service.runtime.model_card import ModelFile
 from service.runtime.model_folder import read_card
@@ -241,11 +241,18 @@ def test_padded_batches_are_split_by_how_long_their_sizes_take(runner: Callable[
     assert batches(padded) == [1, 5]
 
 
-def load_all(backend: LocalBackend, models_dir: Path) -> dict[str, Ready | Failed]:
-    async def load() -> dict[str, Ready | Failed]:
-        return {model.name: outcome async for model, outcome in backend.load(Repository(models_dir).models.values())}
+def load_all(backend: LocalBackend, settings: Settings) -> dict[str, Ready | Failed]:
+    """What comes of each model, by name."""
+    repository = open_repository(settings)
+    outcomes: dict[str, Ready | Failed] = {}
 
-    return asyncio.run(load())
+    async def load() -> None:
+        async for model, outcome in backend.load(repository):
+            outcomes[model.name] = outcome
+            model.status = Status("ready" if isinstance(outcome, Ready) else "failed")
+
+    asyncio.run(load())
+    return outcomes
 
 
 def test_a_model_whose_lanes_do_not_warm_up_fails_and_the_others_are_served(
@@ -263,7 +270,7 @@ def test_a_model_whose_lanes_do_not_warm_up_fails_and_the_others_are_served(
 
     settings = Settings(models_dir=tiny_dir, provider="cpu", max_batch=1)
     backend = LocalBackend(settings, Metrics(), open_engine=opened)
-    outcomes = load_all(backend, tiny_dir)
+    outcomes = load_all(backend, settings)
     assert outcomes["resnet18"] == Failed(
         "its engine does not run on the threads of its lanes: no memory left on the GPU"
     )
@@ -294,7 +301,7 @@ def test_the_settings_of_loading_reach_the_engine(
 
     monkeypatch.setattr(local_backend, "load_engine", load_engine)
     monkeypatch.setattr(local_backend, "Cache", lambda folder: ("cache in", folder))
-    model = Repository(tiny_dir).get("resnet8-cifar")
+    model = open_repository(Settings(models_dir=tiny_dir)).get("resnet8-cifar")
     given = Settings.model_validate(
         {"provider": "cpu", "precision": "bf16", "engine_threads": 3, "max_batch": 5, "gpu": 1, "cache_dir": tmp_path}
     )
@@ -323,7 +330,7 @@ def root(tiny_dir: Path, tmp_path: Path) -> Path:
 def load(root: Path, **changes: object) -> Ready | Failed:
     settings = Settings.model_validate({"models_dir": root, "provider": "cpu", "max_batch": 1, **changes})
     backend = LocalBackend(settings, Metrics())
-    outcome = load_all(backend, root)["resnet8-cifar"]
+    outcome = load_all(backend, settings)["resnet8-cifar"]
     asyncio.run(backend.close())
     return outcome
 

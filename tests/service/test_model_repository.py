@@ -1,29 +1,75 @@
-"""Finding and selecting published models."""
+"""Which version a request means, while versions come, fail and go."""
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.versions import publish_copy, remove
-from service.errors import AmbiguousModel, UnknownModel
-from service.model_repository import Changes, Repository, RepositoryError, Status
-from service.runtime.model_card import ModelCard
-from service.runtime.model_folder import CardError, read_card
+from model_export.versions import promote, set_default
+from service.errors import AmbiguousModel, ModelNotNamed, UnknownModel
+from service.model_repository import Change, Model, Repository, RepositoryError, Status, open_repository
+from service.published import list_published
+from service.settings import Settings
 from tests.support.folders import copied
 
 
 @pytest.fixture
 def root(tiny_dir: Path, tmp_path: Path) -> Path:
+    """`resnet18` 1 and `resnet8-cifar` 1, the default."""
     return copied(tiny_dir, tmp_path / "models")
 
 
+class Opened:
+    """A repository that is loaded by hand.
+
+    Attributes:
+        broken: versions that cannot be loaded, as `name@version`.
+        loaded, unloaded: in this order, as `name@version`.
+    """
+
+    def __init__(self, root: Path, *broken: str, **settings: object) -> None:
+        self.settings = Settings.model_validate({"models_dir": root, **settings})
+        self.broken = set(broken)
+        self.loaded: list[str] = []
+        self.unloaded: list[str] = []
+        self.repository = open_repository(self.settings)
+        self.load()
+
+    def look(self) -> list[str]:
+        """What a look at the model folder has loaded."""
+        before = len(self.loaded)
+        self.repository.take(list_published(self.settings))
+        self.settle()
+        self.load()
+        return self.loaded[before:]
+
+    def load(self) -> None:
+        self.repository.read_cards()
+        while model := self.repository.next_to_load():
+            self.loaded.append(titled(model))
+            model.status = Status("failed", "it was tried") if titled(model) in self.broken else Status("ready")
+            self.repository.put(model)
+            self.settle()
+            self.repository.read_cards()
+
+    def settle(self) -> list[Change]:
+        changes, idle = self.repository.settle()
+        self.unloaded += map(titled, idle)
+        return changes
+
+    @property
+    def answering(self) -> dict[str, int]:
+        return {reference: model.version for reference, model in self.repository.answering.items()}
+
+
+def titled(model: Model) -> str:
+    return f"{model.name}@{model.version}"
+
+
 def test_selection(root: Path) -> None:
-    repository = Repository(root)
-    assert repository.default == "resnet8-cifar"  # the shallowest
+    repository = Opened(root).repository
     assert repository.select(None, None).name == "resnet8-cifar"
     assert repository.select("resnet18", None).depth == 18
     assert repository.select(None, 18).name == "resnet18"
@@ -31,7 +77,7 @@ def test_selection(root: Path) -> None:
 
 
 def test_a_choice_that_cannot_be_met_names_what_there_is(root: Path) -> None:
-    repository = Repository(root)
+    repository = Opened(root).repository
     with pytest.raises(UnknownModel) as unknown:
         repository.select("resnet50", None)
     assert "resnet18" in unknown.value.advice()
@@ -42,204 +88,167 @@ def test_a_choice_that_cannot_be_met_names_what_there_is(root: Path) -> None:
         repository.select("resnet18", 50)
 
 
+def test_without_a_default_a_request_has_to_name_a_model(root: Path) -> None:
+    (root / "models.json").unlink()
+    repository = Opened(root).repository
+    with pytest.raises(ModelNotNamed) as unnamed:
+        repository.select(None, None)
+    assert "?model=`: resnet18, resnet8-cifar" in unnamed.value.advice()
+    assert repository.select(None, 8).name == "resnet8-cifar"
+
+
 def test_a_depth_that_several_have_is_the_defaults_or_ambiguous(root: Path) -> None:
     publish_copy(root, "another8")
+    assert Opened(root).repository.select(None, 8).name == "resnet8-cifar"
+    set_default(root, "resnet18")
     with pytest.raises(AmbiguousModel, match="another8, resnet8-cifar"):
-        Repository(root, default="resnet18").select(None, 8)
-    assert Repository(root, default="another8").select(None, 8).name == "another8"
+        Opened(root).repository.select(None, 8)
+    assert Opened(root, default_model="another8").repository.select(None, 8).name == "another8"
 
 
-def test_the_latest_version_is_served(root: Path) -> None:
-    for version in (2, 10):
+def test_versions_are_meant_by_name_alias_and_number(root: Path) -> None:
+    for version in (2, 3, 4):
         publish_copy(root, "resnet8-cifar", version)
-    assert Repository(root).get("resnet8-cifar").card.version == 10
+    promote(root, "resnet8-cifar", 2)
+    promote(root, "resnet8-cifar", 4, "canary")
+    opened = Opened(root)
+    repository = opened.repository
+    assert opened.loaded == ["resnet18@1", "resnet8-cifar@2", "resnet8-cifar@4"]
+    for reference, version in (("", 2), ("@stable", 2), ("@canary", 4), ("@2", 2), ("@4", 4)):
+        assert repository.get(f"resnet8-cifar{reference}").version == version
+    for reference in ("@1", "@3", "@9", "@blue", "@"):
+        with pytest.raises(UnknownModel):
+            repository.get(f"resnet8-cifar{reference}")
+    assert repository.references(repository.get("resnet8-cifar")) == ["resnet8-cifar", "resnet8-cifar@stable"]
 
 
-def test_only_some(root: Path) -> None:
-    repository = Repository(root, only=["resnet18"])
-    assert list(repository.models) == ["resnet18"]
-    assert repository.default == "resnet18"
-
-
-def test_an_empty_folder_names_the_remedy(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(RepositoryError, match=f"python -m model_export quickstart --models-dir {folder}"):
-            Repository(folder)
-
-
-def test_names_that_are_not_there(root: Path) -> None:
-    with pytest.raises(RepositoryError, match=r"no model resnet99: it holds resnet18, resnet8-cifar"):
-        Repository(root, only=["resnet99"])
-    with pytest.raises(RepositoryError, match="no model resnet99"):
-        Repository(root, default="resnet99")
-    with pytest.raises(RepositoryError, match="no model resnet8-cifar"):
-        Repository(root, only=["resnet18"], default="resnet8-cifar")
-
-
-def test_a_model_whose_card_cannot_be_read_does_not_stop_the_others(root: Path) -> None:
-    (root / "resnet8-cifar" / "1" / "card.json").write_text("{}")
-    repository = Repository(root)
-    assert list(repository.models) == ["resnet18"]
-    assert "not a valid model card" in repository.unreadable["resnet8-cifar"]
-    with pytest.raises(RepositoryError, match="default model cannot be served"):
-        Repository(root, default="resnet8-cifar")
-    (root / "resnet18" / "1" / "card.json").unlink()
-    with pytest.raises(RepositoryError, match="no model can be served"):
-        Repository(root)
-
-
-def test_a_folder_that_cannot_be_read_is_one_sentence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def iterdir(self: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(self))
-
-    monkeypatch.setattr(Path, "iterdir", iterdir)
-    message = rf"^{root} cannot be read \(Permission denied\): give this user read permission$"
-    with pytest.raises(RepositoryError, match=message):
-        Repository(root)
-
-
-def compared(repository: Repository) -> tuple[list[str], list[str]]:
-    """Candidates and removed models of one look, each as `name version`."""
-    changes: Changes = repository.compare(repository.look())
-    candidates, removed = ([f"{model.name} {model.card.version}" for model in models] for models in changes)
-    return candidates, removed
-
-
-def fail(repository: Repository, name: str) -> None:
-    repository.candidates[name].status = Status("failed", reason="it was tried")
-
-
-def test_a_new_version_and_a_new_model_are_candidates_once(root: Path) -> None:
-    repository = Repository(root)
-    assert compared(repository) == ([], [])
+def test_nothing_changes_for_clients_until_a_version_is_promoted(root: Path) -> None:
+    promote(root, "resnet8-cifar", 1)
+    opened = Opened(root)
     publish_copy(root, "resnet8-cifar", 2)
-    publish_copy(root, "another8")
-    assert compared(repository) == (["another8 1", "resnet8-cifar 2"], [])
-    assert compared(repository) == ([], [])  # they are being loaded
-    assert repository.models["resnet8-cifar"].card.version == 1
+    publish_copy(root, "aaa-experiment")
+    assert opened.look() == ["aaa-experiment@1"]
+    assert opened.repository.select(None, None).name == "resnet8-cifar"
+    assert opened.answering["resnet8-cifar"] == 1
+    promote(root, "resnet8-cifar", 2, "canary")
+    assert opened.look() == ["resnet8-cifar@2"]
+    assert (opened.answering["resnet8-cifar"], opened.answering["resnet8-cifar@canary"]) == (1, 2)
+    promote(root, "resnet8-cifar", 2)
+    assert opened.look() == []  # it is there
+    assert opened.answering["resnet8-cifar"] == 2
+    assert opened.unloaded == ["resnet8-cifar@1"]
 
 
-def test_a_failed_version_is_not_tried_again_until_it_changes_or_somebody_asks(root: Path) -> None:
-    repository = Repository(root)
+def test_a_new_version_replaces_the_old_one_once_it_is_ready(root: Path) -> None:
+    opened = Opened(root)
+    publish_copy(root, "resnet8-cifar", 2)
+    assert opened.look() == ["resnet8-cifar@2"]
+    assert opened.look() == []
+    assert (opened.answering["resnet8-cifar"], opened.unloaded) == (2, ["resnet8-cifar@1"])
+    remove(root / "resnet8-cifar" / "2")
+    assert opened.look() == ["resnet8-cifar@1"]
+    assert opened.answering["resnet8-cifar"] == 1
+
+
+def test_a_version_that_fails_is_shown_and_not_tried_again(root: Path) -> None:
+    opened = Opened(root, "resnet8-cifar@2")
     folder = publish_copy(root, "resnet8-cifar", 2)
+    assert opened.look() == ["resnet8-cifar@2"]
     for _ in range(3):
-        assert compared(repository) == (["resnet8-cifar 2"], [])
-        fail(repository, "resnet8-cifar")
-        assert compared(repository) == ([], [])
-        repository.retry()
-    assert compared(repository) == (["resnet8-cifar 2"], [])
-    fail(repository, "resnet8-cifar")
+        assert opened.look() == []
+    assert [titled(model) for model in opened.repository.candidates] == ["resnet8-cifar@2"]
+    assert (opened.answering["resnet8-cifar"], opened.unloaded) == (1, [])
+    opened.repository.retry()
+    assert opened.look() == ["resnet8-cifar@2"]
     (folder / "card.json").write_text((folder / "card.json").read_text() + "\n")
-    assert compared(repository) == (["resnet8-cifar 2"], [])
-
-
-def test_a_version_that_answers_is_the_one_that_others_are_compared_with(root: Path) -> None:
-    repository = Repository(root)
-    second = publish_copy(root, "resnet8-cifar", 2)
-    compared(repository)
-    assert repository.put(repository.candidates["resnet8-cifar"]).card.version == 1  # type: ignore[union-attr]
-    assert (repository.get("resnet8-cifar").card.version, repository.candidates) == (2, {})
-    assert compared(repository) == ([], [])
-    remove(second)
-    assert compared(repository) == (["resnet8-cifar 1"], [])
-
-
-def test_a_failed_version_that_is_removed_is_forgotten(root: Path) -> None:
-    repository = Repository(root)
-    second = publish_copy(root, "resnet8-cifar", 2)
-    compared(repository)
-    fail(repository, "resnet8-cifar")
-    remove(second)
-    assert compared(repository) == ([], [])
-    assert repository.candidates == {}
-
-
-def test_a_card_that_cannot_be_read_is_shown_and_read_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    repository = Repository(root)
-    folder = publish_copy(root, "resnet8-cifar", 2, change=lambda card: card.update(schema_version=2))
-    for _ in range(3):
-        assert compared(repository) == ([], [])
-    assert "schema_version" in repository.unreadable["resnet8-cifar"]
-    assert len(caplog.messages) == 1
-    assert repository.get("resnet8-cifar").card.version == 1
+    assert opened.look() == ["resnet8-cifar@2"]
     remove(folder)
-    assert compared(repository) == ([], [])
-    assert repository.unreadable == {}
+    assert opened.look() == []
+    assert opened.repository.candidates == []
 
 
-def test_a_removed_model_is_told_at_the_second_look_and_the_default_stays(
+def test_at_the_start_the_last_good_version_is_served(root: Path) -> None:
+    for version in (2, 3, 4):
+        publish_copy(root, "resnet8-cifar", version)
+    (root / "resnet8-cifar" / "4" / "card.json").write_text("{}")
+    opened = Opened(root, "resnet8-cifar@3")
+    assert opened.loaded == ["resnet18@1", "resnet8-cifar@3", "resnet8-cifar@2"]
+    assert opened.answering["resnet8-cifar"] == 2
+    assert [titled(model) for model in opened.repository.candidates] == ["resnet8-cifar@3"]
+    (reason,) = opened.repository.unreadable.values()
+    assert "not a valid model card" in reason
+
+
+def test_strictly_none_takes_the_place_of_a_version_that_fails(root: Path) -> None:
+    publish_copy(root, "resnet8-cifar", 2)
+    opened = Opened(root, "resnet8-cifar@2", strict=True)
+    assert opened.answering == {"resnet18": 1}
+    assert opened.repository.get("resnet8-cifar").status.state == "failed"
+
+
+def test_a_card_that_cannot_be_read_is_told_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened = Opened(root)
+    publish_copy(root, "resnet8-cifar", 2, change=lambda card: card.update(schema_version=9))
+    for _ in range(3):
+        assert opened.look() == []
+    assert opened.answering["resnet8-cifar"] == 1
+    assert [message for message in caplog.messages if "schema_version" in message] == caplog.messages
+    assert len(caplog.messages) == 1
+
+
+def test_a_removed_model_leaves_at_the_second_look_and_the_default_stays(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    repository = Repository(root, default="resnet8-cifar")
-    remove(root / "resnet18" / "1")
-    assert compared(repository) == ([], [])
-    assert compared(repository) == ([], ["resnet18 1"])
-    repository.remove(repository.get("resnet18"))
+    opened = Opened(root)
     publish_copy(root, "another8")
+    opened.look()
+    remove(root / "resnet18" / "1")
+    opened.look()
+    assert "resnet18" in opened.answering
+    opened.look()
+    assert "resnet18" not in opened.answering
+    assert opened.unloaded == ["resnet18@1"]
     remove(root / "resnet8-cifar" / "1")
     for _ in range(3):
-        _, removed = compared(repository)
-        assert removed == []
+        opened.look()
+        assert opened.repository.select(None, None).name == "resnet8-cifar"
     assert caplog.messages == [
         "resnet8-cifar has been removed from the model folder; as the default model, it is still served"
     ]
 
 
 def test_a_model_that_is_away_for_one_look_is_not_removed(root: Path) -> None:
-    repository = Repository(root, default="resnet8-cifar")
-    away = (root / "resnet18").rename(root.with_name("away"))
-    assert compared(repository) == ([], [])
-    away.rename(root / "resnet18")
-    assert compared(repository) == ([], [])
-    (root / "resnet18").rename(away)
-    assert compared(repository) == ([], [])
+    opened = Opened(root)
+    for _ in range(2):
+        away = (root / "resnet18").rename(root.with_name("away"))
+        opened.look()
+        away.rename(root / "resnet18")
+        opened.look()
+    assert (opened.answering, opened.unloaded) == ({"resnet18": 1, "resnet8-cifar": 1}, [])
 
 
-def test_a_model_that_cannot_be_listed_is_not_removed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    repository = Repository(root, default="resnet8-cifar")
-    listed = Path.iterdir
-
-    def broken(path: Path) -> Iterator[Path]:
-        if path.name == "resnet18":
-            raise OSError(errno.EIO, "Input/output error")
-        return listed(path)
-
-    monkeypatch.setattr(Path, "iterdir", broken)
-    for _ in range(3):
-        assert compared(repository) == ([], [])
+def test_the_default_follows_the_folder_and_never_moves_by_itself(root: Path) -> None:
+    opened = Opened(root)
+    set_default(root, "resnet18")
+    opened.look()
+    assert opened.repository.default == "resnet18"
+    (root / "models.json").unlink()
+    opened.look()
+    assert opened.repository.default == "resnet18"
 
 
-def test_a_card_that_changes_while_it_is_read_is_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    repository = Repository(root)
-    folder = publish_copy(root, "another8")
-
-    def read_and_change(path: Path) -> ModelCard:
-        card = read_card(path)
-        monkeypatch.undo()
-        (folder / "card.json").write_text((folder / "card.json").read_text() + "\n")
-        return card
-
-    monkeypatch.setattr("service.model_repository.read_card", read_and_change)
-    assert compared(repository) == (["another8 1"], [])
-    assert compared(repository) == (["another8 1"], [])
-    assert compared(repository) == ([], [])
+def test_at_the_start_something_must_be_readable(root: Path) -> None:
+    for name in ("resnet18", "resnet8-cifar"):
+        (root / name / "1" / "card.json").write_text("{}")
+    with pytest.raises(RepositoryError, match=r"no model can be served: .*not a valid model card"):
+        Opened(root)
+    with pytest.raises(RepositoryError, match="there is no model resnet99"):
+        Opened(root, models="resnet99")
 
 
-def test_an_empty_folder_removes_nothing(root: Path) -> None:
-    """A volume that is not mounted at the moment looks like one."""
-    repository = Repository(root)
-    root.rename(root.with_name("elsewhere"))
-    with pytest.raises(CardError):
-        repository.look()
-    root.mkdir()
-    with pytest.raises(CardError):
-        repository.look()
-    assert list(repository.models) == ["resnet18", "resnet8-cifar"]
-
-
-def test_only_the_named_models_are_followed(root: Path) -> None:
-    repository = Repository(root, only=["resnet18"])
-    publish_copy(root, "another8")
-    assert compared(repository) == ([], [])
-    publish_copy(root, "resnet18", 2, source="resnet18")
-    assert compared(repository) == (["resnet18 2"], [])
+def test_another_process_forgets_the_states(root: Path) -> None:
+    repository: Repository = Opened(root).repository
+    repository.forget_states()
+    assert repository.answering == {}
+    assert {model.status.state for model in repository.versions} == {"loading"}
+    assert repository.get("resnet8-cifar").status.state == "loading"

@@ -7,11 +7,16 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from service.api.models import info
-from service.model_repository import Repository, Status
+from service.model_repository import Repository, Status, open_repository
 from service.runtime.engine import EngineInfo
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import Gate
 from service.runtime.tuning import Measured, Tuned, Tuning
+from service.settings import Settings
+
+
+def repository(models_dir: Path) -> Repository:
+    return open_repository(Settings(models_dir=models_dir))
 
 
 def test_the_list(client: TestClient) -> None:
@@ -32,6 +37,7 @@ def test_one_model(client: TestClient) -> None:
     assert [candidate["chosen"] for candidate in tuning["candidates"]].index(True) == 0
     assert model == {
         "name": "resnet18",
+        "references": ["resnet18"],
         "default": True,
         "depth": 18,
         "version": 1,
@@ -57,12 +63,12 @@ def test_one_model(client: TestClient) -> None:
 
 
 def test_one_that_was_tuned_tells_how(tiny_dir: Path) -> None:
-    model = Repository(tiny_dir).get("resnet8-cifar")
+    model = repository(tiny_dir).get("resnet8-cifar")
     slow = Measured(provider="cpu", precision="fp32", lanes=2, lone_ms=20.0, images_per_second={1: 50.0})
     fast = Measured(provider="cpu", precision="int8", lanes=1, lone_ms=10.0, images_per_second={1: 100.0, 2: 150.0})
     tuned = Tuned(Tuning(measured=(slow, fast)), remembered=True)
     model.status = Status("ready", info=EngineInfo("cpu", "fp32", batch_sizes=(1, 2), tuned=tuned))
-    found = info(model, default=False).model_dump(mode="json")
+    found = info(model).model_dump(mode="json")
     assert found["tuning"] == {
         "remembered": True,
         "candidates": [
@@ -88,28 +94,28 @@ def test_one_that_was_tuned_tells_how(tiny_dir: Path) -> None:
 
 
 def test_one_of_int8_tells_what_it_was_found_to_lose(tiny_dir: Path) -> None:
-    model = Repository(tiny_dir).get("resnet8-cifar")
+    model = repository(tiny_dir).get("resnet8-cifar")
     gate = Gate(dataset="pictures", images=100, top1_agreement=0.99, accuracy_lost=0.002, limit=0.01)
     file = model.card.files["fp32"].model_copy(update={"gate": gate, "parity": None})
     model.card = model.card.model_copy(update={"files": model.card.files | {"int8": file}})
     model.status = Status("ready", info=EngineInfo("cpu", "fp32"))
-    assert info(model, default=False).gate is None  # that of the file in use
+    assert info(model).gate is None  # that of the file in use
     model.status = Status("ready", info=EngineInfo("cpu", "int8"))
-    assert info(model, default=False).gate == gate
+    assert info(model).gate == gate
 
 
 def test_reasons_name_no_paths(tiny_dir: Path) -> None:
-    model = Repository(tiny_dir).get("resnet8-cifar")
+    model = repository(tiny_dir).get("resnet8-cifar")
     file = model.path / "model.onnx"
     model.status = Status("failed", reason=f"{file} cannot be read")
-    assert info(model, default=False).reason == "model.onnx cannot be read"
+    assert info(model).reason == "model.onnx cannot be read"
     engine = EngineInfo("cpu", "fp32", refused={"cuda": "/opt/lib/libcudnn.so.9: no such file"})
     model.status = Status("ready", info=engine)
-    assert info(model, default=False).refused == {"cuda": "libcudnn.so.9: no such file"}
+    assert info(model).refused == {"cuda": "libcudnn.so.9: no such file"}
 
 
 def test_one_that_is_not_loaded_tells_nothing_of_its_engine(tiny_dir: Path) -> None:
-    found = info(Repository(tiny_dir).get("resnet8-cifar"), default=True)
+    found = info(repository(tiny_dir).get("resnet8-cifar"), default=True)
     assert (found.state, found.refused, found.batch_sizes) == ("loading", {}, [])
     assert found.precision is found.gate is found.provider is found.lanes is found.tuning is None
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.model_repository import Repository
+from service.model_repository import open_repository
 from service.runtime.engine import EngineInfo
 from service.runtime.model_card import Label
 from service.runtime.tuning import Measured, Tuned, Tuning
+from service.settings import Settings
 from service.workers.messages import MAX_BYTES, SUBMIT, Done, Mark, News, Outcome, Request, Stop, Unpacker, pack_done
 
 
@@ -47,7 +48,7 @@ def told(news: News) -> News:
 
 
 def test_news(tiny_dir: Path) -> None:
-    model = Repository(tiny_dir).get("resnet8-cifar")
+    model = open_repository(Settings(models_dir=tiny_dir)).get("resnet8-cifar")
     one = Measured(provider="cpu", precision="fp32", lanes=2, lone_ms=9.0, images_per_second={1: 10.0, 2: 15.0})
     tuned = Tuned(Tuning(measured=(one,)), remembered=False)
     info = EngineInfo("cpu", "fp32", 2, (1, 2), {"cuda": "none here"}, tuned)
@@ -58,7 +59,7 @@ def test_news(tiny_dir: Path) -> None:
 
 
 def test_the_card_of_a_model_with_many_classes_takes_several_messages(tiny_dir: Path) -> None:
-    model = Repository(tiny_dir).get("resnet8-cifar")
+    model = open_repository(Settings(models_dir=tiny_dir)).get("resnet8-cifar")
     labels = tuple(Label(name=f"class {i} of many, with a long name") for i in range(5000))
     model.card = model.card.model_copy(update={"labels": labels})
     messages = list(News(model).pack())

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import uvloop
 
-from service.backend import Failed, Pending, Ready, Removed
+from service.backend import Failed, Pending, Ready
 from service.batching import Expired
 from service.local_backend import open_engine
 from service.local_runner import LocalRunner
 from service.metrics import Metrics
-from service.model_repository import Model, Repository
+from service.model_repository import Model, Repository, open_repository
+from service.published import Listing
 from service.runtime.scores import TopK
 from service.settings import Settings
 from service.workers.engine_side import EngineSide, SharedItem
@@ -41,9 +42,16 @@ class Sides:
     """Both sides of the socket. `resnet8-cifar` is ready in the engine process; `resnet18` failed there."""
 
     def __init__(self, models_dir: Path, *, slots: int = 8) -> None:
-        repository = Repository(models_dir, only=("resnet8-cifar", "resnet18"))
-        self.models = list(repository.models.values())
-        settings = Settings(models_dir=models_dir, provider="cpu", max_batch=4, engine_threads=1, precision="fp32")
+        settings = Settings(
+            models_dir=models_dir,
+            models=("resnet8-cifar", "resnet18"),
+            provider="cpu",
+            max_batch=4,
+            engine_threads=1,
+            precision="fp32",
+        )
+        self.repository: Repository = open_repository(settings)
+        self.models = self.repository.versions
         self.engine = open_engine(self.models[0], settings)
         self.runner = LocalRunner(self.models[0], self.engine, Metrics())
         self.info = self.engine.info
@@ -75,7 +83,7 @@ class Sides:
         """Lets the worker listen to the engine process, and collect what that reports."""
 
         async def load() -> None:
-            async for outcome in self.worker_side.load(self.models):
+            async for outcome in self.worker_side.load(self.repository):
                 self.loaded.append(outcome)
 
         self.loading = asyncio.create_task(load())
@@ -212,7 +220,7 @@ def test_a_model_is_released_after_its_last_image(tiny_dir: Path) -> None:
         pending = sides.submit(pictures(1)[0])
         await async_until(lambda: sides.runner.unanswered == 1 and sides.runner.queued == 0)
         pending.cancel()  # it runs all the same
-        unloading = asyncio.create_task(sides.worker_side.unload(sides.models[0]))
+        unloading = asyncio.create_task(sides.worker_side.unload(sides.loaded[0][0]))
         await async_until(lambda: sides.runner.unanswered == 1)
         assert "release" not in sides.heard
         gate.set()
@@ -288,7 +296,7 @@ def test_a_worker_that_comes_later_catches_up_before_it_listens(tiny_dir: Path) 
         sides = Sides(tiny_dir)
         sides.engine_side.tell(News(sides.models[0], 0, info=sides.info))
         sides.engine_side.tell(Mark.CAUGHT_UP)
-        loading = sides.worker_side.load(sides.models)
+        loading = sides.worker_side.load(sides.repository)
         await anext(loading)
         assert sides.memory.progress[WORKER] == ABSENT
         assert not await soon(sides.worker_side.catch_up())  # it has been told, and has not put the model to work yet
@@ -308,40 +316,40 @@ def test_a_worker_that_comes_later_catches_up_before_it_listens(tiny_dir: Path) 
 
 def test_versions_come_and_go(tiny_dir: Path) -> None:
     async def scenario(sides: Sides) -> None:
-        repository = Repository(tiny_dir, only=("resnet8-cifar", "resnet18"))
         first, failed = sides.models
+        listing = sides.repository.listing
         sides.engine_side.tell(News(first, 0, info=sides.info))
         sides.engine_side.tell(Mark.CAUGHT_UP)
         sides.engine_side.tell(Mark.LOADED)
         await sides.loading
-        changes = sides.worker_side.changes(repository)
+        changes = sides.worker_side.changes(sides.repository)
         sides.engine_side.tell(News(first, 1, info=sides.info))
-        second, outcome = await anext(changes)
+        second, outcome = await told(changes)
         assert isinstance(outcome, Ready)
         assert second is not first
         assert sides.engine_side.uses == {0, 1}
         sides.heard.clear()
-        await sides.worker_side.unload(first)
+        await sides.worker_side.unload(sides.loaded[0][0])
         await async_until(lambda: sides.heard == ["release"])
         assert sides.engine_side.uses == {1}
         sides.engine_side.tell(News(failed, reason="its file is damaged"))
-        candidate, outcome = await anext(changes)
-        assert repository.candidates == {"resnet18": candidate}
+        _, outcome = await told(changes)
         assert outcome == Failed("its file is damaged")
-        sides.engine_side.tell(News(failed))
-        model, outcome = await anext(changes)
-        assert model is repository.models["resnet18"]
-        assert outcome == Removed()
-        sides.engine_side.tell(Shown((), {"resnet18": "its card is damaged"}))
-        sides.engine_side.tell(News(first, 0, info=sides.info))
-        repository.candidates["withdrawn"] = candidate
-        await anext(changes)
-        assert (repository.candidates, repository.unreadable) == ({}, {"resnet18": "its card is damaged"})
+        fewer = listing._replace(wanted={"resnet8-cifar": listing.wanted["resnet8-cifar"]})
+        sides.engine_side.tell(Shown(fewer, {failed.stamp: "its card is damaged"}))
+        assert await anext(changes) == fewer
+        assert sides.repository.listing == fewer
+        assert sides.repository.unreadable == {failed.stamp: "its card is damaged"}
         sides.worker_side.reload()
         await async_until(lambda: sides.heard == ["release", "reload"])
         sides.engine_side.close()
         sides.engine_side.tell(News(first, 2, info=sides.info))  # a closed side would never release it
         assert sides.engine_side.uses == set()
+
+    async def told(changes: AsyncIterator[tuple[Model, Ready | Failed] | Listing]) -> tuple[Model, Ready | Failed]:
+        news = await anext(changes)
+        assert not isinstance(news, Listing)
+        return news
 
     run(tiny_dir, scenario)
 
