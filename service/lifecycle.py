@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from service.backend import Backend, Failed, Ready, Runner
 from service.errors import ModelFailed, ModelNotReady
-from service.model_repository import Change, Model, Repository, Status
+from service.model_repository import LOADING, Change, Model, Repository, Status
 from service.published import Listing
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,9 @@ class Lifecycle(Generic[Active]):
         self._leaving: set[asyncio.Task[None]] = set()
         self._loaded = False
         self._given_up = False
-        repository.forget_states()  # a worker gets the repository with those of the engine process
+        repository.answering.clear()  # a worker gets the repository with the states of the engine process
+        for model in repository.versions:
+            model.status = LOADING
 
     async def load(self) -> None:
         """Loads what there is to serve; each version answers as soon as it is ready."""

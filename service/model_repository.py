@@ -168,12 +168,6 @@ class Repository:
         } | dict(listing.wanted)
         self.listing = listing._replace(wanted=wanted, default=listing.default or self.default)
 
-    def forget_states(self) -> None:
-        """Nothing is loaded: as in a process of its own."""
-        self.answering.clear()
-        for model in self.versions:
-            model.status = LOADING
-
     def retry(self) -> None:
         """Makes versions that have failed count as new."""
         self.unreadable.clear()

@@ -18,8 +18,9 @@ from model_export.evaluation.calibration import calibrate
 from model_export.evaluation.evaluate import ensemble, evaluate
 from model_export.evaluation.images import evaluation_images
 from model_export.evaluation.predictors import Device, OnnxPredictor, Predictor, TorchPredictor
-from model_export.evaluation.recording import accuracy_of, check_latest, publish_record, write_evaluation_files
+from model_export.evaluation.recording import accuracy_of, write_evaluation_files
 from model_export.evaluation.result import Evaluation, Method
+from model_export.export.record import check_latest, publish_record
 from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.model_card import Calibration
 from service.runtime.model_folder import ModelVersion

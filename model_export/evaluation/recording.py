@@ -1,4 +1,4 @@
-"""Publishes evaluations in model cards, and writes them into JSON and CSV files for other programs."""
+"""Evaluations as entries of model cards, and as JSON and CSV files for other programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from model_export.datasets.base import Dataset
 from model_export.disk import write_atomically
-from model_export.errors import InputError
 from model_export.evaluation.metrics import (
     confusion_matrix,
     expected_calibration_error,
@@ -21,10 +20,8 @@ from model_export.evaluation.metrics import (
     top_k_accuracy,
 )
 from model_export.evaluation.result import Evaluation
-from model_export.export.publish import publish_changed
 from service.runtime.choices import Precision
-from service.runtime.model_card import Accuracy, Calibration, ModelCard
-from service.runtime.model_folder import ModelVersion, model_versions
+from service.runtime.model_card import Accuracy, Calibration
 
 
 def accuracy_of(evaluation: Evaluation, provider: str = "pytorch", precision: Precision = "fp32") -> Accuracy:
@@ -37,33 +34,6 @@ def accuracy_of(evaluation: Evaluation, provider: str = "pytorch", precision: Pr
         provider=provider,
         precision=precision,
     )
-
-
-def publish_record(version: ModelVersion, accuracy: Accuracy, calibration: Calibration | None) -> ModelCard:
-    """Publishes accuracy and calibration as the model's next version, which shares the files of this one.
-
-    Args:
-        calibration: None keeps the version's own.
-
-    Raises:
-        InputError: a later version is published, which the next one would replace with older files.
-        CardError, OSError: as `publish_changed`.
-    """
-    check_latest(version)
-    changes: dict[str, object] = {"accuracy": accuracy}
-    if calibration is not None:
-        changes["calibration"] = calibration
-    return publish_changed(version, changes)
-
-
-def check_latest(version: ModelVersion) -> None:
-    """Raises InputError if a later version is published."""
-    latest = max(entry.version for entry in model_versions(version.path.parent.parent) if entry.name == version.name)
-    if version.version != latest:
-        raise InputError(
-            f"{version.name} {version.version} is not the latest version, {latest}: what is recorded becomes the next "
-            "version, which would bring older files back; evaluate the latest, or leave --record out"
-        )
 
 
 def write_evaluation_files(

@@ -18,6 +18,7 @@ from service.local_backend import LocalBackend, open_engine
 from service.local_runner import FAILURES, EngineBroken, LocalRunner
 from service.metrics import Metrics
 from service.model_repository import Model, Status, open_repository
+from service.published import Stamp
 from service.runtime.engine import DynamicEngine, Engine, EngineInfo
 from service.runtime.model_card import ModelFile
 from service.runtime.model_folder import read_card
@@ -66,7 +67,9 @@ def runner(tiny_dir: Path) -> Callable[..., LocalRunner]:
     ) -> LocalRunner:
         path = tiny_dir / "resnet8-cifar" / "1"
         scripted: Any = engine
-        return LocalRunner(Model(path, read_card(path)), scripted, Metrics(), on_broken=on_broken, max_wait=max_wait)
+        return LocalRunner(
+            Model(Stamp.of(path), read_card(path)), scripted, Metrics(), on_broken=on_broken, max_wait=max_wait
+        )
 
     return build
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.versions import publish_copy, remove
 from model_export.versions import promote, set_default
 from service.errors import AmbiguousModel, ModelNotNamed, UnknownModel
-from service.model_repository import Change, Model, Repository, RepositoryError, Status, open_repository
+from service.model_repository import Change, Model, RepositoryError, Status, open_repository
 from service.published import list_published
 from service.settings import Settings
 from tests.support.folders import copied
@@ -244,11 +244,3 @@ def test_at_the_start_something_must_be_readable(root: Path) -> None:
         Opened(root)
     with pytest.raises(RepositoryError, match="there is no model resnet99"):
         Opened(root, models="resnet99")
-
-
-def test_another_process_forgets_the_states(root: Path) -> None:
-    repository: Repository = Opened(root).repository
-    repository.forget_states()
-    assert repository.answering == {}
-    assert {model.status.state for model in repository.versions} == {"loading"}
-    assert repository.get("resnet8-cifar").status.state == "loading"
