@@ -88,6 +88,22 @@ def set_default(root: Path, name: str) -> None:
         write_atomically(root / FOLDER_FILE, state.model_copy(update={"default": name}).to_json().encode())
 
 
+def keep_default(root: Path, name: str) -> None:
+    """After a publication: the first model of a folder is the default, and a further one does not change that.
+
+    With several models and no default, somebody has to name one.
+
+    Raises:
+        CardError, OSError: `models.json` cannot be read or written.
+    """
+    with _locked(root):
+        state = read_folder_state(root)
+        others = {entry.name for entry in model_versions(root)} - {name}
+        if state.default is None and len(others) < 2:
+            first = others.pop() if others else name
+            write_atomically(root / FOLDER_FILE, state.model_copy(update={"default": first}).to_json().encode())
+
+
 def promote(root: Path, name: str, number: int, alias: str = STABLE) -> int | None:
     """Gives a version an alias. Returns the version that had it.
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 from model_export.cli.options import add_models_dir
 from model_export.cli.table import text_table
-from service.runtime.model_folder import CardError, explain_empty, model_versions, read_card
+from model_export.versions import served_version
+from service.runtime.model_folder import CardError, ModelVersion, explain_empty, model_versions, read_card
+from service.runtime.model_state import read_folder_state, read_state
 
 log = logging.getLogger(__name__)
 
-HEADER = ("NAME", "VERSION", "DEPTH", "VARIANT", "SHORTCUT", "CLASSES", "TOP-1", "MB", "FILES", "WEIGHTS")
+HEADER = ("NAME", "VERSION", "MEANT BY", "DEPTH", "VARIANT", "SHORTCUT", "CLASSES", "TOP-1", "MB", "FILES", "WEIGHTS")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +23,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     rows = [HEADER]
-    for entry in model_versions(args.models_dir):
+    default = read_folder_state(args.models_dir).default
+    entries = list(model_versions(args.models_dir))
+    for entry in entries:
         try:
             card = read_card(entry.path)
         except CardError as error:
@@ -31,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
             (
                 card.name,
                 str(card.version),
+                ", ".join(
+                    _meant_by(args.models_dir, entry, [e.version for e in entries if e.name == entry.name], default)
+                ),
                 str(architecture.depth),
                 architecture.variant,
                 architecture.shortcut or "none",
@@ -43,3 +51,12 @@ def run(args: argparse.Namespace) -> int:
         )
     print(text_table(rows) if len(rows) > 1 else explain_empty(args.models_dir))
     return 0
+
+
+def _meant_by(root: Path, entry: ModelVersion, numbers: list[int], default: str | None) -> list[str]:
+    """What requests mean this version by: nothing, its name, its aliases."""
+    state = read_state(root / entry.name)
+    found = [f"@{alias}" for alias, number in state.aliases.items() if number == entry.version]
+    if served_version(state, numbers) == entry.version:
+        found = [*(["no name"] if default == entry.name else []), entry.name, *found]
+    return found

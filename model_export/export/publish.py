@@ -21,7 +21,7 @@ from model_export.disk import flush
 from model_export.export.collapse_gate import check_collapse
 from model_export.export.onnx_export import export_onnx
 from model_export.export.parity_gate import Reference, check_parity, make_self_test
-from model_export.versions import remember_version
+from model_export.versions import keep_default, remember_version
 from model_export.weights.loading import Loaded
 from service.runtime.engine import DynamicEngine
 from service.runtime.machine import usable_cores
@@ -192,4 +192,5 @@ def publish_folder(staging: Path, model_root: Path, card: ModelCard) -> ModelCar
             continue
         flush(model_root)
         remember_version(model_root, card.version)
+        keep_default(model_root.parent, card.name)
         return card

@@ -12,7 +12,16 @@ import pytest
 
 from model_export.__main__ import main
 from model_export.errors import InputError
-from model_export.versions import find_number, promote, prune, published, remember_version, remove_version, rollback
+from model_export.versions import (
+    find_number,
+    keep_default,
+    promote,
+    prune,
+    published,
+    remember_version,
+    remove_version,
+    rollback,
+)
 from service.runtime.model_folder import CardError
 from service.runtime.model_state import ModelState, read_folder_state, read_state
 
@@ -66,6 +75,24 @@ def test_without_any_promotion_a_rollback_takes_the_version_before_the_latest(ro
     assert stable(root) == 3
     with pytest.raises(InputError, match="b has no version that was stable before 1"):
         rollback(root, "b")
+
+
+def test_the_first_model_is_the_default_and_stays_it(tmp_path: Path) -> None:
+    for names, default in (("b", "b"), ("ba", "b"), ("bac", "b")):
+        (tmp_path / names[-1] / "1").mkdir(parents=True)
+        keep_default(tmp_path, names[-1])
+        assert read_folder_state(tmp_path).default == default
+
+
+def test_of_a_folder_of_before_the_only_other_model_becomes_the_default(root: Path) -> None:
+    keep_default(root, "a")
+    assert read_folder_state(root).default == "b"
+
+
+def test_with_several_models_somebody_has_to_name_a_default(root: Path) -> None:
+    (root / "c" / "1").mkdir(parents=True)
+    keep_default(root, "c")
+    assert read_folder_state(root).default is None
 
 
 def test_promoting_what_is_stable_changes_nothing(root: Path) -> None:

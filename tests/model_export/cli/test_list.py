@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from benchmarks.versions import publish_copy
 from model_export.__main__ import main
 from model_export.cli.list import HEADER
+from model_export.versions import promote, set_default
 
 
 def test_a_row_for_each_version(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--models-dir", str(models)]) == 0
     header, row = capsys.readouterr().out.splitlines()
-    assert header.split() == list(HEADER)
-    assert row.split()[:8] == ["resnet8-cifar", "1", "8", "v1.5", "A", "10", "?", "0"]
+    assert re.split(r"  +", header) == list(HEADER)
+    assert row.split()[:8] == ["resnet8-cifar", "1", "resnet8-cifar", "8", "v1.5", "A", "10", "?"]
+
+
+def test_what_requests_mean_a_version_by(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish_copy(models, "resnet8-cifar", 2)
+    publish_copy(models, "resnet8-cifar", 3)
+    promote(models, "resnet8-cifar", 2)
+    promote(models, "resnet8-cifar", 3, "canary")
+    set_default(models, "resnet8-cifar")
+    assert main(["list", "--models-dir", str(models)]) == 0
+    rows = [re.split(r"  +", row)[1:3] for row in capsys.readouterr().out.splitlines()[1:]]
+    assert rows == [["1", "8"], ["2", "no name, resnet8-cifar, @stable"], ["3", "@canary"]]
 
 
 def test_nothing_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
