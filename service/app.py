@@ -66,6 +66,7 @@ def create_app(
     """
     metrics = metrics or Metrics()
     repository = repository or open_repository(settings)
+    show_states = backend is None  # else the engine process does
     backend = backend or LocalBackend(settings, metrics, on_broken=lambda error: lifecycle.give_up(error))
     decoders = Decoders(
         settings.worker_decode_threads, settings.memory.large_images, target=settings.target_wait_ms / 1000
@@ -77,7 +78,11 @@ def create_app(
     def vacated(pipeline: Pipeline) -> Awaitable[None]:
         return pipeline.room.vacated()
 
-    lifecycle = Lifecycle(repository, backend, activate, vacated, on_fatal, required=settings.models)
+    def on_change(news: object) -> None:
+        if show_states:
+            metrics.show_states(repository.states)
+
+    lifecycle = Lifecycle(repository, backend, activate, vacated, on_fatal, on_change, settings.models)
     guard = Guard(settings, metrics)
 
     def ready() -> bool:

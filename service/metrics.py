@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -230,6 +230,14 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self._states: set[tuple[str, str, str]] = set()  # what `resnet_model_state` shows
+        self._state = Gauge(
+            "resnet_model_state",
+            "1 for the state of each published version that shall answer: loading, ready or failed",
+            ["model", "version", "state"],
+            multiprocess_mode="max",
+            registry=self.registry,
+        )
         self._ready: Tally[tuple[str, ...]] = Tally()  # models by what `resnet_model_info` says of them
         self._ready_lock = threading.Lock()
         self._info = Gauge(
@@ -239,6 +247,21 @@ class Metrics:
             multiprocess_mode="max",
             registry=self.registry,
         )
+
+    def show_states(self, states: Iterable[tuple[str, str, str]]) -> None:
+        """Replaces what `resnet_model_state` shows: model, version and state of each version. On the event loop."""
+        found = set(states)
+        for values in self._states - found:
+            self._take_away(self._state, values)
+        for values in found - self._states:
+            self._state.labels(*values).set(1)
+        self._states = found
+
+    def _take_away(self, gauge: Gauge, values: tuple[str, ...]) -> None:
+        if FOLDER in os.environ:  # a series in a file cannot be removed
+            gauge.labels(*values).set(0)
+        else:
+            gauge.remove(*values)
 
     def model_is_ready(self, **labels: str) -> None:
         """`labels` are those of `resnet_model_info`. Models may share them: a version and its replacement."""
@@ -252,12 +275,8 @@ class Metrics:
         values = tuple(labels[name] for name in INFO_LABELS)
         with self._ready_lock:
             self._ready[values] -= 1
-            if self._ready[values]:
-                return
-            if FOLDER in os.environ:  # a series in a file cannot be removed
-                self._info.labels(*values).set(0)
-            else:
-                self._info.remove(*values)
+            if not self._ready[values]:
+                self._take_away(self._info, values)
 
     def text(self) -> bytes:
         """The Prometheus text format. With workers: the sum of all processes, and `process_` of the engine's."""

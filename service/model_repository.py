@@ -107,6 +107,15 @@ class Repository:
         """All that are known: ready, loading or failed."""
         return list(self._versions.values())
 
+    @property
+    def states(self) -> list[tuple[str, str, State]]:
+        """Name, version and state of all that are known, also of those whose card cannot be read."""
+        unreadable = [(stamp.path.parent.name, stamp.path.name) for stamp in self.unreadable]
+        return [
+            *((model.name, str(model.version), model.status.state) for model in self.versions),
+            *((name, version, "failed") for name, version in unreadable),
+        ]
+
     def references(self, model: Model) -> list[str]:
         """Those that mean this version now."""
         return [reference for reference in self.listing.wanted if self._of(reference) is model]

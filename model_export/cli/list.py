@@ -25,6 +25,9 @@ def run(args: argparse.Namespace) -> int:
     rows = [HEADER]
     default = read_folder_state(args.models_dir).default
     entries = list(model_versions(args.models_dir))
+    numbers: dict[str, list[int]] = {}
+    for entry in entries:
+        numbers.setdefault(entry.name, []).append(entry.version)
     for entry in entries:
         try:
             card = read_card(entry.path)
@@ -36,9 +39,7 @@ def run(args: argparse.Namespace) -> int:
             (
                 card.name,
                 str(card.version),
-                ", ".join(
-                    _meant_by(args.models_dir, entry, [e.version for e in entries if e.name == entry.name], default)
-                ),
+                ", ".join(_meant_by(args.models_dir, entry, numbers[entry.name], default)) or "-",
                 str(architecture.depth),
                 architecture.variant,
                 architecture.shortcut or "none",

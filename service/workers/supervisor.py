@@ -163,6 +163,7 @@ class Supervisor:
         del self._loaded[index]
 
     def _spread(self, news: Model | Listing) -> None:
+        self.metrics.show_states(self._repository.states)
         shown = Shown(self._repository.listing, dict(self._repository.unreadable))
         messages: list[Shown | News] = []
         if shown != self._shown:

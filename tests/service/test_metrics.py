@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -191,6 +192,7 @@ def count(models):
             found.stages.labels(model=name, stage=stage).observe(1)
         found.batch_size.labels(model=name).observe(1)
         found.queue.labels(model=name).set(1)
+        found.show_states([(f"resnet152-imagenet-{n}", "12", "ready") for n in range(number + 1)])
         found.model_is_ready(model=name, version="12", depth="152", variant="v1.5", provider="cpu", compute="fp32")
         for outcome in range(10):
             found.images.labels(name, f"some-problem-{outcome}").inc()
@@ -226,6 +228,37 @@ def test_a_model_is_shown_until_all_that_share_its_labels_have_gone() -> None:
         step(**LABELS)
         seen.append(shown(found.text().decode()))
     assert seen == [["1.0"], ["1.0"], ["1.0"], []]
+
+
+def states(text: str) -> dict[str, str]:
+    """The value of each state, by name, version and state."""
+    found = re.findall(r'resnet_model_state{model="(.*?)",version="(.*?)",state="(.*?)"} (.*)', sorted_labels(text))
+    return {f"{model} {version} {state}": value for model, version, state, value in found}
+
+
+def sorted_labels(text: str) -> str:
+    """Labels in the order of their declaration; files keep them by name."""
+    return re.sub(r'{model="(.*?)",state="(.*?)",version="(.*?)"}', r'{model="\1",version="\3",state="\2"}', text)
+
+
+def test_each_version_has_one_state() -> None:
+    found = metrics.Metrics()
+    found.show_states([("net", "1", "ready"), ("net", "2", "loading")])
+    found.show_states([("net", "1", "ready"), ("net", "2", "failed")])
+    assert states(found.text().decode()) == {"net 1 ready": "1.0", "net 2 failed": "1.0"}
+    found.show_states([])
+    assert states(found.text().decode()) == {}
+
+
+def test_a_state_that_was_left_shows_0_where_its_series_cannot_be_removed() -> None:
+    program = """
+with metrics.count_together():
+    found = metrics.Metrics()
+    found.show_states([("net", "1", "loading")])
+    found.show_states([("net", "1", "ready")])
+    print(found.text().decode())
+"""
+    assert states(run(WORKERS + program)) == {"net 1 loading": "0.0", "net 1 ready": "1.0"}
 
 
 def test_a_model_that_has_gone_shows_0_where_its_series_cannot_be_removed() -> None:

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.lifecycle import LoadingFailed
+from service.lifecycle import NothingServed
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
 from service.model_repository import Model, RepositoryError
@@ -60,7 +60,9 @@ def test_while_loading_it_is_live_but_not_ready(tiny_dir: Path, monkeypatch: pyt
         assert int(response.headers["retry-after"]) >= 1
         gate.set()
         until(lambda: bool(failed))
-    assert isinstance(failed[0], LoadingFailed)  # an unexpected error while loading is fatal, not hidden
+    # An unexpected error while loading is not hidden, and fatal for the default model.
+    assert isinstance(failed[0], NothingServed)
+    assert "loading it failed unexpectedly: ZeroDivisionError" in str(failed[0])
     assert "ZeroDivisionError" in str(failed[0])
 
 
@@ -125,6 +127,7 @@ def test_metrics_count_what_happened(client: TestClient, photo: bytes) -> None:
     assert after[key("resnet_queue_images", model="resnet18")] == 0
     info = {"model": "resnet18", "version": "1", "depth": "18", "variant": "v1.5", "provider": "cpu", "compute": "fp32"}
     assert after[key("resnet_model_info", **info)] == 1
+    assert after[key("resnet_model_state", model="resnet18", version="1", state="ready")] == 1
     assert after[key("process_resident_memory_bytes")] > 10**7
 
 
