@@ -66,7 +66,7 @@ def create_app(
     """
     metrics = metrics or Metrics()
     repository = repository or open_repository(settings)
-    show_states = backend is None  # else the engine process does
+    is_worker = backend is not None  # what is the same for all of them, the engine process shows and tells
     backend = backend or LocalBackend(settings, metrics, on_broken=lambda error: lifecycle.give_up(error))
     decoders = Decoders(
         settings.worker_decode_threads, settings.memory.large_images, target=settings.target_wait_ms / 1000
@@ -79,10 +79,12 @@ def create_app(
         return pipeline.room.vacated()
 
     def on_change(news: object) -> None:
-        if show_states:
+        if not is_worker:
             metrics.show_states(repository.states)
 
-    lifecycle = Lifecycle(repository, backend, activate, vacated, on_fatal, on_change, settings.models)
+    lifecycle = Lifecycle(
+        repository, backend, activate, vacated, on_fatal, on_change, settings.models, tells=not is_worker
+    )
     guard = Guard(settings, metrics)
 
     def ready() -> bool:

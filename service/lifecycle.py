@@ -38,6 +38,7 @@ class Lifecycle(Generic[Active]):
             with what `give_up` is told, on its thread.
         on_change: called on the event loop after a version is ready or has failed, or there is another listing.
         required: references that must be answered for the service to be ready, beside the default.
+        tells: whether the log says which version answers; False for a worker, as the engine process says it.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Lifecycle(Generic[Active]):
         on_fatal: Callable[[Exception], None],
         on_change: Callable[[Model | Listing], None] = lambda news: None,
         required: Sequence[str] = (),
+        tells: bool = True,
     ) -> None:
         self._repository = repository
         self._backend = backend
@@ -57,6 +59,7 @@ class Lifecycle(Generic[Active]):
         self._vacated = vacated
         self._on_change = on_change
         self._required = required
+        self._tells = tells
         self._active: dict[Model, Active] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._loaded = False
@@ -126,6 +129,8 @@ class Lifecycle(Generic[Active]):
 
     def announce(self) -> None:
         """Logs which models are ready."""
+        if not self._tells:
+            return
         log.info("ready: %s", ", ".join(self._repository.answering))
         if self._repository.default is None:
             log.warning(
@@ -145,7 +150,7 @@ class Lifecycle(Generic[Active]):
 
     def _settle(self) -> None:
         changes, idle = self._repository.settle()
-        for change in changes:
+        for change in changes if self._tells else ():
             _log(change, self._repository.first_choice(change.reference), loaded=self._loaded)
         for model in idle:
             self._take_away(model)

@@ -26,7 +26,7 @@ from service.workers.worker_side import ENGINE_PROCESS, RemoteBackend
 log = logging.getLogger("service")
 
 # What is the same in all workers is logged once, by the engine process.
-LOGGED_ONCE = ("uvicorn", "service.lifecycle")
+LOGGED_ONCE = "uvicorn"
 
 
 def main() -> None:
@@ -36,8 +36,7 @@ def main() -> None:
         format=f"%(asctime)s %(levelname)s worker {start.worker}: %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for name in LOGGED_ONCE:
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    logging.getLogger(LOGGED_ONCE).setLevel(max(logging.WARNING, logging.getLogger().level))
     try:
         metrics.reserve_counters()
     except metrics.NoFolder as error:
