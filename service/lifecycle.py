@@ -162,7 +162,8 @@ class Lifecycle(Generic[Active]):
         async def leave() -> None:
             await self._vacated(active)
             await self._backend.unload(model)
-            log.info("%s %d is unloaded", model.name, model.card.version)
+            if self._tells:
+                log.info("%s %d is unloaded", model.name, model.version)
 
         task = asyncio.create_task(leave())
         self._leaving.add(task)

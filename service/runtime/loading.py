@@ -196,7 +196,8 @@ class _Loading:
         sizes = placement.default_sizes(candidate.provider)
         if tuned and placement.max_batch is None:
             sizes = tuned.tuning.best.batch_sizes
-        refused = tuned.tuning.refused if tuned else self._reasons()
+        # What was found now goes before what is remembered: that may be of another model with the same files.
+        refused = (tuned.tuning.refused if tuned else {}) | self._reasons()
         info = EngineInfo(*candidate, lanes=lanes, batch_sizes=sizes, refused=refused, tuned=tuned)
         try:
             engine = placement.open(info)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from benchmarks.versions import publish_copy
 from service import local_backend
 from service.backend import Failed, Ready
 from service.local_backend import LocalBackend, open_engine
@@ -363,6 +364,17 @@ def test_batch_sizes_are_measured_and_remembered(root: Path, tmp_path: Path, mon
         assert outcome.info.batch_sizes == outcome.info.tuned.tuning.best.batch_sizes
         remembered.append(outcome.info.tuned.remembered)
     assert remembered == [False, True]
+
+
+def test_a_model_with_the_files_of_another_gives_reasons_of_its_own(root: Path, tmp_path: Path) -> None:
+    """Versions share files, and with them what was measured."""
+    publish_copy(root, "another8")
+    settings = Settings(models_dir=root, provider="cpu", max_batch=1, cache_dir=tmp_path / "cache")
+    backend = LocalBackend(settings, Metrics())
+    for name, outcome in load_all(backend, settings).items():
+        assert isinstance(outcome, Ready)
+        assert f"{name} 1 has no int8 file" in outcome.info.refused["cpu int8"]
+    asyncio.run(backend.close())
 
 
 def test_a_changed_file_is_not_served(root: Path) -> None:
