@@ -186,7 +186,7 @@ class Settings(BaseSettings):
         "calls that change something are closed. Set, both need a key, and so does /metrics.",
     )
     anonymous_classify: bool = Field(
-        default=False, description="With API keys: let everybody classify, with or without a key."
+        default=False, description="With API keys: let everybody classify, without a key or with any known one."
     )
     admin_port: int | None = Field(
         default=None,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -269,6 +271,22 @@ def test_a_model_whose_lanes_do_not_warm_up_fails_and_the_others_are_served(
     )
     assert isinstance(outcomes["resnet8-cifar"], Ready)
     asyncio.run(backend.close())
+
+
+def test_an_unloaded_engine_is_freed_at_once(tiny_dir: Path) -> None:
+    """Its session may take hundreds of megabytes and some threads. The garbage collector comes much later."""
+    served = Served(tiny_dir, models=("resnet8-cifar",)).load()
+    model = served.model("resnet8-cifar")
+    engine = weakref.ref(served.engines.pop(model.name))
+    served.runners.clear()
+    gc.disable()
+    try:
+        served.lifecycle._active.clear()
+        served.run(served.backend.unload(model))
+        assert engine() is None
+    finally:
+        gc.enable()
+        served.close()
 
 
 def test_a_broken_engine_ends_readiness(tiny_dir: Path, photo: bytes) -> None:
