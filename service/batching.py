@@ -164,8 +164,8 @@ class Batcher(Generic[Item, Result]):
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        # Whoever is called by the batcher holds it, too. Without this cycle, an engine is freed at once, and not when the
-        # garbage collector comes to it.
+        # What the batcher calls holds the batcher. Without this cycle, an engine is freed at once, not when the garbage
+        # collector comes to it.
         self._run = _no_more
 
     def _lane(self, prepare: Callable[[], None], prepared: queue.SimpleQueue[BaseException | None]) -> None:
