@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disks import fill, small_file_system
+from benchmarks.small_disk import fill
+from tests.support.disks import small_disk_at
 from tests.support.processes import Service, starting_with
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -18,7 +19,7 @@ SETTINGS = {"models": "resnet8-cifar", "provider": "cpu", "max_batch": 1}
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A file system of as many bytes as the parameter says; it is the folder for temporary files."""
-    with small_file_system(tmp_path / "small", request.param) as folder:
+    with small_disk_at(tmp_path / "small", request.param) as folder:
         yield folder
 
 
