@@ -26,7 +26,7 @@ from service.runtime.self_test import SelfTestFailed
 
 # By importance, with the most seconds that each may take. The first four leave the others a minute of the default.
 STAGES = {
-    "provider": 80,  # of which a quarter makes the model
+    "provider": 100,  # of which a quarter makes the model
     "experiment": 40,
     "engine": 60,
     "http": 60,

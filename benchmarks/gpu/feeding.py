@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.gpu.http import decode_rate
-from benchmarks.gpu.plan import Plan, Report, fault, model_folder, per_second
+from benchmarks.gpu.plan import Plan, Report, agreement, fault, held_out_jpegs, per_second, trained_folder
 from service.runtime.engine import Engine
 from service.runtime.images.decoding import decode
 from service.runtime.loading import load_engine
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCHES = (1, 32, 128)
-IMAGES = 256  # to compare pixels and classes of
 
 # From JPEGs to RGB images on the GPU, uint8 (3, H, W) each.
 DecodeBatch = Callable[[Sequence[bytes]], Sequence["Tensor"]]
@@ -37,10 +36,9 @@ DecodeBatch = Callable[[Sequence[bytes]], Sequence["Tensor"]]
 def run(plan: Plan, report: Report) -> None:
     """Measures rates, and agreement with the service's decoding of the same JPEGs."""
     from benchmarks.photo import photo
-    from model_export.drawings.pictures import picture
 
     jpeg = photo()
-    folder = model_folder(plan)
+    folder = trained_folder()
     card = read_card(folder)
     one_core = decode_rate(jpeg, card.preprocessing, plan.seconds)
     report.add("decoding", {"by": "Pillow, one core, with resize", "images/s": one_core})
@@ -49,7 +47,7 @@ def run(plan: Plan, report: Report) -> None:
     engine = load_engine(
         folder, card, provider="cuda", precision=plan.precision, threads=usable_cores(), max_batch=plan.sizes[-1]
     )
-    jpegs = [jpeg, *(picture(seed, seed % 12) for seed in range(IMAGES - 1))]
+    jpegs = held_out_jpegs(plan)
     for name, make_decoder in DECODERS.items():
         row: dict[str, object] = {"by": name}
         try:
@@ -81,11 +79,11 @@ def compared(
     resized = [resize(image, preprocessing).cpu().numpy() for image in decoded]
     pillow = [np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).transpose(2, 0, 1) for jpeg in jpegs]
     ours = [decode(jpeg, preprocessing, max_pixels=10**9).pixels for jpeg in jpegs]
-    classes, expected = (engine.infer(pixels)["logits"].argmax(axis=1) for pixels in (resized, ours))
+    logits, expected = (engine.infer(pixels)["logits"] for pixels in (resized, ours))
     return {
         "pixels off, of 255": mean_difference([image.cpu().numpy() for image in decoded], pillow),
         "after resize": mean_difference(resized, ours),
-        "top-1 as Pillow": float((classes == expected).mean()),
+        "top-1 as Pillow": agreement(logits, expected),
     }
 
 

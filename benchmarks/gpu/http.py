@@ -48,7 +48,6 @@ def run(plan: Plan, report: Report) -> None:
                 "provider": plan.device,
                 "precision": plan.precision,
                 "workers": number,
-                "max-queue": max(256, *connections),
                 "cache-dir": cache,
             }
             with service(options) as running:
