@@ -103,6 +103,11 @@ class Settings(BaseSettings):
         description="Let the JPEG decoder shrink large photographs while it decodes: up to ten times faster, with "
         "pixels that differ slightly from training's. `false` decodes every photograph at full size.",
     )
+    gpu_decoding: bool = Field(
+        default=False,
+        description="With CUDA: let the GPU decode plain JPEGs of up to 1 MiB, which takes most of the work from the "
+        "processor. Needs nvImageCodec (the extra `gpu-decoding`) and a GPU with JPEG engines. Pixels differ slightly.",
+    )
     max_wait_ms: float = Field(
         default=0.0,
         ge=0,

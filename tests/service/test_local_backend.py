@@ -32,7 +32,7 @@ from tests.support.waiting import async_until
 
 
 class Picture(NamedTuple):
-    pixels: np.ndarray
+    image: np.ndarray
     top_k: int = 1
     deadline: float = math.inf
 
@@ -314,7 +314,15 @@ def test_the_settings_of_loading_reach_the_engine(
     monkeypatch.setattr(local_backend, "Cache", lambda folder: ("cache in", folder))
     model = Repository(tiny_dir).get("resnet8-cifar")
     given = Settings.model_validate(
-        {"provider": "cpu", "precision": "bf16", "engine_threads": 3, "max_batch": 5, "gpu": 1, "cache_dir": tmp_path}
+        {
+            "provider": "cpu",
+            "precision": "bf16",
+            "engine_threads": 3,
+            "max_batch": 5,
+            "gpu": 1,
+            "gpu_decoding": True,
+            "cache_dir": tmp_path,
+        }
     )
     for settings in (given, Settings()):
         with pytest.raises(ProviderUnavailable):
@@ -326,6 +334,7 @@ def test_the_settings_of_loading_reach_the_engine(
         "lanes": 3,
         "max_batch": 5,
         "gpu": 1,
+        "gpu_decoding": True,
         "cache": ("cache in", tmp_path),
     }
     assert loads[1]["max_batch"] is None
