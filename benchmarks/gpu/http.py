@@ -1,4 +1,4 @@
-"""Stage 3: images/s over HTTP by processes and connections, beside what the host's cores can decode.
+"""Images/s over HTTP by processes and connections, beside what the host's cores can decode.
 
 With the processor decoding, and with the GPU. The last table follows the GPU's memory over 100,000 requests.
 """
@@ -50,8 +50,6 @@ CASES = (
     Case(1, 10, gpu_decoding=True, follow=True),
     Case(1, 14, gpu_decoding=False),
     Case(2, 7, gpu_decoding=True),
-    Case(1, 1, gpu_decoding=True),
-    Case(1, 8, gpu_decoding=False),
 )
 
 

@@ -1,4 +1,4 @@
-"""Stage 1: correctness on the GPU: placement of nodes, self-test, parity with PyTorch, the GPU tests."""
+"""Correctness on the GPU: placement of nodes, self-test, parity with PyTorch, the GPU tests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(plan: Plan, report: Report) -> None:
     """Checks a published network in every precision of the device."""
     started = time.perf_counter()
     folder = model_folder(plan)
-    report.add("model", {"folder": str(folder), "seconds": time.perf_counter() - started})
+    report.add("model", {"name": folder.parent.name, "seconds": time.perf_counter() - started})
     card = read_card(folder)
     for precision in reversed(PRECISIONS[plan.device]):
         report.add("nodes", placed(folder, precision, plan))

@@ -94,6 +94,8 @@ class _Loading:
         """The candidates that are available here and have their file, in the order of `PREFERENCE`."""
         for name in PREFERENCE if provider == "auto" else (provider,):
             try:
+                if self._placement.gpu_decoding and name != "cuda":
+                    raise ProviderUnavailable("only CUDA decodes JPEGs on a GPU: turn `gpu_decoding` off")
                 require(name, self._placement.gpu)
             except ProviderUnavailable as error:
                 self._refuse(name, error)
@@ -102,8 +104,6 @@ class _Loading:
             for candidate in (Candidate(name, each) for each in precisions):
                 try:
                     check_computes(*candidate)
-                    if self._placement.gpu_decoding and name != "cuda":
-                        raise ProviderUnavailable("only CUDA decodes JPEGs on a GPU: turn `gpu_decoding` off")
                     if reason := _unusable(self._placement.card, *candidate, chosen=precision != "auto"):
                         raise ProviderUnavailable(reason)
                 except ProviderUnavailable as error:

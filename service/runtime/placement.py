@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from service.runtime.choices import FILES, Precision, ProviderName
 from service.runtime.engine import DynamicEngine, Engine, EngineInfo
-from service.runtime.images.gpu_decoding import GpuDecoder
+from service.runtime.gpu.decoding import GpuDecoder
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import MODEL_FILES
 from service.runtime.providers import Session, check_graph, open_session

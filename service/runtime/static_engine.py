@@ -12,11 +12,11 @@ from typing import TypeVar
 import numpy as np
 import onnxruntime as ort
 
-from service.runtime.cuda_memory import page_locked
 from service.runtime.engine import Engine, EngineInfo, Images
+from service.runtime.gpu.decoding import GpuDecoder
+from service.runtime.gpu.memory import page_locked
 from service.runtime.graph import INPUT, Output
 from service.runtime.images.encoded import EncodedJpeg
-from service.runtime.images.gpu_decoding import GpuDecoder
 from service.runtime.providers import Session
 
 Result = TypeVar("Result")

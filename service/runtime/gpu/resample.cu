@@ -6,7 +6,7 @@
 #define PRECISION 22
 #define HALF (1 << (PRECISION - 1))
 
-struct Image {           /* as gpu_resampling.py packs it */
+struct Image {           /* as resampling.py packs it */
     const unsigned char *pixels; /* rows of 3 bytes a pixel */
     long long stride;            /* bytes from row to row */
     const int *x, *y;            /* the axes, as `_resample.axis` returns them */

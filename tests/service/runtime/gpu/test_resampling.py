@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.runtime.images import gpu_resampling
-from service.runtime.images.gpu_resampling import axes_of
+from service.runtime.gpu import resampling
+from service.runtime.gpu.resampling import GpuImage, GpuResampler, axes_of
 from service.runtime.images.resizing import COMPILED, crop_box, resize_to_array
 from service.runtime.model_card import Interpolation, Preprocessing
 
@@ -41,7 +41,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("program")
     source, library = folder / "program.cpp", folder / "program.so"
     source.write_text(ON_A_PROCESSOR)
-    include = Path(gpu_resampling.__file__).parent
+    include = Path(resampling.__file__).parent
     subprocess.run(["c++", "-O2", "-shared", "-fPIC", f"-I{include}", source, "-o", library], check=True)
     return ctypes.CDLL(str(library))
 
@@ -64,3 +64,47 @@ def test_pixels_are_those_of_the_processor(program: ctypes.CDLL, interpolation: 
     for image, result, size in zip(images, found, sizes, strict=True):
         expected = resize_to_array(Image.fromarray(image), crop_box(size, preprocessing), preprocessing)
         np.testing.assert_array_equal(result, expected)
+
+
+class Host:
+    """The processor's memory in the place of a GPU's, and the program on the processor."""
+
+    def __init__(self, program: ctypes.CDLL) -> None:
+        self._program = program
+        self.memory = np.zeros(0, np.uint8)
+
+    def at_least(self, size: int) -> int:
+        if len(self.memory) < size:
+            self.memory = np.zeros(size, np.uint8)
+        return self.memory.ctypes.data
+
+    def upload(self, address: int, data: np.ndarray) -> None:
+        assert address == self.memory.ctypes.data
+        self.memory[: len(data)] = data
+
+    def launch(self, name: str, grid: tuple[int, int, int], block: object, stream: object, *arguments: int) -> None:
+        assert name == "resample"
+        address, size = arguments
+        self._program.run(ctypes.c_void_p(address), grid[2], size)
+
+
+def test_a_batch_is_packed_as_the_program_reads_it(program: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of one size share their axes, and a larger batch takes more memory."""
+    host = Host(program)
+    monkeypatch.setattr(resampling, "_program", lambda gpu: host)
+    monkeypatch.setattr(resampling, "page_locked", lambda shape, gpu: np.zeros(shape, np.uint8))
+    monkeypatch.setattr(resampling, "DeviceMemory", lambda gpu: host)
+    preprocessing = Preprocessing()
+    resampler = GpuResampler(0, preprocessing)
+    rng = np.random.default_rng(0)
+    for sizes in ([(50, 40)], [(500, 375), (64, 90), (500, 375)], [(70, 70), (50, 40)]):
+        images = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in sizes]
+        found = np.zeros((len(images), 3, 224, 224), np.uint8)
+        on_gpu = [
+            GpuImage(image.ctypes.data, image.strides[0], *size, result.ctypes.data)
+            for image, result, size in zip(images, found, sizes, strict=True)
+        ]
+        resampler.resample(on_gpu, host)  # type: ignore[arg-type]
+        for image, result, size in zip(images, found, sizes, strict=True):
+            expected = resize_to_array(Image.fromarray(image), crop_box(size, preprocessing), preprocessing)
+            np.testing.assert_array_equal(result, expected)

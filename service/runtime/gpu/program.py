@@ -6,8 +6,9 @@ import ctypes
 
 import onnxruntime as ort
 
-from service.runtime import cuda, cuda_memory
-from service.runtime.cuda_memory import CudaError, Stream
+from service.runtime import cuda
+from service.runtime.gpu import memory
+from service.runtime.gpu.memory import CudaError, Stream
 
 MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
@@ -18,8 +19,8 @@ class Program:
     def __init__(self, source: str, gpu: int) -> None:
         """Raises CudaError: NVRTC is missing, or the program does not compile; the message has the compiler's words."""
         self._driver = ctypes.CDLL(cuda.DRIVER_LIBRARY)
-        cuda_memory.use(gpu)
-        cuda_memory.call("cudaFree", None)  # creates the GPU's context, if nothing else has
+        memory.use(gpu)
+        memory.call("cudaFree", None)  # creates the GPU's context, if nothing else has
         binary = _compiled(source, self._architecture(gpu))
         self._module = ctypes.c_void_p()
         self._call("cuModuleLoadData", ctypes.byref(self._module), binary)

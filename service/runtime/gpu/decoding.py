@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from service.runtime.cuda_memory import CudaError, Stream
+from service.runtime.gpu.memory import CudaError, Stream
+from service.runtime.gpu.resampling import GpuImage, GpuResampler
 from service.runtime.images.encoded import EncodedJpeg
-from service.runtime.images.gpu_resampling import GpuImage, GpuResampler
 from service.runtime.images.resizing import COMPILED
 from service.runtime.model_card import Preprocessing
 from service.runtime.providers import ProviderUnavailable

@@ -1,4 +1,4 @@
-"""The calls of CUDA's runtime that ONNX Runtime's Python lacks: page-locked memory, streams, and waiting asleep."""
+"""The calls of CUDA's runtime that ONNX Runtime's Python lacks: page-locked memory, and streams."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime as ort
 
-from service.runtime import cuda
-
 NON_BLOCKING = 1  # cudaStreamNonBlocking: does not wait for the default stream
-BLOCKING_SYNC = 4  # CU_CTX_SCHED_BLOCKING_SYNC
-PRIMARY_CONTEXT_ACTIVE = 708  # CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE
 HOST_TO_DEVICE = 1  # cudaMemcpyHostToDevice
 
 
@@ -22,24 +18,8 @@ class CudaError(Exception):
     """A call of CUDA's runtime failed; the message has its name and CUDA's own words."""
 
 
-@functools.cache
-def wait_asleep(gpu: int) -> None:
-    """Lets threads sleep while they wait for the GPU, from the first use of the GPU on in this process.
-
-    By default they spin. A spinning lane took a core and a half from the threads that decode, for 2 % of the engine's
-    speed (`benchmarks.gpu`, H200).
-
-    Raises:
-        CudaError: the driver refuses.
-    """
-    driver = ctypes.CDLL(cuda.DRIVER_LIBRARY)
-    result = driver.cuInit(0) or driver.cuDevicePrimaryCtxSetFlags_v2(gpu, BLOCKING_SYNC)
-    if result not in (0, PRIMARY_CONTEXT_ACTIVE):  # the GPU is in use already: threads go on spinning
-        raise CudaError(f"cuDevicePrimaryCtxSetFlags failed: error {result}")
-
-
 def page_locked(shape: Sequence[int], gpu: int) -> np.ndarray:
-    """Zeros, uint8, in memory that the GPU reads by itself, several times faster than other memory.
+    """Zeros, uint8, in memory that the GPU reads by itself, faster than other memory.
 
     Raises:
         CudaError: there is not enough memory.

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.runtime.cuda_memory import DeviceMemory, Stream, page_locked
-from service.runtime.cuda_program import Program
+from service.runtime.gpu.memory import DeviceMemory, Stream, page_locked
+from service.runtime.gpu.program import Program
 from service.runtime.images.resizing import axis_weights, crop_box
 from service.runtime.model_card import Preprocessing
 
@@ -99,5 +99,5 @@ def axes_of(width: int, height: int, preprocessing: Preprocessing) -> Axes:
 
 @functools.cache
 def _program(gpu: int) -> Program:
-    source = resources.files("service.runtime.images").joinpath("resample.cu").read_text()
+    source = resources.files("service.runtime.gpu").joinpath("resample.cu").read_text()
     return Program(source, gpu)
