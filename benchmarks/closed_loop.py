@@ -134,15 +134,21 @@ def drive(url: str, uploads: Sequence[Upload], connections: int, seconds: float)
     return uvloop.run(run())
 
 
-def without_wrk(pool: Pool, url: str, jpeg: bytes, connections: int, seconds: float) -> tuple[wrk.Load, float]:
+def without_wrk(
+    pool: Pool, urls: Sequence[str], jpeg: bytes, connections: int, seconds: float
+) -> tuple[wrk.Load, float]:
     """Makes a closed-loop load from several processes; also returns the CPU-seconds that making it took.
+
+    Args:
+        urls: the processes take them in turn.
 
     Raises:
         RuntimeError: a request failed, or none was answered.
     """
     loaders = min(LOADERS, usable_cores(), connections)
     shares = [len(range(i, connections, loaders)) for i in range(loaders)]
-    parts = pool.starmap(drive, [(url, [Upload(jpeg)], share, seconds) for share in shares], chunksize=1)
+    loads = [(url, [Upload(jpeg)], share, seconds) for url, share in zip(itertools.cycle(urls), shares, strict=False)]
+    parts = pool.starmap(drive, loads, chunksize=1)
     failed = sum(part.failed for part in parts)
     milliseconds = sorted(1000 * latency for part in parts for latency in part.latencies)
     if failed or not milliseconds:
@@ -159,7 +165,7 @@ def closed_loop(pool: Pool, url: str, jpeg: bytes, connections: int, seconds: in
         RuntimeError: a request failed, or none was answered.
     """
     if not shutil.which("wrk"):
-        return without_wrk(pool, url, jpeg, connections, seconds)
+        return without_wrk(pool, [url], jpeg, connections, seconds)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     load = wrk.run(url, jpeg, connections=connections, seconds=seconds)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

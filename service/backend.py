@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Hashable, Iterable
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from service.batching import BatchTiming
 from service.model_repository import Model, Repository
 from service.published import Listing
-from service.runtime.engine import EngineInfo
+from service.runtime.engine import EngineInfo, Image
 from service.runtime.scores import TopK
 
 # The answer to one image: its best classes, and how long its batch took.
@@ -22,8 +20,8 @@ class BatchItem(Protocol):
     """What a batch is made of."""
 
     @property
-    def pixels(self) -> np.ndarray:
-        """uint8 `(3, crop, crop)`, RGB."""
+    def image(self) -> Image:
+        """uint8 `(3, crop, crop)`, RGB; or a JPEG, if the runner decodes."""
 
     @property
     def top_k(self) -> int:
@@ -34,8 +32,16 @@ class BatchItem(Protocol):
         """Until when the answer is of use, on the clock of `time.monotonic`."""
 
 
+class NotDecoded(Exception):
+    """The engine could not decode a JPEG: the processor may."""
+
+
 class Runner(Protocol):
     """A ready model, wherever it is computed."""
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it takes JPEGs, too."""
 
     @property
     def unanswered(self) -> int:
@@ -51,7 +57,8 @@ class Runner(Protocol):
     def submit(self, item: BatchItem, pending: Pending) -> None:
         """Queues an image; may be called from any thread.
 
-        If computing it fails, `pending` gets the exception; `batching.Expired` if its deadline came first.
+        If computing it fails, `pending` gets the exception; `batching.Expired` if its deadline came first, NotDecoded
+        if it is a JPEG that the engine cannot decode.
         """
 
 

@@ -164,6 +164,9 @@ class Batcher(Generic[Item, Result]):
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        # What the batcher calls holds the batcher. Without this cycle, an engine is freed at once, not when the garbage
+        # collector comes to it.
+        self._run = _no_more
 
     def _lane(self, prepare: Callable[[], None], prepared: queue.SimpleQueue[BaseException | None]) -> None:
         try:
@@ -246,6 +249,10 @@ class Batcher(Generic[Item, Result]):
             return False
         self._changed.wait(left)
         return True
+
+
+def _no_more(items: Sequence[Any], alone: bool) -> Sequence[Any]:
+    raise Closed  # nothing is queued any more
 
 
 def _on_loop(entries: Sequence[_Queued[Any, Any]], call: Callable[..., None], *arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""The certain end of a process that shuts down."""
+"""The certain end of a process, whatever its threads, its event loop and the readers of its log do."""
 
 from __future__ import annotations
 

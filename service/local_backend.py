@@ -37,6 +37,7 @@ def open_engine(model: Model, settings: Settings) -> Engine:
         max_batch=settings.max_batch,
         cache=Cache(settings.cache_dir),
         gpu=settings.gpu,
+        gpu_decoding=settings.gpu_decoding,
     )
 
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from service.backend import BatchItem, Pending, Work
+from service.backend import BatchItem, NotDecoded, Pending, Work
 from service.batch_sizes import ExactSizes, PaddedSizes
 from service.batching import Batcher
 from service.metrics import Metrics
 from service.model_repository import Model
 from service.runtime.engine import Engine
+from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.scores import TopK, top_k
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class LocalRunner:
             on_broken: called once, on a thread, when the engine has failed `FAILURES` times in a row.
         """
         self.info = engine.info
+        self.decodes = engine.info.decodes
         self._name = model.name
         self._engine = engine
         self._on_broken = on_broken
@@ -123,25 +125,29 @@ class LocalRunner:
         return results
 
     def _answers(self, items: Sequence[BatchItem], alone: bool) -> list[TopK | Exception]:
-        """The answers to a batch; NotFinite for an image whose logits are not. Raises what the engine raises."""
+        """The answers to a batch. Raises what the engine raises.
+
+        NotDecoded for a JPEG whose logits are not finite, NotFinite for any other image.
+        """
         logits = self._logits(items, alone)
         finite = np.isfinite(logits).all(axis=1)
-        if not finite.all():
-            log.error("%s: the logits of %d of %d images are not finite", self._name, (~finite).sum(), len(items))
         best = iter(top_k(logits[finite], max(item.top_k for item in items), self._temperature))
         results: list[TopK | Exception] = []
         for item, is_finite in zip(items, finite, strict=True):
             if is_finite:
                 ids, probabilities = next(best)
                 results.append(TopK(ids[: item.top_k], probabilities[: item.top_k]))
+            elif isinstance(item.image, EncodedJpeg):
+                results.append(NotDecoded())
             else:
+                log.error("%s: the logits of an image are not finite", self._name)
                 results.append(NotFinite("the network's logits for this image are not finite"))
         return results
 
     def _logits(self, items: Sequence[BatchItem], alone: bool) -> np.ndarray:
         """float32 `(N, classes)`. Re-raises the engine's exceptions; counts those on a single image."""
         try:
-            logits = self._engine.infer([item.pixels for item in items], alone=alone)["logits"]
+            logits = self._engine.infer([item.image for item in items], alone=alone)["logits"]
         except Exception as error:
             if len(items) > 1:  # each of them runs again by itself: a batch may only be too large for the memory
                 raise

@@ -18,18 +18,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
-import numpy as np
-
 from service.admission import Permit, Room
-from service.backend import Pending, Runner
+from service.backend import NotDecoded, Pending, Runner
 from service.batching import Closed, Expired
 from service.deadline import Deadline
 from service.decoders import Decoders, Outcome
 from service.errors import ComputationFailed, ImageTooLarge, InternalError, ServerFault, Stopping
 from service.metrics import STAGES, Metrics, Stage
 from service.model_repository import Model
+from service.runtime.engine import Image
 from service.runtime.faults import Fault, ImageFault
 from service.runtime.images.decoding import Decoded, decode
+from service.runtime.images.encoded import EncodedJpeg, encoded
 from service.runtime.images.headers import Header, read_header
 from service.runtime.scores import TopK
 from service.settings import Settings
@@ -69,14 +69,15 @@ class _Job:
     deadline: float
     pending: Pending
     arrived: float = field(default_factory=time.perf_counter)
+    by_engine: bool = False  # whether the engine may decode it
     decoding: float = 0.0  # when it began
     decoded: float = 0.0  # when it ended
-    image: Decoded | None = None
+    picture: Decoded | EncodedJpeg | None = None
 
     @property
-    def pixels(self) -> np.ndarray:
-        assert self.image is not None  # the runner is given decoded images only
-        return self.image.pixels
+    def image(self) -> Image:
+        assert self.picture is not None  # the runner is given it afterwards
+        return self.picture.pixels if isinstance(self.picture, Decoded) else self.picture
 
 
 class Pipeline:
@@ -107,12 +108,13 @@ class Pipeline:
         self.room.check(deadline)
         permit.reserve_bytes(len(images) * self._pixel_bytes)
         permit.reserve_images(self.room, len(images))
-        jobs = [_Job(data, top_k, deadline.at, self._runner.pending()) for data in images]
+        decodes = self._runner.decodes
+        jobs = [_Job(data, top_k, deadline.at, self._runner.pending(), by_engine=decodes) for data in images]
         too_late = asyncio.get_running_loop().call_later(deadline.left, _expire, jobs)
         try:
             for job in jobs:
                 self._decoders.submit(functools.partial(self._decode, job, jobs))
-            answers = [await self._answer(job, deadline) for job in jobs]
+            answers = [await self._answer(job, jobs, deadline) for job in jobs]
         except asyncio.CancelledError:  # the client has left
             self._failed("withdrawn").inc(sum(job.pending.cancelled() or not job.pending.done() for job in jobs))
             raise
@@ -127,6 +129,8 @@ class Pipeline:
     def _decode(self, job: _Job, request: list[_Job], header: Header | None = None) -> Outcome:
         """On a thread: decodes an image and submits it, or reports its fault. Hands a large image on to others.
 
+        If the engine can decode it, only its header is read here.
+
         Args:
             header: of a large image that was handed on.
         """
@@ -138,12 +142,17 @@ class Pipeline:
                 raise ImageTooLarge(bytes=len(job.data), max_bytes=self._max_image_bytes)
             if header is None:
                 header = read_header(job.data, self._preprocessing, **limits)
+                if job.by_engine and (jpeg := encoded(job.data, header)):
+                    job.decoding = job.decoded = time.perf_counter()
+                    job.picture = jpeg
+                    self._runner.submit(job, job.pending)
+                    return Outcome.DECODED
                 if header.decode_bytes > ORDINARY_BYTES:
                     work = functools.partial(self._decode, job, request, header)
                     self._decoders.submit_large(work, header.decode_bytes, id(request))
                     return Outcome.HANDED_ON
             job.decoding = time.perf_counter()
-            job.image = decode(job.data, self._preprocessing, **limits, header=header)
+            job.picture = decode(job.data, self._preprocessing, **limits, header=header)
             job.decoded = time.perf_counter()
             self._runner.submit(job, job.pending)
             return Outcome.DECODED
@@ -152,9 +161,15 @@ class Pipeline:
                 job.pending.get_loop().call_soon_threadsafe(_fail, job.pending, error)
             return Outcome.REFUSED
 
-    async def _answer(self, job: _Job, deadline: Deadline) -> Classified | Fault:
+    async def _answer(self, job: _Job, request: list[_Job], deadline: Deadline) -> Classified | Fault:
         try:
-            top, timing = await job.pending
+            try:
+                top, timing = await job.pending
+            except NotDecoded:
+                job.by_engine = False
+                job.pending = self._runner.pending()
+                self._decoders.submit(functools.partial(self._decode, job, request))
+                top, timing = await job.pending
         except (ImageFault, ServerFault) as fault:
             return fault
         except Closed:
@@ -164,15 +179,15 @@ class Pipeline:
         except Exception as error:
             log.exception("an image of %d bytes could not be classified", len(job.data))
             # Another replica may succeed where the engine or the memory failed. Anything else is a bug.
-            return ComputationFailed() if job.image or isinstance(error, MemoryError) else InternalError()
-        assert job.image is not None
+            return ComputationFailed() if job.picture or isinstance(error, MemoryError) else InternalError()
+        assert job.picture is not None
         seconds: dict[Stage, float] = {
             "decode": job.decoded - job.decoding,
             "queue": (job.decoding - job.arrived) + timing.queued,
             "inference": timing.ran,
             "total": time.perf_counter() - job.arrived,
         }
-        return Classified(top, job.image.width, job.image.height, seconds, timing.batch_size)
+        return Classified(top, job.picture.width, job.picture.height, seconds, timing.batch_size)
 
     def _observe(self, answer: Classified | Fault) -> None:
         """Counts an answered image."""

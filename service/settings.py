@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         description="Let the JPEG decoder shrink large photographs while it decodes: up to ten times faster, with "
         "pixels that differ slightly from training's. `false` decodes every photograph at full size.",
     )
+    gpu_decoding: bool = Field(
+        default=False,
+        description="With CUDA: let the GPU decode plain JPEGs of up to 1 MiB, which takes most of the work from the "
+        "processor. Needs nvImageCodec (the extra `gpu-decoding`) and a GPU with JPEG engines. Pixels differ slightly.",
+    )
     max_wait_ms: float = Field(
         default=0.0,
         ge=0,
@@ -193,7 +198,7 @@ class Settings(BaseSettings):
         "calls that change something are closed. Set, both need a key, and so does /metrics.",
     )
     anonymous_classify: bool = Field(
-        default=False, description="With API keys: let everybody classify, with or without a key."
+        default=False, description="With API keys: let everybody classify, without a key or with any known one."
     )
     admin_port: int | None = Field(
         default=None,

@@ -30,9 +30,10 @@ RUNTIME = {
     "providers": {"choices", "cuda", "graph", "machine", "openvino"},
     "self_test": {"choices", "model_folder"},
     "tuning": {"choices"},
-    "engine": {"choices", "graph", "providers", "self_test", "tuning"},
-    "static_engine": {"engine", "graph", "providers"},
-    "placement": {"choices", "engine", "model_card", "model_folder", "providers", "static_engine"},
+    "engine": {"choices", "graph", "images", "providers", "self_test", "tuning"},
+    "gpu": {"cuda", "images", "model_card", "providers"},
+    "static_engine": {"engine", "gpu", "graph", "images", "providers"},
+    "placement": {"choices", "engine", "gpu", "model_card", "model_folder", "providers", "static_engine"},
     "loading": {"choices", "engine", "machine", "model_card", "placement", "providers", "self_test", "tuning"},
 }
 
@@ -179,7 +180,7 @@ def parts(path: Path, package: str) -> set[str]:
 @pytest.mark.parametrize("path", modules("service/runtime"), ids=name)
 def test_the_runtime_imports_only_along_the_arrows(path: Path) -> None:
     part = path.relative_to(ROOT / "service" / "runtime").parts[0].removesuffix(".py")
-    own = {part} if part == "images" else set()
+    own = {part} if part in ("images", "gpu") else set()
     assert parts(path, "service.runtime") <= RUNTIME[part] | own
     assert parts(path, "service") <= {"runtime"}
     assert not parts(path, "model_export")

@@ -1,4 +1,4 @@
-"""Stage 3: images/s of the engine by batch size and in mixed sizes, beside eager PyTorch.
+"""Images/s of the engine by batch size and in mixed sizes, beside eager PyTorch.
 
 Images start in host memory.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -56,7 +56,13 @@ def run(plan: Plan, report: Report) -> None:
     folder = model_folder(plan)
     crop = read_card(folder).preprocessing.crop
     images = np.random.default_rng(0).integers(0, 256, (plan.sizes[-1], 3, crop, crop), dtype=np.uint8)
-    ways = engine_ways(folder, plan, report), torch_ways(plan), switched_ways(folder, plan)
+    fastest, *others = reversed(PRECISIONS[plan.device])
+    ways = (
+        engine_ways(folder, [fastest], plan, report),
+        torch_ways(plan),
+        engine_ways(folder, others, plan, report),
+        switched_ways(folder, plan),
+    )
     for way in itertools.chain(*ways):  # each is freed before the next is made
         row: dict[str, object] = {"way": way.name, "precision": way.precision, "callers": way.lanes}
         try:
@@ -83,9 +89,9 @@ def together(lanes: int, measure: Callable[..., float], *arguments: object) -> f
         return sum(pool.map(lambda _: measure(*arguments), range(lanes)))
 
 
-def engine_ways(folder: Path, plan: Plan, report: Report) -> Iterator[Way]:
+def engine_ways(folder: Path, precisions: Sequence[Precision], plan: Plan, report: Report) -> Iterator[Way]:
     """Our engine as the service runs it. A precision that is refused gets a row with the reason."""
-    for precision in reversed(PRECISIONS[plan.device]):
+    for precision in precisions:
         try:
             engine = load_engine(
                 folder,
@@ -108,7 +114,6 @@ def switched_ways(folder: Path, plan: Plan) -> Iterator[Way]:
     if plan.device == "cpu":
         return
     model, chosen = folder / MODEL_FILES[FILES["fp16"]], cuda_options("fp16")
-    yield Way("pinned memory", "fp16", functools.partial(pinned, model, chosen), mixed=False)
     yield Way("CUDA graph, pinned memory", "fp16", functools.partial(graphed, model, chosen), mixed=False)
     for options in ({"prefer_nhwc": "0"}, {"fuse_conv_bias": "0"}, {"cudnn_conv_algo_search": "EXHAUSTIVE"}):
         name = " ".join(f"{name}={value}" for name, value in options.items())
@@ -133,21 +138,6 @@ def one_session(model: Path, options: dict[str, str], size: int) -> Infer:
     """One session for all batch sizes. In mixed sizes it shows what it costs to rebuild cuDNN's plans."""
     session = open_cuda(model, options)
     return lambda batch: session.run(["logits"], {INPUT: batch})
-
-
-def pinned(model: Path, options: dict[str, str], size: int) -> Infer:
-    """From pinned memory, which the GPU reads by itself; the images are first copied there."""
-    import torch
-
-    session = open_cuda(model, options)
-    shape = (size, *session.get_inputs()[0].shape[1:])
-    buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-
-    def infer(batch: np.ndarray) -> object:
-        np.copyto(buffer, batch)
-        return session.run(["logits"], {INPUT: buffer})
-
-    return infer
 
 
 def graphed(model: Path, options: dict[str, str], size: int) -> Infer:

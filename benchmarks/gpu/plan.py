@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,11 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.machine import describe, save
-from benchmarks.models import RESNET8, RESNET50, published
+from benchmarks.models import RESNET8, RESNET50, demo, published
 from benchmarks.timing import cost
+from model_export.drawings.pictures import picture
 from service.runtime.choices import Precision
+from service.runtime.machine import usable_cores
 from service.runtime.model_card import Architecture
 from service.runtime.providers import ORT_NAMES, ProviderUnavailable, require
 
@@ -25,6 +28,8 @@ Device = Literal["cuda", "cpu"]
 PRECISIONS: dict[Device, tuple[Precision, ...]] = {"cuda": ("fp32", "fp16"), "cpu": ("fp32",)}
 
 WARM_UP = 3  # runs before those that count
+
+AGREEMENT_IMAGES = 2048
 
 
 class Plan(NamedTuple):
@@ -123,6 +128,25 @@ def fault(error: Exception) -> str:
 def model_folder(plan: Plan) -> Path:
     """The folder of a published network of random weights, with files in fp32 and fp16."""
     return published(plan.architecture, "fp16")
+
+
+def trained_folder() -> Path:
+    """The folder of a trained ResNet-18, with files in fp32 and fp16: agreement says little of random weights."""
+    return demo("fp16")
+
+
+def held_out_jpegs(plan: Plan) -> list[bytes]:
+    """Drawings that the trained network has not seen, as JPEG files."""
+    from model_export.demo import PICTURES
+
+    count = 12 if plan.tiny else AGREEMENT_IMAGES
+    with multiprocessing.get_context("spawn").Pool(usable_cores()) as pool:
+        return pool.starmap(picture, [(0, index) for index in range(PICTURES, PICTURES + count)], chunksize=32)
+
+
+def agreement(logits: np.ndarray, others: np.ndarray) -> float:
+    """The fraction of images with the same top class."""
+    return float((logits.argmax(axis=1) == others.argmax(axis=1)).mean())
 
 
 def machine_of(plan: Plan) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Stage 1: correctness on the GPU: placement of nodes, self-test, parity with PyTorch, the GPU tests."""
+"""Correctness on the GPU: placement of nodes, self-test, parity with PyTorch, the GPU tests."""
 
 from __future__ import annotations
 
@@ -14,9 +14,20 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.gpu.plan import PRECISIONS, Plan, Report, fault, model_folder
+from benchmarks.gpu.plan import (
+    PRECISIONS,
+    Plan,
+    Report,
+    agreement,
+    fault,
+    held_out_jpegs,
+    model_folder,
+    trained_folder,
+)
+from model_export.demo import PICTURES
 from service.runtime.choices import FILES, Precision
 from service.runtime.graph import INPUT
+from service.runtime.images.decoding import decode
 from service.runtime.loading import load_engine
 from service.runtime.machine import usable_cores
 from service.runtime.model_folder import MODEL_FILES, read_card
@@ -24,14 +35,13 @@ from service.runtime.providers import ORT_NAMES, ProviderUnavailable, cuda_optio
 from service.runtime.self_test import SelfTest, SelfTestFailed
 
 PARITY_BATCHES = (1, 3, 8, 64)
-AGREEMENT_IMAGES = 256
 
 
 def run(plan: Plan, report: Report) -> None:
     """Checks a published network in every precision of the device."""
     started = time.perf_counter()
     folder = model_folder(plan)
-    report.add("model", {"folder": str(folder), "seconds": time.perf_counter() - started})
+    report.add("model", {"name": folder.parent.name, "seconds": time.perf_counter() - started})
     card = read_card(folder)
     for precision in reversed(PRECISIONS[plan.device]):
         report.add("nodes", placed(folder, precision, plan))
@@ -41,24 +51,45 @@ def run(plan: Plan, report: Report) -> None:
     from model_export.export.parity_gate import torch_answers
     from model_export.weights.random_weights import random_weights
 
-    images = sample_images(16 if plan.tiny else AGREEMENT_IMAGES, card.preprocessing)
-    compared = images[: sum(parity_batches(plan))]
-    expected, _, _ = torch_answers(random_weights(card.architecture).serving_graph(), compared)
+    images = sample_images(sum(parity_batches(plan)), card.preprocessing)
+    expected, _, _ = torch_answers(random_weights(card.architecture).serving_graph(), images)
     (on_cpu,) = open_session(folder / MODEL_FILES["fp32"], "cpu", threads=usable_cores()).ort.run(
-        ["logits"], {INPUT: compared}
+        ["logits"], {INPUT: images}
     )
-    logits_by_precision: dict[Precision, np.ndarray] = {}
     for precision in reversed(PRECISIONS[plan.device]):
         try:
-            logits_by_precision[precision] = checked(folder, precision, images, expected, on_cpu, plan, report)
+            check(folder, precision, images, expected, on_cpu, plan, report)
         except (ProviderUnavailable, SelfTestFailed) as error:
             report.add("self-test", {"precision": precision, "error": fault(error)})
-    if "fp32" in logits_by_precision:
-        for precision, logits in logits_by_precision.items():
-            same = agreement(logits, logits_by_precision["fp32"])
-            report.add("agreement", {"precision": precision, "images": len(images), "top-1 as fp32": same})
+    compare_precisions(plan, report)
     if plan.device == "cuda":
         report.add("tests", tests())
+
+
+def compare_precisions(plan: Plan, report: Report) -> None:
+    """How often a trained network gives the same class in each precision as in fp32 on the CPU provider."""
+    folder = trained_folder()
+    card = read_card(folder)
+    jpegs = held_out_jpegs(plan)
+    images = np.stack([decode(jpeg, card.preprocessing, max_pixels=10**9).pixels for jpeg in jpegs])
+    session = open_session(folder / MODEL_FILES["fp32"], "cpu", threads=usable_cores()).ort
+    batches = np.split(images, range(PARITY_BATCHES[-1], len(images), PARITY_BATCHES[-1]))
+    on_cpu = np.concatenate([session.run(["logits"], {INPUT: batch})[0] for batch in batches])
+    labels = np.arange(PICTURES, PICTURES + len(images)) % len(card.labels)
+    for precision in reversed(PRECISIONS[plan.device]):
+        try:
+            engine = load_engine(folder, card, provider=plan.device, precision=precision, threads=usable_cores())
+        except (ProviderUnavailable, SelfTestFailed) as error:
+            report.add("agreement", {"precision": precision, "error": fault(error)})
+            continue
+        logits = np.concatenate([engine.infer(batch)["logits"] for batch in batches])
+        row = {
+            "precision": precision,
+            "images": len(images),
+            "top-1 as fp32 on CPU": agreement(logits, on_cpu),
+            "right": float((logits.argmax(axis=1) == labels).mean()),
+        }
+        report.add("agreement", row)
 
 
 def parity_batches(plan: Plan) -> tuple[int, ...]:
@@ -66,7 +97,7 @@ def parity_batches(plan: Plan) -> tuple[int, ...]:
     return (1, 3) if plan.tiny else PARITY_BATCHES
 
 
-def checked(
+def check(
     folder: Path,
     precision: Precision,
     images: np.ndarray,
@@ -74,15 +105,12 @@ def checked(
     on_cpu: np.ndarray,
     plan: Plan,
     report: Report,
-) -> np.ndarray:
+) -> None:
     """Opens a published network as the service does; reports its self-test and its parity.
 
     Args:
         images: uint8 `(N, 3, crop, crop)`.
-        expected, on_cpu: logits of the first n images by PyTorch and by the CPU provider; float32 `(n, classes)`.
-
-    Returns:
-        The engine's logits of all images.
+        expected, on_cpu: their logits by PyTorch and by the CPU provider; float32 `(N, classes)`.
 
     Raises:
         ProviderUnavailable, SelfTestFailed: as in `load_engine`.
@@ -111,12 +139,6 @@ def checked(
             "top-1 as PyTorch": agreement(ours, expected[part]),
         }
         report.add("parity", row)
-    return engine.infer(images)["logits"]
-
-
-def agreement(logits: np.ndarray, others: np.ndarray) -> float:
-    """The fraction of images with the same top class."""
-    return float((logits.argmax(axis=1) == others.argmax(axis=1)).mean())
 
 
 def placed(folder: Path, precision: Precision, plan: Plan) -> dict[str, object]:
@@ -140,7 +162,11 @@ def placed(folder: Path, precision: Precision, plan: Plan) -> dict[str, object]:
 
 
 def tests() -> dict[str, object]:
-    """Runs the tests marked `gpu`, without the project's pytest settings: they need plug-ins that may be missing."""
+    """Runs the tests marked `gpu`, without the project's pytest settings: they need plug-ins that may be missing.
+
+    Only the files that hold such tests: others import packages that may be missing.
+    """
+    files = sorted(str(path) for path in Path("tests/service").rglob("test_*.py") if "mark.gpu" in path.read_text())
     command = ["-m", "pytest", "-c", os.devnull, "--rootdir", ".", "--import-mode", "importlib", "-q", "-m", "gpu"]
-    finished = subprocess.run([sys.executable, *command, "tests/service"], capture_output=True, text=True)
+    finished = subprocess.run([sys.executable, *command, *files], capture_output=True, text=True)
     return {"status": finished.returncode, "last lines": finished.stdout.strip().splitlines()[-5:]}

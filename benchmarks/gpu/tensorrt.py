@@ -1,4 +1,4 @@
-"""Stage 6: images/s of the same network on ONNX Runtime's TensorRT provider, where it loads.
+"""Images/s of the same network on ONNX Runtime's TensorRT provider, where it loads.
 
 onnxruntime-gpu 1.31 needs TensorRT 10 (`libnvinfer.so.10`), which PyPI does not carry: its `tensorrt-cu13-libs` fetches
 it from NVIDIA's own index while it installs.

@@ -127,7 +127,10 @@ class GoodClients:
         if response.headers.get("x-request-id") != f"good-{number}":
             return f"the answer to {response.headers.get('x-request-id')}"
         if response.status_code == 503 and "retry-after" in response.headers:
-            self._ledger.busy[response.json()["title"]] += 1
+            document = response.json()
+            if document["type"] == "about:blank":  # of the balancer itself: no replica has taken the request
+                return f"503 {document['detail']}"
+            self._ledger.busy[document["title"]] += 1
             return "busy"
         if response.status_code == 504 and deadline and response.json()["title"] == DeadlineMissed.title:
             return "late"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.small_disk import fill
 from benchmarks.soak.ledger import Event, Ledger
 from benchmarks.soak.replicas import Replica, until
 from benchmarks.versions import publish_copy, remove
@@ -253,11 +253,8 @@ class Faults:
 
     async def _fill(self, random: Random) -> None:
         assert self._small_folder
-        path = self._small_folder / "full"
+        path = fill(self._small_folder)
         try:
-            with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):  # no space left
-                while True:
-                    file.write(bytes(4096))
             await asyncio.sleep(FULL_S)
         finally:
             path.unlink()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 from benchmarks.balancer import ACCESS_LOG, nginx
+from benchmarks.small_disk import small_file_system
 from benchmarks.soak.clients import GoodClients, learn
 from benchmarks.soak.faults import ENDING, HANG_TIMEOUT_S, KINDS, Faults, Versions
 from benchmarks.soak.ledger import Ledger
@@ -26,7 +25,7 @@ MEMORY_BUDGET = 5 * 2**28  # the replicas' setting, in bytes; two workers need 1
 TARGET_WAIT_MS = 10_000  # also a setting: while one replica is down, the other is not overloaded, only slow
 DESCRIPTORS_MORE = 10  # that a replica may hold at the end: what it opens when it first needs it
 SETTLE_S = 30.0  # for connections to end, when all clients have left; the replicas' own deadlines are shorter
-SMALL_MB = 64  # the file system of a temporary folder
+SMALL_DISK = 64 * 2**20  # bytes; the file system of a temporary folder
 PAUSE_S = 5.0  # between two faults, on average; less in a short soak
 ENDING_SHARE = 0.6  # of the time in which processes are ended; then the two that are there stay, so that leaks show
 
@@ -67,21 +66,6 @@ class Outcome(NamedTuple):
     impossible: list[str]
 
 
-@contextlib.contextmanager
-def small_file_system(folder: Path) -> Iterator[bool]:
-    """Mounts a small file system there, if this user may; the context gets whether."""
-    options = ["-t", "tmpfs", "-o", f"size={SMALL_MB}m"]
-    mounted = (
-        os.geteuid() == 0
-        and not subprocess.run(["mount", *options, "soak", folder], stderr=subprocess.DEVNULL).returncode
-    )
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", folder], check=True)
-
-
 def copy_models(plan: Plan, root: Path) -> None:
     """Copies version 1 of each model, without modes: it may be read-only."""
     for name in plan.models:
@@ -102,7 +86,7 @@ def soak(plan: Plan, progress: Callable[[Sample, Ledger], object]) -> Outcome:
         small, ordinary, balancer = folder / "small", folder / "ordinary", folder / "nginx"
         for path in (small, ordinary, balancer):
             path.mkdir()
-        mounted = stack.enter_context(small_file_system(small))
+        mounted = stack.enter_context(small_file_system(small, SMALL_DISK)) is None
         copy_models(plan, folder / "models")
         write_keys(folder / "keys.toml")
         options = {

@@ -21,6 +21,9 @@ PROVIDER = "CUDAExecutionProvider"
 
 DRIVER_LIBRARY = "libcuda.so.1"
 
+BLOCKING_SYNC = 4  # CU_CTX_SCHED_BLOCKING_SYNC
+PRIMARY_CONTEXT_ACTIVE = 708  # CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE
+
 # The oldest driver for each major version of CUDA (NVIDIA's CUDA compatibility guide, "minor version compatibility").
 OLDEST_DRIVER = {12: 525, 13: 580}
 
@@ -59,6 +62,22 @@ def probe(number: int) -> Gpu:
     gpu = _Driver(major).gpu(number)
     load_libraries(major)
     return gpu
+
+
+@functools.cache
+def wait_asleep(number: int) -> None:
+    """Lets threads sleep while they wait for the GPU, from the first use of the GPU on in this process.
+
+    By default they spin: two lanes took a core from the threads that decode. Asleep they take half of it; the engine
+    loses 5 % of its speed.
+
+    Args:
+        number: as for `probe`.
+
+    Raises:
+        CudaMissing: the driver refuses.
+    """
+    _Driver(int(ort.cuda_version.partition(".")[0])).wait_asleep(number)
 
 
 def load_libraries(major: int) -> None:
@@ -143,8 +162,7 @@ class _Driver:
                 f"there is no GPU {number}: {count.value} visible, counted from 0 (CUDA_VISIBLE_DEVICES and the "
                 "container's settings choose them)"
             )
-        device = ctypes.c_int()
-        self._call("cuDeviceGet", ctypes.byref(device), number)
+        device = self._device(number)
         name = ctypes.create_string_buffer(256)
         self._call("cuDeviceGetName", name, len(name), device)
         uuid = ctypes.create_string_buffer(16)
@@ -153,9 +171,19 @@ class _Driver:
         self._call("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
         return Gpu(name.value.decode(), f"GPU-{UUID(bytes=uuid.raw)}", memory.value, self._version)
 
-    def _call(self, function: str, *arguments: object) -> None:
+    def wait_asleep(self, number: int) -> None:
+        # If the GPU is in use already, its threads go on spinning.
+        self._call("cuDevicePrimaryCtxSetFlags_v2", self._device(number), BLOCKING_SYNC, but=PRIMARY_CONTEXT_ACTIVE)
+
+    def _device(self, number: int) -> ctypes.c_int:
+        device = ctypes.c_int()
+        self._call("cuDeviceGet", ctypes.byref(device), number)
+        return device
+
+    def _call(self, function: str, *arguments: object, but: int = 0) -> None:
+        """Raises CudaMissing for any status but 0 and `but`."""
         status = getattr(self._library, function)(*arguments)
-        if status:
+        if status not in (0, but):
             meaning = ctypes.c_char_p()
             self._library.cuGetErrorString(status, ctypes.byref(meaning))
             reason = meaning.value.decode() if meaning.value else "unknown error"

@@ -14,12 +14,16 @@ import numpy as np
 
 from service.runtime.choices import Precision, ProviderName
 from service.runtime.graph import INPUT, Output
+from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.providers import Session
 from service.runtime.self_test import SelfTest, largest_error
 from service.runtime.tuning import Tuned
 
-# A batch: uint8 `(N, 3, crop, crop)`, or N arrays `(3, crop, crop)`.
-Images = np.ndarray | Sequence[np.ndarray]
+# One image: uint8 `(3, crop, crop)`, or for an engine that decodes, a JPEG.
+Image = np.ndarray | EncodedJpeg
+
+# A batch: uint8 `(N, 3, crop, crop)`, or N images.
+Images = np.ndarray | Sequence[Image]
 
 
 class EngineInfo(NamedTuple):
@@ -32,6 +36,7 @@ class EngineInfo(NamedTuple):
         batch_sizes: the sizes that are warmed up, ascending.
         refused: for `auto`, why faster candidates were not taken, by provider or by provider and precision.
         tuned: the measurements behind the choice; None if nothing was measured.
+        decodes: whether it also takes JPEGs.
     """
 
     provider: ProviderName
@@ -40,6 +45,14 @@ class EngineInfo(NamedTuple):
     batch_sizes: tuple[int, ...] = (1,)
     refused: Mapping[str, str] = {}
     tuned: Tuned | None = None
+    decodes: bool = False
+
+
+def array(image: Image) -> np.ndarray:
+    """An image that has been decoded. Raises TypeError for one that has not."""
+    if isinstance(image, EncodedJpeg):
+        raise TypeError("this engine takes decoded images only")
+    return image
 
 
 class Engine(ABC):
@@ -58,6 +71,9 @@ class Engine(ABC):
             images: uint8 `(N, 3, crop, crop)`, RGB, as `decoding.decode` makes them.
             outputs: `logits` float32 `(N, classes)`, `embedding` `(N, C)`, `feature_map` `(N, C, h, w)`.
             alone: whether no other batch runs at the same time, so that this one may use all cores.
+
+        Returns:
+            The outputs by name. Those of a JPEG that the engine could not decode are NaN.
         """
 
     @abstractmethod
@@ -112,7 +128,7 @@ class DynamicEngine(Engine):
         self, images: Images, outputs: Sequence[Output] = ("logits",), *, alone: bool = True
     ) -> dict[Output, np.ndarray]:
         session = self._wide if alone else self._narrow
-        batch = images if isinstance(images, np.ndarray) else np.stack(images)
+        batch = images if isinstance(images, np.ndarray) else np.stack([array(image) for image in images])
         return dict(zip(outputs, session.run(list(outputs), {INPUT: batch}), strict=True))
 
     def warm_up(self) -> None:

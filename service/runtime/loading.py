@@ -34,6 +34,7 @@ def load_engine(
     max_batch: int | None = None,
     cache: Cache | None = None,
     gpu: int = 0,
+    gpu_decoding: bool = False,
 ) -> Engine:
     """Opens, warms up and proves a published model on whatever computes it fastest.
 
@@ -46,6 +47,7 @@ def load_engine(
         cache: remembers measurements. Without one nothing is measured: the first candidate that works, in the order of
             `PREFERENCE`, is taken.
         gpu: the number of the GPU, for CUDA.
+        gpu_decoding: the engine takes JPEGs, too, and decodes them on its GPU.
 
     Raises:
         ProviderUnavailable: no provider and precision that may be used can run the model; the message says why.
@@ -53,7 +55,7 @@ def load_engine(
         CardError: the stored self-test cannot be read.
     """
     started = time.perf_counter()
-    placement = Placement(folder, card, threads, lanes, max_batch, gpu)
+    placement = Placement(folder, card, threads, lanes, max_batch, gpu, gpu_decoding)
     loading = _Loading(placement, SelfTest.read(folder))
     candidates = list(loading.usable(provider, precision))
     engine, error = loading.first(candidates) if cache is None else loading.fastest(candidates, cache)
@@ -92,6 +94,8 @@ class _Loading:
         """The candidates that are available here and have their file, in the order of `PREFERENCE`."""
         for name in PREFERENCE if provider == "auto" else (provider,):
             try:
+                if self._placement.gpu_decoding and name != "cuda":
+                    raise ProviderUnavailable("only CUDA decodes JPEGs on a GPU: turn `gpu_decoding` off")
                 require(name, self._placement.gpu)
             except ProviderUnavailable as error:
                 self._refuse(name, error)
@@ -198,7 +202,14 @@ class _Loading:
             sizes = tuned.tuning.best.batch_sizes
         # What was found now goes before what is remembered: that may be of another model with the same files.
         refused = (tuned.tuning.refused if tuned else {}) | self._reasons()
-        info = EngineInfo(*candidate, lanes=lanes, batch_sizes=sizes, refused=refused, tuned=tuned)
+        info = EngineInfo(
+            *candidate,
+            lanes=lanes,
+            batch_sizes=sizes,
+            refused=refused,
+            tuned=tuned,
+            decodes=placement.gpu_decoding,
+        )
         try:
             engine = placement.open(info)
             engine.warm_up()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from service.runtime.choices import FILES, Precision, ProviderName
 from service.runtime.engine import DynamicEngine, Engine, EngineInfo
+from service.runtime.gpu.decoding import GpuDecoder
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import MODEL_FILES
 from service.runtime.providers import Session, check_graph, open_session
@@ -38,6 +39,7 @@ class Placement(NamedTuple):
         lanes: how many batches may run at once, at most.
         max_batch: the largest batch; None if it is to be measured.
         gpu: the number of the GPU, for CUDA.
+        gpu_decoding: whether the engine takes JPEGs, too, and decodes them on its GPU.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class Placement(NamedTuple):
     lanes: int
     max_batch: int | None
     gpu: int
+    gpu_decoding: bool = False
 
     def open(self, info: EngineInfo) -> Engine:
         """Opens an engine as `info` describes it, not warmed up yet. Raises ProviderUnavailable."""
@@ -58,7 +61,10 @@ class Placement(NamedTuple):
                     open_session(path, "cuda", precision, threads=self.threads, batch=size, gpu=self.gpu)
                 )
 
-            return StaticEngine(info, open_size)
+            def new_decoder() -> GpuDecoder:
+                return GpuDecoder(self.gpu, self.card.preprocessing)
+
+            return StaticEngine(info, open_size, new_decoder if info.decodes else None, self.gpu)
         wide = self._checked(open_session(path, provider, precision, threads=self.threads))
         if lanes == 1:
             return DynamicEngine(info, wide)

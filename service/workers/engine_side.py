@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-
-from service.backend import Pending, Runner
+from service.backend import NotDecoded, Pending, Runner
 from service.batching import Expired
+from service.runtime.engine import Image
+from service.runtime.images.encoded import EncodedJpeg
 from service.workers.memory import ABSENT, SharedMemory
 from service.workers.messages import (
     HELLO,
@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 
 
 class SharedItem(NamedTuple):
-    """A batch item whose pixels lie in shared memory."""
+    """A batch item whose pixels lie in shared memory, or a JPEG from there."""
 
-    pixels: np.ndarray
+    image: Image
     top_k: int
     deadline: float
 
@@ -144,8 +144,13 @@ class EngineSide:
         pending = runner.pending()
         self.pending[request.slot] = pending
         pending.add_done_callback(functools.partial(self._finish, request, runner))
-        pixels = self._memory.pixels(request.slot, model.card.preprocessing.crop)
-        runner.submit(SharedItem(pixels, request.top_k, request.deadline), pending)
+        image: Image
+        if request.jpeg_bytes:
+            data = bytes(self._memory.jpeg(request.slot, request.jpeg_bytes))
+            image = EncodedJpeg(data, request.width, request.height)
+        else:
+            image = self._memory.pixels(request.slot, model.card.preprocessing.crop)
+        runner.submit(SharedItem(image, request.top_k, request.deadline), pending)
 
     def _finish(self, request: Request, runner: Runner, pending: Pending) -> None:
         del self.pending[request.slot]
@@ -156,6 +161,8 @@ class EngineSide:
             pass
         elif isinstance(pending.exception(), Expired):
             done = done._replace(outcome=Outcome.EXPIRED)
+        elif isinstance(pending.exception(), NotDecoded):
+            done = done._replace(outcome=Outcome.NOT_DECODED)
         elif not pending.exception():  # the runner has logged any other exception
             try:
                 top, timing = pending.result()

@@ -25,6 +25,7 @@ class Layout(NamedTuple):
     slots: int
     side: int  # of the largest crop, in pixels
     classes: int  # of the model with the most
+    jpeg_bytes: int = 0  # of the largest JPEG that is handed over; 0 for none
 
     @property
     def numbers_bytes(self) -> int:
@@ -33,11 +34,11 @@ class Layout(NamedTuple):
     @property
     def top_at(self) -> int:
         """Where in a slot the prediction begins, in bytes."""
-        return -(-3 * self.side**2 // 8) * 8
+        return -(-max(3 * self.side**2, self.jpeg_bytes) // 8) * 8
 
     @property
     def slot_bytes(self) -> int:
-        """Pixels of one byte each, then a class id and a probability of four bytes each for every class."""
+        """Pixels of one byte each, or a JPEG; then a class id and a probability of four bytes each for every class."""
         return _whole_pages(self.top_at + 8 * self.classes)
 
     @property
@@ -96,6 +97,11 @@ class SharedMemory:
     def pixels(self, slot: int, side: int) -> np.ndarray:
         """uint8 `(3, side, side)`, written by the worker and read by the engine."""
         return np.frombuffer(self._map, np.uint8, 3 * side * side, self._start(slot)).reshape(3, side, side)
+
+    def jpeg(self, slot: int, size: int) -> memoryview:
+        """A JPEG of so many bytes, written by the worker and read by the engine."""
+        start = self._start(slot)
+        return memoryview(self._map)[start : start + size]
 
     def top(self, slot: int, k: int) -> TopK:
         """int32 and float32 `(k,)`, written by the engine and read by the worker."""

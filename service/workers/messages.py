@@ -21,13 +21,13 @@ from service.workers.memory import Layout
 
 MAX_BYTES = 1 << 16  # of a message; more records are split over several messages
 
-# From worker to engine: slot, model, top_k, deadline.
+# From worker to engine: slot, model, top_k, deadline; of a JPEG its bytes, width and height.
 HELLO = b"h"  # the worker listens
 SUBMIT = b"s"
 WITHDRAW = b"w"
 RELEASE = b"r"  # no request of this worker uses the model any more
 RELOAD = b"l"  # look at the model folder
-_REQUEST = struct.Struct("<cIHHd")
+_REQUEST = struct.Struct("<cIHHdIII")
 
 # From engine to worker.
 _DONE = b"d"
@@ -57,6 +57,9 @@ class Request(NamedTuple):
     model: int = 0  # its index
     top_k: int = 0
     deadline: float = 0.0
+    jpeg_bytes: int = 0  # 0: the slot has pixels
+    width: int = 0
+    height: int = 0
 
     def pack(self) -> bytes:
         return _REQUEST.pack(*self)
@@ -72,6 +75,7 @@ class Outcome(IntEnum):
     FAILED = 0
     ANSWERED = 1
     EXPIRED = 2  # its deadline came first
+    NOT_DECODED = 3  # a JPEG that the processor has to decode
 
 
 class Done(NamedTuple):

@@ -22,14 +22,19 @@ class Loaded(NamedTuple):
     runner: Runner
 
 
-def layout_for(models: Sequence[Model], workers: int) -> Layout:
-    """A layout with room for these models and later ones."""
+def layout_for(models: Sequence[Model], workers: int, jpeg_bytes: int = 0) -> Layout:
+    """A layout with room for these models and later ones.
+
+    Args:
+        jpeg_bytes: of the largest JPEG that is handed over.
+    """
     cards = [model.card for model in models]
     return Layout(
         workers=workers,
         models=2 * len(cards) + MORE_MODELS,  # while versions change, both are loaded
         slots=SLOTS,
         side=max(LEAST_SIDE, *(card.preprocessing.crop for card in cards)),
+        jpeg_bytes=jpeg_bytes,
         classes=max(LEAST_CLASSES, *(card.architecture.num_classes for card in cards)),
     )
 

@@ -21,6 +21,7 @@ from service.local_backend import LocalBackend
 from service.metrics import Metrics
 from service.model_repository import LOADING, Model, RepositoryError, open_repository
 from service.published import Listing
+from service.runtime.images import encoded
 from service.settings import Settings
 from service.watchdog import EVENT_LOOP, Watchdog, end_process
 from service.workers.child import Child
@@ -72,8 +73,8 @@ class Supervisor:
         """Raises RepositoryError if there is nothing to serve, MemoryNotShared."""
         self._settings = settings
         self._repository = repository = open_repository(settings)
-        models = repository.versions
-        self._memory = SharedMemory.create(layout_for(models, settings.workers))
+        jpeg_bytes = encoded.MAX_BYTES if settings.gpu_decoding else 0
+        self._memory = SharedMemory.create(layout_for(repository.versions, settings.workers, jpeg_bytes))
         self._loaded = ModelTable(self._memory)
         self._is_loaded = False
         self._shown = Shown(repository.listing, dict(repository.unreadable))

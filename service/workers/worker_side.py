@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from service.backend import BatchItem, Failed, Pending, Ready, Work
+from service.backend import BatchItem, Failed, NotDecoded, Pending, Ready, Work
 from service.batching import BatchTiming, Expired
 from service.model_repository import Model, Repository
 from service.published import Listing
+from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.scores import TopK
 from service.workers.memory import CAUGHT_UP, LOADED, SharedMemory
 from service.workers.messages import (
@@ -122,7 +123,8 @@ class RemoteBackend:
     def _outcome(self, news: News) -> Ready | Failed:
         if news.info:
             self._indices[news.model] = news.index
-            return Ready(news.info, RemoteRunner(self, news.index, news.model.card.preprocessing.crop))
+            side = news.model.card.preprocessing.crop
+            return Ready(news.info, RemoteRunner(self, news.index, side, news.info.decodes))
         assert news.reason is not None
         return Failed(news.reason)
 
@@ -173,11 +175,17 @@ class RemoteBackend:
         if pending.done():  # cancelled or too late, while it was decoded or waited for the slot
             self._free.put(slot)
             return
-        self.memory.pixels(slot, side)[:] = item.pixels
+        image = item.image
+        request = Request(SUBMIT, slot, model, item.top_k, item.deadline)
+        if isinstance(image, EncodedJpeg):
+            self.memory.jpeg(slot, len(image.data))[:] = image.data
+            request = request._replace(jpeg_bytes=len(image.data), width=image.width, height=image.height)
+        else:
+            self.memory.pixels(slot, side)[:] = image
         self._waiting[slot] = _Waiting(pending, model, item.top_k)
         self._slots[pending] = slot
         self._count(model, 1)
-        self._send(Request(SUBMIT, slot, model, item.top_k, item.deadline))
+        self._send(request)
 
     def withdraw(self, pending: Pending) -> None:
         """Tells the engine process if a future is done before its image: cancelled, or too late.
@@ -219,6 +227,8 @@ class RemoteBackend:
         if not pending.done():  # the client is still there
             if done.outcome is Outcome.EXPIRED:
                 pending.set_exception(Expired())
+            elif done.outcome is Outcome.NOT_DECODED:
+                pending.set_exception(NotDecoded())
             elif done.outcome is Outcome.ANSWERED:
                 ids, probabilities = self.memory.top(done.slot, top_k)
                 timing = BatchTiming(done.queued, done.ran, done.batch_size)
@@ -231,7 +241,8 @@ class RemoteBackend:
 class RemoteRunner:
     """One ready model of a `RemoteBackend`. A `Runner`."""
 
-    def __init__(self, backend: RemoteBackend, index: int, side: int) -> None:
+    def __init__(self, backend: RemoteBackend, index: int, side: int, decodes: bool = False) -> None:
+        self.decodes = decodes
         self._backend = backend
         self._index = index
         self._side = side

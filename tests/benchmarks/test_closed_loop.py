@@ -83,7 +83,7 @@ def test_the_load_is_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(closed_loop, "drive", driven)
     monkeypatch.setattr(closed_loop, "usable_cores", lambda: 3)
     with ThreadPool(1) as pool:
-        load, cpu = without_wrk(pool, "", b"", 8, 2)
+        load, cpu = without_wrk(pool, [""], b"", 8, 2)
     assert sorted(shares) == [2, 3, 3]
     assert load == (3.0, 100.0, 300.0, 300.0)
     assert cpu == 1.5
@@ -92,4 +92,4 @@ def test_the_load_is_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_failure_ends_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closed_loop, "drive", lambda *job: ProcessLoad([0.1], failed=1, elapsed=1.0, cpu=0.0))
     with ThreadPool(1) as pool, pytest.raises(RuntimeError, match="1 requests failed, 1 were answered"):
-        without_wrk(pool, "", b"", 1, 1)
+        without_wrk(pool, [""], b"", 1, 1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from benchmarks.small_disk import fill
+from tests.support.disks import small_disk_at
 from tests.support.processes import Service, starting_with
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -18,22 +18,9 @@ SETTINGS = {"models": "resnet8-cifar", "provider": "cpu", "max_batch": 1}
 
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A file system in memory of as many bytes as the parameter says; it is the folder for temporary files."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    size = f"size={request.param}"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"this user may not mount a file system: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> None:
-    """Leaves no free byte on the file system of a folder."""
-    with suppress(OSError), (folder / "full").open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    """A file system of as many bytes as the parameter says; it is the folder for temporary files."""
+    with small_disk_at(tmp_path / "small", request.param) as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("small_disk", [64 * 1024], indirect=True)

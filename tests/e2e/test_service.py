@@ -159,7 +159,9 @@ def test_requests_that_a_third_signal_cuts_off_are_told_to_come_back(
 
 
 @pytest.mark.parametrize(("workers", "files"), [(1, 128), (2, 128)])
-def test_more_silent_connections_than_descriptors_leave_it_alive(tiny_dir: Path, workers: int, files: int) -> None:
+def test_more_silent_connections_than_descriptors_leave_it_alive(
+    tiny_dir: Path, photo: bytes, workers: int, files: int
+) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     arguments = f"--models-dir {tiny_dir} --provider cpu --port {port} --workers {workers} --client-timeout 600"
@@ -173,6 +175,7 @@ def test_more_silent_connections_than_descriptors_leave_it_alive(tiny_dir: Path,
             response = request("GET", f"{url}/healthz/live")
             assert response.status_code == 200
             assert "server" not in response.headers
+            assert request("POST", f"{url}/classify", content=photo, headers=JPEG).status_code == 200
         found = request("GET", f"{url}/metrics").text
         evicted = re.search(r'resnet_connections_closed_total{reason="evicted"} (.*)', found)
         assert evicted
@@ -217,6 +220,21 @@ def test_images_of_clients_that_hang_up_are_not_computed(
     assert computed < 40
     assert 'resnet_requests_total{model="resnet18",status="499"}' in metrics
     assert service.classify(photo).status_code == 200
+
+
+def test_a_client_that_leaves_while_it_uploads_leaves_nothing_behind(
+    tiny_dir: Path, photo: bytes, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(tiny_dir, provider="cpu")
+    head = f"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: {len(photo)}\r\n\r\n"
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.sendall(head.encode() + photo[: len(photo) // 2])
+    left = 'resnet_requests_total{model="resnet8-cifar",status="499"} 5.0'
+    until(lambda: left in service.get("/metrics").text)
+    metrics = service.get("/metrics").text
+    assert "\nresnet_request_bytes 0.0\n" in metrics
+    assert 'resnet_batch_size_count{model="resnet8-cifar"} 0.0' in metrics
 
 
 def test_an_endless_body_is_refused_and_its_memory_is_not_kept(

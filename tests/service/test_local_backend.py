@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +34,7 @@ from tests.support.waiting import async_until
 
 
 class Picture(NamedTuple):
-    pixels: np.ndarray
+    image: np.ndarray
     top_k: int = 1
     deadline: float = math.inf
 
@@ -282,6 +284,22 @@ def test_a_model_whose_lanes_do_not_warm_up_fails_and_the_others_are_served(
     asyncio.run(backend.close())
 
 
+def test_an_unloaded_engine_is_freed_at_once(tiny_dir: Path) -> None:
+    """Its session may take hundreds of megabytes and some threads. The garbage collector comes much later."""
+    served = Served(tiny_dir, models=("resnet8-cifar",)).load()
+    model = served.model("resnet8-cifar")
+    engine = weakref.ref(served.engines.pop(model.name))
+    served.runners.clear()
+    gc.disable()
+    try:
+        served.lifecycle._active.clear()
+        served.run(served.backend.unload(model))
+        assert engine() is None
+    finally:
+        gc.enable()
+        served.close()
+
+
 def test_a_broken_engine_ends_readiness(tiny_dir: Path, photo: bytes) -> None:
     served = Served(tiny_dir, models=("resnet8-cifar",)).load()
     assert served.lifecycle.ready
@@ -307,7 +325,15 @@ def test_the_settings_of_loading_reach_the_engine(
     monkeypatch.setattr(local_backend, "Cache", lambda folder: ("cache in", folder))
     model = open_repository(Settings(models_dir=tiny_dir)).get("resnet8-cifar")
     given = Settings.model_validate(
-        {"provider": "cpu", "precision": "bf16", "engine_threads": 3, "max_batch": 5, "gpu": 1, "cache_dir": tmp_path}
+        {
+            "provider": "cpu",
+            "precision": "bf16",
+            "engine_threads": 3,
+            "max_batch": 5,
+            "gpu": 1,
+            "gpu_decoding": True,
+            "cache_dir": tmp_path,
+        }
     )
     for settings in (given, Settings()):
         with pytest.raises(ProviderUnavailable):
@@ -319,6 +345,7 @@ def test_the_settings_of_loading_reach_the_engine(
         "lanes": 3,
         "max_batch": 5,
         "gpu": 1,
+        "gpu_decoding": True,
         "cache": ("cache in", tmp_path),
     }
     assert loads[1]["max_batch"] is None

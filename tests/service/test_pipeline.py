@@ -16,16 +16,20 @@ from PIL import Image
 from service.backend import BatchItem, Pending
 from service.deadline import Deadline
 from service.errors import ComputationFailed, DeadlineMissed, ImageTooLarge, InternalError, MemoryExhausted, Overloaded
+from service.model_repository import Model
 from service.pipeline import Classified
+from service.runtime.engine import Engine
 from service.runtime.faults import Fault, TruncatedImage
 from service.runtime.images.decoding import Decoded, decode
+from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.images.headers import Header, read_header
 from service.runtime.model_card import Calibration
 from service.runtime.model_folder import read_card
 from service.runtime.scores import TopK, top_k
+from service.settings import Settings
 from service.settings_memory import ORDINARY_BYTES
 from tests.service.served import Served
-from tests.support.engines import hold, record_sizes
+from tests.support.engines import decodes, hold, record_sizes
 from tests.support.folders import copied
 from tests.support.waiting import async_until
 
@@ -67,6 +71,59 @@ def test_the_answer_is_the_engines(served: Served, photo: bytes) -> None:
     assert answer.top.class_ids.tolist() == expected.class_ids.tolist()
     np.testing.assert_allclose(answer.top.probabilities, expected.probabilities, rtol=1e-4)
     assert (answer.width, answer.height) == (decoded.width, decoded.height)
+
+
+class Decoding(Served):
+    """A `Served` whose engines decode JPEGs.
+
+    Attributes:
+        failures: how many of the next JPEGs they cannot decode.
+        taken: every image that they got.
+    """
+
+    failures = 0
+    taken: list[np.ndarray | EncodedJpeg]
+
+    def _open_engine(self, model: Model, settings: Settings) -> Engine:
+        engine = super()._open_engine(model, settings)
+        self.taken = decodes(engine, model.card.preprocessing, self._fails)
+        return engine
+
+    def _fails(self) -> bool:
+        self.failures -= 1
+        return self.failures >= 0
+
+
+@pytest.fixture
+def decoding(tiny_dir: Path) -> Iterator[Decoding]:
+    made = Decoding(tiny_dir, models=("resnet18",))
+    made.load()
+    yield made
+    made.close()
+
+
+def test_an_engine_that_decodes_gets_plain_jpegs_as_they_came(served: Served, decoding: Decoding, photo: bytes) -> None:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(photo)).save(file, "PNG")
+    answers = decoding.run(decoding.classify("resnet18", [photo, file.getvalue(), photo[:5000]], 3))
+    expected = served.run(served.classify("resnet18", [photo], 3))
+    assert [type(answer) for answer in answers] == [Classified, Classified, TruncatedImage]
+    assert sorted(type(image).__name__ for image in decoding.taken) == ["EncodedJpeg", "ndarray"]
+    for answer in answers[:2]:
+        assert isinstance(answer, Classified)
+        assert isinstance(expected[0], Classified)
+        assert answer.top.class_ids.tolist() == expected[0].top.class_ids.tolist()
+        assert (answer.width, answer.height) == (expected[0].width, expected[0].height)
+
+
+def test_the_processor_decodes_what_the_engine_cannot(decoding: Decoding, photo: bytes) -> None:
+    decoding.failures = 2
+    answers = decoding.run(decoding.classify("resnet18", [photo] * 3, 3))
+    tops = [answer.top.class_ids.tolist() for answer in answers if isinstance(answer, Classified)]
+    assert len(tops) == 3
+    assert tops[0] == tops[1] == tops[2]
+    assert [isinstance(image, EncodedJpeg) for image in decoding.taken].count(False) == 2
+    assert decoding.runners["resnet18"].unanswered == 0
 
 
 def test_one_bad_image_fails_alone(served: Served, photo: bytes) -> None:

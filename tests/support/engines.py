@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from service.runtime.engine import Engine, Images
+import numpy as np
+
+from service.runtime.engine import Engine, Image, Images
+from service.runtime.graph import Output
+from service.runtime.images.decoding import decode
+from service.runtime.images.encoded import EncodedJpeg
+from service.runtime.model_card import Preprocessing
 
 
 def hold(engine: Engine) -> threading.Event:
@@ -35,6 +41,33 @@ def failing(engine: Engine, message: str) -> Iterator[None]:
         yield
     finally:
         engine.infer = infer  # type: ignore[method-assign]
+
+
+def decodes(engine: Engine, preprocessing: Preprocessing, fails: Callable[[], bool] = lambda: False) -> list[Image]:
+    """From now on the engine takes JPEGs, too, as one on a GPU does. Returns a list of all images that it gets.
+
+    Args:
+        fails: whether it cannot decode the next JPEG.
+    """
+    engine.info = engine.info._replace(decodes=True)
+    taken: list[Image] = []
+    infer = engine.infer
+
+    def decoding(images: Images, **options: Any) -> dict[Output, np.ndarray]:
+        taken.extend(images)
+        arrays, lost = [], []
+        for image in images:
+            lost.append(isinstance(image, EncodedJpeg) and fails())
+            if isinstance(image, EncodedJpeg):
+                image = decode(bytes(image.data), preprocessing, max_pixels=10**9).pixels
+            arrays.append(image)
+        found = infer(arrays, **options)
+        for values in found.values():
+            values[lost] = np.nan
+        return found
+
+    engine.infer = decoding  # type: ignore[method-assign, assignment]
+    return taken
 
 
 def record_sizes(engine: Engine) -> list[int]:

@@ -280,7 +280,50 @@ static PyObject *resample(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyMethodDef METHODS[] = {{"resample", resample, METH_VARARGS, resample_doc}, {NULL, NULL, 0, NULL}};
+PyDoc_STRVAR(axis_doc,
+             "axis(interpolation, source, start, end, size)\n--\n\n"
+             "The weights with which `resample` makes `size` pixels from those between `start` and `end` along one axis\n"
+             "of `source` pixels: bytes of int32. First how many weights a pixel has room for, then for each pixel the\n"
+             "first source pixel and their number, then the weights, with 22 fractional bits.\n\n"
+             "Raises ValueError for an unknown interpolation or a range outside the source.");
+
+static PyObject *axis(PyObject *module, PyObject *args) {
+    (void)module;
+    const char *name;
+    int source, size;
+    float start, end;
+    if (!PyArg_ParseTuple(args, "siffi", &name, &source, &start, &end, &size)) return NULL;
+    const struct filter *filter = NULL;
+    for (size_t i = 0; i < sizeof FILTERS / sizeof *FILTERS; i++)
+        if (strcmp(FILTERS[i].name, name) == 0) filter = &FILTERS[i];
+    if (!filter) return PyErr_Format(PyExc_ValueError, "unknown interpolation %s", name);
+    if (source < 1 || size < 1 || !(0 <= start && start < end && end <= source)) {
+        PyErr_SetString(PyExc_ValueError, "the range does not lie in the source, or a size is not positive");
+        return NULL;
+    }
+    struct axis found = {0};
+    PyObject *bytes = NULL;
+    if (make_axis(&found, filter, source, start, end, size)) {
+        size_t weights = (size_t)size * found.taps;
+        bytes = PyBytes_FromStringAndSize(NULL, (1 + 2 * size + weights) * sizeof(int32_t));
+        if (bytes) {
+            int32_t *to = (int32_t *)PyBytes_AsString(bytes);
+            *to++ = found.taps;
+            for (int i = 0; i < size; i++) {
+                *to++ = found.first[i];
+                *to++ = found.count[i];
+            }
+            memcpy(to, found.weight, weights * sizeof(int32_t));
+        }
+    } else
+        PyErr_NoMemory();
+    free_axis(&found);
+    return bytes;
+}
+
+static PyMethodDef METHODS[] = {{"resample", resample, METH_VARARGS, resample_doc},
+                                {"axis", axis, METH_VARARGS, axis_doc},
+                                {NULL, NULL, 0, NULL}};
 static struct PyModuleDef MODULE = {.m_base = PyModuleDef_HEAD_INIT, .m_name = "_resample", .m_methods = METHODS};
 
 PyMODINIT_FUNC PyInit__resample(void) { return PyModuleDef_Init(&MODULE); }

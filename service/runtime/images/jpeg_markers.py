@@ -22,6 +22,7 @@ XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
 SEQUENTIAL = {0xC0, 0xC1, 0xC9}
 PROGRESSIVE = {0xC2, 0xCA}
 ARITHMETIC = {0xC9, 0xCA}
+BASELINE = 0xC0
 UNSUPPORTED_FRAMES = {
     0xC3: "lossless JPEG",
     0xC5: "hierarchical JPEG",
@@ -35,6 +36,7 @@ UNSUPPORTED_FRAMES = {
 }
 BARE = {0x01, *range(0xD0, 0xDA)}  # without a length
 TABLES = {0xC4, 0xCC, 0xDB, 0xDD}  # DHT, DAC, DQT, DRI
+ADOBE = 0xEE  # its last byte is 0 if three components are RGB (libjpeg's jdmarker.c)
 METADATA = {*range(0xE0, 0xF0), 0xFE}  # APPn, COM
 IGNORED = 0xDC  # DNL
 START_OF_SCAN = 0xDA
@@ -64,6 +66,7 @@ class Frame(NamedTuple):
     width: int
     height: int
     sampling: tuple[tuple[int, int], ...]  # horizontal and vertical factor of each component
+    names: bytes  # of the components
 
     def samples(self) -> int:
         """Samples of all components, each of which is stored in whole minimum coded units."""
@@ -86,6 +89,7 @@ def read_jpeg(data: bytes) -> Layout | None:
     exif = []
     xmp = b""
     frame = None
+    adobe_rgb = False
     table_bytes = 0
     junk = MAX_JUNK
     at = 2
@@ -113,6 +117,7 @@ def read_jpeg(data: bytes) -> Layout | None:
                 xmp = data[at + 2 + len(XMP_PREFIX) : end]
             elif _decides_colours(data, marker, at):
                 append(picture, start, end)
+                adobe_rgb |= marker == ADOBE and data[at + 13 : at + 14] == b"\0"
         elif marker in TABLES:
             table_bytes += length
             append(picture, start, end)
@@ -150,13 +155,19 @@ def read_jpeg(data: bytes) -> Layout | None:
         pixel_bytes=CHANNEL_BYTES[components] if has_end else CHANNEL_BYTES_WITHOUT_END[components],
         fixed_bytes=coefficients + len(data) * ((len(picture) > 1) + (not has_end)),
         lacks_end=not has_end,
+        plain_jpeg=frame.marker == BASELINE
+        and scans == 1
+        and coefficients == 0
+        and components in (1, 3)
+        and not adobe_rgb
+        and frame.names != b"RGB",
     )
 
 
 def _decides_colours(data: bytes, marker: int, at: int) -> bool:
     """Whether a segment tells libjpeg how the components encode colours: JFIF and Adobe do."""
     return (marker == 0xE0 and data.startswith(b"JFIF\0", at + 2)) or (
-        marker == 0xEE and data.startswith(b"Adobe", at + 2)
+        marker == ADOBE and data.startswith(b"Adobe", at + 2)
     )
 
 
@@ -170,7 +181,7 @@ def _read_frame(data: bytes, marker: int, at: int) -> Frame | None:
     sampling = tuple((both >> 4, both & 15) for both in data[at + 9 : at + length : 3])
     if not all(1 <= factor <= 4 for factors in sampling for factor in factors):
         return None
-    return Frame(marker, width, height, sampling)
+    return Frame(marker, width, height, sampling, names=data[at + 8 : at + length : 3])
 
 
 def _count_scans(data: bytes, at: int) -> tuple[int, bool]:

@@ -21,6 +21,7 @@ class Layout(NamedTuple):
         pixel_bytes: memory for each loaded pixel: its decoder's, its image's and all copies' until the resize.
         fixed_bytes: memory whose size does not depend on the scale at which the image is loaded.
         lacks_end: whether a JPEG has no end marker after its pixels.
+        plain_jpeg: whether it is a JPEG of the kind that hardware decodes: baseline, one scan, grey or YCbCr.
     """
 
     format: str
@@ -32,6 +33,7 @@ class Layout(NamedTuple):
     pixel_bytes: int
     fixed_bytes: int
     lacks_end: bool = False
+    plain_jpeg: bool = False
 
     def stripped(self, data: bytes) -> bytes:
         """The file without its metadata; the same bytes, not copied, if it has none."""

@@ -8,9 +8,9 @@ from PIL import Image
 from service.runtime.model_card import Interpolation, Preprocessing
 
 try:
-    from service.runtime.images._resample import resample
+    from service.runtime.images._resample import axis, resample
 except ImportError:  # installed without a C compiler: Pillow computes the same pixels more slowly
-    resample = None  # type: ignore[assignment]
+    axis = resample = None  # type: ignore[assignment]
 COMPILED = resample is not None
 
 RESAMPLING: dict[Interpolation, Image.Resampling] = {
@@ -64,6 +64,16 @@ def resize_to_array(image: Image.Image, box: Box, preprocessing: Preprocessing) 
     # Flattening after the resize costs the same for images of any size. The pixels are those of flattening first:
     # Pillow resizes premultiplied colours.
     return to_array(flatten_on_white(_resize(image, box, preprocessing)))
+
+
+def axis_weights(interpolation: Interpolation, source: int, start: float, end: float, size: int) -> np.ndarray:
+    """The weights with which `size` pixels are made from those between `start` and `end` along one axis, if `COMPILED`.
+
+    Returns:
+        int32: how many weights a pixel has room for; then for each pixel the first source pixel and their number; then
+        the weights, with 22 fractional bits.
+    """
+    return np.frombuffer(axis(interpolation, source, start, end, size), np.int32)
 
 
 def _resize(image: Image.Image, box: Box, preprocessing: Preprocessing) -> Image.Image:

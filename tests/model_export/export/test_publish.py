@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.small_disk import fill
 from model_export.export import publish as publish_module
 from model_export.export.collapse_gate import Collapsed
 from model_export.export.parity_gate import ParityFailed
@@ -21,6 +22,7 @@ from model_export.weights.random_weights import random_weights
 from service.runtime.model_card import Architecture, ModelCard
 from service.runtime.model_folder import CardError, ModelVersion, model_versions, read_card, verify_digests
 from service.runtime.self_test import SelfTest
+from tests.support.disks import small_disk_at
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,20 @@ def test_a_version_of_another_process_is_not_overwritten(
     assert card.version == 2
     assert read_card(tmp_path / "m" / "2").version == 2
     assert theirs.read_text() == "theirs"
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_on_a_full_disk_nothing_is_published_and_the_old_version_stays(loaded: Loaded, tmp_path: Path) -> None:
+    with small_disk_at(tmp_path / "small", 2 * 2**20) as root:
+        card = publish(loaded, root, "m")
+        full = fill(root)
+        with pytest.raises(OSError, match="No space left on device"):
+            publish(loaded, root, "m")
+        assert list(model_versions(root)) == [("m", 1, root / "m" / "1")]
+        assert [path.name for path in (root / "m").iterdir() if path.name.startswith(".")] == []
+        verify_digests(root / "m" / "1", card)
+        full.unlink()
+        assert publish(loaded, root, "m").version == 2
 
 
 @pytest.mark.usefixtures("quick_export")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from service.runtime import loading, placement
+from service.runtime import loading, placement, static_engine
 from service.runtime.providers import Session
 from service.runtime.self_test import SelfTest
 from tests.service.runtime.engines import Opened, unchanged, with_file
@@ -74,6 +74,7 @@ def all_providers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Opened]:
         monkeypatch.setattr(loading, "hardware", lambda provider, precision, gpu: {"gpu": str(gpu)})
         monkeypatch.setattr(loading, "unwanted_precision", lambda provider, precision: None)
         monkeypatch.setattr(placement, "open_session", opened)
+        monkeypatch.setattr(static_engine, "page_locked", lambda shape, gpu: np.zeros(shape, np.uint8))
         return opened
 
     return install

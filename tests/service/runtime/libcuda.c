@@ -15,6 +15,9 @@ int cuDeviceGetUuid_v2(char *uuid, int device) {
     return 0;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)device << 30; return 0; }
+int cuDevicePrimaryCtxSetFlags_v2(int device, unsigned int flags) {
+    return flags != 4 ? 1 : device == 70 ? 0 : device == 71 ? 708 : 101; /* 4: wait asleep; 708: in use already */
+}
 int cuGetErrorString(int status, const char **text) {
     *text = status == 100 ? "no CUDA-capable device is detected" : NULL;
     return status == 100 ? 0 : 1;

@@ -19,9 +19,11 @@ SOURCE = Path(__file__).with_name("libcuda.c")
 
 @pytest.fixture(autouse=True)
 def _without_cached_gpus() -> Iterator[None]:
-    cuda.probe.cache_clear()
+    for cached in (cuda.probe, cuda.wait_asleep):
+        cached.cache_clear()
     yield
-    cuda.probe.cache_clear()
+    for cached in (cuda.probe, cuda.wait_asleep):
+        cached.cache_clear()
 
 
 @pytest.fixture
@@ -65,6 +67,14 @@ def test_a_gpu_is_probed_once(driver: Callable[..., None]) -> None:
     found = cuda.probe(0)
     driver(gpus=0)
     assert cuda.probe(0) is found
+
+
+def test_threads_wait_asleep_unless_the_gpu_is_in_use_already(driver: Callable[..., None]) -> None:
+    driver()
+    cuda.wait_asleep(0)
+    cuda.wait_asleep(1)
+    with pytest.raises(CudaMissing, match=r"cuDevicePrimaryCtxSetFlags_v2: unknown error \(CUDA error 101\)"):
+        cuda.wait_asleep(2)
 
 
 def test_without_cuda_in_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def test_auto_takes_the_first_that_works_and_says_why_not_the_others(
     opened = all_providers(only_the_cpu_works)
     engine = load(resnet8, "auto")
     assert (engine.info.provider, engine.info.precision) == ("cpu", "fp32")
-    assert [call[1:] for call in opened.calls] == [
+    assert list(dict.fromkeys(call[1:] for call in opened.calls)) == [  # CUDA opens several sessions at once
         ("cuda", "fp32"),
         ("openvino", "bf16"),
         ("openvino", "fp32"),

@@ -177,6 +177,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with two GPUs and all that CUDA needs."""
     gpus = (H100, H100._replace(uuid="GPU-2"))
     monkeypatch.setattr(cuda, "probe", gpus.__getitem__)
+    monkeypatch.setattr(cuda, "wait_asleep", lambda number: None)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.setattr(cuda, "cudnn_version", lambda: "92800")
     monkeypatch.setattr(cuda, "driver_version", lambda: "580.1")
 
@@ -293,6 +295,8 @@ def test_a_session_on_another_provider_than_asked_for_is_refused(model: Path, mo
     """What onnxruntime-gpu does when a CUDA library is missing: a session on the CPU, without an error."""
     real = ort.InferenceSession
     monkeypatch.setattr(providers, "require", lambda provider, gpu: None)
+    monkeypatch.setattr(cuda, "wait_asleep", lambda number: None)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.setattr(
         ort, "InferenceSession", lambda path, options, **rest: real(path, providers=["CPUExecutionProvider"])
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 import signal
 import socket
@@ -13,16 +14,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import uvloop
 
-from service.backend import Failed, Pending, Ready
+from service.backend import Failed, NotDecoded, Pending, Ready
 from service.batching import Expired
 from service.local_backend import open_engine
 from service.local_runner import LocalRunner
 from service.metrics import Metrics
 from service.model_repository import Model, Repository, open_repository
 from service.published import Listing
+from service.runtime.engine import Image
+from service.runtime.images.decoding import decode
+from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.scores import TopK
 from service.settings import Settings
 from service.workers.engine_side import EngineSide, SharedItem
@@ -30,7 +35,7 @@ from service.workers.memory import ABSENT, CAUGHT_UP, LOADED, Layout, SharedMemo
 from service.workers.messages import Mark, News, Shown, Stop, Unpacker, received
 from service.workers.model_table import Loaded
 from service.workers.worker_side import ENGINE_PROCESS, EngineFailed, RemoteBackend, RemoteRunner
-from tests.support.engines import failing, hold
+from tests.support.engines import decodes, failing, hold
 from tests.support.waiting import async_until
 
 SIDE = 32
@@ -41,7 +46,7 @@ SEND_BUFFER = 65_536  # bytes
 class Sides:
     """Both sides of the socket. `resnet8-cifar` is ready in the engine process; `resnet18` failed there."""
 
-    def __init__(self, models_dir: Path, *, slots: int = 8) -> None:
+    def __init__(self, models_dir: Path, *, slots: int = 8, jpeg_bytes: int = 0) -> None:
         settings = Settings(
             models_dir=models_dir,
             models=("resnet8-cifar", "resnet18"),
@@ -55,7 +60,8 @@ class Sides:
         self.engine = open_engine(self.models[0], settings)
         self.runner = LocalRunner(self.models[0], self.engine, Metrics())
         self.info = self.engine.info
-        self.memory = SharedMemory.create(Layout(workers=2, models=2, slots=slots, side=SIDE, classes=10))
+        layout = Layout(workers=2, models=2, slots=slots, side=SIDE, classes=10, jpeg_bytes=jpeg_bytes)
+        self.memory = SharedMemory.create(layout)
         self.heard: list[str] = []
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for sock in (ours, self.theirs):  # on some machines the default has room for everything that is sent here
@@ -89,7 +95,7 @@ class Sides:
         self.loading = asyncio.create_task(load())
         await asyncio.sleep(0)
 
-    def submit(self, pixels: np.ndarray, top_k: int = 3, deadline: float = math.inf) -> Pending:
+    def submit(self, pixels: Image, top_k: int = 3, deadline: float = math.inf) -> Pending:
         """As a decode thread does."""
         pending = self.remote.pending()
         self.remote.submit(SharedItem(pixels, top_k, deadline), pending)
@@ -116,8 +122,8 @@ class Sides:
 
 
 @asynccontextmanager
-async def both(models_dir: Path, *, slots: int = 8) -> AsyncIterator[Sides]:
-    sides = Sides(models_dir, slots=slots)
+async def both(models_dir: Path, *, slots: int = 8, jpeg_bytes: int = 0) -> AsyncIterator[Sides]:
+    sides = Sides(models_dir, slots=slots, jpeg_bytes=jpeg_bytes)
     await sides.attach()
     try:
         yield sides
@@ -125,9 +131,9 @@ async def both(models_dir: Path, *, slots: int = 8) -> AsyncIterator[Sides]:
         await sides.close()
 
 
-def run(models_dir: Path, scenario: Callable[[Sides], Awaitable[None]], *, slots: int = 8) -> None:
+def run(models_dir: Path, scenario: Callable[[Sides], Awaitable[None]], *, slots: int = 8, jpeg_bytes: int = 0) -> None:
     async def go() -> None:
-        async with both(models_dir, slots=slots) as sides:
+        async with both(models_dir, slots=slots, jpeg_bytes=jpeg_bytes) as sides:
             await scenario(sides)
 
     asyncio.run(go())
@@ -155,6 +161,23 @@ def test_pendings_are_those_of_the_engine(tiny_dir: Path) -> None:
         assert sides.memory.per_second[0] > 0
 
     run(tiny_dir, scenario)
+
+
+def test_jpegs_reach_an_engine_that_decodes_and_come_back_if_it_cannot(tiny_dir: Path, photo: bytes) -> None:
+    jpeg = EncodedJpeg(photo, *PIL.Image.open(io.BytesIO(photo)).size)
+
+    async def scenario(sides: Sides) -> None:
+        broken = [False, True, False]
+        taken = decodes(sides.engine, sides.models[0].card.preprocessing, lambda: broken.pop(0))
+        for outcome in (TopK, NotDecoded, TopK):
+            (found,) = await asyncio.gather(sides.submit(jpeg), return_exceptions=True)
+            assert isinstance(found[0] if isinstance(found, tuple) else found, outcome)
+        (decoded, _) = await sides.submit(decode(photo, sides.models[0].card.preprocessing, max_pixels=10**9).pixels)
+        assert isinstance(decoded, TopK)
+        assert taken[:3] == [jpeg] * 3
+        assert sides.free_slots() == 8
+
+    run(tiny_dir, scenario, jpeg_bytes=len(photo))
 
 
 def test_images_are_counted_until_the_engine_process_is_done_with_them(tiny_dir: Path) -> None:

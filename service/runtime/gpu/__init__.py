@@ -1,0 +1,1 @@
+"""What a GPU computes besides the network: decoding and resizing. Needs `service.runtime.cuda` to find a GPU."""
