@@ -192,6 +192,12 @@ class Metrics:
             ["model", "outcome"],
             registry=self.registry,
         )
+        self.not_decoded = Counter(
+            "resnet_jpegs_not_decoded",
+            "JPEGs that the GPU could not decode, so the processor did, by model",
+            ["model"],
+            registry=self.registry,
+        )
         self.stages = Histogram(
             "resnet_stage_seconds",
             "Seconds an image spends: decode (on a core), queue (waiting), inference (its batch), total",

@@ -28,14 +28,19 @@ from service.metrics import STAGES, Metrics, Stage
 from service.model_repository import Model
 from service.runtime.engine import Image
 from service.runtime.faults import Fault, ImageFault
+from service.runtime.images import encoded
 from service.runtime.images.decoding import Decoded, decode
-from service.runtime.images.encoded import EncodedJpeg, encoded
+from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.images.headers import Header, read_header
 from service.runtime.scores import TopK
 from service.settings import Settings
 from service.settings_memory import ORDINARY_BYTES
 
 log = logging.getLogger(__name__)
+
+# Copies of a JPEG on its way to an engine that decodes, beside the upload: without its metadata, in the memory shared
+# with the engine process, and in that process.
+JPEG_COPIES = 3
 
 
 class Classified(NamedTuple):
@@ -96,6 +101,7 @@ class Pipeline:
         self._stages = [(stage, metrics.stages.labels(model=model.name, stage=stage)) for stage in STAGES]
         self._ok = metrics.images.labels(model=model.name, outcome="ok")
         self._failed = functools.partial(metrics.images.labels, model.name)
+        self._not_decoded = metrics.not_decoded.labels(model=model.name)
 
     async def classify(
         self, permit: Permit, images: Sequence[bytes], top_k: int, deadline: Deadline
@@ -107,14 +113,19 @@ class Pipeline:
         """
         self.room.check(deadline)
         permit.reserve_bytes(len(images) * self._pixel_bytes)
+        if self._runner.decodes:
+            permit.reserve_bytes(JPEG_COPIES * sum(min(len(data), encoded.MAX_BYTES) for data in images))
         permit.reserve_images(self.room, len(images))
         decodes = self._runner.decodes
         jobs = [_Job(data, top_k, deadline.at, self._runner.pending(), by_engine=decodes) for data in images]
+        if decodes:
+            for job in jobs:
+                job.pending.add_done_callback(functools.partial(self._decode_after_all, job, jobs))
         too_late = asyncio.get_running_loop().call_later(deadline.left, _expire, jobs)
         try:
             for job in jobs:
                 self._decoders.submit(functools.partial(self._decode, job, jobs))
-            answers = [await self._answer(job, jobs, deadline) for job in jobs]
+            answers = [await self._answer(job, deadline) for job in jobs]
         except asyncio.CancelledError:  # the client has left
             self._failed("withdrawn").inc(sum(job.pending.cancelled() or not job.pending.done() for job in jobs))
             raise
@@ -142,7 +153,7 @@ class Pipeline:
                 raise ImageTooLarge(bytes=len(job.data), max_bytes=self._max_image_bytes)
             if header is None:
                 header = read_header(job.data, self._preprocessing, **limits)
-                if job.by_engine and (jpeg := encoded(job.data, header)):
+                if job.by_engine and (jpeg := encoded.encoded(job.data, header)):
                     job.decoding = job.decoded = time.perf_counter()
                     job.picture = jpeg
                     self._runner.submit(job, job.pending)
@@ -161,15 +172,24 @@ class Pipeline:
                 job.pending.get_loop().call_soon_threadsafe(_fail, job.pending, error)
             return Outcome.REFUSED
 
-    async def _answer(self, job: _Job, request: list[_Job], deadline: Deadline) -> Classified | Fault:
+    def _decode_after_all(self, job: _Job, request: list[_Job], pending: Pending) -> None:
+        """On the event loop, when an image is done with that the engine might decode: if not, it is decoded here."""
+        if pending.cancelled() or not isinstance(pending.exception(), NotDecoded):
+            return
+        self._not_decoded.inc()
+        job.by_engine, job.picture = False, None
+        job.pending = self._runner.pending()
+        if time.monotonic() < job.deadline:
+            self._decoders.submit(functools.partial(self._decode, job, request))
+        else:  # the timer has gone off already
+            _fail(job.pending, Expired())
+
+    async def _answer(self, job: _Job, deadline: Deadline) -> Classified | Fault:
         try:
             try:
                 top, timing = await job.pending
             except NotDecoded:
-                job.by_engine = False
-                job.pending = self._runner.pending()
-                self._decoders.submit(functools.partial(self._decode, job, request))
-                top, timing = await job.pending
+                top, timing = await job.pending  # another one by now: see `_decode_after_all`
         except (ImageFault, ServerFault) as fault:
             return fault
         except Closed:

@@ -34,7 +34,7 @@ RUNTIME = {
     "gpu": {"cuda", "images", "model_card", "providers"},
     "static_engine": {"engine", "gpu", "graph", "images", "providers"},
     "placement": {"choices", "engine", "gpu", "model_card", "model_folder", "providers", "static_engine"},
-    "loading": {"choices", "engine", "machine", "model_card", "placement", "providers", "self_test", "tuning"},
+    "loading": {"choices", "engine", "gpu", "machine", "model_card", "placement", "providers", "self_test", "tuning"},
 }
 
 # A module or package of service -> those of service that it may import, besides service.runtime.

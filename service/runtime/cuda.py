@@ -10,12 +10,15 @@ import contextlib
 import ctypes
 import functools
 import io
+import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
 import onnxruntime as ort
+
+log = logging.getLogger(__name__)
 
 PROVIDER = "CUDAExecutionProvider"
 
@@ -73,11 +76,11 @@ def wait_asleep(number: int) -> None:
 
     Args:
         number: as for `probe`.
-
-    Raises:
-        CudaMissing: the driver refuses.
     """
-    _Driver(int(ort.cuda_version.partition(".")[0])).wait_asleep(number)
+    try:
+        _Driver(int(ort.cuda_version.partition(".")[0])).wait_asleep(number)
+    except CudaMissing as error:
+        log.warning("threads will spin while they wait for GPU %d: %s", number, error)
 
 
 def load_libraries(major: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from service.runtime.choices import FILES, PREFERENCE, Precision, PrecisionChoice, ProviderChoice, ProviderName
 from service.runtime.engine import Engine, EngineInfo
+from service.runtime.gpu import decoding
 from service.runtime.machine import versions
 from service.runtime.model_card import ModelCard
 from service.runtime.placement import Candidate, Placement
@@ -97,6 +98,8 @@ class _Loading:
                 if self._placement.gpu_decoding and name != "cuda":
                     raise ProviderUnavailable("only CUDA decodes JPEGs on a GPU: turn `gpu_decoding` off")
                 require(name, self._placement.gpu)
+                if self._placement.gpu_decoding:
+                    decoding.require()
             except ProviderUnavailable as error:
                 self._refuse(name, error)
                 continue

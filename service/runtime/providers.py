@@ -78,10 +78,7 @@ def open_session(
     check_computes(provider, precision)
     require(provider, gpu)
     if provider == "cuda":
-        try:
-            cuda.wait_asleep(gpu)
-        except cuda.CudaMissing as error:
-            raise ProviderUnavailable(str(error)) from error
+        cuda.wait_asleep(gpu)
         # Without this, cuBLAS takes 32 MiB on a Hopper GPU for every session and thread. Only the last layer uses it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     if provider == "openvino" and precision == "bf16" and not openvino.supports_bf16():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,13 +12,14 @@ from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
+import PIL.Image
 
 from service.runtime.engine import Engine, EngineInfo, Images
 from service.runtime.gpu.decoding import GpuDecoder
 from service.runtime.gpu.memory import page_locked
 from service.runtime.graph import INPUT, Output
 from service.runtime.images.encoded import EncodedJpeg
-from service.runtime.providers import Session
+from service.runtime.providers import ProviderUnavailable, Session
 
 Result = TypeVar("Result")
 
@@ -86,15 +88,28 @@ class StaticEngine(Engine):
                 self._run_once(size)
                 seconds.append(time.perf_counter() - started)
             self._seconds[size] = min(seconds)
-        if self._new_decoder:
-            self._decoder()
+        self._prove_decoding()
 
     def prepare_thread(self) -> None:
         """ONNX Runtime creates a CUDA stream and handles of cuDNN and cuBLAS for each session on each thread."""
         for size in self.info.batch_sizes:
             self._run_once(size)
-        if self._new_decoder:
-            self._decoder()
+        self._prove_decoding()
+
+    def _prove_decoding(self) -> None:
+        """Decodes a JPEG in a batch of each size, if the engine takes JPEGs: so no request pays for the beginning.
+
+        Raises:
+            ProviderUnavailable: it is not decoded.
+        """
+        if self._new_decoder is None:
+            return
+        file = io.BytesIO()
+        PIL.Image.new("RGB", (64, 64)).save(file, "JPEG")
+        for size in self.info.batch_sizes:
+            (logits,) = self._run(size, [EncodedJpeg(file.getvalue(), 64, 64)], ("logits",))
+            if not np.isfinite(logits).all():
+                raise ProviderUnavailable("the GPU does not decode a plain JPEG: turn `gpu_decoding` off")
 
     @property
     def seconds(self) -> dict[int, float]:
@@ -128,11 +143,11 @@ class StaticEngine(Engine):
             found = batch.run(outputs)
             return [output[: len(images)] for output in found]
         # Decoding writes to the GPU, behind the images that are copied there.
-        on_gpu = batch.upload()
+        on_device = batch.upload()
         row_bytes = batch.images[0].nbytes
-        results = [on_gpu.data_ptr() + row * row_bytes for row in jpegs]
+        results = [on_device.data_ptr() + row * row_bytes for row in jpegs]
         decoded = self._decoder().decode(list(jpegs.values()), results)
-        found = [np.array(output[: len(images)]) for output in batch.run(outputs, on_gpu)]
+        found = [np.array(output[: len(images)]) for output in batch.run(outputs, on_device)]
         for row, good in zip(jpegs, decoded, strict=True):
             if not good:
                 for output in found:
@@ -182,15 +197,16 @@ class _Batch:
         self._ort = session.ort
         self._gpu = gpu
         self._shape = session.ort.get_inputs()[0].shape
-        self._on_gpu: ort.OrtValue | None = None
-        self.images = page_locked(self._shape, gpu) if session.provider == "cuda" else np.zeros(self._shape, np.uint8)
+        self._device = "cuda" if session.provider == "cuda" else "cpu"
+        self._on_device: ort.OrtValue | None = None
+        self.images = page_locked(self._shape, gpu) if self._device == "cuda" else np.zeros(self._shape, np.uint8)
 
-    def run(self, outputs: Sequence[Output], on_gpu: ort.OrtValue | None = None) -> list[np.ndarray]:
+    def run(self, outputs: Sequence[Output], on_device: ort.OrtValue | None = None) -> list[np.ndarray]:
         """Runs the images, or those that `upload` returned."""
-        if on_gpu is None:
+        if on_device is None:
             return list(self._ort.run(list(outputs), {INPUT: self.images}))
         binding = self._ort.io_binding()
-        binding.bind_ortvalue_input(INPUT, on_gpu)
+        binding.bind_ortvalue_input(INPUT, on_device)
         for output in outputs:
             binding.bind_output(output)
         self._ort.run_with_iobinding(binding)
@@ -198,7 +214,7 @@ class _Batch:
 
     def upload(self) -> ort.OrtValue:
         """Copies the images to the GPU. Takes memory there at the first call."""
-        if self._on_gpu is None:
-            self._on_gpu = ort.OrtValue.ortvalue_from_shape_and_type(self._shape, np.uint8, "cuda", self._gpu)
-        self._on_gpu.update_inplace(self.images)
-        return self._on_gpu
+        if self._on_device is None:
+            self._on_device = ort.OrtValue.ortvalue_from_shape_and_type(self._shape, np.uint8, self._device, self._gpu)
+        self._on_device.update_inplace(self.images)
+        return self._on_device

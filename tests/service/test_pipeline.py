@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.admission import Permit
 from service.backend import BatchItem, Pending
 from service.deadline import Deadline
 from service.errors import ComputationFailed, DeadlineMissed, ImageTooLarge, InternalError, MemoryExhausted, Overloaded
 from service.model_repository import Model
-from service.pipeline import Classified
+from service.pipeline import JPEG_COPIES, Classified
 from service.runtime.engine import Engine
 from service.runtime.faults import Fault, TruncatedImage
 from service.runtime.images.decoding import Decoded, decode
@@ -124,6 +125,51 @@ def test_the_processor_decodes_what_the_engine_cannot(decoding: Decoding, photo:
     assert tops[0] == tops[1] == tops[2]
     assert [isinstance(image, EncodedJpeg) for image in decoding.taken].count(False) == 2
     assert decoding.runners["resnet18"].unanswered == 0
+    name = "resnet_jpegs_not_decoded_total"
+    assert decoding.metrics.registry.get_sample_value(name, {"model": "resnet18"}) == 2
+
+
+def test_what_the_engine_cannot_decode_is_decoded_here_at_once(
+    tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images of a request, one on each decode thread: neither waits for the answer to the other."""
+    both = threading.Barrier(2)
+
+    def together(*arguments: Any, **options: Any) -> Decoded:
+        both.wait(30)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr("service.pipeline.decode", together)
+    decoding = Decoding(tiny_dir, models=("resnet18",), decode_threads=2)
+    decoding.load()
+    decoding.failures = 2
+    answers = decoding.run(decoding.classify("resnet18", [photo] * 2, 1))
+    assert [type(answer) for answer in answers] == [Classified] * 2
+    decoding.close()
+
+
+def test_an_image_that_comes_back_too_late_is_not_decoded(decoding: Decoding, photo: bytes) -> None:
+    decoding.failures = 2
+    gate = hold(decoding.engines["resnet18"])
+
+    async def scenario() -> list[Classified | Fault]:
+        request = asyncio.create_task(decoding.classify("resnet18", [photo] * 2, 1, Deadline.after(0.5)))
+        await asyncio.sleep(1)
+        gate.set()
+        return await request
+
+    answers = decoding.run(scenario())
+    assert [type(answer) for answer in answers] == [DeadlineMissed] * 2
+    assert all(isinstance(image, EncodedJpeg) for image in decoding.taken)
+
+
+def test_the_copies_of_a_jpeg_count_as_memory(decoding: Decoding, photo: bytes) -> None:
+    async def held() -> int:
+        with Permit(decoding.memory) as permit:
+            await decoding.pipeline("resnet18").classify(permit, [photo], 1, Deadline.after(60))
+            return decoding.memory.held
+
+    assert decoding.run(held()) == 3 * 224**2 + JPEG_COPIES * len(photo)
 
 
 def test_one_bad_image_fails_alone(served: Served, photo: bytes) -> None:

@@ -87,7 +87,7 @@ class GpuResampler:
         self._program.launch("resample", grid, BLOCK, stream, address, crop)
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(128)
 def axes_of(width: int, height: int, preprocessing: Preprocessing) -> Axes:
     """How an image of this size becomes the network's input."""
     crop, interpolation = preprocessing.crop, preprocessing.interpolation

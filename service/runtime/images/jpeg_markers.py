@@ -35,12 +35,16 @@ UNSUPPORTED_FRAMES = {
     0xF7: "JPEG-LS",  # ITU-T T.87
 }
 BARE = {0x01, *range(0xD0, 0xDA)}  # without a length
-TABLES = {0xC4, 0xCC, 0xDB, 0xDD}  # DHT, DAC, DQT, DRI
+HUFFMAN_TABLES = 0xC4
+TABLES = {HUFFMAN_TABLES, 0xCC, 0xDB, 0xDD}  # DHT, DAC, DQT, DRI
 ADOBE = 0xEE  # its last byte is 0 if three components are RGB (libjpeg's jdmarker.c)
 METADATA = {*range(0xE0, 0xF0), 0xFE}  # APPn, COM
 IGNORED = 0xDC  # DNL
 START_OF_SCAN = 0xDA
 END_OF_IMAGE = 0xD9
+
+# Of grey, and of colours with chroma at full size, halved in one direction or in both.
+PLAIN_SAMPLING = {((1, 1),), *(((x, y), (1, 1), (1, 1)) for x in (1, 2) for y in (1, 2))}
 
 MARKER = re.compile(rb"\xff[^\x00\xff]")
 MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # 0 escapes a data byte, D0 to D7 are restart markers
@@ -89,7 +93,7 @@ def read_jpeg(data: bytes) -> Layout | None:
     exif = []
     xmp = b""
     frame = None
-    adobe_rgb = False
+    adobe_rgb = has_huffman_tables = False
     table_bytes = 0
     junk = MAX_JUNK
     at = 2
@@ -120,6 +124,7 @@ def read_jpeg(data: bytes) -> Layout | None:
                 adobe_rgb |= marker == ADOBE and data[at + 13 : at + 14] == b"\0"
         elif marker in TABLES:
             table_bytes += length
+            has_huffman_tables |= marker == HUFFMAN_TABLES
             append(picture, start, end)
         elif marker in SEQUENTIAL or marker in PROGRESSIVE:
             if frame is not None or (frame := _read_frame(data, marker, at)) is None:
@@ -155,12 +160,13 @@ def read_jpeg(data: bytes) -> Layout | None:
         pixel_bytes=CHANNEL_BYTES[components] if has_end else CHANNEL_BYTES_WITHOUT_END[components],
         fixed_bytes=coefficients + len(data) * ((len(picture) > 1) + (not has_end)),
         lacks_end=not has_end,
-        plain_jpeg=frame.marker == BASELINE
-        and scans == 1
-        and coefficients == 0
-        and components in (1, 3)
+        plain_jpeg=coefficients == 0
+        and frame.marker == BASELINE
+        and frame.sampling in PLAIN_SAMPLING
+        and has_huffman_tables
         and not adobe_rgb
-        and frame.names != b"RGB",
+        and frame.names != b"RGB"
+        and data.find(JPEG_END, end) == len(data) - len(JPEG_END),
     )
 
 

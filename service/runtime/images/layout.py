@@ -21,7 +21,8 @@ class Layout(NamedTuple):
         pixel_bytes: memory for each loaded pixel: its decoder's, its image's and all copies' until the resize.
         fixed_bytes: memory whose size does not depend on the scale at which the image is loaded.
         lacks_end: whether a JPEG has no end marker after its pixels.
-        plain_jpeg: whether it is a JPEG of the kind that hardware decodes: baseline, one scan, grey or YCbCr.
+        plain_jpeg: whether it is a JPEG of the kind that hardware decodes: baseline, in one scan that ends the file,
+            grey or YCbCr of a common subsampling.
     """
 
     format: str

@@ -69,12 +69,17 @@ def test_a_gpu_is_probed_once(driver: Callable[..., None]) -> None:
     assert cuda.probe(0) is found
 
 
-def test_threads_wait_asleep_unless_the_gpu_is_in_use_already(driver: Callable[..., None]) -> None:
+def test_threads_wait_asleep_unless_the_gpu_is_in_use_already(
+    driver: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
     driver()
     cuda.wait_asleep(0)
     cuda.wait_asleep(1)
-    with pytest.raises(CudaMissing, match=r"cuDevicePrimaryCtxSetFlags_v2: unknown error \(CUDA error 101\)"):
-        cuda.wait_asleep(2)
+    assert caplog.messages == []
+    cuda.wait_asleep(2)  # which the driver refuses: slower, but no reason not to serve
+    (message,) = caplog.messages
+    assert message.startswith("threads will spin while they wait for GPU 2: ")
+    assert message.endswith("cuDevicePrimaryCtxSetFlags_v2: unknown error (CUDA error 101)")
 
 
 def test_without_cuda_in_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:

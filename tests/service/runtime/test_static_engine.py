@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
 from service.runtime.engine import EngineInfo
+from service.runtime.gpu.decoding import GpuDecoder
 from service.runtime.graph import OUTPUTS
+from service.runtime.images.decoding import decode
+from service.runtime.images.encoded import EncodedJpeg
+from service.runtime.model_card import Preprocessing
+from service.runtime.model_folder import read_card
 from service.runtime.placement import GPU_SIZES
-from service.runtime.providers import Session, open_session
+from service.runtime.providers import ProviderUnavailable, Session, open_session
 from service.runtime.self_test import SelfTest, SelfTestFailed
 from service.runtime.static_engine import TIMED_RUNS, StaticEngine
 from service.runtime.tuning import Measured, Tuned, Tuning
@@ -112,6 +120,77 @@ def test_times_under_load_come_before_times_of_the_warm_up(
     engine.warm_up()
     assert engine.seconds.keys() == set(sizes)
     assert (engine.seconds == {size: size / rates.get(size, 1) for size in sizes}) is measured
+
+
+class Decoder:
+    """Decodes on the processor, where the sessions of these tests have their memory.
+
+    Attributes:
+        broken: JPEGs that it does not decode.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, broken: tuple[bytes, ...]) -> None:
+        self._preprocessing = preprocessing
+        self._broken = broken
+
+    def decode(self, jpegs: Sequence[EncodedJpeg], results: Sequence[int]) -> list[bool]:
+        for jpeg, address in zip(jpegs, results, strict=True):
+            if jpeg.data not in self._broken:
+                pixels = decode(jpeg.data, self._preprocessing, max_pixels=10**9).pixels
+                ctypes.memmove(address, pixels.ctypes.data, pixels.nbytes)
+        return [jpeg.data not in self._broken for jpeg in jpegs]
+
+
+def decoding(folder: Path, broken: tuple[bytes, ...] = ()) -> StaticEngine:
+    """An engine for batches of 1 and 4 images that decodes."""
+    preprocessing = read_card(folder).preprocessing
+
+    def open_size(size: int) -> Session:
+        return open_session(folder / "model.onnx", "cpu", threads=1, batch=size)
+
+    def new_decoder() -> GpuDecoder:
+        return cast(GpuDecoder, Decoder(preprocessing, broken))
+
+    return StaticEngine(EngineInfo("cuda", "fp32", 1, (1, 4), decodes=True), open_size, new_decoder)
+
+
+def test_jpegs_and_pixels_share_batches(resnet8: Path, photo: bytes) -> None:
+    """Each gets the answer that it gets alone; a JPEG that is not decoded gets NaN, and nobody else does."""
+    preprocessing = read_card(resnet8).preprocessing
+    bad = EncodedJpeg(photo + b"bad", 500, 375)
+    engine = decoding(resnet8, (bad.data,))
+    engine.warm_up()
+    pixels = decode(photo, preprocessing, max_pixels=10**9).pixels
+    jpeg = EncodedJpeg(photo, 500, 375)
+    noise = pictures(3)
+    batch: list[np.ndarray | EncodedJpeg] = [noise[0], jpeg, bad, noise[1], jpeg, bad, noise[2]]
+    expected = load(resnet8).infer([pixels if isinstance(image, EncodedJpeg) else image for image in batch], OUTPUTS)
+    for images in (batch, batch[1:2], batch[2:3], batch[::-1]):
+        found = engine.infer(images, OUTPUTS)
+        right = [next(at for at, other in enumerate(batch) if other is image) for image in images]
+        for output in OUTPUTS:
+            for row, at, image in zip(found[output], right, images, strict=True):
+                if image is bad:
+                    assert np.isnan(row).all()
+                else:
+                    np.testing.assert_allclose(row, expected[output][at], rtol=1e-4, atol=1e-4)
+
+
+def test_an_engine_that_does_not_decode_what_it_should_is_not_taken(
+    resnet8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = decoding(resnet8)
+    monkeypatch.setattr(Decoder, "decode", lambda self, jpegs, results: [False] * len(jpegs))
+    with pytest.raises(ProviderUnavailable, match="the GPU does not decode a plain JPEG"):
+        engine.warm_up()
+    with pytest.raises(ProviderUnavailable, match="the GPU does not decode a plain JPEG"):
+        engine.prepare_thread()
+
+
+def test_an_engine_that_does_not_decode_refuses_jpegs(resnet8: Path, photo: bytes) -> None:
+    for engine in (Static(resnet8).engine, load(resnet8)):
+        with pytest.raises(TypeError, match="takes decoded images only"):
+            engine.infer([EncodedJpeg(photo, 500, 375)])
 
 
 @pytest.mark.parametrize("faulty", [1, 8])

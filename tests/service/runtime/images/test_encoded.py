@@ -22,6 +22,21 @@ def upload(mode: str = "RGB", file_format: str = "JPEG", **options: object) -> b
     return file.getvalue()
 
 
+def with_sampling(factors: int) -> bytes:
+    """A grey JPEG whose only component has these factors."""
+    data = upload("L")
+    at = data.index(b"\xff\xc0") + 4 + 6 + 1
+    return data[:at] + bytes([factors]) + data[at + 1 :]
+
+
+def without_huffman_tables() -> bytes:
+    """As in Motion JPEG: the decoder is to know them."""
+    data = upload()
+    while (start := data.find(b"\xff\xc4")) >= 0:
+        data = data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4]) :]
+    return data
+
+
 def found(data: bytes) -> EncodedJpeg | None:
     return encoded(data, read_header(data, Preprocessing(), max_pixels=10**9))
 
@@ -38,6 +53,7 @@ def orientation(value: int) -> Image.Exif:
         upload(),
         upload("L"),
         upload(subsampling=0),
+        upload(subsampling=1),
         upload(restart_marker_blocks=1),
         upload(exif=orientation(1)),
         upload(comment=b"a holiday"),
@@ -61,6 +77,11 @@ def test_plain_jpegs_without_their_metadata(data: bytes) -> None:
         upload(file_format="PNG"),
         upload(file_format="WEBP"),
         upload()[:-2],  # lacks its end
+        upload() + b"more",
+        upload() + upload(),
+        upload().replace(b"\x22\x00\x02\x11\x01\x03\x11\x01", b"\x41\x00\x02\x11\x01\x03\x11\x01"),  # 4:1:1
+        with_sampling(0x22),  # grey, in units of four blocks
+        without_huffman_tables(),
     ],
 )
 def test_what_the_processor_decodes(data: bytes) -> None:
