@@ -118,15 +118,17 @@ def test_an_engine_that_decodes_gets_plain_jpegs_as_they_came(served: Served, de
 
 
 def test_the_processor_decodes_what_the_engine_cannot(decoding: Decoding, photo: bytes) -> None:
-    decoding.failures = 2
-    answers = decoding.run(decoding.classify("resnet18", [photo] * 3, 3))
-    tops = [answer.top.class_ids.tolist() for answer in answers if isinstance(answer, Classified)]
-    assert len(tops) == 3
-    assert tops[0] == tops[1] == tops[2]
-    assert [isinstance(image, EncodedJpeg) for image in decoding.taken].count(False) == 2
+    rounds = 20  # images come back while others are waited for, in any order
+    for _ in range(rounds):
+        decoding.failures = 2
+        answers = decoding.run(decoding.classify("resnet18", [photo] * 3, 3))
+        tops = [answer.top.class_ids.tolist() for answer in answers if isinstance(answer, Classified)]
+        assert len(tops) == 3
+        assert tops[0] == tops[1] == tops[2]
+    assert [isinstance(image, EncodedJpeg) for image in decoding.taken].count(False) == 2 * rounds
     assert decoding.runners["resnet18"].unanswered == 0
     name = "resnet_jpegs_not_decoded_total"
-    assert decoding.metrics.registry.get_sample_value(name, {"model": "resnet18"}) == 2
+    assert decoding.metrics.registry.get_sample_value(name, {"model": "resnet18"}) == 2 * rounds
 
 
 def test_what_the_engine_cannot_decode_is_decoded_here_at_once(
