@@ -125,7 +125,7 @@ class Pipeline:
         try:
             for job in jobs:
                 self._decoders.submit(functools.partial(self._decode, job, jobs))
-            answers = [await self._answer(job, deadline) for job in jobs]
+            answers = [await self._answer(job, jobs, deadline) for job in jobs]
         except asyncio.CancelledError:  # the client has left
             self._failed("withdrawn").inc(sum(job.pending.cancelled() or not job.pending.done() for job in jobs))
             raise
@@ -173,8 +173,8 @@ class Pipeline:
             return Outcome.REFUSED
 
     def _decode_after_all(self, job: _Job, request: list[_Job], pending: Pending) -> None:
-        """On the event loop, when an image is done with that the engine might decode: if not, it is decoded here."""
-        if pending.cancelled() or not isinstance(pending.exception(), NotDecoded):
+        """On the event loop, once the engine is done with an image: if it could not decode it, it is decoded here."""
+        if job.pending is not pending or pending.cancelled() or not isinstance(pending.exception(), NotDecoded):
             return
         self._not_decoded.inc()
         job.by_engine, job.picture = False, None
@@ -184,12 +184,14 @@ class Pipeline:
         else:  # the timer has gone off already
             _fail(job.pending, Expired())
 
-    async def _answer(self, job: _Job, deadline: Deadline) -> Classified | Fault:
+    async def _answer(self, job: _Job, request: list[_Job], deadline: Deadline) -> Classified | Fault:
         try:
+            pending = job.pending
             try:
-                top, timing = await job.pending
+                top, timing = await pending
             except NotDecoded:
-                top, timing = await job.pending  # another one by now: see `_decode_after_all`
+                self._decode_after_all(job, request, pending)  # unless its callback has been first
+                top, timing = await job.pending
         except (ImageFault, ServerFault) as fault:
             return fault
         except Closed:

@@ -78,11 +78,11 @@ class Decoding(Served):
     """A `Served` whose engines decode JPEGs.
 
     Attributes:
-        failures: how many of the next JPEGs they cannot decode.
+        failures: how many JPEGs they cannot decode, once they have decoded `good` more.
         taken: every image that they got.
     """
 
-    failures = 0
+    failures = good = 0
     taken: list[np.ndarray | EncodedJpeg]
 
     def _open_engine(self, model: Model, settings: Settings) -> Engine:
@@ -91,6 +91,9 @@ class Decoding(Served):
         return engine
 
     def _fails(self) -> bool:
+        if self.good:
+            self.good -= 1
+            return False
         self.failures -= 1
         return self.failures >= 0
 
@@ -127,6 +130,25 @@ def test_the_processor_decodes_what_the_engine_cannot(decoding: Decoding, photo:
     assert decoding.runners["resnet18"].unanswered == 0
     name = "resnet_jpegs_not_decoded_total"
     assert decoding.metrics.registry.get_sample_value(name, {"model": "resnet18"}) == 2
+
+
+def test_an_image_may_come_back_in_the_batch_of_the_one_that_is_awaited(tiny_dir: Path, photo: bytes) -> None:
+    """Then its answer is awaited before the event loop has told that it came back."""
+    decoding = Decoding(tiny_dir, models=("resnet18",), engine_threads=1, decode_threads=1)  # one lane, in order
+    decoding.load()
+    decoding.good, decoding.failures = 2, 1
+    runner, gate = decoding.runners["resnet18"], hold(decoding.engines["resnet18"])
+
+    async def scenario() -> list[Classified | Fault]:
+        request = asyncio.create_task(decoding.classify("resnet18", [photo] * 3, 1))
+        await async_until(lambda: runner.unanswered == 3)  # in one batch, or the last two, nearly always
+        gate.set()
+        return await request
+
+    answers = decoding.run(scenario())
+    assert [type(answer) for answer in answers] == [Classified] * 3
+    assert [isinstance(image, EncodedJpeg) for image in decoding.taken] == [True, True, True, False]
+    decoding.close()
 
 
 def test_what_the_engine_cannot_decode_is_decoded_here_at_once(
