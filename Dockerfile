@@ -77,6 +77,9 @@ COPY --from=native /native/service/runtime/images/_resample.abi3.so /app/service
 COPY model_export /app/model_export
 ENTRYPOINT ["python", "-m", "model_export"]
 CMD ["quickstart", "--models-dir", "/models"]
+# last, because it changes most often
+ARG COMMIT=
+ENV BUILD_COMMIT=$COMMIT
 
 FROM serving AS service-cuda
 LABEL org.opencontainers.image.title="resnet-service, CUDA" \
@@ -85,6 +88,9 @@ LABEL org.opencontainers.image.title="resnet-service, CUDA" \
 COPY --from=build-service-cuda /venv /venv
 COPY service /app/service
 COPY --from=native /native/service/runtime/images/_resample.abi3.so /app/service/runtime/images/
+# last, because it changes most often
+ARG COMMIT=
+ENV BUILD_COMMIT=$COMMIT
 
 FROM serving AS service
 LABEL org.opencontainers.image.title="resnet-service" \
@@ -93,3 +99,6 @@ LABEL org.opencontainers.image.title="resnet-service" \
 COPY --from=build-service /venv /venv
 COPY service /app/service
 COPY --from=native /native/service/runtime/images/_resample.abi3.so /app/service/runtime/images/
+# last, because it changes most often
+ARG COMMIT=
+ENV BUILD_COMMIT=$COMMIT

@@ -72,7 +72,7 @@ docs: install  ## regenerate the pages of docs/ that come from the code
 	$(BIN)/python docs/generate.py
 
 docker:  ## build the images `service`, `service-cuda` and `export`
-	for target in service service-cuda export; do docker build --target $$target --tag $(IMAGE):$$target . || exit; done
+	for target in service service-cuda export; do docker build --build-arg COMMIT=$$(git rev-parse HEAD) --target $$target --tag $(IMAGE):$$target . || exit; done
 
 lock: install  ## pin the installed versions, and the hashes of the images' packages, in docker/
 	$(BIN)/python docker/lock.py

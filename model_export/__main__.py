@@ -40,6 +40,16 @@ COMMANDS = {
 EXPECTED = (InputError, CheckFailed, CardError, ProviderUnavailable, SelfTestFailed, ValueError)
 
 
+class _ShowVersion(argparse.Action):
+    """Finds the versions out only when asked: that takes a while."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        from service.runtime.build import this_build
+
+        print(this_build())
+        parser.exit()
+
+
 def make_parser(called: str | None) -> argparse.ArgumentParser:
     """The parser of all commands.
 
@@ -47,6 +57,7 @@ def make_parser(called: str | None) -> argparse.ArgumentParser:
         called: the command to run. Only its module is imported: most need PyTorch, which takes seconds.
     """
     parser = argparse.ArgumentParser(prog="python -m model_export", description=DESCRIPTION)
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print which build this is")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from service.keys import KeysError, read_entries
+from service.runtime.build import this_build
 from service.settings import Settings
 from service.settings_sources import SettingsError, read_settings
 from service.tls import TlsError
@@ -22,6 +23,9 @@ def main(arguments: Sequence[str]) -> int:
     wrong setting, 3 if the port cannot be used.
     """
     _open_standard_streams()
+    if list(arguments) == ["--version"]:
+        print(this_build())
+        return 0
     try:
         settings = read_settings(arguments)
     except SettingsError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
-from importlib.metadata import version
 
 from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
@@ -22,6 +21,7 @@ from service.local_backend import LocalBackend
 from service.metrics import Metrics
 from service.model_repository import Model, Repository, open_repository
 from service.pipeline import Pipeline
+from service.runtime.build import this_build
 from service.settings import Settings
 from service.watchdog import watching
 
@@ -33,6 +33,7 @@ WHERE = {
     "live": "/healthz/live",
     "ready": "/healthz/ready",
     "metrics": "/metrics",
+    "version": "/version",
 }
 
 
@@ -114,7 +115,7 @@ def create_app(
 
     app = FastAPI(
         title="ResNet image classification",
-        version=version("resnet-service"),
+        version=this_build().version,
         description="Classifies images with the residual networks of He et al. (2015). Requests that arrive together "
         "are computed together.",
         docs_url=None,
@@ -142,7 +143,7 @@ def create_app(
         # Before /models/{name}, whose methods another method of /models/reload would be told otherwise.
         app.include_router(models.reload_router(backend.reload, guard))
     else:
-        del places["metrics"]
+        del places["metrics"], places["version"]
     app.include_router(models.router(repository, settings.models_dir))
     app.include_router(health.router(ready))
     app.include_router(problems.router())

@@ -15,8 +15,11 @@ from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
+
+from service.runtime.build import this_build
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
@@ -167,6 +170,7 @@ class Metrics:
     key_requests: Counter
     connections: Gauge
     connections_closed: Counter
+    not_decoded: Counter
 
     def __init__(self, engine_pid: Callable[[], int] = os.getppid) -> None:
         """
@@ -180,78 +184,52 @@ class Metrics:
         self.content_type = CONTENT_TYPE_LATEST
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.requests = Counter(
-            "resnet_requests",
-            "Requests to /classify, by model and HTTP status",
-            ["model", "status"],
-            registry=self.registry,
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        build = this_build()
+        gauge("resnet_build_info", "1, with the build that runs", list(build._fields), multiprocess_mode="max").labels(
+            **build._replace(commit=build.commit or "")._asdict()
+        ).set(1)
+        self.requests = counter(
+            "resnet_requests", "Requests to /classify, by model and HTTP status", ["model", "status"]
         )
-        self.images = Counter(
-            "resnet_images",
-            "Images, by model and outcome (ok or the problem)",
-            ["model", "outcome"],
-            registry=self.registry,
+        self.images = counter("resnet_images", "Images, by model and outcome (ok or the problem)", ["model", "outcome"])
+        self.not_decoded = counter(
+            "resnet_jpegs_not_decoded", "JPEGs that the GPU could not decode, so the processor did, by model", ["model"]
         )
-        self.not_decoded = Counter(
-            "resnet_jpegs_not_decoded",
-            "JPEGs that the GPU could not decode, so the processor did, by model",
-            ["model"],
-            registry=self.registry,
-        )
-        self.stages = Histogram(
+        self.stages = histogram(
             "resnet_stage_seconds",
             "Seconds an image spends: decode (on a core), queue (waiting), inference (its batch), total",
             ["model", "stage"],
             buckets=SECONDS,
-            registry=self.registry,
         )
-        self.batch_size = Histogram(
-            "resnet_batch_size", "Images in a batch", ["model"], buckets=BATCH_SIZES, registry=self.registry
-        )
-        self.queue = Gauge(
-            "resnet_queue_images",
-            "Images in the service now",
-            ["model"],
-            multiprocess_mode="livesum",
-            registry=self.registry,
-        )
-        self.request_bytes = Gauge(
+        self.batch_size = histogram("resnet_batch_size", "Images in a batch", ["model"], buckets=BATCH_SIZES)
+        self.queue = gauge("resnet_queue_images", "Images in the service now", ["model"], multiprocess_mode="livesum")
+        self.request_bytes = gauge(
             "resnet_request_bytes",
             "Bytes that requests in the service hold for bodies and pixels",
             multiprocess_mode="livesum",
-            registry=self.registry,
         )
-        self.key_requests = Counter(
-            "resnet_key_requests",
-            "Requests that need an API key, by the key's name and HTTP status",
-            ["key", "status"],
-            registry=self.registry,
+        self.key_requests = counter(
+            "resnet_key_requests", "Requests that need an API key, by the key's name and HTTP status", ["key", "status"]
         )
-        self.connections = Gauge(
-            "resnet_connections", "Open connections", multiprocess_mode="livesum", registry=self.registry
-        )
-        self.connections_closed = Counter(
+        self.connections = gauge("resnet_connections", "Open connections", multiprocess_mode="livesum")
+        self.connections_closed = counter(
             "resnet_connections_closed",
             "Connections that the server closed because of their client or for room, by reason",
             ["reason"],
-            registry=self.registry,
         )
         self._states: set[tuple[str, str, str]] = set()  # what `resnet_model_state` shows
-        self._state = Gauge(
+        self._state = gauge(
             "resnet_model_state",
             "1 for the state of each published version that shall answer: loading, ready or failed",
             ["model", "version", "state"],
             multiprocess_mode="max",
-            registry=self.registry,
         )
         self._ready: Tally[tuple[str, ...]] = Tally()  # models by what `resnet_model_info` says of them
         self._ready_lock = threading.Lock()
-        self._info = Gauge(
-            "resnet_model_info",
-            "1 while a model is ready, with what it runs on",
-            INFO_LABELS,
-            multiprocess_mode="max",
-            registry=self.registry,
+        self._info = gauge(
+            "resnet_model_info", "1 while a model is ready, with what it runs on", INFO_LABELS, multiprocess_mode="max"
         )
 
     def show_states(self, states: Iterable[tuple[str, str, str]]) -> None:

@@ -12,6 +12,7 @@ from service.api.guard import Guard
 from service.api.problems import responses
 from service.errors import TooManyConnections
 from service.metrics import Metrics
+from service.runtime.build import this_build
 
 
 def router(ready: Callable[[], bool]) -> APIRouter:
@@ -47,7 +48,17 @@ def router(ready: Callable[[], bool]) -> APIRouter:
 
 
 def metrics_router(metrics: Metrics, guard: Guard) -> APIRouter:
+    """`/metrics` and `/version`, which are for the operator."""
     routes = APIRouter(tags=["operations"], route_class=guard.require("metrics"))
+
+    @routes.get(
+        "/version",
+        responses=responses(*guard.faults("metrics")),
+        dependencies=guard.credentials("metrics"),
+        summary="Which build this is",
+    )
+    async def version() -> schema.Build:
+        return schema.Build(**this_build()._asdict())
 
     @routes.get(
         "/metrics",

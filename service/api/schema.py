@@ -127,3 +127,12 @@ class Accepted(BaseModel):
 
 class Health(BaseModel):
     status: str
+
+
+class Build(BaseModel):
+    """Attributes as of `build.Build`."""
+
+    version: str
+    commit: str | None
+    python: str
+    onnxruntime: str

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from service.admin import admin_port
 from service.app import create_app
 from service.metrics import Metrics
+from service.runtime.build import this_build
 from service.settings import Settings
 from tests.support.processes import free_port, request
 from tests.support.waiting import until
@@ -66,9 +67,11 @@ def test_it_has_health_and_metrics_and_the_main_port_health_only(start: Callable
     assert both.admin("/healthz/live").json() == both.main.get("/healthz/live").json() == {"status": "live"}
     assert both.admin("/healthz/ready").json() == both.main.get("/healthz/ready").json() == {"status": "ready"}
     assert both.admin("/healthz/live", "HEAD").status_code == 200
-    assert both.main.get("/metrics").status_code == 404
+    assert both.admin("/version").json() == this_build()._asdict()
+    for path in ("/metrics", "/version"):
+        assert both.main.get(path).status_code == 404
     assert "/metrics" not in both.main.get("/openapi.json").json()["paths"]
-    assert "metrics" not in both.main.get("/").json()
+    assert not {"metrics", "version"} & both.main.get("/").json().keys()
     for path in ("/classify", "/models", "/docs", "/openapi.json", "/"):
         assert both.admin(path).json()["type"] == "/problems/not-found"
 

@@ -162,8 +162,9 @@ def test_what_stays_open(start: Callable[..., TestClient], keys_file: Path) -> N
     for path in ("/", "/healthz/live", "/healthz/ready", "/models", "/docs", "/openapi.json", "/problems/no-image"):
         assert client.get(path).status_code == 200, path
     for headers, status in (({}, 401), (as_bearer("user"), 403), (as_bearer("prometheus"), 200)):
-        assert client.get("/metrics", headers=headers).status_code == status
-        assert client.head("/metrics", headers=headers).status_code == status
+        for path in ("/metrics", "/version"):
+            assert client.get(path, headers=headers).status_code == status
+            assert client.head(path, headers=headers).status_code == status
 
 
 def test_a_rate_is_kept(start: Callable[..., TestClient], keys_file: Path, photo: bytes) -> None:

@@ -15,6 +15,7 @@ from service.lifecycle import NothingServed
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
 from service.model_repository import Model, RepositoryError
+from service.runtime.build import this_build
 from service.runtime.engine import Engine
 from service.runtime.providers import ProviderUnavailable
 from service.settings import Settings
@@ -100,6 +101,13 @@ def test_cut_short_it_loads_no_other_model(tiny_dir: Path) -> None:
 def test_nothing_to_serve(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="quickstart"):
         create_app(Settings(models_dir=tmp_path))
+
+
+def test_the_build_is_named_and_counted(client: TestClient) -> None:
+    build = this_build()
+    assert client.get("/version").json() == build._asdict()
+    labels = {"version": build.version, "commit": "", "python": build.python, "onnxruntime": build.onnxruntime}
+    assert samples(client)[key("resnet_build_info", **labels)] == 1
 
 
 def test_metrics_count_what_happened(client: TestClient, photo: bytes) -> None:
