@@ -22,20 +22,23 @@ SELF_TEST_IMAGES = 4
 MILLENNIUM = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def publish_tiny(architecture: Architecture, root: Path) -> Path:
-    """Publishes version 1 of a model with the name, the card and the input of an architecture, but another graph.
+def publish_tiny(architecture: Architecture, root: Path, *, version: int = 1, seed: int = 0) -> Path:
+    """Publishes a version of a model with the name, the card and the input of an architecture, but another graph.
 
     The graph normalises the image (its feature map), takes the mean colour (its embedding) and applies one linear layer
     with seeded random weights.
 
+    Args:
+        seed: of the weights.
+
     Returns:
-        The version folder.
+        The version folder. It appears there at once with all that belongs into it.
     """
-    folder = root / architecture.name / "1"
+    folder = root / architecture.name / f".staging-{version}"
     folder.mkdir(parents=True)
     preprocessing = usual_preprocessing(architecture.family)
     classes, crop = architecture.num_classes, preprocessing.crop
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     weight = rng.normal(size=(3, classes)).astype(np.float32)
     bias = rng.normal(scale=0.1, size=classes).astype(np.float32)
     mean = np.float32(255) * np.float32(preprocessing.mean).reshape(1, 3, 1, 1)
@@ -77,7 +80,7 @@ def publish_tiny(architecture: Architecture, root: Path) -> Path:
     file = ModelFile(file=path.name, sha256=sha256(path), bytes=path.stat().st_size, parity=parity)
     card = ModelCard(
         name=architecture.name,
-        version=1,
+        version=version,
         created=MILLENNIUM,
         architecture=architecture,
         parameters=weight.size + bias.size,
@@ -89,4 +92,4 @@ def publish_tiny(architecture: Architecture, root: Path) -> Path:
         tools={},
     )
     (folder / CARD_FILE).write_text(card.to_json())
-    return folder
+    return folder.rename(folder.with_name(str(version)))
