@@ -132,6 +132,7 @@ class Pipeline:
         finally:
             too_late.cancel()
             for job in jobs:
+                job.by_engine = False  # what comes back now is not decoded any more
                 job.pending.cancel()  # withdraws what has not been answered
         for answer in answers:
             self._observe(answer)
@@ -174,7 +175,7 @@ class Pipeline:
 
     def _decode_after_all(self, job: _Job, request: list[_Job], pending: Pending) -> None:
         """On the event loop, once the engine is done with an image: if it could not decode it, it is decoded here."""
-        if job.pending is not pending or pending.cancelled() or not isinstance(pending.exception(), NotDecoded):
+        if pending.cancelled() or not isinstance(pending.exception(), NotDecoded) or not job.by_engine:
             return
         self._not_decoded.inc()
         job.by_engine, job.picture = False, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import schemathesis
 from hypothesis import strategies as st
@@ -27,8 +28,12 @@ for media_type, data in PICTURES.items():
 @schemathesis.hook
 def filter_case(context: schemathesis.HookContext, case: schemathesis.Case) -> bool:
     """Without a parameter in both query and form, where they must agree, and without lists, which a form cannot hold
-    for a parameter: an empty one would be no field.
+    for a parameter: an empty one would be no field. Nor with a form that counts as wrong because of a parameter that it
+    does not have: schemathesis made the rule for it wrong, and then left it out.
     """
     form = case.body if isinstance(case.body, dict) else {}
+    wrong = re.fullmatch(r"/patternProperties/\^(\w+)\$", str(getattr(case.meta.phase.data, "location", "")))
+    if wrong and wrong[1] not in form:
+        return False
     given = {name: form[name] for name in FIELDS if name in form}
     return not given.keys() & (case.query or {}).keys() and not any(isinstance(one, list) for one in given.values())
