@@ -113,10 +113,10 @@ class Pipeline:
         """
         self.room.check(deadline)
         permit.reserve_bytes(len(images) * self._pixel_bytes)
-        if self._runner.decodes:
+        decodes = self._runner.decodes
+        if decodes:
             permit.reserve_bytes(JPEG_COPIES * sum(min(len(data), encoded.MAX_BYTES) for data in images))
         permit.reserve_images(self.room, len(images))
-        decodes = self._runner.decodes
         jobs = [_Job(data, top_k, deadline.at, self._runner.pending(), by_engine=decodes) for data in images]
         if decodes:
             for job in jobs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,9 +62,7 @@ class Placement(NamedTuple):
                     open_session(path, "cuda", precision, threads=self.threads, batch=size, gpu=self.gpu)
                 )
 
-            def new_decoder() -> GpuDecoder:
-                return GpuDecoder(self.gpu, self.card.preprocessing)
-
+            new_decoder = functools.partial(GpuDecoder, self.gpu, self.card.preprocessing)
             return StaticEngine(info, open_size, new_decoder if info.decodes else None, self.gpu)
         wide = self._checked(open_session(path, provider, precision, threads=self.threads))
         if lanes == 1:

@@ -28,7 +28,6 @@ class GpuDecoder:
         """Raises ProviderUnavailable, which names what is missing and the remedy."""
         require()
         self._codec = _nvimagecodec()
-        self._crop = preprocessing.crop
         try:
             self._decoder = self._new_decoder(gpu)
             self._stream = Stream(gpu)

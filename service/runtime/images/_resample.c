@@ -219,6 +219,14 @@ end:
     return done;
 }
 
+/* Sets a Python exception and returns NULL if there is none. */
+static const struct filter *filter_named(const char *name) {
+    for (size_t i = 0; i < sizeof FILTERS / sizeof *FILTERS; i++)
+        if (strcmp(FILTERS[i].name, name) == 0) return &FILTERS[i];
+    PyErr_Format(PyExc_ValueError, "unknown interpolation %s", name);
+    return NULL;
+}
+
 PyDoc_STRVAR(resample_doc,
              "resample(pixels, width, height, interpolation, box, out, out_width, out_height)\n--\n\n"
              "Resamples the box (left, top, right, bottom) of an image into `out`, uint8 (3, height, width).\n\n"
@@ -234,10 +242,8 @@ static PyObject *resample(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "Oiis(ffff)Oii", &source, &width, &height, &name, &box[0], &box[1], &box[2], &box[3],
                           &target, &out_width, &out_height))
         return NULL;
-    const struct filter *filter = NULL;
-    for (size_t i = 0; i < sizeof FILTERS / sizeof *FILTERS; i++)
-        if (strcmp(FILTERS[i].name, name) == 0) filter = &FILTERS[i];
-    if (!filter) return PyErr_Format(PyExc_ValueError, "unknown interpolation %s", name);
+    const struct filter *filter = filter_named(name);
+    if (!filter) return NULL;
     if (width < 1 || height < 1 || out_width < 1 || out_height < 1 || !(0 <= box[0] && box[0] < box[2]) ||
         !(0 <= box[1] && box[1] < box[3]) || !(box[2] <= width && box[3] <= height)) {
         PyErr_SetString(PyExc_ValueError, "the box does not lie in the image, or a size is not positive");
@@ -293,10 +299,8 @@ static PyObject *axis(PyObject *module, PyObject *args) {
     int source, size;
     float start, end;
     if (!PyArg_ParseTuple(args, "siffi", &name, &source, &start, &end, &size)) return NULL;
-    const struct filter *filter = NULL;
-    for (size_t i = 0; i < sizeof FILTERS / sizeof *FILTERS; i++)
-        if (strcmp(FILTERS[i].name, name) == 0) filter = &FILTERS[i];
-    if (!filter) return PyErr_Format(PyExc_ValueError, "unknown interpolation %s", name);
+    const struct filter *filter = filter_named(name);
+    if (!filter) return NULL;
     if (source < 1 || size < 1 || !(0 <= start && start < end && end <= source)) {
         PyErr_SetString(PyExc_ValueError, "the range does not lie in the source, or a size is not positive");
         return NULL;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from service.runtime.images.formats import JPEG_END
 from service.runtime.images.headers import Header
 
 # Larger ones are decoded by the processor. The workers' shared memory has this much room for each image.
@@ -32,9 +33,9 @@ def encoded(data: bytes, header: Header) -> EncodedJpeg | None:
         header: what `read_header` returned for the upload.
     """
     layout = header.layout
-    if not layout.plain_jpeg or layout.orientation != 1 or layout.lacks_end:
+    if not layout.plain_scan or layout.orientation != 1 or header.width * header.height > MAX_PIXELS:
         return None
-    if header.width * header.height > MAX_PIXELS:
+    if data.find(JPEG_END, layout.plain_scan) != len(data) - len(JPEG_END):  # something follows, or the end is missing
         return None
     stripped = layout.stripped(data)
     return EncodedJpeg(stripped, header.width, header.height) if len(stripped) <= MAX_BYTES else None

@@ -150,6 +150,14 @@ def read_jpeg(data: bytes) -> Layout | None:
         coefficients = frame.samples() * COEFFICIENT_BYTES
     else:  # libjpeg decodes a single scan
         has_end = data.endswith(JPEG_END) or data.rfind(JPEG_END, end) >= 0
+    plain = (
+        coefficients == 0
+        and frame.marker == BASELINE
+        and frame.sampling in PLAIN_SAMPLING
+        and has_huffman_tables
+        and not adobe_rgb
+        and frame.names != b"RGB"
+    )
     return Layout(
         format="JPEG",
         width=frame.width,
@@ -160,13 +168,7 @@ def read_jpeg(data: bytes) -> Layout | None:
         pixel_bytes=CHANNEL_BYTES[components] if has_end else CHANNEL_BYTES_WITHOUT_END[components],
         fixed_bytes=coefficients + len(data) * ((len(picture) > 1) + (not has_end)),
         lacks_end=not has_end,
-        plain_jpeg=coefficients == 0
-        and frame.marker == BASELINE
-        and frame.sampling in PLAIN_SAMPLING
-        and has_huffman_tables
-        and not adobe_rgb
-        and frame.names != b"RGB"
-        and data.find(JPEG_END, end) == len(data) - len(JPEG_END),
+        plain_scan=end if plain else 0,
     )
 
 

@@ -21,8 +21,8 @@ class Layout(NamedTuple):
         pixel_bytes: memory for each loaded pixel: its decoder's, its image's and all copies' until the resize.
         fixed_bytes: memory whose size does not depend on the scale at which the image is loaded.
         lacks_end: whether a JPEG has no end marker after its pixels.
-        plain_jpeg: whether it is a JPEG of the kind that hardware decodes: baseline, in one scan that ends the file,
-            grey or YCbCr of a common subsampling.
+        plain_scan: the offset of the pixels in a JPEG of the kind that hardware decodes: baseline, in one scan, grey or
+            YCbCr of a common subsampling. 0 for all others.
     """
 
     format: str
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     pixel_bytes: int
     fixed_bytes: int
     lacks_end: bool = False
-    plain_jpeg: bool = False
+    plain_scan: int = 0
 
     def stripped(self, data: bytes) -> bytes:
         """The file without its metadata; the same bytes, not copied, if it has none."""
