@@ -304,7 +304,7 @@ def test_strangers_learn_no_path_and_no_digest(
     found = service.get("/models")
     states = {model["name"]: model["reason"] for model in found.json()["models"]}
     assert "its card says …: publish the model again" in states["resnet8-cifar"]
-    assert "files.fp32.file" in found.json()["unreadable"]["spy"]
+    assert "files.fp32.file" in found.json()["unreadable"]["spy@1"]
     digest = hashlib.sha256(b"changed").hexdigest()
     passwords = hashlib.sha256(Path("/etc/passwd").read_bytes()).hexdigest()
     for secret in (str(tmp_path), str(models), digest, passwords):

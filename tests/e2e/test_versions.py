@@ -128,7 +128,7 @@ def test_a_model_comes_and_goes(service: Service, root: Path, photo: bytes) -> N
     assert statuses() == {404}
     folder = publish_copy(root, "another8")
     until(lambda: statuses() == {200})
-    assert [model["name"] for model in listed(service)["models"]] == ["resnet18", NAME, "another8"]
+    assert [model["name"] for model in listed(service)["models"]] == ["another8", "resnet18", NAME]
     remove(folder)
     until(lambda: statuses() == {404})
     until(lambda: "another8 1 is unloaded" in service.log.read_text())

@@ -185,7 +185,7 @@ def test_it_says_loudly_that_no_model_is_the_default(
     root = copied(tiny_dir, tmp_path / "models")
     (root / "models.json").unlink()
     Loaded(root, {}, default_model=None).lifecycle.announce()
-    (message,) = caplog.messages
+    message = caplog.messages[-1]
     assert message.startswith("no model is the default: requests that name none are refused; name one with")
 
 

@@ -83,7 +83,7 @@ def test_every_version_has_an_fp16_file_that_passed_its_checks(tmp_path: Path) -
         assert card.files["fp16"].gate is not None
         assert card.files["fp16"].gate.images >= 100
         verify_digests(folder, card)
-    assert sorted(path.name for path in root.iterdir()) == ["resnet8-cifar"]
+    assert [path.name for path in root.iterdir() if path.is_dir()] == ["resnet8-cifar"]
     stored = SelfTest.read(folder)
     answers = DynamicEngine.of(open_session(folder / "model.fp16.onnx", "cpu", threads=1)).infer(stored.images)[
         "logits"

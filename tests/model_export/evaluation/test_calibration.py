@@ -71,27 +71,28 @@ def test_a_temperature_that_raises_the_held_out_error_is_refused(calibrated: Arr
     sharper = logits.copy()
     sharper[fitted] *= 6
     with pytest.raises(
-        InputError, match=r"raises the calibration error of m on the other half from \d\.\d\d to .* %: "
+        InputError, match=r"raises the calibration error of m on the other half from \d+\.\d\d to \d+\.\d\d %: "
     ):
         calibrate(evaluation(sharper, labels))
 
 
 def test_the_seed_decides_the_halves(calibrated: Arrays) -> None:
     logits, labels = (array[:100] for array in calibrated)
-    few = evaluation(logits, labels)
+    few = evaluation(3 * logits, labels)
     assert calibrate(few, seed=1) == calibrate(few, seed=1)
     assert calibrate(few, seed=1).temperature != calibrate(few, seed=2).temperature
 
 
 def test_the_error_is_that_of_the_held_out_half() -> None:
-    """A quarter of the fitted half is wrong (odds of three to one), and nothing of the other half."""
+    """A quarter of the fitted half is wrong (odds of three to one), and three of twenty in the other half."""
     order = np.random.default_rng(0).permutation(40)
     labels = np.zeros(40, np.int64)
     labels[order[:5]] = 1
+    labels[order[20:23]] = 1
     found = calibrate(evaluation(np.tile([9.0, 0.0], (40, 1)), labels))
     assert found.temperature == pytest.approx(9 / np.log(3), rel=1e-3)
-    assert found.ece_after == pytest.approx(0.25, abs=1e-3)
-    assert found.ece_before == pytest.approx(1 - softmax(np.array([[9.0, 0.0]]))[0, 0], abs=1e-5)
+    assert found.ece_after == pytest.approx(0.85 - 0.75, abs=1e-3)
+    assert found.ece_before == pytest.approx(softmax(np.array([[9.0, 0.0]]))[0, 0] - 0.85, abs=1e-5)
 
 
 def test_too_few_images(calibrated: Arrays) -> None:

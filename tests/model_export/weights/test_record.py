@@ -21,7 +21,7 @@ from tests.model_export.weights.weight_files import State, assert_same, load, re
     [
         ("{", "has damaged metadata"),
         ('{"depth": "deep"}', "records an invalid architecture (depth: "),
-        ('{"depth": 8, "width": 2}', "records an invalid architecture (width: "),
+        ('{"depth": 8, "shortcut": "D"}', "records an invalid architecture (shortcut: "),
         ('{"depth": 8, "family": "cifar", "shortcut": "A"}', "it lacks the variant, v1 or v1.5"),
     ],
 )
