@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from service import logs
 from service.keys import KeysError, read_entries
 from service.runtime.build import this_build
 from service.settings import Settings
@@ -31,9 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.configure(settings.log_level, settings.log_format, access=settings.access_log)
     try:
         check_files(settings)
     except (KeysError, TlsError) as error:

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from service import tls
 from service.api import health, models, problems
+from service.api.access import Access
 from service.api.guard import Guard
 from service.api.middleware import Head
 from service.connections import Connections
@@ -42,6 +43,7 @@ def create_admin_app(
     app = FastAPI(title="ResNet image classification, admin port", docs_url=None, redoc_url=None, openapi_url=None)
     problems.install(app)
     app.add_middleware(Head)
+    app.add_middleware(Access, metrics=metrics)
     app.include_router(health.router(ready))
     app.include_router(health.metrics_router(metrics, guard))
     app.include_router(models.reload_router(reload, guard))

@@ -12,10 +12,12 @@ from starlette.middleware.cors import CORSMiddleware
 from service.admin import admin_port
 from service.admission import Memory
 from service.api import classify, documentation, health, models, problems
+from service.api.access import Access
 from service.api.guard import Guard
 from service.api.middleware import Forwarded, Head
 from service.backend import Backend, Runner, Work
 from service.decoders import Decoders
+from service.failed_images import FailedImages
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
@@ -135,8 +137,10 @@ def create_app(
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
+    app.add_middleware(Access, metrics=metrics)
+    failed_images = FailedImages(settings.keep_failed)
     memory = Memory(settings.memory.requests, metrics)
-    app.include_router(classify.router(repository, lifecycle, settings, metrics, memory, guard))
+    app.include_router(classify.router(repository, lifecycle, settings, metrics, memory, guard, failed_images))
     places = dict(WHERE)
     if settings.admin_port is None:
         app.include_router(health.metrics_router(metrics, guard))

@@ -31,6 +31,10 @@ class BatchItem(Protocol):
     def deadline(self) -> float:
         """Until when the answer is of use, on the clock of `time.monotonic`."""
 
+    @property
+    def request_id(self) -> str:
+        """The request that it belongs to, for the log; empty for none."""
+
 
 class NotDecoded(Exception):
     """The engine could not decode a JPEG: the processor may."""

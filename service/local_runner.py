@@ -110,8 +110,10 @@ class LocalRunner:
             return self._answers(items, alone)
         except Exception as error:
             if len(items) == 1:
+                log.error("%s: the engine failed on an image: %s", self._name, error, extra=_requests_of(items))
                 raise
-            log.warning("%s: a batch of %d failed, so each image runs by itself: %s", self._name, len(items), error)
+            message = "%s: a batch of %d failed, so each image runs by itself: %s"
+            log.warning(message, self._name, len(items), error, extra=_requests_of(items))
         results: list[TopK | Exception] = []
         for item in items:
             if self._broken:
@@ -120,7 +122,7 @@ class LocalRunner:
             try:
                 results += self._answers([item], alone)
             except Exception as error:
-                log.exception("%s: an image failed by itself, too", self._name)
+                log.exception("%s: an image failed by itself, too", self._name, extra=_requests_of([item]))
                 results.append(error)
         return results
 
@@ -140,7 +142,7 @@ class LocalRunner:
             elif isinstance(item.image, EncodedJpeg):
                 results.append(NotDecoded())
             else:
-                log.error("%s: the logits of an image are not finite", self._name)
+                log.error("%s: the logits of an image are not finite", self._name, extra=_requests_of([item]))
                 results.append(NotFinite("the network's logits for this image are not finite"))
         return results
 
@@ -161,3 +163,8 @@ class LocalRunner:
         with self._counting:
             self._failures = 0
         return logits
+
+
+def _requests_of(items: Sequence[BatchItem]) -> dict[str, str]:
+    """For the log: whose images these are."""
+    return {"request_id": " ".join(dict.fromkeys(item.request_id for item in items))}

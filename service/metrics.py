@@ -163,8 +163,11 @@ class Metrics:
 
     requests: Counter
     images: Counter
+    partial: Counter
     stages: Histogram
     batch_size: Histogram
+    http: Histogram
+    in_flight: Gauge
     queue: Gauge
     request_bytes: Gauge
     key_requests: Counter
@@ -193,7 +196,19 @@ class Metrics:
         self.requests = counter(
             "resnet_requests", "Requests to /classify, by model and HTTP status", ["model", "status"]
         )
+        self.http = histogram(
+            "resnet_http_request_seconds",
+            "Seconds from the head of a request to the end of its answer, by first part of the path and HTTP status",
+            ["handler", "status"],
+            buckets=SECONDS,
+        )
+        self.in_flight = gauge(
+            "resnet_http_requests_in_flight", "Requests that have no complete answer yet", multiprocess_mode="livesum"
+        )
         self.images = counter("resnet_images", "Images, by model and outcome (ok or the problem)", ["model", "outcome"])
+        self.partial = counter(
+            "resnet_partial_answers", "Answers with status 200 in which the service failed on some images", ["model"]
+        )
         self.not_decoded = counter(
             "resnet_jpegs_not_decoded", "JPEGs that the GPU could not decode, so the processor did, by model", ["model"]
         )

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
+from service import request_ids
 from service.admission import Permit, Room
 from service.backend import NotDecoded, Pending, Runner
 from service.batching import Closed, Expired
@@ -73,6 +74,7 @@ class _Job:
     top_k: int
     deadline: float
     pending: Pending
+    request_id: str = field(default_factory=request_ids.current)
     arrived: float = field(default_factory=time.perf_counter)
     by_engine: bool = False  # whether the engine may decode it
     decoding: float = 0.0  # when it began

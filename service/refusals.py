@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from service import request_ids
+from service.api import access
 from service.api.problems import MEDIA_TYPE, document, headers_of, status_of
 from service.errors import AddressTooLong, HeadersTooLarge, UnreadableRequest
 from service.runtime.faults import Fault
@@ -88,11 +90,14 @@ def _is_host(value: bytes) -> bool:
     return match is not None
 
 
-def response(fault: Fault, root_path: str, default_headers: Headers) -> bytes:
-    """A whole response: a problem document, after which the connection closes."""
-    body = json.dumps(document(fault, root_path)).encode()
+def response(fault: Fault, root_path: str, default_headers: Headers, client: tuple[str, int] | None) -> bytes:
+    """A whole response: a problem document, after which the connection closes. Also logs it."""
+    request_id = request_ids.new_id()
+    access.refused(fault, request_id, client)
+    body = json.dumps(document(fault, root_path, request_id)).encode()
     headers = [
         *default_headers,
+        (request_ids.HEADER.lower().encode(), request_id.encode()),
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import tempfile
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.logs import Format
 from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.machine import usable_cores
-from service.settings_addresses import parse_host, parse_network, parse_origin, parse_prefix
+from service.settings_addresses import Host, Networks, Origins, Prefix
 from service.settings_memory import Memory, check_memory, divide_memory
 
 PREFIX = "RESNET_"
@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         cli_show_env_vars=True,
     )
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    host: Host = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     models_dir: Path = Field(default=Path("models"), description="The folder that `python -m model_export` fills.")
     models: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -178,16 +178,16 @@ class Settings(BaseSettings):
         description="Most pixels (width x height) of one image, checked before it is decoded. A WebP may have a "
         "quarter of them, because each takes four times the memory.",
     )
-    root_path: str = Field(
+    root_path: Prefix = Field(
         default="",
         description="Path prefix under which a proxy shows the service, such as /vision; used for `/docs` and links.",
     )
-    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+    trusted_proxies: Annotated[Networks, NoDecode] = Field(
         default=(),
         description="Addresses or networks of proxies, separated by commas, whose X-Forwarded-Proto, -Host and -Prefix "
         "are trusted; empty trusts none.",
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: Annotated[Origins, NoDecode] = Field(
         default=(),
         description="Origins, separated by commas, whose pages may call the service from a browser "
         "(https://example.com); `*` allows any, empty none.",
@@ -227,38 +227,27 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level to log."
     )
-
-    @field_validator("trusted_proxies", mode="before")
-    @classmethod
-    def _networks(cls, value: object) -> object:
-        return tuple(parse_network(text) for text in value) if isinstance(value, tuple) else value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(parse_origin(text) for text in value)
+    log_format: Format = Field(
+        default="text", description="`text`: a line for each record. `json`: an object, for programs."
+    )
+    access_log: bool = Field(default=True, description="Log a line for every request, at the level info.")
+    keep_failed: Path | None = Field(
+        default=None,
+        description="Folder that keeps images whose answer failed through the service's fault, the newest hundred, to "
+        "find out why. They are what clients sent: unset, nothing is kept.",
+    )
 
     @field_validator("models", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, re.split(r"[,\s]+", value))) if isinstance(value, str) else value
 
-    @field_validator("host")
-    @classmethod
-    def _host(cls, value: str) -> str:
-        return parse_host(value)
-
-    @field_validator("root_path")
-    @classmethod
-    def _prefix(cls, value: str) -> str:
-        return parse_prefix(value)
-
-    @field_validator("provider", "precision", "log_level", mode="before")
+    @field_validator("provider", "precision", "log_level", "log_format", mode="before")
     @classmethod
     def _lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("cache_dir", "models_dir", "api_keys_file", "tls_certificate", "tls_key")
+    @field_validator("cache_dir", "models_dir", "api_keys_file", "keep_failed", "tls_certificate", "tls_key")
     @classmethod
     def _expand_home(cls, path: Path | None) -> Path | None:
         if path is None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_interface, ip_network
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator
 
 
 def parse_host(text: str) -> str:
@@ -50,3 +53,18 @@ def _is_ipv6(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _networks(value: object) -> object:
+    return tuple(parse_network(text) for text in value) if isinstance(value, tuple) else value
+
+
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(parse_origin(text) for text in value)
+
+
+# Of the whole value, not of each part: an error then names the setting.
+Host = Annotated[str, AfterValidator(parse_host)]
+Prefix = Annotated[str, AfterValidator(parse_prefix)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)]
+Origins = Annotated[tuple[str, ...], AfterValidator(_origins)]

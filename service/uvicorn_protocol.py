@@ -265,7 +265,6 @@ class Protocol(HttpToolsProtocol):
 
     def _explain(self, fault: Fault) -> None:
         """Refuses a request because of what is in it."""
-        self.logger.warning("%s", fault)
         if isinstance(fault, HeadersTooLarge):
             self._limits.closing("headers_too_large")
         self._refuse(fault)
@@ -291,7 +290,8 @@ class Protocol(HttpToolsProtocol):
             self._last_words = fault
 
     def _write_refusal(self, fault: Fault) -> None:
-        self.transport.write(refusals.response(fault, self._link_prefix, self.server_state.default_headers))
+        default_headers = self.server_state.default_headers
+        self.transport.write(refusals.response(fault, self._link_prefix, default_headers, self.client))
         if not self.transport.can_write_eof():  # TLS
             self.transport.close()
             return

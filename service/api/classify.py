@@ -17,6 +17,7 @@ from starlette.types import Receive
 from service import errors
 from service.admission import Memory, Permit
 from service.api import problems, schema
+from service.api.access import note
 from service.api.forms import FIELD, media_type
 from service.api.guard import Guard
 from service.api.parameters import (
@@ -32,6 +33,7 @@ from service.api.parameters import (
 from service.api.uploads import FORM, IMAGE_TYPES, Body, Upload, diagnose, only_header, read_body
 from service.deadline import Deadline
 from service.errors import ServerFault
+from service.failed_images import FailedImages
 from service.lifecycle import Lifecycle
 from service.metrics import STAGES, Metrics
 from service.model_repository import Model, Repository
@@ -135,12 +137,14 @@ def router(
     metrics: Metrics,
     memory: Memory,
     guard: Guard,
+    failed_images: FailedImages,
 ) -> APIRouter:
     def select(request: Request, given: Sequence[tuple[str, str]]) -> tuple[Model, Pipeline, int]:
         """What the request asks for: model, pipeline and number of classes."""
         values = read_parameters(given)
         model = repository.select(values.get("model"), depth_of(values, repository))
         request.state.model = model.name
+        note(request, model=f"{model.name}@{model.version}")
         return model, lifecycle.active(model), top_k_of(values, model)
 
     def check_early(request: Request, query: Sequence[tuple[str, str]], pipeline: Pipeline, deadline: Deadline) -> None:
@@ -161,6 +165,15 @@ def router(
         except TimeoutError:
             raise deadline.missed("its body took longer to arrive") from None
 
+    def keep_failed(model: Model, uploads: Sequence[Upload], answers: Sequence[Classified | Fault]) -> None:
+        """What failed for want of time or room would not fail again, and is not kept."""
+        found = [
+            (number, upload.data)
+            for number, (upload, answer) in enumerate(zip(uploads, answers, strict=True))
+            if isinstance(answer, errors.ComputationFailed | errors.InternalError)
+        ]
+        failed_images.keep(found, {"model": model.name, "version": model.version, "images": len(answers)})
+
     async def answer(request: Request) -> Response:
         query = QueryParams(request.scope["query_string"]).multi_items()
         deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
@@ -170,10 +183,12 @@ def router(
             uploads, fields = await read(request, permit, deadline)
             if fields or pipeline.room.closed:  # closed: another version has come meanwhile
                 model, pipeline, top_k = select(request, [*query, *fields])
+            note(request, images=len(uploads))
             permit.enter(pipeline.room)
             deadline = min(deadline, Deadline.after(settings.request_timeout))
             work = pipeline.classify(permit, [upload.data for upload in uploads], top_k, deadline)
             answers = await unless_disconnected(request.receive, work)
+            keep_failed(model, uploads, answers)
         classified = [answer for answer in answers if isinstance(answer, Classified)]
         if len(classified) < len(answers):
             answers = [
@@ -182,6 +197,8 @@ def router(
             ]
         if isinstance(answers[0], Fault) and (len(answers) == 1 or all(isinstance(a, ServerFault) for a in answers)):
             raise answers[0]  # the status of the only image, or the server's fault for all of them
+        if any(isinstance(answer, ServerFault) for answer in answers):
+            metrics.partial.labels(model.name).inc()
         body = {  # a `schema.Classification`
             "model": model.name,
             "depth": model.depth,

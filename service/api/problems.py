@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from service import errors
+from service import errors, request_ids
+from service.api.access import note
 from service.errors import InternalError, InvalidParameter, MalformedRequest, MethodNotAllowed, NotFound, fault_types
 from service.runtime import faults
 from service.runtime.faults import Fault
@@ -102,11 +103,12 @@ def headers_of(fault: Fault) -> dict[str, str]:
     return {}
 
 
-def document(fault: Fault, root_path: str = "") -> dict[str, object]:
+def document(fault: Fault, root_path: str = "", request_id: str = "") -> dict[str, object]:
     """The members of the problem document.
 
     Args:
         root_path: the prefix under which clients see the service.
+        request_id: by default that of the request that this task belongs to.
     """
     return {
         "type": f"{root_path}/problems/{fault.slug}",
@@ -114,6 +116,7 @@ def document(fault: Fault, root_path: str = "") -> dict[str, object]:
         "status": status_of(fault),
         "detail": str(fault),
         "remedy": fault.advice(),
+        "request_id": request_id or request_ids.current(),
         **fault.members,
     }
 
@@ -121,7 +124,10 @@ def document(fault: Fault, root_path: str = "") -> dict[str, object]:
 def response(request: Request, fault: Fault) -> JSONResponse:
     # Inside a mounted application, `root_path` is the mount's.
     root_path = request.scope.get("app_root_path", request.scope.get("root_path", ""))
-    return JSONResponse(document(fault, root_path), status_of(fault), headers_of(fault), media_type=MEDIA_TYPE)
+    note(request, problem=fault.slug)
+    # Here too, for the answer to an unexpected error: it is made outside of all other middleware.
+    headers = {**headers_of(fault), request_ids.HEADER: request_ids.current()}
+    return JSONResponse(document(fault, root_path), status_of(fault), headers, media_type=MEDIA_TYPE)
 
 
 def responses(*types: type[Fault]) -> dict[int | str, dict[str, object]]:

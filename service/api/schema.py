@@ -21,6 +21,9 @@ class Problem(BaseModel):
     status: int = Field(examples=[422])
     detail: str = Field(examples=["The image ends before its last pixel: 20480 bytes were received."])
     remedy: str = Field(examples=["Send the whole file again. If the stored file is damaged, replace it."])
+    request_id: str = Field(
+        examples=["0c7f3e5a9b1d4c6e8f0a2b4c6d8e0f1a"], description="As in the header X-Request-ID and in the log."
+    )
 
 
 class Prediction(BaseModel):

@@ -41,6 +41,7 @@ class SharedItem(NamedTuple):
     image: Image
     top_k: int
     deadline: float
+    request_id: str = ""
 
 
 class EngineSide:
@@ -150,7 +151,7 @@ class EngineSide:
             image = EncodedJpeg(data, request.width, request.height)
         else:
             image = self._memory.pixels(request.slot, model.card.preprocessing.crop)
-        runner.submit(SharedItem(image, request.top_k, request.deadline), pending)
+        runner.submit(SharedItem(image, request.top_k, request.deadline, request.request_id), pending)
 
     def _finish(self, request: Request, runner: Runner, pending: Pending) -> None:
         del self.pending[request.slot]

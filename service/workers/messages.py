@@ -15,19 +15,20 @@ from typing import NamedTuple
 
 from service.model_repository import Model, Repository
 from service.published import Listing, Stamp
+from service.request_ids import MAX_CHARACTERS
 from service.runtime.engine import EngineInfo
 from service.settings import Settings
 from service.workers.memory import Layout
 
 MAX_BYTES = 1 << 16  # of a message; more records are split over several messages
 
-# From worker to engine: slot, model, top_k, deadline; of a JPEG its bytes, width and height.
+# From worker to engine: slot, model, top_k, deadline; of a JPEG its bytes, width and height; the id of its request.
 HELLO = b"h"  # the worker listens
 SUBMIT = b"s"
 WITHDRAW = b"w"
 RELEASE = b"r"  # no request of this worker uses the model any more
 RELOAD = b"l"  # look at the model folder
-_REQUEST = struct.Struct("<cIHHdIII")
+_REQUEST = struct.Struct(f"<cIHHdIII{MAX_CHARACTERS}s")
 
 # From engine to worker.
 _DONE = b"d"
@@ -60,13 +61,15 @@ class Request(NamedTuple):
     jpeg_bytes: int = 0  # 0: the slot has pixels
     width: int = 0
     height: int = 0
+    request_id: str = ""
 
     def pack(self) -> bytes:
-        return _REQUEST.pack(*self)
+        return _REQUEST.pack(*self[:-1], self.request_id.encode())
 
     @classmethod
     def unpack(cls, message: bytes) -> Request:
-        return cls(*_REQUEST.unpack(message))
+        *numbers, request_id = _REQUEST.unpack(message)
+        return cls(*numbers)._replace(request_id=request_id.rstrip(b"\0").decode())
 
 
 class Outcome(IntEnum):

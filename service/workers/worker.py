@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 
-from service import metrics
+from service import logs, metrics
 from service.app import create_app
 from service.backend import Work
 from service.hard_end import last_words
@@ -31,10 +31,9 @@ LOGGED_ONCE = "uvicorn"
 
 def main() -> None:
     start: Start = pickle.load(sys.stdin.buffer)
-    logging.basicConfig(
-        level=start.settings.log_level.upper(),
-        format=f"%(asctime)s %(levelname)s worker {start.worker}: %(name)s: %(message)s",
-        stream=sys.stderr,
+    settings = start.settings
+    logs.configure(
+        settings.log_level, settings.log_format, access=settings.access_log, process=f"worker {start.worker}"
     )
     logging.getLogger(LOGGED_ONCE).setLevel(max(logging.WARNING, logging.getLogger().level))
     try:

@@ -176,7 +176,7 @@ class RemoteBackend:
             self._free.put(slot)
             return
         image = item.image
-        request = Request(SUBMIT, slot, model, item.top_k, item.deadline)
+        request = Request(SUBMIT, slot, model, item.top_k, item.deadline, request_id=item.request_id)
         if isinstance(image, EncodedJpeg):
             self.memory.jpeg(slot, len(image.data))[:] = image.data
             request = request._replace(jpeg_bytes=len(image.data), width=image.width, height=image.height)

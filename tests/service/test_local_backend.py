@@ -37,6 +37,7 @@ class Picture(NamedTuple):
     image: np.ndarray
     top_k: int = 1
     deadline: float = math.inf
+    request_id: str = "some-request"
 
 
 class ScriptedEngine:
@@ -171,13 +172,18 @@ def answers(runner: LocalRunner, *values: int) -> list[str]:
     return [str(outcome) if isinstance(outcome, Exception) else "answered" for outcome in outcomes]
 
 
-def test_only_the_guilty_image_of_a_failed_batch_fails(runner: Callable[..., LocalRunner]) -> None:
+def test_only_the_guilty_image_of_a_failed_batch_fails(
+    runner: Callable[..., LocalRunner], caplog: pytest.LogCaptureFixture
+) -> None:
     told: list[EngineBroken] = []
     engine = PickyEngine(most=8)
     made = runner(engine, told.append, max_wait=10)
     assert answers(made, 1, 2, 13, 4, 5, 6, 7, 8) == ["answered"] * 2 + ["thirteen"] + ["answered"] * 5
     assert engine.batches == [8] + [1] * 8
     assert told == []
+    batch, image = (record for record in caplog.records if record.name == "service.local_runner")
+    assert (batch.levelname, image.levelname) == ("WARNING", "ERROR")
+    assert {batch.__dict__["request_id"], image.__dict__["request_id"]} == {"some-request"}
 
 
 def test_a_batch_without_memory_runs_image_by_image(runner: Callable[..., LocalRunner]) -> None:

@@ -23,6 +23,7 @@ from service.api import problems
 from service.api.guard import Guard
 from service.app import create_app
 from service.keys import Scope
+from service.logs import ACCESS
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.fuzz.forms import result_of
@@ -187,19 +188,18 @@ def test_a_new_key_is_let_in_while_serving(start: Callable[..., TestClient], key
 def test_requests_are_counted_and_logged_by_name(
     start: Callable[..., TestClient], keys_file: Path, photo: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "service.api.guard")
+    caplog.set_level(logging.INFO, ACCESS)
     client = start(api_keys_file=keys_file)
     for token, body in (("user", photo), ("user", b"x"), ("operator", photo), ("s3cret", photo)):
         client.post("/classify?top_k=1", content=body, headers=as_bearer(token))
     client.post("/classify", content=photo)
-    logged = (record for record in caplog.records if record.name == "service.api.guard")
-    lines = [record.getMessage().partition(" in ")[0] for record in logged]
-    assert lines == [
-        "user: POST /classify 200",
-        "user: POST /classify 422",
-        "operator: POST /classify 403",
-        "invalid: POST /classify 401",
-        "anonymous: POST /classify 401",
+    fields = [record.__dict__["fields"] for record in caplog.records if record.name == ACCESS]
+    assert [(line["key"], line["status"]) for line in fields if line["path"] == "/classify"] == [
+        ("user", 200),
+        ("user", 422),
+        ("operator", 403),
+        ("invalid", 401),
+        ("anonymous", 401),
     ]
     assert counted(client, "resnet_key_requests_total") == {
         '{key="user",status="200"}': 1,

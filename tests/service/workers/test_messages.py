@@ -13,9 +13,10 @@ from service.workers.messages import MAX_BYTES, SUBMIT, Done, Mark, News, Outcom
 
 
 def test_requests() -> None:
-    request = Request(SUBMIT, slot=70_000, model=3, top_k=1000)
-    assert Request.unpack(request.pack()) == request
-    assert len(request.pack()) < 32
+    for request_id in ("", "order-66", "x" * 64):
+        request = Request(SUBMIT, slot=70_000, model=3, top_k=1000, request_id=request_id)
+        assert Request.unpack(request.pack()) == request
+        assert len(request.pack()) < 128
 
 
 def test_done_in_one_message() -> None:

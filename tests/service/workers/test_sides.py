@@ -98,7 +98,7 @@ class Sides:
     def submit(self, pixels: Image, top_k: int = 3, deadline: float = math.inf) -> Pending:
         """As a decode thread does."""
         pending = self.remote.pending()
-        self.remote.submit(SharedItem(pixels, top_k, deadline), pending)
+        self.remote.submit(SharedItem(pixels, top_k, deadline, "some-request"), pending)
         return pending
 
     def submit_on_a_thread(self, pixels: np.ndarray, top_k: int) -> tuple[Pending, asyncio.Task[None]]:
@@ -377,12 +377,14 @@ def test_versions_come_and_go(tiny_dir: Path) -> None:
     run(tiny_dir, scenario)
 
 
-def test_what_fails_fails_alone_and_gives_its_slot_back(tiny_dir: Path) -> None:
+def test_what_fails_fails_alone_and_gives_its_slot_back(tiny_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(sides: Sides) -> None:
         with failing(sides.engine, "out of memory"), pytest.raises(EngineFailed, match="see its log"):
             await sides.submit(pictures(1)[0])
         await sides.submit(pictures(1)[0])
         assert sides.free_slots() == 8
+        (record,) = (record for record in caplog.records if record.name == "service.local_runner")
+        assert record.__dict__["request_id"] == "some-request"  # in the log of the engine process
 
     run(tiny_dir, scenario)
 
