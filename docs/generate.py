@@ -50,7 +50,7 @@ def settings_table() -> str:
     for name, field in Settings.model_fields.items():
         default = field.default if field.default_factory is None else "number of cores"
         if isinstance(default, tuple | None):
-            default = ",".join(default or ()) or "(unset)"
+            default = ",".join(map(str, default or ())) or "(unset)"
         option = "--" + name.replace("_", "-")
         rows.append(f"| `{PREFIX}{name.upper()}` | `{option}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"

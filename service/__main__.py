@@ -66,14 +66,15 @@ def _open_standard_streams() -> None:
 
 def serve(settings: Settings) -> int:
     """Everything in this process."""
-    from service import metrics, sockets
+    from service import counter_files, sockets
     from service.app import create_app
+    from service.metrics import Metrics
     from service.model_repository import RepositoryError
     from service.server import Server
     from service.watchdog import end_process
 
-    metrics.count_alone()
-    counts = metrics.Metrics()
+    counter_files.count_alone()
+    counts = Metrics(settings.metrics_buckets)
     try:
         server = Server(
             settings,
@@ -109,13 +110,13 @@ def serve_with_workers(settings: Settings) -> int:
     """HTTP and decoding in workers, computing in this process."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # until there is something to stop
 
-    from service import metrics
+    from service import counter_files
     from service.workers.supervisor import supervise
 
     try:
-        with metrics.count_together():
+        with counter_files.count_together():
             return supervise(settings)
-    except metrics.NoFolder as error:
+    except counter_files.NoFolder as error:
         log.error("%s", error)
         return 1
 

@@ -34,7 +34,7 @@ class Room:
         self._target = target
         self._requests = 0
         self._vacated: asyncio.Event | None = None
-        self._gauge = metrics.queue.labels(model=model)  # looked up once: a label costs as much as counting
+        self._gauge = metrics.in_service.labels(model=model)  # looked up once: a label costs as much as counting
 
     @property
     def wait(self) -> float:

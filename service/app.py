@@ -67,7 +67,7 @@ def create_app(
         RepositoryError: there are no published models, or not those that the settings name.
         KeysError: the keys file is missing or broken.
     """
-    metrics = metrics or Metrics()
+    metrics = metrics or Metrics(settings.metrics_buckets)
     repository = repository or open_repository(settings)
     is_worker = backend is not None  # what is the same for all of them, the engine process shows and tells
     backend = backend or LocalBackend(settings, metrics, on_broken=lambda error: lifecycle.give_up(error))

@@ -61,6 +61,7 @@ class LocalRunner:
         calibration = model.card.calibration
         self._temperature = calibration.temperature if calibration else 1.0
         best = engine.info.tuned.tuning.best if engine.info.tuned else None
+        self._running = metrics.running.labels(model=model.name)
         self._batcher: Batcher[BatchItem, TopK] = Batcher(
             self._run,
             sizes=PaddedSizes(seconds) if (seconds := engine.seconds) else ExactSizes(engine.info.batch_sizes),
@@ -105,6 +106,13 @@ class LocalRunner:
         self._batcher.close()
 
     def _run(self, items: Sequence[BatchItem], alone: bool) -> list[TopK | Exception]:
+        self._running.inc(len(items))
+        try:
+            return self._results(items, alone)
+        finally:
+            self._running.dec(len(items))
+
+    def _results(self, items: Sequence[BatchItem], alone: bool) -> list[TopK | Exception]:
         """Computes a batch. If the engine fails, computes each item once more by itself: only the guilty one fails."""
         try:
             return self._answers(items, alone)

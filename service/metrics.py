@@ -1,161 +1,30 @@
-"""What Prometheus sees: one registry per application, or counters shared by all processes of the service.
-
-prometheus_client decides when it is imported whether to count for one process or for several. Only this module imports
-it, and not before the first `Metrics`: `count_alone` and `count_together` come first.
-"""
+"""What Prometheus sees: one registry per application, or counters shared by all processes of the service."""
 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
-import tempfile
 import threading
 from collections import Counter as Tally
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from service.counter_files import FOLDER, locked
 from service.runtime.build import this_build
+from service.settings_buckets import SECONDS
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
-
-log = logging.getLogger(__name__)
 
 Stage = Literal["decode", "queue", "inference", "total"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 INFO_LABELS = ("model", "version", "depth", "variant", "provider", "compute")
 
-# 1 ms to 16 s, doubling: from a ResNet-18 on a GPU to a ResNet-152 on one core under load.
-SECONDS = tuple(0.001 * 2**power for power in range(15))
+CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+MOST_CLASSES = 100  # of a model whose predicted classes are counted: each is a series of its own
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-
-# prometheus_client's name for the folder in which several processes count; it heeds it in lower case, too.
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-
-
-# Where each process counts, by prometheus_client's names for the kinds of metrics, and the room that is reserved for
-# each: for 25 models and 300 series of a kind. The files are mapped into memory, and to write where a full disk has no
-# room for them would end the process. Beyond that room a file doubles, unreserved.
-RESERVED = {"counter": 2**16, "histogram": 2**19, "gauge_livesum": 2**16, "gauge_max": 2**16}
-SUMMED = ("counter", "histogram")  # kinds that outlive their process, in one file for all that have ended
-
-
-class NoFolder(Exception):
-    """There is no folder for temporary files, or no room in it; the message names the remedy."""
-
-
-def count_alone() -> None:
-    """This process counts for itself, whatever the environment of its caller says."""
-    for name in (FOLDER, FOLDER.lower()):
-        os.environ.pop(name, None)
-
-
-@contextmanager
-def count_together() -> Iterator[None]:
-    """This process and those that it starts count together. Raises NoFolder."""
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix="resnet-service-")
-    except OSError as error:
-        raise NoFolder(f"there is no folder for the workers' counters: {error}; set TMPDIR") from error
-    with temporary as folder:
-        os.environ[FOLDER] = folder
-        reserve_counters()
-        yield
-
-
-def reserve_counters() -> None:
-    """Takes the room on the disk for all that this process will count; nothing if it counts alone. Raises NoFolder."""
-    folder = os.environ.get(FOLDER)
-    if folder is None:
-        return
-    try:
-        for kind, size in RESERVED.items():
-            with _file(folder, kind, os.getpid()).open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        for kind in RESERVED:  # an empty file is not one of counters
-            _file(folder, kind, os.getpid()).unlink(missing_ok=True)
-        needed = sum(RESERVED.values())
-        raise NoFolder(f"{folder} has no room for {needed} bytes of counters: {error}; set TMPDIR") from error
-
-
-_ended: set[int] = set()  # processes whose files are still there
-
-
-def forget_process(pid: int) -> None:
-    """Drops the gauges of a process that has ended, and adds what it counted to the sums of those that ended before it.
-
-    While `text` reads the files, or if the disk has no room for the new sums, they stay until the next process ends.
-    """
-    from prometheus_client.multiprocess import mark_process_dead
-
-    folder = os.environ[FOLDER]
-    mark_process_dead(pid)  # type: ignore[no-untyped-call]
-    _ended.add(pid)
-    try:
-        with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            for kind in SUMMED:
-                _add_up(folder, kind)
-            for ended in _ended:
-                for kind in RESERVED:
-                    _file(folder, kind, ended).unlink(missing_ok=True)
-            _ended.clear()
-    except BlockingIOError:
-        pass
-    except OSError as error:  # also if something has cleaned away the folder
-        log.warning("the counters of workers that have ended stay in their files: %s", error)
-
-
-def _add_up(folder: str, kind: str) -> None:
-    """Moves what processes have counted that have ended into one file. Raises OSError; nothing is lost then."""
-    from prometheus_client.mmap_dict import MmapedDict
-
-    total = _file(folder, kind, "ended")
-    files = [file for file in (total, *(_file(folder, kind, pid) for pid in _ended)) if file.exists()]
-    sums: dict[str, float] = defaultdict(float)
-    for file in files:
-        for key, value, *_ in MmapedDict.read_all_values_from_file(file):  # type: ignore[no-untyped-call]
-            sums[key] += value
-    new = total.with_suffix(".new")
-    try:
-        with new.open("wb") as empty:  # with room for all, so that it need not grow
-            os.posix_fallocate(empty.fileno(), 0, 8 + sum(len(key.encode()) + 32 for key in sums))
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
-    written = MmapedDict(new)  # type: ignore[no-untyped-call]
-    for key, value in sums.items():
-        written.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
-    written.close()  # type: ignore[no-untyped-call]
-    new.replace(total)
-    for file in files:
-        if file != total:
-            file.unlink()
-
-
-def _file(folder: str, kind: str, process: int | str) -> Path:
-    return Path(folder) / f"{kind}_{process}.db"
-
-
-@contextmanager
-def _locked(folder: str, how: int) -> Iterator[None]:
-    """Holds a lock on the files of all processes: they are read as they were before a process was forgotten, or after.
-
-    Raises:
-        BlockingIOError: another process holds it, and `how` says not to wait.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)  # a file of its own would need room on the disk
-    try:
-        fcntl.flock(descriptor, how)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class Metrics:
@@ -168,16 +37,20 @@ class Metrics:
     batch_size: Histogram
     http: Histogram
     in_flight: Gauge
-    queue: Gauge
+    in_service: Gauge
+    running: Gauge
+    confidence: Histogram
+    predicted: Counter
     request_bytes: Gauge
     key_requests: Counter
     connections: Gauge
     connections_closed: Counter
     not_decoded: Counter
 
-    def __init__(self, engine_pid: Callable[[], int] = os.getppid) -> None:
+    def __init__(self, buckets: Sequence[float] = SECONDS, engine_pid: Callable[[], int] = os.getppid) -> None:
         """
         Args:
+            buckets: the upper edges of those of durations, in seconds, ascending; the same in all processes.
             engine_pid: the engine process, whose memory and CPU `process_` shows when processes count together.
         """
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
@@ -194,13 +67,15 @@ class Metrics:
             **build._replace(commit=build.commit or "")._asdict()
         ).set(1)
         self.requests = counter(
-            "resnet_requests", "Requests to /classify, by model and HTTP status", ["model", "status"]
+            "resnet_requests",
+            "Requests to /classify, by model, HTTP status and problem (empty for none)",
+            ["model", "status", "problem"],
         )
         self.http = histogram(
             "resnet_http_request_seconds",
             "Seconds from the head of a request to the end of its answer, by first part of the path and HTTP status",
             ["handler", "status"],
-            buckets=SECONDS,
+            buckets=buckets,
         )
         self.in_flight = gauge(
             "resnet_http_requests_in_flight", "Requests that have no complete answer yet", multiprocess_mode="livesum"
@@ -216,10 +91,23 @@ class Metrics:
             "resnet_stage_seconds",
             "Seconds an image spends: decode (on a core), queue (waiting), inference (its batch), total",
             ["model", "stage"],
-            buckets=SECONDS,
+            buckets=buckets,
         )
         self.batch_size = histogram("resnet_batch_size", "Images in a batch", ["model"], buckets=BATCH_SIZES)
-        self.queue = gauge("resnet_queue_images", "Images in the service now", ["model"], multiprocess_mode="livesum")
+        self.in_service = gauge(
+            "resnet_images_in_service", "Images from admission to answer", ["model"], multiprocess_mode="livesum"
+        )
+        self.running = gauge(
+            "resnet_images_running", "Images in a batch that runs", ["model"], multiprocess_mode="livesum"
+        )
+        self.confidence = histogram(
+            "resnet_confidence", "Probability of the most probable class, by image", ["model"], buckets=CONFIDENCE
+        )
+        self.predicted = counter(
+            "resnet_predicted_classes",
+            f"Images by their most probable class, of models with at most {MOST_CLASSES} classes",
+            ["model", "class"],
+        )
         self.request_bytes = gauge(
             "resnet_request_bytes",
             "Bytes that requests in the service hold for bodies and pixels",
@@ -288,5 +176,5 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         ProcessCollector(pid=self._engine_pid, registry=together)
-        with _locked(os.environ[FOLDER], fcntl.LOCK_SH):
+        with locked(os.environ[FOLDER], fcntl.LOCK_SH):
             return generate_latest(together)

@@ -25,7 +25,7 @@ from service.batching import Closed, Expired
 from service.deadline import Deadline
 from service.decoders import Decoders, Outcome
 from service.errors import ComputationFailed, ImageTooLarge, InternalError, ServerFault, Stopping
-from service.metrics import STAGES, Metrics, Stage
+from service.metrics import MOST_CLASSES, STAGES, Metrics, Stage
 from service.model_repository import Model
 from service.runtime.engine import Image
 from service.runtime.faults import Fault, ImageFault
@@ -103,6 +103,12 @@ class Pipeline:
         self._stages = [(stage, metrics.stages.labels(model=model.name, stage=stage)) for stage in STAGES]
         self._ok = metrics.images.labels(model=model.name, outcome="ok")
         self._failed = functools.partial(metrics.images.labels, model.name)
+        self._confidence = metrics.confidence.labels(model=model.name)
+        labels = model.card.labels
+        self._predicted = {
+            class_id: metrics.predicted.labels(model.name, labels[class_id].name)
+            for class_id in (range(len(labels)) if len(labels) <= MOST_CLASSES else ())
+        }
         self._not_decoded = metrics.not_decoded.labels(model=model.name)
 
     async def classify(
@@ -113,11 +119,15 @@ class Pipeline:
         Raises:
             Overloaded, DeadlineMissed, MemoryExhausted: no image was looked at.
         """
-        self.room.check(deadline)
-        permit.reserve_bytes(len(images) * self._pixel_bytes)
         decodes = self._runner.decodes
-        if decodes:
-            permit.reserve_bytes(JPEG_COPIES * sum(min(len(data), encoded.MAX_BYTES) for data in images))
+        try:
+            self.room.check(deadline)
+            permit.reserve_bytes(len(images) * self._pixel_bytes)
+            if decodes:
+                permit.reserve_bytes(JPEG_COPIES * sum(min(len(data), encoded.MAX_BYTES) for data in images))
+        except ServerFault as fault:
+            self._failed(fault.slug).inc(len(images))
+            raise
         permit.reserve_images(self.room, len(images))
         jobs = [_Job(data, top_k, deadline.at, self._runner.pending(), by_engine=decodes) for data in images]
         if decodes:
@@ -220,6 +230,9 @@ class Pipeline:
             self._failed(answer.slug).inc()
             return
         self._ok.inc()
+        self._confidence.observe(float(answer.top.probabilities[0]))
+        if self._predicted:
+            self._predicted[int(answer.top.class_ids[0])].inc()
         for stage, histogram in self._stages:
             histogram.observe(answer.seconds[stage])
 

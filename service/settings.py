@@ -14,6 +14,7 @@ from service.logs import Format
 from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.machine import usable_cores
 from service.settings_addresses import Host, Networks, Origins, Prefix
+from service.settings_buckets import SECONDS, Buckets
 from service.settings_memory import Memory, check_memory, divide_memory
 
 PREFIX = "RESNET_"
@@ -231,13 +232,17 @@ class Settings(BaseSettings):
         default="text", description="`text`: a line for each record. `json`: an object, for programs."
     )
     access_log: bool = Field(default=True, description="Log a line for every request, at the level info.")
+    metrics_buckets: Annotated[Buckets, NoDecode] = Field(
+        default=SECONDS,
+        description="Upper edges of the histograms of durations, in seconds, ascending, separated by commas.",
+    )
     keep_failed: Path | None = Field(
         default=None,
         description="Folder that keeps images whose answer failed through the service's fault, the newest hundred, to "
         "find out why. They are what clients sent: unset, nothing is kept.",
     )
 
-    @field_validator("models", "trusted_proxies", "cors_origins", mode="before")
+    @field_validator("models", "trusted_proxies", "cors_origins", "metrics_buckets", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, re.split(r"[,\s]+", value))) if isinstance(value, str) else value

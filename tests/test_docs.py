@@ -42,7 +42,7 @@ def test_every_path_on_the_architecture_page_exists() -> None:
 
 
 def test_every_metric_is_documented() -> None:
-    documented = set(re.findall(r"`(resnet_\w+)`", (ROOT / "docs" / "api.md").read_text()))
+    documented = set(re.findall(r"`(resnet_\w+)`", (ROOT / "docs" / "metrics.md").read_text()))
     exposed = {family.name for family in Metrics().registry.collect() if family.name.startswith("resnet_")}
     assert {name.removesuffix("_total") for name in documented} == exposed
 

@@ -17,7 +17,7 @@ from starlette.types import Receive
 from service import errors
 from service.admission import Memory, Permit
 from service.api import problems, schema
-from service.api.access import note
+from service.api.access import CLIENT_LEFT, note
 from service.api.forms import FIELD, media_type
 from service.api.guard import Guard
 from service.api.parameters import (
@@ -214,22 +214,23 @@ def router(
     guarded = guard.protect("classify", answer)
 
     async def counted(request: Request) -> Response:
-        """Counts every request by model and status."""
-        status = 500
+        """Counts every request by model, status and problem."""
+        status, problem = 500, errors.InternalError.slug
         try:
             response = await guarded(request)
-            status = response.status_code
+            status, problem = response.status_code, ""
         except ClientDisconnect:
-            status = 499  # nginx's code for it; nobody reads this response
+            status, problem = CLIENT_LEFT, ""  # nobody reads this response
             response = Response(status_code=status)
         except Fault as fault:
-            status = problems.status_of(fault)
+            status, problem = problems.status_of(fault), fault.slug
             raise
         except asyncio.CancelledError:  # only the end of the server cancels requests
-            status = problems.status_of(stopping := errors.Stopping(retry_after=1))
+            stopping = errors.Stopping(retry_after=1)
+            status, problem = problems.status_of(stopping), stopping.slug
             raise stopping from None
         finally:
-            metrics.requests.labels(getattr(request.state, "model", "unknown"), status).inc()
+            metrics.requests.labels(getattr(request.state, "model", "unknown"), status, problem).inc()
         return response
 
     class ClassifyRoute(APIRoute):

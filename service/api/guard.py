@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import ClientDisconnect
 
-from service.api.access import note
+from service.api.access import CLIENT_LEFT, note
 from service.api.problems import status_of
 from service.errors import CallClosed, Forbidden, RateLimited, Stopping, TooManyAtOnce, Unauthorized
 from service.keys import ANONYMOUS, INVALID, Key, KeyFile, Scope
@@ -89,7 +89,7 @@ class Guard:
                 status = status_of(Stopping(retry_after=1))
                 raise
             except ClientDisconnect:
-                status = 499  # nginx's code for it
+                status = CLIENT_LEFT
                 raise
             finally:
                 self._metrics.key_requests.labels(name, status).inc()

@@ -11,7 +11,7 @@ import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping
 
-from service import metrics
+from service import counter_files
 from service.model_repository import Repository
 from service.settings import Settings
 from service.workers.engine_side import EngineSide
@@ -119,5 +119,5 @@ class Child:
         """Waits for the process to end; returns its exit status."""
         status = await self._process.wait()
         self._side.close()
-        metrics.forget_process(self._process.pid)
+        counter_files.forget_process(self._process.pid)
         return status

@@ -79,7 +79,7 @@ class Supervisor:
         self._is_loaded = False
         self._shown = Shown(repository.listing, dict(repository.unreadable))
         self._released = asyncio.Event()
-        self.metrics = Metrics(engine_pid=os.getpid)
+        self.metrics = Metrics(settings.metrics_buckets, engine_pid=os.getpid)
         self._backend = LocalBackend(
             settings,
             self.metrics,

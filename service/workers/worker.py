@@ -10,12 +10,13 @@ import signal
 import socket
 import sys
 
-from service import logs, metrics
+from service import counter_files, logs
 from service.app import create_app
 from service.backend import Work
 from service.hard_end import last_words
 from service.keys import KeysError
 from service.lifecycle import NothingServed
+from service.metrics import Metrics
 from service.server import Server
 from service.sockets import bind
 from service.watchdog import end_process
@@ -37,8 +38,8 @@ def main() -> None:
     )
     logging.getLogger(LOGGED_ONCE).setLevel(max(logging.WARNING, logging.getLogger().level))
     try:
-        metrics.reserve_counters()
-    except metrics.NoFolder as error:
+        counter_files.reserve_counters()
+    except counter_files.NoFolder as error:
         log.error("%s", error)
         sys.exit(1)
     backend = RemoteBackend(
@@ -48,7 +49,7 @@ def main() -> None:
         on_stop=lambda number: server.stop(number),
         on_lost=_exit_without_engine,
     )
-    counts = metrics.Metrics()
+    counts = Metrics(settings.metrics_buckets)
     try:
         server = Server(
             start.settings,

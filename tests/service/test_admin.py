@@ -63,7 +63,7 @@ def test_it_has_health_and_metrics_and_the_main_port_health_only(start: Callable
     both = start()
     until_ready(both)
     assert both.main.post("/classify", content=photo).status_code == 200
-    assert 'resnet_requests_total{model="resnet8-cifar",status="200"} 1.0' in both.admin("/metrics").text
+    assert 'resnet_requests_total{model="resnet8-cifar",problem="",status="200"} 1.0' in both.admin("/metrics").text
     assert both.admin("/healthz/live").json() == both.main.get("/healthz/live").json() == {"status": "live"}
     assert both.admin("/healthz/ready").json() == both.main.get("/healthz/ready").json() == {"status": "ready"}
     assert both.admin("/healthz/live", "HEAD").status_code == 200

@@ -78,9 +78,9 @@ def test_a_permit_holds_bytes_and_images_until_it_ends(stand: Stand) -> None:
         permit.reserve_bytes(600)
         permit.reserve_bytes(400)
         permit.reserve_images(stand.room, 3)
-        assert gauge(stand.metrics, "resnet_queue_images", model="net") == 3
+        assert gauge(stand.metrics, "resnet_images_in_service", model="net") == 3
         assert gauge(stand.metrics, "resnet_request_bytes") == memory.held == 1000
-    assert gauge(stand.metrics, "resnet_queue_images", model="net") == 0
+    assert gauge(stand.metrics, "resnet_images_in_service", model="net") == 0
     assert gauge(stand.metrics, "resnet_request_bytes") == memory.held == 0
 
 
@@ -91,7 +91,7 @@ def test_it_gives_everything_back_after_an_error(stand: Stand) -> None:
         permit.reserve_images(stand.room, 4)
         raise ConnectionError
     assert memory.held == 0
-    assert gauge(stand.metrics, "resnet_queue_images", model="net") == 0
+    assert gauge(stand.metrics, "resnet_images_in_service", model="net") == 0
 
 
 def test_a_request_may_hold_as_much_as_stays_free(stand: Stand) -> None:

@@ -1,4 +1,4 @@
-"""Counting alone, and counting together with other processes."""
+"""What is counted and shown."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-import pytest
+from starlette.testclient import TestClient
 
 from service import metrics
+from service.app import create_app
+from service.metrics import Metrics
+from service.settings import Settings
+from tests.support.waiting import until_ready
 
 
 def run(program: str, **environment: str) -> str:
@@ -20,197 +23,6 @@ def run(program: str, **environment: str) -> str:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**os.environ, **environment}
     )
     return finished.stdout
-
-
-def test_counting_alone_ignores_the_folder_of_somebody_else(tmp_path: Path) -> None:
-    program = """
-from service import metrics
-metrics.count_alone()
-found = metrics.Metrics()
-found.requests.labels("net", 200).inc()
-print(found.text().decode())
-"""
-    folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "prometheus_multiproc_dir": str(tmp_path)}
-    assert 'resnet_requests_total{model="net",status="200"} 1.0' in run(program, **folder)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_processes_that_count_together_show_their_sum() -> None:
-    program = """
-import subprocess, sys
-from service import metrics
-count = "from service import metrics; metrics.Metrics().requests.labels('net', 200).inc(2)"
-with metrics.count_together():
-    for _ in range(2):
-        subprocess.run([sys.executable, "-c", count], check=True)
-    found = metrics.Metrics()
-    found.requests.labels("net", 200).inc()
-    print(found.text().decode())
-"""
-    assert 'resnet_requests_total{model="net",status="200"} 5.0' in run(program)
-
-
-def test_the_gauges_of_a_process_that_has_ended_can_be_dropped() -> None:
-    program = """
-import subprocess, sys
-from service import metrics
-count = "from service import metrics; metrics.Metrics().queue.labels('net').inc(2); import os; print(os.getpid())"
-with metrics.count_together():
-    pid = int(subprocess.run([sys.executable, "-c", count], check=True, capture_output=True, text=True).stdout)
-    found = metrics.Metrics()
-    print("resnet_queue_images{" in found.text().decode())
-    metrics.forget_process(pid)
-    print("resnet_queue_images{" in found.text().decode())
-"""
-    assert run(program).split() == ["True", "False"]
-
-
-WORKERS = """
-import os, subprocess, sys
-from pathlib import Path
-from service import metrics
-
-COUNT = '''
-import os
-from service import metrics
-metrics.reserve_counters()
-found = metrics.Metrics()
-found.requests.labels("net", 200).inc()
-found.batch_size.labels("net").observe(3)
-found.batch_size.labels("net").observe(100)
-print(os.getpid())
-'''
-
-def a_worker():
-    # Counts one request and two batches, and ends. Its process id.
-    return int(subprocess.run([sys.executable, "-c", COUNT], check=True, capture_output=True, text=True).stdout)
-
-def sums():
-    lines = [line.split() for line in found.text().decode().splitlines() if not line.startswith("#")]
-    counted = ("resnet_requests_total", "resnet_batch_size")
-    return {name: float(value) for name, value in lines if name.startswith(counted)}
-
-def files():
-    names = [path.name for path in Path(os.environ[metrics.FOLDER]).iterdir()]
-    return sorted(name for name in names if f"_{os.getpid()}." not in name)
-"""
-
-
-def test_what_processes_counted_that_have_ended_stays_in_the_sums_and_takes_no_more_room() -> None:
-    program = """
-with metrics.count_together():
-    found = metrics.Metrics()
-    alive = a_worker()
-    for ended in range(1, 4):
-        pid = a_worker()
-        before = sums()
-        assert before['resnet_requests_total{model="net",status="200"}'] == ended + 1, before
-        assert before['resnet_batch_size_bucket{le="4.0",model="net"}'] == ended + 1, before
-        assert before['resnet_batch_size_count{model="net"}'] == 2 * (ended + 1), before
-        assert before['resnet_batch_size_sum{model="net"}'] == 103 * (ended + 1), before
-        metrics.forget_process(pid)
-        assert sums() == before, sums()
-        of_ended = [name for name in files() if f"_{alive}." not in name]
-        assert of_ended == ["counter_ended.db", "histogram_ended.db"], of_ended
-        sizes = [path.stat().st_size for path in Path(os.environ[metrics.FOLDER]).glob("*_ended.db")]
-        assert 0 < sum(sizes) < 2**14, sizes
-"""
-    run(WORKERS + program)
-
-
-def test_while_the_files_are_read_they_stay_until_the_next_process_ends() -> None:
-    program = """
-import prometheus_client
-read = prometheus_client.generate_latest
-
-def interrupted(registry):
-    metrics.forget_process(first)
-    return read(registry)
-
-with metrics.count_together():
-    found = metrics.Metrics()
-    first, second = a_worker(), a_worker()
-    before = sums()
-    prometheus_client.generate_latest = interrupted
-    assert sums() == before
-    assert f"counter_{first}.db" in files(), files()
-    prometheus_client.generate_latest = read
-    metrics.forget_process(second)
-    assert files() == ["counter_ended.db", "histogram_ended.db"], files()
-    assert sums() == before
-"""
-    run(WORKERS + program)
-
-
-def test_without_room_for_the_sums_nothing_is_lost() -> None:
-    program = """
-import logging
-logging.basicConfig()
-with metrics.count_together():
-    found = metrics.Metrics()
-    first, second = a_worker(), a_worker()
-    before = sums()
-    reserve, os.posix_fallocate = os.posix_fallocate, lambda *_: os.truncate("/nonexistent", 0)
-    metrics.forget_process(first)
-    assert sums() == before
-    assert f"counter_{first}.db" in files() and not [name for name in files() if "ended" in name], files()
-    os.posix_fallocate = reserve
-    metrics.forget_process(second)
-    assert sums() == before
-    assert files() == ["counter_ended.db", "histogram_ended.db"], files()
-"""
-    run(WORKERS + program)
-
-
-def test_a_process_without_room_leaves_nothing_behind() -> None:
-    program = """
-with metrics.count_together():
-    found = metrics.Metrics()
-    os.posix_fallocate = lambda *_: os.truncate("/nonexistent", 0)
-    for path in Path(os.environ[metrics.FOLDER]).iterdir():
-        path.unlink()
-    try:
-        metrics.reserve_counters()
-    except metrics.NoFolder as error:
-        print(error)
-    assert list(Path(os.environ[metrics.FOLDER]).iterdir()) == []
-"""
-    assert "has no room for 720896 bytes of counters" in run(WORKERS + program)
-
-
-def test_the_room_of_33_processes_fits_32_megabytes() -> None:
-    each = sum(metrics.RESERVED.values())
-    assert 33 * each + each < 32_000_000  # and that of those that have ended, twice while it is renewed
-
-
-def test_25_models_fit_into_the_room_that_is_reserved_and_more_are_counted_too() -> None:
-    program = """
-def count(models):
-    for number in range(models):
-        name = f"resnet152-imagenet-{number}"
-        for stage in metrics.STAGES:
-            found.stages.labels(model=name, stage=stage).observe(1)
-        found.batch_size.labels(model=name).observe(1)
-        found.queue.labels(model=name).set(1)
-        found.show_states([(f"resnet152-imagenet-{n}", "12", "ready") for n in range(number + 1)])
-        found.model_is_ready(model=name, version="12", depth="152", variant="v1.5", provider="cpu", compute="fp32")
-        for outcome in range(10):
-            found.images.labels(name, f"some-problem-{outcome}").inc()
-
-def grown():
-    here = Path(os.environ[metrics.FOLDER])
-    sizes = {kind: (here / f"{kind}_{os.getpid()}.db").stat().st_size for kind in metrics.RESERVED}
-    return [kind for kind in sizes if sizes[kind] > metrics.RESERVED[kind]]
-
-with metrics.count_together():
-    found = metrics.Metrics()
-    count(25)
-    assert grown() == [], grown()
-    count(250)
-    assert "histogram" in grown(), grown()
-    assert found.text().decode().count("resnet_batch_size_count{") == 250
-"""
-    run(WORKERS + program)
 
 
 LABELS = {"model": "net", "version": "1", "depth": "18", "variant": "v1", "provider": "cpu", "compute": "fp32"}
@@ -242,7 +54,7 @@ def sorted_labels(text: str) -> str:
 
 
 def test_each_version_has_one_state() -> None:
-    found = metrics.Metrics()
+    found = Metrics()
     found.show_states([("net", "1", "ready"), ("net", "2", "loading")])
     found.show_states([("net", "1", "ready"), ("net", "2", "failed")])
     assert states(found.text().decode()) == {"net 1 ready": "1.0", "net 2 failed": "1.0"}
@@ -252,30 +64,47 @@ def test_each_version_has_one_state() -> None:
 
 def test_a_state_that_was_left_shows_0_where_its_series_cannot_be_removed() -> None:
     program = """
-with metrics.count_together():
+from service import counter_files, metrics
+with counter_files.count_together():
     found = metrics.Metrics()
     found.show_states([("net", "1", "loading")])
     found.show_states([("net", "1", "ready")])
     print(found.text().decode())
 """
-    assert states(run(WORKERS + program)) == {"net 1 loading": "0.0", "net 1 ready": "1.0"}
+    assert states(run(program)) == {"net 1 loading": "0.0", "net 1 ready": "1.0"}
 
 
 def test_a_model_that_has_gone_shows_0_where_its_series_cannot_be_removed() -> None:
     program = f"""
 import warnings
+from service import counter_files, metrics
 warnings.simplefilter("error")
-with metrics.count_together():
+with counter_files.count_together():
     found = metrics.Metrics()
     ready, gone = found.model_is_ready, found.model_is_gone
     for step in (ready, ready, gone, gone, ready):
         step(**{LABELS})
         print(found.text().decode())
 """
-    assert shown(run(WORKERS + program)) == ["1.0", "1.0", "1.0", "0.0", "1.0"]
+    assert shown(run(program)) == ["1.0", "1.0", "1.0", "0.0", "1.0"]
 
 
-def test_without_a_folder_for_temporary_files_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
-    with pytest.raises(metrics.NoFolder, match="set TMPDIR"), metrics.count_together():
-        pass
+def test_the_edges_of_durations_can_be_chosen() -> None:
+    found = Metrics(buckets=(0.02, 0.3))
+    found.stages.labels("net", "total").observe(0.1)
+    found.http.labels("classify", 200).observe(0.1)
+    for name in ("resnet_stage_seconds_bucket", "resnet_http_request_seconds_bucket"):
+        edges = [line for line in found.text().decode().splitlines() if line.startswith(name)]
+        assert [re.sub(r'.*le="([^"]+)".* ', r"\1 ", line) for line in edges] == ["0.02 0.0", "0.3 1.0", "+Inf 1.0"]
+
+
+def test_the_classes_of_small_models_are_counted(tiny_dir: Path, photo: bytes) -> None:
+    """Not those of a model with a thousand: each is a series."""
+    with TestClient(create_app(Settings(models_dir=tiny_dir, provider="cpu", max_batch=1))) as client:
+        until_ready(client)
+        best = client.post("/classify?model=resnet8-cifar", content=photo).json()["images"][0]["predictions"][0]
+        client.post("/classify?model=resnet18", content=photo)
+        text = client.get("/metrics").text
+    counted = re.findall(r'resnet_predicted_classes_total\{class="([^"]+)",model="([^"]+)"\} 1\.0', text)
+    assert counted == [(best["label"], "resnet8-cifar")]
+    assert 'resnet_confidence_count{model="resnet18"} 1.0' in text

@@ -280,7 +280,7 @@ def test_stages_add_up(served: Served, photo: bytes) -> None:
 
 
 def images_in_service(served: Served, model: str) -> float | None:
-    return served.metrics.registry.get_sample_value("resnet_queue_images", {"model": model})
+    return served.metrics.registry.get_sample_value("resnet_images_in_service", {"model": model})
 
 
 def counted(served: Served, outcome: str, model: str = "resnet8-cifar") -> float | None:

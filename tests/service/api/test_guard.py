@@ -209,7 +209,7 @@ def test_requests_are_counted_and_logged_by_name(
         '{key="anonymous",status="401"}': 1,
     }
     # refused requests are requests to /classify, too
-    assert counted(client, "resnet_requests_total")['{model="unknown",status="401"}'] == 2
+    assert counted(client, "resnet_requests_total")['{model="unknown",problem="unauthorized",status="401"}'] == 2
     assert "s3cret" not in caplog.text
 
 

@@ -122,17 +122,23 @@ def test_metrics_count_what_happened(client: TestClient, photo: bytes) -> None:
     def grown(name: str, **labels: str) -> float:
         return after.get(key(name, **labels), 0) - before.get(key(name, **labels), 0)
 
-    assert grown("resnet_requests_total", model="resnet18", status="200") == 1
-    assert grown("resnet_requests_total", model="resnet18", status="422") == 2
-    assert grown("resnet_requests_total", model="unknown", status="404") == 1
-    assert grown("resnet_requests_total", model="unknown", status="422") == 1
+    for model, status, problem, requests in (
+        ("resnet18", "200", "", 1),
+        ("resnet18", "422", "truncated-image", 1),
+        ("resnet18", "422", "invalid-parameter", 1),
+        ("unknown", "404", "unknown-model", 1),
+        ("unknown", "422", "invalid-parameter", 1),
+    ):
+        assert grown("resnet_requests_total", model=model, status=status, problem=problem) == requests
     assert grown("resnet_images_total", model="resnet18", outcome="ok") == 1
     assert grown("resnet_images_total", model="resnet18", outcome="truncated-image") == 2
     assert after[key("resnet_request_bytes")] == 0
     for stage in ("decode", "queue", "inference", "total"):
         assert grown("resnet_stage_seconds_count", model="resnet18", stage=stage) == 1
     assert grown("resnet_batch_size_count", model="resnet18") == 1
-    assert after[key("resnet_queue_images", model="resnet18")] == 0
+    assert grown("resnet_confidence_count", model="resnet18") == 1
+    assert after[key("resnet_images_in_service", model="resnet18")] == 0
+    assert after[key("resnet_images_running", model="resnet18")] == 0
     info = {"model": "resnet18", "version": "1", "depth": "18", "variant": "v1.5", "provider": "cpu", "compute": "fp32"}
     assert after[key("resnet_model_info", **info)] == 1
     assert after[key("resnet_model_state", model="resnet18", version="1", state="ready")] == 1
