@@ -59,7 +59,10 @@ def _log_error(job: Future[Ready | Failed]) -> None:
 
 
 class LocalBackend:
-    """Loads models one after the other and computes them in this process. A `Backend`."""
+    """Loads models and computes them in this process. A `Backend`.
+
+    At the start, as many are loaded at a time as there are cores; later one after the other, beside what is served.
+    """
 
     def __init__(
         self,
@@ -79,22 +82,34 @@ class LocalBackend:
         self._settings = settings
         self._metrics = metrics
         self._on_broken = on_broken
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
+        self._loader = ThreadPoolExecutor(settings.engine_threads, thread_name_prefix="loading")
         self._unfit = unfit
         self._runners: dict[Model, LocalRunner] = {}
         self._asked = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def load(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed]]:
+        async for outcome in self._load_all(repository, self._settings.engine_threads):
+            yield outcome
+
+    async def _load_all(self, repository: Repository, at_once: int) -> AsyncIterator[tuple[Model, Ready | Failed]]:
+        """As `load`. `at_once`: models that are loaded at the same time."""
         repository.read_cards()
-        while model := repository.next_to_load():
-            try:
-                outcome = await self._load_on_thread(model)
-            except Exception as error:
-                log.exception("%s %d could not be loaded", model.name, model.version)
-                outcome = Failed(f"loading it failed unexpectedly: {error!r}")
-            yield model, outcome
-            repository.read_cards()
+        loading: dict[asyncio.Task[Ready | Failed], Model] = {}
+        try:
+            while True:
+                for model in repository.to_load():
+                    if model not in loading.values() and len(loading) < at_once:
+                        loading[asyncio.create_task(self._load_on_thread(model))] = model
+                if not loading:
+                    return
+                done, _ = await asyncio.wait(loading, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield loading.pop(task), task.result()
+                    repository.read_cards()
+        finally:
+            for task in loading:
+                task.cancel()
 
     async def changes(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed] | Listing]:
         """Looks at the model folder every `poll_interval` seconds, and whenever `reload` is called."""
@@ -117,8 +132,8 @@ class LocalBackend:
             fault = ""
             repository.take(listing)
             yield repository.listing
-            async for model, outcome in self.load(repository):
-                yield model, outcome
+            async for outcome in self._load_all(repository, at_once=1):
+                yield outcome
 
     def reload(self) -> None:
         if self._loop:
@@ -141,6 +156,9 @@ class LocalBackend:
         except asyncio.CancelledError:
             job.add_done_callback(_log_error)  # the thread goes on, and nobody waits for its outcome
             raise
+        except Exception as error:
+            log.exception("%s %d could not be loaded", model.name, model.version)
+            return Failed(f"loading it failed unexpectedly: {error!r}")
 
     def work(self) -> list[Work]:
         return [runner.work for runner in list(self._runners.values())]

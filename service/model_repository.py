@@ -209,11 +209,11 @@ class Repository:
         ]
         return changes, idle
 
-    def next_to_load(self) -> Model | None:
-        """A version that shall be loaded now; None if there is none."""
+    def to_load(self) -> list[Model]:
+        """The versions that shall be loaded now."""
         answering = {reference: model.stamp for reference, model in self.answering.items()}
         load = settle(self.listing.wanted, self._states(), answering).load
-        return next((self._versions[stamp] for stamp in load if stamp in self._versions), None)
+        return [self._versions[stamp] for stamp in load if stamp in self._versions]
 
     def read_cards(self) -> None:
         """Reads the cards of the versions that shall be loaded. Not for workers, which are told."""

@@ -35,7 +35,12 @@ RUNTIME = {
     "gpu": {"cuda", "images", "model_card", "providers"},
     "static_engine": {"engine", "gpu", "graph", "images", "providers"},
     "placement": {"choices", "engine", "gpu", "model_card", "model_folder", "providers", "static_engine"},
-    "loading": {"choices", "engine", "gpu", "machine", "model_card", "placement", "providers", "self_test", "tuning"},
+    "turns": set(),
+    "tuning_keys": {"choices", "machine", "model_card", "placement", "providers"},
+    "loading": {
+        *("choices", "engine", "gpu", "model_card", "placement", "providers", "self_test", "tuning", "tuning_keys"),
+        "turns",
+    },
 }
 
 # A module or package of service -> those of service that it may import, besides service.runtime.

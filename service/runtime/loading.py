@@ -11,17 +11,17 @@ from pathlib import Path
 from service.runtime.choices import FILES, PREFERENCE, Precision, PrecisionChoice, ProviderChoice, ProviderName
 from service.runtime.engine import Engine, EngineInfo
 from service.runtime.gpu import decoding
-from service.runtime.machine import versions
 from service.runtime.model_card import ModelCard
 from service.runtime.placement import Candidate, Placement
-from service.runtime.providers import ProviderUnavailable, check_computes, hardware, require, unwanted_precision
+from service.runtime.providers import ProviderUnavailable, check_computes, require, unwanted_precision
 from service.runtime.self_test import SelfTest, SelfTestFailed
 from service.runtime.tuning import Cache, Measured, Tuned, Tuning, lone_ms, measure
+from service.runtime.tuning_keys import key_of_files, key_of_shape
+from service.runtime.turns import Turns
 
 log = logging.getLogger(__name__)
 
-# Their versions decide how fast a model runs: part of the tuning cache key.
-PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino")
+MACHINE = Turns()  # of this process
 
 
 def load_engine(
@@ -59,7 +59,8 @@ def load_engine(
     placement = Placement(folder, card, threads, lanes, max_batch, gpu, gpu_decoding)
     loading = _Loading(placement, SelfTest.read(folder))
     candidates = list(loading.usable(provider, precision))
-    engine, error = loading.first(candidates) if cache is None else loading.fastest(candidates, cache)
+    with MACHINE.together():
+        engine, error = loading.first(candidates) if cache is None else loading.fastest(candidates, cache)
     info = engine.info
     log.info(
         "%s %d: ready on %s in %s after %.1f s; lanes: %d, largest batch: %d, largest error: %.4f %% of the logits' "
@@ -89,6 +90,7 @@ class _Loading:
     def __init__(self, placement: Placement, stored: SelfTest) -> None:
         self._placement = placement
         self._stored = stored
+        self._is_typical = True  # whether what was found holds for other weights of the same shape
         self.errors: dict[str, ProviderUnavailable | SelfTestFailed] = {}
 
     def usable(self, provider: ProviderChoice, precision: PrecisionChoice) -> Iterator[Candidate]:
@@ -129,16 +131,27 @@ class _Loading:
         Raises:
             as `load_engine`.
         """
-        key = self._key(candidates)
-        tuned = cache.tuned(key, lambda: self._measure(candidates))
-        try:
-            return self._ready_as(tuned)
-        except (ProviderUnavailable, SelfTestFailed):
-            if not tuned.remembered:
-                raise
-        # It worked when it was measured: something that the key does not hold has changed since.
-        tuned = cache.renewed(key, lambda: self._measure(candidates))
-        return self._ready_as(tuned)
+        if engine := self._remembered(candidates, cache):
+            return engine
+        with MACHINE.alone():
+            # Meanwhile another model of the same shape may have been measured.
+            if engine := self._remembered(candidates, cache):
+                return engine
+            tuning = self._measure(candidates)
+        key = key_of_shape if self._is_typical else key_of_files
+        cache.keep(key(self._placement, candidates), tuning)
+        return self._ready_as(Tuned(tuning, False))
+
+    def _remembered(self, candidates: list[Candidate], cache: Cache) -> tuple[Engine, float] | None:
+        """As what was measured of these very files, or of other weights of the same shape, if that works here, too."""
+        for key in (key_of_files, key_of_shape):
+            if tuning := cache.find(key(self._placement, candidates)):
+                try:
+                    return self._ready_as(Tuned(tuning, True))
+                except (ProviderUnavailable, SelfTestFailed):
+                    # With these weights it does not; or something has changed that the key does not hold.
+                    self._is_typical = False
+        return None
 
     def _measure(self, candidates: list[Candidate]) -> Tuning:
         """Times every proven candidate in turn; stops early with those that cannot win."""
@@ -151,6 +164,7 @@ class _Loading:
                 measured += results
                 whole &= every_size_ran
             except (ProviderUnavailable, SelfTestFailed) as error:
+                self._is_typical = False
                 self._refuse(" ".join(candidate), error)
             except Exception as error:  # out of memory, a missing kernel: onnxruntime's classes share no other base
                 self._refuse(" ".join(candidate), _does_not_run(candidate, error))
@@ -221,21 +235,6 @@ class _Loading:
             raise
         except Exception as error:  # as in `_measure`
             raise _does_not_run(candidate, error) from error
-
-    def _key(self, candidates: list[Candidate]) -> dict[str, str]:
-        """Everything that speed depends on."""
-        placement = self._placement
-        key = versions(PACKAGES) | {
-            "candidates": "; ".join(" ".join(candidate) for candidate in candidates),
-            "threads": str(placement.threads),
-            "lanes": str(placement.lanes),
-            "max_batch": str(placement.max_batch),
-        }
-        for candidate in candidates:
-            key[f"file of {candidate.precision}"] = placement.card.files[FILES[candidate.precision]].sha256
-            for name, value in hardware(candidate.provider, candidate.precision, placement.gpu).items():
-                key[f"{' '.join(candidate)}: {name}"] = value
-        return key
 
     def _refuse(self, candidate: str, error: ProviderUnavailable | SelfTestFailed) -> None:
         self.errors[candidate] = type(error)(str(error))

@@ -193,27 +193,26 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def tuned(self, key: Mapping[str, str], measure: Callable[[], Tuning]) -> Tuned:
-        """The remembered tuning of this key. If there is none, measures now, and remembers the result if it is whole.
+    def find(self, key: Mapping[str, str]) -> Tuning | None:
+        """What is remembered.
 
         Args:
             key: everything that the result depends on: the model, the machine, the software.
         """
         path = self._path(key)
         try:
-            return Tuned(Tuning.model_validate_json(path.read_bytes()), True)
+            return Tuning.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            pass
+            return None
         except (OSError, ValidationError) as error:
             log.warning("measuring again: the cache file %s cannot be used: %s", path, error)
-        return self.renewed(key, measure)
+            return None
 
-    def renewed(self, key: Mapping[str, str], measure: Callable[[], Tuning]) -> Tuned:
-        """Measures now, and remembers the result if it is whole."""
-        path = self._path(key)
-        tuning = measure()
+    def keep(self, key: Mapping[str, str], tuning: Tuning) -> None:
+        """Remembers a tuning if it is whole."""
         if not tuning.whole:
-            return Tuned(tuning, False)
+            return
+        path = self._path(key)
         try:
             self._write(path, tuning)
         except OSError as error:
@@ -222,7 +221,6 @@ class Cache:
                 path,
                 error.strerror,
             )
-        return Tuned(tuning, False)
 
     def _path(self, key: Mapping[str, str]) -> Path:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

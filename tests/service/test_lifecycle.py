@@ -38,7 +38,7 @@ class ScriptedBackend(Backend):
         self.looks: asyncio.Queue[None] = asyncio.Queue()
 
     async def load(self, repository: Repository) -> AsyncIterator[tuple[Model, Ready | Failed]]:
-        while model := repository.next_to_load():
+        while model := next(iter(repository.to_load()), None):
             outcome = self.outcomes.get(titled(model), INFO)
             if isinstance(outcome, Exception):
                 raise outcome
@@ -99,7 +99,7 @@ class Loaded:
         """Follows one look at the model folder."""
         following = asyncio.create_task(self.lifecycle.follow())
         self.backend.looks.put_nowait(None)
-        await async_until(lambda: self.backend.looks.empty() and self.repository.next_to_load() is None)
+        await async_until(lambda: self.backend.looks.empty() and not self.repository.to_load())
         await asyncio.sleep(0)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

@@ -8,6 +8,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -287,6 +288,53 @@ def test_a_model_whose_lanes_do_not_warm_up_fails_and_the_others_are_served(
         "its engine does not run on the threads of its lanes: no memory left on the GPU"
     )
     assert isinstance(outcomes["resnet8-cifar"], Ready)
+    asyncio.run(backend.close())
+
+
+def test_models_are_loaded_together_at_the_start_and_one_by_one_beside_what_is_served(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
+    """As many at a time as there are cores."""
+    at_once, most = 0, 0
+    changing, together = threading.Lock(), threading.Barrier(2)
+
+    def opened(model: Model, settings: Settings) -> Engine:
+        nonlocal at_once, most
+        with changing:
+            at_once += 1
+            most = max(most, at_once)
+        with suppress(threading.BrokenBarrierError):
+            together.wait(0.2 if serving else 30)
+        engine = open_engine(model, settings)
+        with changing:
+            at_once -= 1
+        return engine
+
+    root = copied(tiny_dir, tmp_path / "models")
+    publish_copy(root, "another8")
+    publish_copy(root, "third8")
+    serving = False
+    settings = Settings(models_dir=root, provider="cpu", max_batch=1, engine_threads=2)
+    backend = LocalBackend(settings, Metrics(), open_engine=opened)
+    assert len(load_all(backend, settings)) == 4
+    assert most == 2
+    asyncio.run(backend.close())
+    serving, most = True, 0
+    backend = LocalBackend(settings, Metrics(), open_engine=opened)
+
+    async def change() -> None:
+        repository = open_repository(settings)
+        async for outcome in backend.changes(repository):
+            if isinstance(outcome, tuple) and isinstance(outcome[1], Ready):
+                model, _ = outcome
+                model.status = Status("ready", info=outcome[1].info)
+                repository.settle()
+                if not repository.to_load():
+                    return
+
+    backend.reload()
+    asyncio.run(change())
+    assert most == 1
     asyncio.run(backend.close())
 
 

@@ -47,7 +47,7 @@ class Opened:
 
     def load(self) -> None:
         self.repository.read_cards()
-        while model := self.repository.next_to_load():
+        while model := next(iter(self.repository.to_load()), None):
             self.loaded.append(titled(model))
             model.status = Status("failed", "it was tried") if titled(model) in self.broken else Status("ready")
             self.repository.put(model)

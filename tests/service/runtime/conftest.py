@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from service.runtime import loading, placement, static_engine
+from service.runtime import loading, placement, static_engine, tuning_keys
 from service.runtime.providers import Session
 from service.runtime.self_test import SelfTest
 from tests.service.runtime.engines import Opened, unchanged, with_file
@@ -71,7 +71,7 @@ def all_providers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Opened]:
     def install(wrap: Callable[[Session, int], Session] = unchanged) -> Opened:
         opened = Opened(wrap)
         monkeypatch.setattr(loading, "require", lambda provider, gpu: None)
-        monkeypatch.setattr(loading, "hardware", lambda provider, precision, gpu: {"gpu": str(gpu)})
+        monkeypatch.setattr(tuning_keys, "hardware", lambda provider, precision, gpu: {"gpu": str(gpu)})
         monkeypatch.setattr(loading, "unwanted_precision", lambda provider, precision: None)
         monkeypatch.setattr(placement, "open_session", opened)
         monkeypatch.setattr(static_engine, "page_locked", lambda shape, gpu: np.zeros(shape, np.uint8))

@@ -14,21 +14,25 @@ import onnxruntime as ort
 import pytest
 
 from model_export.quantise.fp16 import to_fp16
-from service.runtime import loading, tuning
+from service.runtime import loading, tuning, tuning_keys
 from service.runtime.choices import FILES, PREFERENCE, Precision, ProviderName
 from service.runtime.engine import DynamicEngine
 from service.runtime.loading import load_engine
 from service.runtime.machine import processor, versions
+from service.runtime.model_card import Architecture
 from service.runtime.model_folder import MODEL_FILES, CardError, read_card
 from service.runtime.placement import GPU_LANES, GPU_SIZES, LARGEST
 from service.runtime.providers import ORT_NAMES, ProviderUnavailable, Session
 from service.runtime.self_test import SelfTestFailed, tolerance
 from service.runtime.static_engine import StaticEngine
-from service.runtime.tuning import Cache, Rates, Tuned, Tuning
+from service.runtime.tuning import Cache, Rates, Tuning
 from tests.service.runtime.engines import GATE, Opened, Wrong, load, pictures, with_file, wrong
 from tests.support.folders import copied
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = pytest.mark.machine
+
+NET = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
 
 
 @pytest.mark.parametrize(("max_batch", "sizes"), [(1, (1,)), (3, (1, 2, 3)), (4, (1, 2, 4)), (6, (1, 2, 4, 6))])
@@ -335,10 +339,61 @@ def test_measurements_hold_for_the_same_model_machine_and_settings(
     assert measurements(resnet8, lanes=2) == 4
     assert measurements(quantised, precision="int8") == 5
     assert measurements(resnet8, max_batch=2) == 6
-    monkeypatch.setattr(loading, "hardware", lambda provider, precision, gpu: {"processor": "another one"})
+    monkeypatch.setattr(tuning_keys, "hardware", lambda provider, precision, gpu: {"processor": "another one"})
     assert measurements(resnet8) == 7
-    monkeypatch.setattr(loading, "versions", lambda packages: dict.fromkeys(packages, "99"))
+    monkeypatch.setattr(tuning_keys, "versions", lambda packages: dict.fromkeys(packages, "99"))
     assert measurements(resnet8) == 8
+
+
+def test_measurements_hold_for_other_weights_of_the_same_shape(tmp_path: Path, speeds: Speeds) -> None:
+    one, other = (publish_tiny(NET, tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    assert read_card(one).files["fp32"].sha256 != read_card(other).files["fp32"].sha256
+    engines = [load(folder, max_batch=None, cache=Cache(tmp_path)) for folder in (one, other)]
+    assert len(speeds.measured) == 1
+    assert [engine.info.tuned and engine.info.tuned.remembered for engine in engines] == [False, True]
+
+
+def test_measurements_do_not_hold_for_another_shape(tmp_path: Path, speeds: Speeds) -> None:
+    for number, net in enumerate(
+        (NET, NET.model_copy(update={"num_classes": 11}), NET.model_copy(update={"depth": 14}))
+    ):
+        load(publish_tiny(net, tmp_path / str(number)), max_batch=None, cache=Cache(tmp_path))
+        assert len(speeds.measured) == number + 1
+
+
+def test_weights_that_do_not_run_as_others_of_their_shape_are_measured_for_themselves(
+    tmp_path: Path, speeds: Speeds, all_providers: Callable[..., Opened]
+) -> None:
+    one, other = (publish_tiny(NET, tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    broken = False
+    all_providers(lambda session, lanes: wrong(session) if broken and session.provider == "openvino" else session)
+    speeds.single = {("openvino", "fp32", 1): 500.0}
+    cache = Cache(tmp_path / "cache")
+
+    def taken(folder: Path) -> tuple[str, bool | None]:
+        info = load(folder, "auto", "fp32", max_batch=None, cache=cache).info
+        return info.provider, info.tuned and info.tuned.remembered
+
+    assert taken(one) == ("openvino", False)
+    broken = True
+    assert taken(other) == ("cuda", False)
+    assert taken(other) == ("cuda", True)
+    broken = False
+    assert taken(one) == ("openvino", True)
+
+
+def test_what_was_refused_for_its_weights_says_nothing_of_others(
+    tmp_path: Path, speeds: Speeds, all_providers: Callable[..., Opened]
+) -> None:
+    one, other = (publish_tiny(NET, tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    broken = True
+    all_providers(lambda session, lanes: wrong(session) if broken and session.provider == "openvino" else session)
+    assert "openvino fp32" in load(one, "auto", "fp32", max_batch=None, cache=Cache(tmp_path)).info.refused
+    broken = False
+    info = load(other, "auto", "fp32", max_batch=None, cache=Cache(tmp_path)).info
+    assert info.refused == {}
+    assert info.tuned is not None
+    assert not info.tuned.remembered
 
 
 def test_the_cache_key_stays_as_it_is(quantised: Path, tmp_path: Path, speeds: Speeds) -> None:
@@ -346,22 +401,24 @@ def test_the_cache_key_stays_as_it_is(quantised: Path, tmp_path: Path, speeds: S
     keys: list[Mapping[str, str]] = []
 
     class Recording(Cache):
-        def tuned(self, key: Mapping[str, str], measure: Callable[[], Tuning]) -> Tuned:
+        def find(self, key: Mapping[str, str]) -> Tuning | None:
             keys.append(key)
-            return super().tuned(key, measure)
+            return super().find(key)
 
     load(quantised, precision="int8", threads=3, lanes=2, max_batch=None, cache=Recording(tmp_path))
-    assert keys == [
-        {
-            "candidates": "cpu int8",
-            "threads": "3",
-            "lanes": "2",
-            "max_batch": "None",
-            "file of int8": read_card(quantised).files["int8"].sha256,
-            "cpu int8: processor": processor(),
-            **versions(["onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino"]),
-        }
-    ]
+    of_files, of_shape = keys[:2]
+    assert keys == [of_files, of_shape] * 2  # again, once nobody else measures
+    assert of_files == {
+        "candidates": "cpu int8",
+        "threads": "3",
+        "lanes": "2",
+        "max_batch": "None",
+        "file of int8": read_card(quantised).files["int8"].sha256,
+        "cpu int8: processor": processor(),
+        **versions(["onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino"]),
+    }
+    shape = '{"depth":8,"family":"cifar","variant":"v1.5","shortcut":"A","num_classes":10}; 32 pixels'
+    assert of_shape == of_files | {"file of int8": shape}
 
 
 def test_a_remembered_candidate_that_no_longer_runs_is_measured_again(

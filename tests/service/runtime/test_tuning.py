@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -138,11 +138,11 @@ def test_a_size_that_does_not_run_ends_measuring_and_the_smaller_ones_stay(
 def test_a_tuning_that_a_failure_cut_short_is_not_remembered(tmp_path: Path) -> None:
     """Another process may have held the memory at that moment."""
     cut = Tuning(measured=(candidate({1: 100.0}),), whole=False)
-    assert Cache(tmp_path).tuned(KEY, lambda: cut) == Tuned(cut, False)
+    assert tuned(Cache(tmp_path), KEY, lambda: cut) == Tuned(cut, False)
     assert list(tmp_path.iterdir()) == []
     whole = tuning_of({1: 100.0, 2: 150.0})
-    assert Cache(tmp_path).tuned(KEY, lambda: whole) == Tuned(whole, False)
-    assert Cache(tmp_path).tuned(KEY, lambda: cut) == Tuned(whole, True)
+    assert tuned(Cache(tmp_path), KEY, lambda: whole) == Tuned(whole, False)
+    assert tuned(Cache(tmp_path), KEY, lambda: cut) == Tuned(whole, True)
 
 
 def test_an_engine_that_runs_no_size_raises_its_error(script: Callable[..., list[int]]) -> None:
@@ -221,6 +221,14 @@ def test_a_failure_on_any_lane_is_raised(clock: Clock) -> None:
         tuning.throughput(run, 1, lanes=2)
 
 
+def tuned(cache: Cache, key: Mapping[str, str], measure: Callable[[], Tuning]) -> Tuned:
+    """What is remembered, else what is measured now, which then is."""
+    if found := cache.find(key):
+        return Tuned(found, True)
+    cache.keep(key, found := measure())
+    return Tuned(found, False)
+
+
 class Measuring:
     """Stands in for measuring: counts its calls, and every result differs from the one before."""
 
@@ -242,20 +250,20 @@ def test_the_cache_file_keeps_its_name_and_format(tmp_path: Path) -> None:
     """Replicas of several versions may share a cache. Its file calls the precision `compute`."""
     result = Measured(provider="cpu", precision="int8", lanes=2, lone_ms=12.5, images_per_second={1: 100.5, 2: 151.0})
     expected = Tuning(measured=(result,), refused={"cuda": "no GPU"})
-    Cache(tmp_path / "written").tuned(KEY, lambda: expected)
+    tuned(Cache(tmp_path / "written"), KEY, lambda: expected)
     (written,) = (tmp_path / "written").iterdir()
     assert (written.name, written.read_text()) == (FILE_NAME, FILE)
 
     (tmp_path / FILE_NAME).write_text(FILE)
     measuring = Measuring()
-    assert Cache(tmp_path).tuned(KEY, measuring) == Tuned(expected, remembered=True)
+    assert tuned(Cache(tmp_path), KEY, measuring) == Tuned(expected, remembered=True)
     assert measuring.times == 0
 
 
 def test_measurements_are_remembered(tmp_path: Path) -> None:
     measuring = Measuring()
-    first = Cache(tmp_path / "made" / "for it").tuned(KEY, measuring)
-    again = Cache(tmp_path / "made" / "for it").tuned(dict(reversed(KEY.items())), measuring)
+    first = tuned(Cache(tmp_path / "made" / "for it"), KEY, measuring)
+    again = tuned(Cache(tmp_path / "made" / "for it"), dict(reversed(KEY.items())), measuring)
     assert (first.remembered, again.remembered) == (False, True)
     assert first.tuning == again.tuning
     assert measuring.times == 1
@@ -264,12 +272,12 @@ def test_measurements_are_remembered(tmp_path: Path) -> None:
 @pytest.mark.parametrize("other", [{"model": "abd"}, {"threads": "2"}, {"processor": ""}])
 def test_measurements_of_another_key_do_not_count(tmp_path: Path, other: dict[str, str]) -> None:
     cache, measuring = Cache(tmp_path), Measuring()
-    first = cache.tuned(KEY, measuring)
-    second = cache.tuned(KEY | other, measuring)
+    first = tuned(cache, KEY, measuring)
+    second = tuned(cache, KEY | other, measuring)
     assert not second.remembered
     assert measuring.times == 2
-    assert cache.tuned(KEY, measuring) == first._replace(remembered=True)
-    assert cache.tuned(KEY | other, measuring) == second._replace(remembered=True)
+    assert tuned(cache, KEY, measuring) == first._replace(remembered=True)
+    assert tuned(cache, KEY | other, measuring) == second._replace(remembered=True)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -286,30 +294,30 @@ def test_measurements_of_another_key_do_not_count(tmp_path: Path, other: dict[st
 )
 def test_a_damaged_file_is_measured_again(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     cache, measuring = Cache(tmp_path), Measuring()
-    cache.tuned(KEY, measuring)
+    tuned(cache, KEY, measuring)
     (path,) = tmp_path.iterdir()
     path.write_bytes(content)
-    assert not cache.tuned(KEY, measuring).remembered
+    assert not tuned(cache, KEY, measuring).remembered
     assert f"measuring again: the cache file {path} cannot be used: " in caplog.text
-    assert cache.tuned(KEY, measuring).remembered  # the file was replaced
+    assert tuned(cache, KEY, measuring).remembered  # the file was replaced
 
 
 @pytest.mark.parametrize("speeds", [{}, {"one": 2}, {"1": "fast"}, {"4": 100.0}, {"0": 100.0}, {"-1": 5.0, "1": 9.0}])
 def test_impossible_speeds_are_measured_again(tmp_path: Path, speeds: dict[str, object]) -> None:
     cache, measuring = Cache(tmp_path), Measuring()
-    cache.tuned(KEY, measuring)
+    tuned(cache, KEY, measuring)
     (path,) = tmp_path.iterdir()
     content = json.loads(path.read_text())
     content["measured"][0]["images_per_second"] = speeds
     path.write_text(json.dumps(content))
-    assert not cache.tuned(KEY, measuring).remembered
+    assert not tuned(cache, KEY, measuring).remembered
 
 
 def test_without_a_writable_folder_every_start_measures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     cache, measuring = Cache(tmp_path / "file" / "folder"), Measuring()
     for times in (1, 2):
-        assert not cache.tuned(KEY, measuring).remembered
+        assert not tuned(cache, KEY, measuring).remembered
         assert measuring.times == times
     assert "cannot be written (Not a directory): every start will measure again until cache_dir is a" in caplog.text
 
@@ -321,27 +329,10 @@ def test_a_failed_write_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tuning.Path, "replace", full)
-    tuned = Cache(tmp_path).tuned(KEY, Measuring())
-    assert tuned.tuning.best.batch_sizes == (1, 2)
+    found = tuned(Cache(tmp_path), KEY, Measuring())
+    assert found.tuning.best.batch_sizes == (1, 2)
     assert list(tmp_path.iterdir()) == []
     assert "(No space left on device)" in caplog.text
-
-
-def test_renewing_replaces_what_is_remembered(tmp_path: Path) -> None:
-    cache, measuring = Cache(tmp_path), Measuring()
-    cache.tuned(KEY, measuring)
-    renewed = cache.renewed(KEY, measuring)
-    assert (renewed.remembered, measuring.times) == (False, 2)
-    assert cache.tuned(KEY, measuring) == renewed._replace(remembered=True)
-
-
-def test_a_measurement_that_fails_is_not_remembered(tmp_path: Path) -> None:
-    def fail() -> Tuning:
-        raise MemoryError
-
-    with pytest.raises(MemoryError):
-        Cache(tmp_path / "cache").tuned(KEY, fail)
-    assert not (tmp_path / "cache").exists()
 
 
 def test_replicas_that_start_together_read_whole_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -349,7 +340,7 @@ def test_replicas_that_start_together_read_whole_files(tmp_path: Path, caplog: p
     expected = Measuring()()
 
     def replica() -> None:
-        tunings.extend(Cache(tmp_path).tuned(KEY, lambda: expected).tuning for _ in range(20))
+        tunings.extend(tuned(Cache(tmp_path), KEY, lambda: expected).tuning for _ in range(20))
 
     tunings: list[Tuning] = []
     threads = [threading.Thread(target=replica) for _ in range(4)]
