@@ -125,6 +125,9 @@ def serve(settings: Settings) -> int:
 
 def serve_with_workers(settings: Settings) -> int:
     """HTTP and decoding in workers, computing in this process."""
+    if not hasattr(os, "memfd_create"):
+        log.error("more than one worker needs Linux (memfd): set workers to 1")
+        return 2
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # until there is something to stop
 
     from service import metrics
