@@ -72,33 +72,51 @@ LABEL org.opencontainers.image.title="resnet-service export" \
       org.opencontainers.image.description="Trains, checks and publishes ResNet models for the service" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-export /venv /venv
+COPY resnet_commands.py /app/
 COPY service /app/service
 COPY --from=native /native/service/runtime/images/_resample.abi3.so /app/service/runtime/images/
 COPY model_export /app/model_export
 ENTRYPOINT ["python", "-m", "model_export"]
 CMD ["quickstart", "--models-dir", "/models"]
-# last, because it changes most often
+# last, because they change most often
 ARG COMMIT=
+ARG CREATED=
+ARG VERSION=
 ENV BUILD_COMMIT=$COMMIT
+LABEL org.opencontainers.image.revision=$COMMIT \
+      org.opencontainers.image.created=$CREATED \
+      org.opencontainers.image.version=$VERSION
 
 FROM serving AS service-cuda
 LABEL org.opencontainers.image.title="resnet-service, CUDA" \
       org.opencontainers.image.description="Serves ResNet image classification over HTTP, on NVIDIA GPUs" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-service-cuda /venv /venv
+COPY resnet_commands.py /app/
 COPY service /app/service
 COPY --from=native /native/service/runtime/images/_resample.abi3.so /app/service/runtime/images/
-# last, because it changes most often
+# last, because they change most often
 ARG COMMIT=
+ARG CREATED=
+ARG VERSION=
 ENV BUILD_COMMIT=$COMMIT
+LABEL org.opencontainers.image.revision=$COMMIT \
+      org.opencontainers.image.created=$CREATED \
+      org.opencontainers.image.version=$VERSION
 
 FROM serving AS service
 LABEL org.opencontainers.image.title="resnet-service" \
       org.opencontainers.image.description="Serves ResNet image classification over HTTP, on CPUs" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build-service /venv /venv
+COPY resnet_commands.py /app/
 COPY service /app/service
 COPY --from=native /native/service/runtime/images/_resample.abi3.so /app/service/runtime/images/
-# last, because it changes most often
+# last, because they change most often
 ARG COMMIT=
+ARG CREATED=
+ARG VERSION=
 ENV BUILD_COMMIT=$COMMIT
+LABEL org.opencontainers.image.revision=$COMMIT \
+      org.opencontainers.image.created=$CREATED \
+      org.opencontainers.image.version=$VERSION

@@ -71,8 +71,12 @@ soak: install  ## mixed load, faults and hostile input for SECONDS (3600), behin
 docs: install  ## regenerate the pages of docs/ that come from the code
 	$(BIN)/python docs/generate.py
 
-docker:  ## build the images `service`, `service-cuda` and `export`
-	for target in service service-cuda export; do docker build --build-arg COMMIT=$$(git rev-parse HEAD) --target $$target --tag $(IMAGE):$$target . || exit; done
+docker:  ## build the images `service`, `service-cuda` and `export`, labelled with commit, date and version
+	for target in service service-cuda export; do \
+		docker build --target $$target --tag $(IMAGE):$$target \
+			--build-arg COMMIT=$$(git rev-parse HEAD) --build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) \
+			--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) . || exit; \
+	done
 
 lock: install  ## pin the installed versions, and the hashes of the images' packages, in docker/
 	$(BIN)/python docker/lock.py

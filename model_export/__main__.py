@@ -1,4 +1,4 @@
-"""The command line, `python -m model_export COMMAND`."""
+"""The command line, `python -m model_export COMMAND` or `resnet-export COMMAND`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from model_export.errors import CheckFailed, InputError
-from service.runtime.model_folder import CardError
-from service.runtime.providers import ProviderUnavailable
-from service.runtime.self_test import SelfTestFailed
+from resnet_commands import EXIT_INCOMPLETE, EXPORT_EXTRA, called, missing, stranger
 
 DESCRIPTION = "Train, evaluate, convert and publish ResNet models for the service, and look after published models."
 
@@ -36,9 +34,6 @@ COMMANDS = {
     "prune": "Remove old versions of a model.",
 }
 
-# Errors whose message is all a user needs. ValueError: an impossible network or model name.
-EXPECTED = (InputError, CheckFailed, CardError, ProviderUnavailable, SelfTestFailed, ValueError)
-
 
 class _ShowVersion(argparse.Action):
     """Finds the versions out only when asked: that takes a while."""
@@ -50,40 +45,58 @@ class _ShowVersion(argparse.Action):
         parser.exit()
 
 
-def make_parser(called: str | None) -> argparse.ArgumentParser:
+def make_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser of all commands.
 
     Args:
-        called: the command to run. Only its module is imported: most need PyTorch, which takes seconds.
+        command: the one to run. Only its module is imported: most need PyTorch, which takes seconds.
     """
-    parser = argparse.ArgumentParser(prog="python -m model_export", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog=called("model_export"), description=DESCRIPTION)
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print which build this is")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        if name == called:
+        subparser = commands.add_parser(name, help=text, description=text)
+        if name == command:
             module = import_module(f"model_export.cli.{name}")
-            module.add_options(command)
-            command.set_defaults(run=module.run)
+            module.add_options(subparser)
+            subparser.set_defaults(run=module.run)
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs a command; returns its exit status: 0, or 1 after one sentence on stderr.
+    """Runs a command; returns its exit status: 0, or after one sentence on stderr 1, or 2 if what it needs is not
+    installed.
 
     `train` that is stopped by a signal returns 128 + the signal's number.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("model_export", "service"):  # not the root logger: at this level httpx and the exporter log, too
         logging.getLogger(package).setLevel(logging.INFO)
+    fault = stranger("service")
+    if not fault:
+        try:
+            return _run(arguments)
+        except ModuleNotFoundError as error:
+            fault = missing(error, EXPORT_EXTRA)
+    print(f"error: {fault}", file=sys.stderr)
+    return EXIT_INCOMPLETE
+
+
+def _run(arguments: Sequence[str]) -> int:
     args = make_parser(arguments[0] if arguments else None).parse_args(arguments)
+
+    from service.runtime.model_folder import CardError
+    from service.runtime.providers import ProviderUnavailable  # needs ONNX Runtime, which an extra installs
+    from service.runtime.self_test import SelfTestFailed
+
     try:
         status = int(args.run(args))
         sys.stdout.flush()  # a full disk is reported here; at interpreter exit nothing would catch the error
         return status
     except BrokenPipeError:  # the reader has gone, as with `| head`
         _discard_output()
-    except EXPECTED as error:
+    # Their message is all a user needs. ValueError: an impossible network or model name.
+    except (InputError, CheckFailed, CardError, ProviderUnavailable, SelfTestFailed, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

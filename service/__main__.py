@@ -1,4 +1,4 @@
-"""`python -m service`: serves the published models until SIGTERM or Ctrl-C."""
+"""`python -m service`, or `resnet-service`: serves the published models until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,26 +7,43 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from resnet_commands import EXIT_INCOMPLETE, RUNTIME_EXTRA, missing, stranger
 from service import logs
 from service.keys import KeysError, read_entries
 from service.runtime.build import this_build
-from service.settings import Settings
-from service.settings_sources import SettingsError, read_settings
 from service.tls import TlsError
 from service.tls import check as check_tls
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 log = logging.getLogger("service")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit status: 0 after a clean shutdown, 1 if there is nothing to serve or the engine broke, 2 for a
-    wrong setting, 3 if the port cannot be used.
+    wrong setting or an incomplete installation, 3 if the port cannot be used.
     """
     _open_standard_streams()
+    fault = stranger("service")
+    if not fault:
+        try:
+            return _run(arguments)
+        except ModuleNotFoundError as error:
+            fault = missing(error, RUNTIME_EXTRA)
+    print(f"error: {fault}", file=sys.stderr)
+    return EXIT_INCOMPLETE
+
+
+def _run(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--version"]:
         print(this_build())
         return 0
+
+    from service.settings_sources import SettingsError, read_settings  # need what an extra installs
+
     try:
         settings = read_settings(arguments)
     except SettingsError as error:
@@ -108,6 +125,9 @@ def serve(settings: Settings) -> int:
 
 def serve_with_workers(settings: Settings) -> int:
     """HTTP and decoding in workers, computing in this process."""
+    if not hasattr(os, "memfd_create"):
+        log.error("more than one worker needs Linux (memfd): set workers to 1")
+        return 2
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # until there is something to stop
 
     from service import counter_files

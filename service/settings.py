@@ -31,7 +31,6 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",  # `.env` may hold settings of other programs; `read_settings` refuses unknown RESNET_ ones
         frozen=True,
-        cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from dotenv.parser import Binding, parse_stream
 from pydantic import ValidationError
-from pydantic_settings import CliApp
+from pydantic_settings import CliApp, CliSettingsSource
 
+from resnet_commands import called
 from service.settings import ENV_FILE, PREFIX, Settings
 
 
@@ -34,16 +35,16 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
             os.environ.pop(name, None)
         elif name.upper().startswith(PREFIX) and name.upper() not in known:
             close = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else "`python -m service --help` lists them"
+            hint = f"did you mean {close[0]}?" if close else f"`{called('service')} --help` lists them"
             raise SettingsError(f"{name} is not a setting: {hint}")
     try:
-        return CliApp.run(Settings, cli_args=list(arguments))
+        return CliApp.run(Settings, list(arguments), CliSettingsSource(Settings, cli_prog_name=called("service")))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "settings"
         message = re.sub(r"^Value error, ", "", first["msg"])
         value = "" if first["type"] == "value_error" else f" (it is {first['input']!r})"
-        raise SettingsError(f"{name}: {message}{value}; `python -m service --help` explains each setting") from None
+        raise SettingsError(f"{name}: {message}{value}; `{called('service')} --help` explains each setting") from None
 
 
 def _read_env_file() -> dict[str, str | None]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from service.api.problems import document
@@ -125,6 +129,34 @@ def test_images_are_built_from_stages_that_exist() -> None:
 
 def test_the_service_images_hold_no_exporter() -> None:
     assert not any("model_export" in stage(name) for name in ("serving", "service", "service-cuda"))
+
+
+@pytest.mark.parametrize("image", ["export", "service", "service-cuda"])
+def test_images_name_their_build(image: str) -> None:
+    labels = dict(re.findall(r"org\.opencontainers\.image\.(\w+)=\$(\w+)", stage(image)))
+    assert labels == {"revision": "COMMIT", "created": "CREATED", "version": "VERSION"}
+    assert "ENV BUILD_COMMIT=$COMMIT" in stage(image)
+    assert set(re.findall(r"^ARG (\w+)=$", stage(image), re.M)) == set(labels.values())
+
+
+def test_make_gives_the_images_their_build() -> None:
+    finished = subprocess.run(["make", "--dry-run", "docker"], cwd=ROOT, capture_output=True, text=True, check=True)
+    given = dict(re.findall(r"--build-arg (\w+)=\$\((.*?)\)(?=\s)", finished.stdout))
+    assert given.keys() == {"COMMIT", "CREATED", "VERSION"}
+    version = subprocess.run(
+        ["sh", "-c", given["VERSION"]], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert version.strip() == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    created = subprocess.run(["sh", "-c", given["CREATED"]], capture_output=True, text=True, check=True).stdout
+    assert datetime.fromisoformat(created.strip()).tzinfo == UTC
+
+
+def test_every_image_holds_what_starts_its_program() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for image in ("export", "service", "service-cuda"):
+        copied = re.findall(r"^COPY (\w\S*) /app/", stage(image), re.M)
+        assert {"resnet_commands.py", "service"} <= set(copied)
+        assert {f"!{path}" for path in copied} <= set(ignored)
 
 
 def test_stopping_takes_as_long_as_the_service_may() -> None:

@@ -16,6 +16,8 @@ class Build(NamedTuple):
     """Attributes:
     version: of this project.
     commit: of its source; None if it is not known.
+    python: version of the interpreter.
+    onnxruntime: its version; empty if it is not installed.
     """
 
     version: str
@@ -25,7 +27,8 @@ class Build(NamedTuple):
 
     def __str__(self) -> str:
         commit = f" ({self.commit})" if self.commit else ""
-        return f"resnet-service {self.version}{commit}, onnxruntime {self.onnxruntime}, Python {self.python}"
+        engine = f"onnxruntime {self.onnxruntime}" if self.onnxruntime else "no onnxruntime"
+        return f"resnet-service {self.version}{commit}, {engine}, Python {self.python}"
 
 
 def this_build() -> Build:

@@ -176,6 +176,7 @@ def test_values_out_of_range(arguments: list[str], message: str) -> None:
 
 def test_help_explains_every_setting() -> None:
     text = subprocess.run([sys.executable, "-m", "service", "--help"], capture_output=True, text=True).stdout
+    assert text.startswith("usage: python -m service ")
     flat = " ".join(text.split())
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')} " in text

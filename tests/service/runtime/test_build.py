@@ -25,6 +25,11 @@ def test_a_build_names_its_source_and_what_it_runs_on(monkeypatch: pytest.Monkey
     assert "(" not in str(this_build())
 
 
+def test_a_build_without_an_engine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.runtime.build.ONNX_RUNTIMES", ("no-such-package",))
+    assert ", no onnxruntime, Python " in str(this_build())
+
+
 def test_both_programs_tell_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert service(["--version"]) == 0
     with pytest.raises(SystemExit, match="0"):

@@ -72,9 +72,3 @@ def test_it_takes_memory_only_where_it_is_written() -> None:
 def test_more_than_there_can_be_names_the_remedy() -> None:
     with pytest.raises(MemoryNotShared, match="lower workers"):
         SharedMemory.create(Layout(workers=64, models=5, slots=2**30, side=224, classes=1000))
-
-
-def test_without_memfd_the_remedy_is_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "memfd_create")
-    with pytest.raises(MemoryNotShared, match="set workers to 1"):
-        SharedMemory.create(LAYOUT)
