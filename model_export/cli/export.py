@@ -88,7 +88,7 @@ def load(args: argparse.Namespace) -> Loaded:
         return load_random(args)
     if args.weights in get_args(TorchvisionWeights):
         return load_torchvision(args)
-    return with_preprocessing(load_weight_file(Path(args.weights), args, labels=args.labels), args)
+    return with_preprocessing(load_weight_file(Path(args.weights), args), args)
 
 
 def check_options(args: argparse.Namespace) -> None:

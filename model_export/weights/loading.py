@@ -26,12 +26,16 @@ from service.runtime.model_folder import sha256
 log = logging.getLogger(__name__)
 
 
+class _NoLabels(InputError):
+    """The classes have no names, or contradictory ones; the message names no remedy."""
+
+
 class Loaded(NamedTuple):
     """A network with its weights (evaluation mode, float32, on the CPU), and what its model card will say about it."""
 
     net: ResNet
     weights: Weights
-    labels: tuple[Label, ...]
+    labels: tuple[Label, ...]  # empty only if `load_file` was told that they are not needed
     preprocessing: Preprocessing
     accuracy: Accuracy | None
     mean_image: Tensor | None = None  # float32 (3, crop, crop) in 0 to 255, with `preprocessing.mean_image`
@@ -49,6 +53,7 @@ def load_file(
     variant: Variant | None = None,
     shortcut: ShortcutOption | None = None,
     labels: Path | None = None,
+    labels_needed: bool = True,
 ) -> Loaded:
     """The network in a weight file of ours, torchvision's or timm's; the file decides the number of classes.
 
@@ -60,6 +65,8 @@ def load_file(
     Args:
         depth: required if the file does not record it.
         variant: required if the file does not record it and the net has bottlenecks.
+        labels_needed: whether to refuse weights whose classes have no names, or contradictory ones. Otherwise they have
+            no labels, and a warning says why.
 
     Raises:
         InputError: the file cannot be read safely, does not fit the architecture or contradicts it; or the depth, the
@@ -104,10 +111,17 @@ def load_file(
             "and Hugging Face are v1.5, conversions of the authors' Caffe files v1: pass `--variant v1.5` or "
             "`--variant v1`"
         )
+    try:
+        found_labels = _find_labels(path, labels, content, requested.num_classes)
+    except _NoLabels as error:
+        if labels_needed:
+            raise InputError(f"{error}: pass the right names with `--labels FILE`") from error
+        log.warning("%s: so the classes of these weights have no names", error)
+        found_labels = ()
     return Loaded(
         net,
         Weights(source=path.name, sha256=digest),
-        _find_labels(path, labels, content, requested.num_classes),
+        found_labels,
         content.record.preprocessing or usual_preprocessing(requested.family),
         content.record.accuracy,
         content.mean_image,
@@ -172,17 +186,13 @@ def _find_labels(path: Path, given: Path | None, content: WeightFile, num_classe
         log.warning("%s has 1000 classes and no labels: using ImageNet's", path.name)
         return imagenet_labels()
     if file is None:
-        raise InputError(
-            f"{path} has {num_classes} classes and no labels: pass `--labels FILE`, or put one of "
-            f"{', '.join(LABEL_FILES)} beside it"
+        raise _NoLabels(
+            f"{path} has {num_classes} classes and no labels, nor is any of {', '.join(LABEL_FILES)} beside it"
         )
     log.info("labels from %s", file)
     labels = read_labels(file)
     if len(labels) != num_classes:
-        raise InputError(
-            f"{file} names {len(labels)} classes, but {path} has {num_classes}: pass the right file with "
-            "`--labels FILE`"
-        )
+        raise _NoLabels(f"{file} names {len(labels)} classes, but {path} has {num_classes}")
     return labels
 
 
@@ -194,9 +204,6 @@ def _class_names(path: Path, content: WeightFile, num_classes: int) -> tuple[Lab
     keys, labels = fitting[0]
     for other, rival in fitting[1:]:
         if [label.name for label in rival] != [label.name for label in labels]:
-            raise InputError(
-                f"{path} names its classes in {keys} and, differently, in {other}: pass the right names with "
-                "`--labels FILE`"
-            )
+            raise _NoLabels(f"{path} names its classes in {keys} and, differently, in {other}")
     log.info("%s: labels from its %s", path.name, keys)
     return labels
