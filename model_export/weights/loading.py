@@ -17,6 +17,7 @@ from model_export.nets.serving_graph import ServingGraph
 from model_export.weights.defaults import Family, ShortcutOption, shortcut_of, usual_preprocessing
 from model_export.weights.file_kinds import check_path
 from model_export.weights.fitting import fill, options_for
+from model_export.weights.hub_folder import HubFolder, read_hub_folder
 from model_export.weights.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.weights.reading import WeightFile, read_weights
 from model_export.weights.state_dict import is_head
@@ -57,10 +58,11 @@ def load_file(
 ) -> Loaded:
     """The network in a weight file of ours, torchvision's or timm's; the file decides the number of classes.
 
-    Whatever is None comes from the file's record (our own training writes one); without a record it is the family
-    "imagenet" and the family's usual shortcut and preprocessing. Labels come from `labels`, else from the file's
-    record, else from other projects' entries in the file (`class_to_idx`, `classes`, ...), else from `labels.txt`,
-    `.json` or `.tsv` beside it. A file of 1000 classes without labels gets ImageNet's, with a warning.
+    Whatever is None comes from the file's record (our own training writes one), else from the files that timm or
+    transformers wrote beside it; without either it is the family "imagenet" and the family's usual shortcut and
+    preprocessing. Labels come from `labels`, else from the same record, else from other projects' entries in the file
+    (`class_to_idx`, `classes`, ...), else from `labels.txt`, `.json` or `.tsv` beside it. A file of 1000 classes
+    without labels gets ImageNet's, with a warning.
 
     Args:
         depth: required if the file does not record it.
@@ -83,7 +85,8 @@ def load_file(
             f"{path} has no classifier `fc.weight` of shape (classes, features), as ResNets of this project, "
             f"torchvision and timm have; besides the layers it has {others}. Save it with its last layer as `fc`"
         )
-    recorded = content.record.architecture
+    hub = None if content.record.architecture else read_hub_folder(path, len(classifier))
+    recorded = hub.architecture if hub else content.record.architecture
     if recorded is None:
         if depth is None:
             raise InputError(f"{path} does not record which network it holds: pass `--depth`")
@@ -112,7 +115,7 @@ def load_file(
             "`--variant v1`"
         )
     try:
-        found_labels = _find_labels(path, labels, content, requested.num_classes)
+        found_labels = _find_labels(path, labels, content, requested.num_classes, hub)
     except _NoLabels as error:
         if labels_needed:
             raise InputError(f"{error}: pass the right names with `--labels FILE`") from error
@@ -120,9 +123,9 @@ def load_file(
         found_labels = ()
     return Loaded(
         net,
-        Weights(source=path.name, sha256=digest),
+        Weights(source=path.name, sha256=digest, license=hub.license if hub else None),
         found_labels,
-        content.record.preprocessing or usual_preprocessing(requested.family),
+        content.record.preprocessing or (hub and hub.preprocessing) or usual_preprocessing(requested.family),
         content.record.accuracy,
         content.mean_image,
     )
@@ -173,9 +176,11 @@ def _check_record(recorded: Architecture, requested: Architecture, path: Path) -
         raise InputError(f"{path} holds a different network: {faults}: pass {options_for(recorded, differing)}")
 
 
-def _find_labels(path: Path, given: Path | None, content: WeightFile, num_classes: int) -> tuple[Label, ...]:
+def _find_labels(
+    path: Path, given: Path | None, content: WeightFile, num_classes: int, hub: HubFolder | None
+) -> tuple[Label, ...]:
     if given is None:
-        recorded = content.record.labels
+        recorded = hub.labels if hub else content.record.labels
         if recorded is not None and len(recorded) == num_classes:
             return recorded
         if class_names := _class_names(path, content, num_classes):
