@@ -38,7 +38,7 @@ PLACEHOLDER = re.compile(r"LABEL_\d+")  # transformers' name of a class without 
 class HubFolder(NamedTuple):
     """What the files say."""
 
-    config: Path
+    origin: str  # for people: whose network it is
     architecture: Architecture
     labels: tuple[Label, ...] | None
     preprocessing: Preprocessing | None
@@ -114,8 +114,9 @@ def _timm(content: Mapping[str, Any], path: Path, num_classes: int) -> HubFolder
         if argument not in HARMLESS_ARGUMENTS and value not in (None, USUAL_ARGUMENTS.get(argument)):
             raise _unsupported(path, argument, value)
     names = next((fields[key] for key in ("label_names", "labels") if fields.get(key)), None)
+    tag = fields.get("tag")
     return HubFolder(
-        path,
+        f"timm {match[0]}" + (f".{tag}" if isinstance(tag, str) and tag else ""),
         Architecture(depth=int(match[1]), num_classes=num_classes),
         _timm_labels(names, fields.get("label_descriptions"), path),
         timm_preprocessing(fields, path),
@@ -142,7 +143,7 @@ def _transformers(content: Mapping[str, Any], path: Path, num_classes: int) -> H
     usual = _TransformersConfig(hidden_sizes=(64, 128, 256, 512)) if basic else _TransformersConfig()
     for field in ("num_channels", "embedding_size", "hidden_sizes", "hidden_act", "downsample_in_first_stage"):
         if getattr(config, field) != getattr(usual, field):
-            raise _unsupported(path, field, content[field])
+            raise _unsupported(path, field, content.get(field) or getattr(config, field))
     fitting = [d for d, blocks in IMAGENET_BLOCKS.items() if blocks == config.depths and basic == (d < 50)]
     if not fitting:
         raise _unsupported(path, "depths", f"{list(config.depths)} of layer_type {config.layer_type}")
@@ -155,7 +156,7 @@ def _transformers(content: Mapping[str, Any], path: Path, num_classes: int) -> H
     if fields is None:
         log.warning("%s: no %s beside it: taking the usual preprocessing", path, PROCESSOR)
     return HubFolder(
-        path,
+        f"transformers resnet-{fitting[0]}",
         Architecture(
             depth=fitting[0], variant="v1" if config.downsample_in_bottleneck else "v1.5", num_classes=num_classes
         ),

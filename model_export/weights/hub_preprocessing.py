@@ -28,7 +28,7 @@ Fields = TypeVar("Fields", bound=BaseModel)
 
 
 class _Fields(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)  # JSON as Python reads it has NaN
 
 
 class _TimmFields(_Fields):
@@ -141,8 +141,10 @@ def _preprocessing(
     try:
         return Preprocessing(resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std)
     except ValidationError as error:
-        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path}: {fault}") from error
+        first = error.errors()[0]
+        place = "".join(f"{field}: " for field in first["loc"])
+        fault = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path} has preprocessing that is not valid ({place}{fault}): correct it") from error
 
 
 def _refusal(path: Path, field: str, value: object) -> InputError:

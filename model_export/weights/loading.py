@@ -123,7 +123,9 @@ def load_file(
         found_labels = ()
     return Loaded(
         net,
-        Weights(source=path.name, sha256=digest, license=hub.license if hub else None),
+        Weights(source=f"{hub.origin}, {path.name}", sha256=digest, license=hub.license)
+        if hub
+        else Weights(source=path.name, sha256=digest),
         found_labels,
         content.record.preprocessing or (hub and hub.preprocessing) or usual_preprocessing(requested.family),
         content.record.accuracy,

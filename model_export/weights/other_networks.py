@@ -48,7 +48,7 @@ def refuse_other_networks(tensors: Mapping[str, Tensor], path: Path) -> None:
         kinds = " and ".join(f"{kind} ({trait})" for kind, trait in found.items())
         raise InputError(
             f"{path} holds another kind of network, which is not supported: {kinds}. No option makes it fit: pass "
-            "weights of a plain ResNet (of depth 18, 34, 50, 101 or 152, or a CIFAR net)"
+            "weights of a ResNet of the paper (depth 18, 34, 50, 101 or 152, or a CIFAR net)"
         )
 
 

@@ -82,7 +82,7 @@ def test_a_folder_of_timm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     assert names(loaded) == NAMES
     half, quarter = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     assert loaded.preprocessing == Preprocessing(resize=235, interpolation="bicubic", mean=half, std=quarter)
-    assert loaded.weights.license == "apache-2.0"
+    assert (loaded.weights.source, loaded.weights.license) == ("timm resnet18.a1_in1k, pytorch_model.bin", "apache-2.0")
     assert "pytorch_model.bin: the config.json beside it says what it holds" in caplog.text
 
 
@@ -165,6 +165,7 @@ def test_a_folder_of_transformers(tmp_path: Path) -> None:
     assert loaded.net.architecture == meta_resnet(18, num_classes=3).architecture
     assert names(loaded) == NAMES
     assert loaded.preprocessing == Preprocessing(interpolation="bicubic")
+    assert loaded.weights.source == "transformers resnet-18, pytorch_model.bin"
 
 
 @pytest.mark.parametrize(("in_first", "variant"), [(False, "v1.5"), (True, "v1")])
@@ -194,6 +195,7 @@ def test_placeholders_are_no_names(tmp_path: Path) -> None:
         ({"downsample_in_first_stage": True}, "downsample_in_first_stage True"),
         ({"hidden_sizes": [32, 64, 128, 256]}, "hidden_sizes [32, 64, 128, 256]"),
         ({"id2label": {"0": "red", "1": "red"}}, "id2label that does not name every class once"),
+        ({"hidden_sizes": None}, "hidden_sizes (256, 512, 1024, 2048)"),  # transformers' default, with basic blocks
         ({"depths": "deep"}, "invalid depths"),
     ],
 )

@@ -68,6 +68,9 @@ def test_timms_fields(fields: dict[str, Any], expected: Preprocessing) -> None:
         ("input_size", 224, "has an invalid input_size"),
         ("crop_pct", 0, "has an invalid crop_pct"),
         ("crop_pct", 1.1, "has an invalid crop_pct"),
+        ("crop_pct", float("nan"), "has an invalid crop_pct"),
+        ("mean", [float("nan")] * 3, "has an invalid mean"),
+        ("input_size", [3, 0, 0], "is not valid (resize: Input should be greater than or equal to 1)"),
         ("std", [58.4, 57.1, 57.4], "are for pixels from 0 to 255"),
     ],
 )
