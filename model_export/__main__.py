@@ -18,6 +18,7 @@ DESCRIPTION = "Train, evaluate, convert and publish ResNet models for the servic
 COMMANDS = {
     "quickstart": "Fill an empty model folder: ImageNet weights or, if they cannot be downloaded, the demo.",
     "export": "Convert a network to ONNX, check that its answers stay the same, and publish it.",
+    "convert": "Write weights as timm or torchvision read them.",
     "list": "List the published models.",
     "draw": "Draw pictures of shapes and patterns, as folders to train and to validate on.",
     "train": "Train a network of the paper on your own images, CIFAR-10 or drawings.",

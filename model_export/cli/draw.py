@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.options import check_writable, path, seed
+from model_export.cli.options import check_new_folder, check_writable, path, seed
 from model_export.datasets.base import Dataset
 from model_export.datasets.drawings import open_drawings
+from model_export.disk import new_folder
 from model_export.drawings.pictures import CLASSES, SIDES, STYLES, Difficulty
 from model_export.errors import InputError
 from model_export.progress import Progress
@@ -49,8 +48,7 @@ def run(args: argparse.Namespace) -> int:
         OSError: the pictures cannot be written.
     """
     out: Path = args.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not an empty folder, and nothing is overwritten: give another one, or remove it")
+    check_new_folder(out)
     check_writable(out.parent)
     if min(args.train, args.val) < len(args.classes):
         raise InputError(
@@ -64,16 +62,9 @@ def run(args: argparse.Namespace) -> int:
         style = style.square(args.side)
     data = open_drawings(train=args.train, val=args.val, classes=tuple(args.classes), style=style, seed=args.seed)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
-    try:
+    with new_folder(out) as staging:
         write_images(data.train, staging / "train")
         write_images(data.val, staging / "val")
-        staging.chmod(0o755)  # mkdtemp makes folders that only their owner can read
-        staging.replace(out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     log.info("%s: %d training and %d validation pictures", out, len(data.train), len(data.val))
     return 0
 

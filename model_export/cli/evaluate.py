@@ -187,7 +187,7 @@ def check_recordable(models: Sequence[Path | ModelVersion], method: Method) -> N
 def open_predictor(model: Path | ModelVersion, args: argparse.Namespace) -> Predictor:
     if isinstance(model, ModelVersion):
         return OnnxPredictor(model, args.provider or "auto", args.precision or "auto")
-    loaded = load_weight_file(model, args, labels=args.labels)
+    loaded = load_weight_file(model, args)
     return TorchPredictor(loaded, str(model), args.device or "cpu")
 
 

@@ -88,7 +88,7 @@ def load(args: argparse.Namespace) -> Loaded:
         return load_random(args)
     if args.weights in get_args(TorchvisionWeights):
         return load_torchvision(args)
-    return with_preprocessing(load_weight_file(Path(args.weights), args, labels=args.labels), args)
+    return with_preprocessing(load_weight_file(Path(args.weights), args), args)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -124,8 +124,10 @@ def with_preprocessing(loaded: Loaded, args: argparse.Namespace) -> Loaded:
     given = {name: getattr(args, name) for name in PREPROCESSING_OPTIONS if getattr(args, name) is not None}
     if loaded.mean_image is not None and given.keys() & {"crop", "mean"}:
         raise InputError(f"{args.weights} has a mean image, which fixes both values: leave --crop and --mean out")
+    fields = loaded.preprocessing.model_dump() | given
     try:
-        preprocessing = Preprocessing.model_validate(loaded.preprocessing.model_dump() | given)
+        preprocessing = Preprocessing.model_validate(fields)
     except ValidationError as error:
-        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(fault + ": set --resize as well" * (fields["crop"] > fields["resize"])) from None
     return loaded._replace(preprocessing=preprocessing)

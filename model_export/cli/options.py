@@ -83,6 +83,12 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{nearest} is not writable: make it writable for this user, or give another folder")
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raises InputError if something is there already: nothing is overwritten."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not an empty folder, and nothing is overwritten: give another one, or remove it")
+
+
 def add_models_dir(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--models-dir", type=path, default=Path("models"), help="the model folder (default: models)")
 

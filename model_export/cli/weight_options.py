@@ -55,12 +55,20 @@ def load_torchvision(args: argparse.Namespace) -> Loaded:
     return load_imagenet(args.depth, "v2" if args.weights == "imagenet-v2" else "v1")
 
 
-def load_weight_file(file: Path, args: argparse.Namespace, *, labels: Path | None = None) -> Loaded:
+def load_weight_file(file: Path, args: argparse.Namespace) -> Loaded:
     """A weight file, as the network that `--depth`, `--family`, `--variant` and `--shortcut` describe.
+
+    Labels are needed if the command has `--labels`.
 
     Raises:
         InputError: as `load_file`.
     """
     return load_file(
-        file, depth=args.depth, family=args.family, variant=args.variant, shortcut=args.shortcut, labels=labels
+        file,
+        depth=args.depth,
+        family=args.family,
+        variant=args.variant,
+        shortcut=args.shortcut,
+        labels=getattr(args, "labels", None),
+        labels_needed=hasattr(args, "labels"),
     )

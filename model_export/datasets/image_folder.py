@@ -177,7 +177,8 @@ def _decoded(tree: Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
     if faults and broken == "refuse":
         raise InputError(
             f"{len(faults)} of the {len(tree.files)} images in {printable(tree.root)} cannot be used: "
-            f"{shortlist(faults)}: replace them, or leave them out with `--broken skip`"
+            f"{shortlist(faults)}: replace them, or leave them out with `--ignore NAME` (`train` and `evaluate` "
+            "also have `--broken skip`)"
         )
     for fault in faults:
         logger.warning("left out: %s", fault)

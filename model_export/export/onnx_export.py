@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -26,10 +26,11 @@ class ExportError(CheckFailed):
     """The exported graph is not what the service expects."""
 
 
-def export_onnx(graph: ServingGraph, crop: int, path: Path) -> None:
+def export_onnx(graph: ServingGraph, crop: int, path: Path, metadata: Mapping[str, str]) -> None:
     """Writes one self-contained ONNX file for images of `crop` x `crop` pixels, with a dynamic batch dimension.
 
-    The file's metadata record the architecture, because v1 and v1.5 have identical shapes.
+    Args:
+        metadata: for the file's `metadata_props`; see `onnx_metadata`.
 
     Raises:
         ExportError: a batch norm was not folded, or the batch dimension is fixed.
@@ -50,7 +51,7 @@ def export_onnx(graph: ServingGraph, crop: int, path: Path) -> None:
     assert program is not None  # only the old exporter returns None
     model = program.model_proto
     _strip(model)
-    onnx.helper.set_model_props(model, {"architecture": graph.net.architecture.model_dump_json()})
+    onnx.helper.set_model_props(model, dict(metadata))
     _check(model)
     path.write_bytes(model.SerializeToString())
 

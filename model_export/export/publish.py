@@ -20,6 +20,7 @@ import numpy as np
 from model_export.disk import flush
 from model_export.export.collapse_gate import check_collapse
 from model_export.export.onnx_export import export_onnx
+from model_export.export.onnx_metadata import onnx_metadata
 from model_export.export.parity_gate import Reference, check_parity, make_self_test
 from model_export.versions import keep_default, remember_version
 from model_export.weights.loading import Loaded
@@ -66,7 +67,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
         onnx_path = staging / MODEL_FILES["fp32"]
         log.info("%s: exporting to ONNX", name)
         graph = loaded.serving_graph()
-        export_onnx(graph, preprocessing.crop, onnx_path)
+        export_onnx(graph, preprocessing.crop, onnx_path, onnx_metadata(loaded, name))
 
         log.info("%s: comparing with PyTorch", name)
         # The CPU provider runs everywhere; each server checks its own provider with the self-test.

@@ -66,6 +66,10 @@ def _guess(tensors: Mapping[str, Tensor], requested: Architecture) -> str:
             "its first convolution is 3x3, as in ImageNet nets adapted to CIFAR's small images (kuangliu's), which no "
             "family here has; "
         )
+    kind = "bottlenecks" if has_bottlenecks else "basic blocks"
+    found = f"layer1 to layer{len(blocks)} have {', '.join(map(str, blocks))} {kind}"
+    if not depths and len(blocks) == 4:
+        return f"{found}, as no ResNet here has (depths {', '.join(map(str, IMAGENET_BLOCKS))}); "
     if not depths:
         return ""
 
@@ -77,8 +81,7 @@ def _guess(tensors: Mapping[str, Tensor], requested: Architecture) -> str:
     differing = [f for f in ("family", "depth", "shortcut") if getattr(guess, f) != getattr(requested, f)]
     if not differing:
         return ""
-    kind = "bottlenecks" if has_bottlenecks else "basic blocks"
     return (
-        f"it looks like depth {guess.depth} of the {family} family, shortcut {shortcut or 'none'} (layer1 to "
-        f"layer{len(blocks)} have {', '.join(map(str, blocks))} {kind}): pass {options_for(guess, differing)}; "
+        f"it looks like depth {guess.depth} of the {family} family, shortcut {shortcut or 'none'} ({found}): pass "
+        f"{options_for(guess, differing)}; "
     )

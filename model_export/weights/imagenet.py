@@ -85,7 +85,7 @@ def load_imagenet(depth: int, version: ImagenetVersion = "v1", *, base_url: str 
             f"{base_url.rstrip('/')}/{entry.file}",
             path,
             entry.sha256,
-            by_hand="pass a file with `--weights FILE`",
+            by_hand="pass a file to `export` or `train` with `--weights FILE`",
             other_disk="set TORCH_HOME to a folder on another disk",
         )
     return Loaded(

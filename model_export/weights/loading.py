@@ -17,6 +17,7 @@ from model_export.nets.serving_graph import ServingGraph
 from model_export.weights.defaults import Family, ShortcutOption, shortcut_of, usual_preprocessing
 from model_export.weights.file_kinds import check_path
 from model_export.weights.fitting import fill, options_for
+from model_export.weights.hub_folder import HubFolder, read_hub_folder
 from model_export.weights.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.weights.reading import WeightFile, read_weights
 from model_export.weights.state_dict import is_head
@@ -26,12 +27,16 @@ from service.runtime.model_folder import sha256
 log = logging.getLogger(__name__)
 
 
+class _NoLabels(InputError):
+    """The classes have no names, or contradictory ones; the message names no remedy."""
+
+
 class Loaded(NamedTuple):
     """A network with its weights (evaluation mode, float32, on the CPU), and what its model card will say about it."""
 
     net: ResNet
     weights: Weights
-    labels: tuple[Label, ...]
+    labels: tuple[Label, ...]  # empty only if `load_file` was told that they are not needed
     preprocessing: Preprocessing
     accuracy: Accuracy | None
     mean_image: Tensor | None = None  # float32 (3, crop, crop) in 0 to 255, with `preprocessing.mean_image`
@@ -49,17 +54,21 @@ def load_file(
     variant: Variant | None = None,
     shortcut: ShortcutOption | None = None,
     labels: Path | None = None,
+    labels_needed: bool = True,
 ) -> Loaded:
     """The network in a weight file of ours, torchvision's or timm's; the file decides the number of classes.
 
-    Whatever is None comes from the file's record (our own training writes one); without a record it is the family
-    "imagenet" and the family's usual shortcut and preprocessing. Labels come from `labels`, else from the file's
-    record, else from other projects' entries in the file (`class_to_idx`, `classes`, ...), else from `labels.txt`,
-    `.json` or `.tsv` beside it. A file of 1000 classes without labels gets ImageNet's, with a warning.
+    Whatever is None comes from the file's record (our own training writes one), else from the files that timm or
+    transformers wrote beside it; without either it is the family "imagenet" and the family's usual shortcut and
+    preprocessing. Labels come from `labels`, else from the same record, else from other projects' entries in the file
+    (`class_to_idx`, `classes`, ...), else from `labels.txt`, `.json` or `.tsv` beside it. A file of 1000 classes
+    without labels gets ImageNet's, with a warning.
 
     Args:
         depth: required if the file does not record it.
         variant: required if the file does not record it and the net has bottlenecks.
+        labels_needed: whether to refuse weights whose classes have no names, or contradictory ones. Otherwise they have
+            no labels, and a warning says why.
 
     Raises:
         InputError: the file cannot be read safely, does not fit the architecture or contradicts it; or the depth, the
@@ -76,7 +85,8 @@ def load_file(
             f"{path} has no classifier `fc.weight` of shape (classes, features), as ResNets of this project, "
             f"torchvision and timm have; besides the layers it has {others}. Save it with its last layer as `fc`"
         )
-    recorded = content.record.architecture
+    hub = None if content.record.architecture else read_hub_folder(path, len(classifier))
+    recorded = hub.architecture if hub else content.record.architecture
     if recorded is None:
         if depth is None:
             raise InputError(f"{path} does not record which network it holds: pass `--depth`")
@@ -104,11 +114,20 @@ def load_file(
             "and Hugging Face are v1.5, conversions of the authors' Caffe files v1: pass `--variant v1.5` or "
             "`--variant v1`"
         )
+    try:
+        found_labels = _find_labels(path, labels, content, requested.num_classes, hub)
+    except _NoLabels as error:
+        if labels_needed:
+            raise InputError(f"{error}: pass the right names with `--labels FILE`") from error
+        log.warning("%s: so the classes of these weights have no names", error)
+        found_labels = ()
     return Loaded(
         net,
-        Weights(source=path.name, sha256=digest),
-        _find_labels(path, labels, content, requested.num_classes),
-        content.record.preprocessing or usual_preprocessing(requested.family),
+        Weights(source=f"{hub.origin}, {path.name}", sha256=digest, license=hub.license)
+        if hub
+        else Weights(source=path.name, sha256=digest),
+        found_labels,
+        content.record.preprocessing or (hub and hub.preprocessing) or usual_preprocessing(requested.family),
         content.record.accuracy,
         content.mean_image,
     )
@@ -159,9 +178,11 @@ def _check_record(recorded: Architecture, requested: Architecture, path: Path) -
         raise InputError(f"{path} holds a different network: {faults}: pass {options_for(recorded, differing)}")
 
 
-def _find_labels(path: Path, given: Path | None, content: WeightFile, num_classes: int) -> tuple[Label, ...]:
+def _find_labels(
+    path: Path, given: Path | None, content: WeightFile, num_classes: int, hub: HubFolder | None
+) -> tuple[Label, ...]:
     if given is None:
-        recorded = content.record.labels
+        recorded = hub.labels if hub else content.record.labels
         if recorded is not None and len(recorded) == num_classes:
             return recorded
         if class_names := _class_names(path, content, num_classes):
@@ -172,17 +193,13 @@ def _find_labels(path: Path, given: Path | None, content: WeightFile, num_classe
         log.warning("%s has 1000 classes and no labels: using ImageNet's", path.name)
         return imagenet_labels()
     if file is None:
-        raise InputError(
-            f"{path} has {num_classes} classes and no labels: pass `--labels FILE`, or put one of "
-            f"{', '.join(LABEL_FILES)} beside it"
+        raise _NoLabels(
+            f"{path} has {num_classes} classes and no labels, nor is any of {', '.join(LABEL_FILES)} beside it"
         )
     log.info("labels from %s", file)
     labels = read_labels(file)
     if len(labels) != num_classes:
-        raise InputError(
-            f"{file} names {len(labels)} classes, but {path} has {num_classes}: pass the right file with "
-            "`--labels FILE`"
-        )
+        raise _NoLabels(f"{file} names {len(labels)} classes, but {path} has {num_classes}")
     return labels
 
 
@@ -194,9 +211,6 @@ def _class_names(path: Path, content: WeightFile, num_classes: int) -> tuple[Lab
     keys, labels = fitting[0]
     for other, rival in fitting[1:]:
         if [label.name for label in rival] != [label.name for label in labels]:
-            raise InputError(
-                f"{path} names its classes in {keys} and, differently, in {other}: pass the right names with "
-                "`--labels FILE`"
-            )
+            raise _NoLabels(f"{path} names its classes in {keys} and, differently, in {other}")
     log.info("%s: labels from its %s", path.name, keys)
     return labels

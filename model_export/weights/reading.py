@@ -14,6 +14,7 @@ from model_export.errors import InputError, shortlist
 from model_export.weights.file_kinds import begins_as_safetensors, check_kind
 from model_export.weights.label_formats import NAME_KEYS
 from model_export.weights.labels import labels_in
+from model_export.weights.other_networks import refuse_other_networks
 from model_export.weights.record import MEAN_IMAGE, Record, record_in
 from model_export.weights.safetensors_file import read_safetensors
 from model_export.weights.state_dict import FIRST, choose_state_dict, find_state_dicts, is_head, mappings
@@ -45,8 +46,8 @@ def read_weights(path: Path) -> WeightFile:
     keeps its name. One log line says what was used and what was left aside.
 
     Raises:
-        InputError: the file is empty, damaged, would run code, holds no weights, or holds several networks and no name
-            tells which one to use.
+        InputError: the file is empty, damaged, would run code, holds no weights or those of another kind of network,
+            or holds several networks and no name tells which one to use.
     """
     head = check_kind(path)
     content = read_safetensors(path) if _is_safetensors(path, head) else read_pickle(path)
@@ -56,12 +57,16 @@ def read_weights(path: Path) -> WeightFile:
     mean_image = content.get(MEAN_IMAGE)
     candidates = list(find_state_dicts(content))
     if not candidates:
+        for _, mapping in mappings(content):
+            named = {str(name): value for name, value in mapping.items() if isinstance(value, Tensor)}
+            refuse_other_networks(named, path)
         raise InputError(_without_weights(content, path))
     chosen = choose_state_dict(candidates, path)
     weights = {name: tensor for name, tensor in chosen.tensors.items() if not _is_beside_the_weights(name)}
     tensors = {
         name.removeprefix(chosen.prefix): tensor for name, tensor in weights.items() if name.startswith(chosen.prefix)
     }
+    refuse_other_networks(tensors, path)
     outside = {name: tensor for name, tensor in weights.items() if not name.startswith(chosen.prefix)}
     heads = {} if "fc.weight" in tensors else {name: tensor for name, tensor in outside.items() if is_head(name)}
     aside = [f"the weights under {other.location!r}" for other in candidates if other.keys != chosen.keys]
@@ -103,7 +108,8 @@ def _without_weights(content: Mapping[Any, Any], path: Path) -> str:
     keys = shortlist([str(name) for name in content if name not in Record.model_fields]) if content else "nothing"
     return (
         f"{path} holds no weights of a ResNet: it has no tensor called conv1.weight, with or without a prefix; it "
-        f"holds {keys}. Save `net.state_dict()`, either alone or under the key `state_dict`"
+        f"holds {keys}. If it belongs to a ResNet, save `net.state_dict()`, either alone or under the key "
+        "`state_dict`; other networks are not supported"
     )
 
 

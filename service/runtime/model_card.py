@@ -76,9 +76,7 @@ class Preprocessing(_CardModel):
     @model_validator(mode="after")
     def _plausible(self) -> Preprocessing:
         if self.crop > self.resize:
-            raise ValueError(
-                f"crop {self.crop} is larger than the resized shorter side {self.resize}: set --resize as well"
-            )
+            raise ValueError(f"crop {self.crop} is larger than the resized shorter side {self.resize}")
         mean, std = (", ".join(f"{number:g}" for number in statistic) for statistic in (self.mean, self.std))
         if max(self.mean) > 1 or max(self.std) > MAX_STD:
             raise ValueError(f"mean {mean} and std {std} are for pixels from 0 to 255: divide them by 255")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model_export.disk import replacing, write_atomically
+from model_export.disk import new_folder, replacing, write_atomically
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -56,3 +56,22 @@ def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
         fail()
     assert (tmp_path / "a").read_bytes() == b"one"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "outer" / "new") as folder:
+        (folder / "file").write_text("content")
+        assert not (tmp_path / "outer" / "new").exists()
+    assert (tmp_path / "outer" / "new" / "file").read_text() == "content"
+    assert (tmp_path / "outer" / "new").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_new_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail_within() -> None:
+        with new_folder(tmp_path / "new") as folder:
+            (folder / "file").write_text("content")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_within()
+    assert list(tmp_path.iterdir()) == []

@@ -54,6 +54,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_weights_without_labels_are_fine_tuned(
+    tmp_path: Path, pictures: Path, weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`train` has no `--labels`: it needs them only to keep the last layer."""
+    unnamed = tmp_path / "unnamed.pth"
+    torch.save(load_file(weights).net.state_dict(), unnamed)
+    network = ["--depth", "8", "--family", "cifar", "--weights", str(unnamed)]
+    short = ["--epochs", "1", "--batch-size", "12", "--workers", "0"]
+    assert main(["train", "--data", str(pictures), *network, *short, "--out", str(tmp_path / "run")]) == 0
+    assert "10 classes and no labels" in caplog.text
+    assert "with a new last layer" in caplog.text
+
+
 def test_a_run_leaves_everything_that_its_user_needs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "run"
     assert main(["train", "--data", DRAWN, *SHORT, "--epochs", "2", "--lr", "0.05", "--out", str(out)]) == 0

@@ -114,7 +114,7 @@ def test_broken_images_are_refused_by_name(tmp_path: Path) -> None:
     assert f"4 of the 10 images in {tmp_path} cannot be used" in message
     for name in ("a/cut.jpg", "a/empty.png", "b/text.jpg", "b/fake.png"):
         assert f"{tmp_path}/{name} (" in message
-    assert message.endswith("leave them out with `--broken skip`")
+    assert message.endswith("with `--ignore NAME` (`train` and `evaluate` also have `--broken skip`)")
 
 
 def test_only_the_first_broken_images_are_named(tmp_path: Path) -> None:

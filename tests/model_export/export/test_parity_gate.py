@@ -65,7 +65,7 @@ def test_nan_answers_are_stopped(engine: Engine) -> None:
 
 
 def exported(graph: ServingGraph, preprocessing: Preprocessing, folder: Path) -> Engine:
-    export_onnx(graph, preprocessing.crop, folder / "model.onnx")
+    export_onnx(graph, preprocessing.crop, folder / "model.onnx", {})
     return DynamicEngine.of(open_session(folder / "model.onnx", "cpu", threads=1))
 
 

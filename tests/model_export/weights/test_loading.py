@@ -197,6 +197,15 @@ def test_no_labels_anywhere(tmp_path: Path, state: State) -> None:
         assert part in message
 
 
+def test_labels_that_are_not_needed(tmp_path: Path, state: State, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(state, tmp_path / "net.pth")
+    assert load(tmp_path / "net.pth", labels_needed=False).labels == ()
+    assert "3 classes and no labels" in caplog.text
+    assert "--labels" not in caplog.text
+    (tmp_path / "labels.txt").write_text("red\ngreen\nblue\n")
+    assert len(load(tmp_path / "net.pth", labels_needed=False).labels) == 3
+
+
 def test_a_thousand_classes_without_labels_get_imagenets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = imagenet_file(tmp_path / "net.pth", meta_resnet(18))
     assert load_file(path, depth=18).labels[0].name == "tench"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,15 @@ import torch
 
 from model_export.nets.resnet import cifar_resnet
 from model_export.weights.loading import load_file
-from tests.model_export.weights.weight_files import State, assert_same, load, meta_resnet, prefixed, refusal
+from tests.model_export.weights.weight_files import (
+    State,
+    as_transformers,
+    assert_same,
+    load,
+    meta_resnet,
+    prefixed,
+    refusal,
+)
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_ema", "model_ema"])
@@ -55,19 +62,6 @@ def test_a_state_dict_is_found_by_its_content(
     with caplog.at_level(logging.INFO):
         assert_same(load(folder / "net.ckpt"), state)
     assert logged in caplog.text
-
-
-def as_transformers(name: str) -> str:
-    """A parameter of a ResNet as Hugging Face's transformers name it."""
-    if name.startswith("fc."):
-        return name.replace("fc.", "classifier.1.")
-    name = re.sub(r"^(conv|bn)1\.", r"resnet.embedder.embedder.\1.", name)
-    name = re.sub(r"downsample\.([01])", lambda found: f"shortcut.{('conv', 'bn')[int(found[1])]}", name)
-    name = re.sub(r"(conv|bn)([123])\.", lambda found: f"layer.{int(found[2]) - 1}.{found[1]}.", name)
-    name = re.sub(
-        r"^layer(\d)\.(\d+)", lambda found: f"resnet.encoder.stages.{int(found[1]) - 1}.layers.{found[2]}", name
-    )
-    return name.replace(".conv.", ".convolution.").replace(".bn.", ".normalization.")
 
 
 def test_parameter_names_of_transformers(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def meta_resnet(depth: int, **options: Any) -> ResNet:
 
 def prefixed(state: State, prefix: str) -> State:
     return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def as_transformers(name: str) -> str:
+    """A parameter of a ResNet as Hugging Face's transformers name it."""
+    if name.startswith("fc."):
+        return name.replace("fc.", "classifier.1.")
+    name = re.sub(r"^(conv|bn)1\.", r"resnet.embedder.embedder.\1.", name)
+    name = re.sub(r"downsample\.([01])", lambda found: f"shortcut.{('conv', 'bn')[int(found[1])]}", name)
+    name = re.sub(r"(conv|bn)([123])\.", lambda found: f"layer.{int(found[2]) - 1}.{found[1]}.", name)
+    name = re.sub(
+        r"^layer(\d)\.(\d+)", lambda found: f"resnet.encoder.stages.{int(found[1]) - 1}.layers.{found[2]}", name
+    )
+    return name.replace(".conv.", ".convolution.").replace(".bn.", ".normalization.")
 
 
 def assert_same(loaded: Loaded, state: State) -> None:
