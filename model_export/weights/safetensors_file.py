@@ -59,9 +59,7 @@ def save_safetensors(
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if mean_image is not None:
         content[MEAN_IMAGE] = mean_image
-    fields = record.model_dump(mode="json", exclude_none=True)
-    if record.architecture:
-        fields["architecture"] = record.architecture.model_dump(mode="json")  # keeps `shortcut: null` of a plain net
+    fields = {name: value for name, value in record.model_dump(mode="json").items() if value is not None}
     metadata = {"format": "pt", "writer": WRITER} | {name: json.dumps(value) for name, value in fields.items()}
     # safetensors' own `save_file` hides why it failed, and makes the file readable for its owner only.
     write_atomically(path, _with_sorted_metadata(save(content, metadata)))

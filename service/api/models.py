@@ -31,6 +31,7 @@ def info(model: Model, references: Sequence[str] = (), *, default: bool = False)
         shortcut=card.architecture.shortcut,
         parameters=card.parameters,
         weights=card.weights,
+        training=card.training,
         accuracy=card.accuracy,
         calibration=card.calibration,
         classes=card.architecture.num_classes,

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.references import State
 from service.runtime.choices import Precision, ProviderName
-from service.runtime.model_card import Accuracy, Calibration, Gate, Interpolation, Shortcut, Variant, Weights
+from service.runtime.model_card import Accuracy, Calibration, Gate, Interpolation, Shortcut, Training, Variant, Weights
 
 
 class Problem(BaseModel):
@@ -80,7 +80,8 @@ class ModelInfo(BaseModel):
     variant: Variant = Field(description="v1: a bottleneck's stride in its first 1x1; v1.5: in its 3x3.")
     shortcut: Shortcut | None = Field(description="null: a plain net.")
     parameters: int
-    weights: Weights
+    weights: Weights = Field(description="`license` null: nobody has stated one.")
+    training: Training | None = Field(description="How the weights were trained; null if that is not recorded.")
     accuracy: Accuracy | None
     calibration: Calibration | None = Field(description="Applied to every probability: softmax(logits / temperature).")
     classes: int

@@ -6,7 +6,7 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from service.runtime.choices import FilePrecision, Precision
 
@@ -101,11 +101,48 @@ class Label(_CardModel):
 
 
 class Weights(_CardModel):
-    """Where the weights come from: `source` for people, `sha256` of the imported file (None if trained here)."""
+    """Where the weights come from: `source` for people, `sha256` of the imported file (None if there was none).
+
+    `license` is an SPDX identifier or free text; None if nobody has stated one.
+    """
 
     source: str
     sha256: str | None = None
     license: str | None = None
+
+
+class ImageSet(_CardModel):
+    """Images and their classes, by digest (`model_export.datasets.digests`)."""
+
+    name: str
+    images: int = Field(ge=1)
+    sha256: str
+
+
+class Training(_CardModel):
+    """How weights were trained: what it takes to train them again.
+
+    Attributes:
+        recipe: every setting of the recipe.
+        train, val: the images to train and to validate on.
+        started_from: None for a He-initialised network.
+        device: "cpu" or "cuda".
+        precision: of convolutions and matrix products.
+        processes: that shared each batch.
+        commit: of the trainer's source; ends in `-dirty` if that had changes. None if not known.
+        versions: of Python and of packages.
+    """
+
+    recipe: dict[str, JsonValue]
+    seed: int
+    train: ImageSet
+    val: ImageSet
+    started_from: Weights | None = None
+    device: str
+    precision: Precision
+    processes: int = Field(ge=1)
+    commit: str | None = None
+    versions: dict[str, str]
 
 
 class Accuracy(_CardModel):
@@ -200,13 +237,15 @@ class ModelCard(_CardModel):
     architecture: Architecture
     parameters: int
     weights: Weights
+    training: Training | None = None  # None: not trained by this software, or by an older one
     preprocessing: Preprocessing
     labels: tuple[Label, ...]
     files: dict[FilePrecision, ModelFile]
     self_test_sha256: str
     accuracy: Accuracy | None = None
     calibration: Calibration | None = None
-    tools: dict[str, str]
+    tools: dict[str, str]  # that exported it
+    commit: str | None = None  # of the exporter's source, as in `Training`
     metadata: dict[str, str] = {}  # the publisher's own; nothing here reads it
 
     @field_validator("schema_version")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from service.runtime.build import COMMIT
 from service.runtime.model_folder import read_card, sha256
 
 CLASSES = "side=32,classes=circle+ring"
@@ -34,7 +35,7 @@ def test_training_export_and_quantisation(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-c", RUN_ALL, *COMMANDS],
             cwd=folder,
-            env={**os.environ, "PYTHONHASHSEED": str(number)},
+            env={**os.environ, "PYTHONHASHSEED": str(number), COMMIT: "abc123"},
             capture_output=True,
             text=True,
             timeout=300,
@@ -56,3 +57,5 @@ def test_training_export_and_quantisation(tmp_path: Path) -> None:
             for folder in (first, second)
         )
         assert ours == theirs
+        assert (ours["commit"], ours["training"]["commit"], ours["training"]["seed"]) == ("abc123", "abc123", 3)
+        assert ours["training"]["recipe"]["epochs"] == 2

@@ -45,6 +45,7 @@ def test_one_model(client: TestClient) -> None:
         "shortcut": "B",
         "parameters": 4000,
         "weights": {"source": "random, for tests", "sha256": None, "license": None},
+        "training": None,
         "accuracy": None,
         "calibration": None,
         "classes": 1000,
