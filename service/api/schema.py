@@ -43,6 +43,8 @@ class Classification(BaseModel):
     model: str = Field(examples=["resnet50"])
     depth: int = Field(examples=[50])
     version: int = Field(examples=[1])
+    provider: ProviderName = Field(examples=["cpu"], description="The execution provider that computed the answer.")
+    precision: Precision = Field(examples=["int8"], description="The precision of the arithmetic.")
     images: list[ImageResult]
 
 
