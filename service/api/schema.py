@@ -91,7 +91,7 @@ class ModelInfo(BaseModel):
     state: State
     reason: str | None = Field(description="Why it failed.")
     precision: Precision | None = Field(description="The precision of the arithmetic, once loaded.")
-    gate: Gate | None = Field(description="What this precision loses compared with fp32, if it has its own file.")
+    gate: Gate | None = Field(description="What this precision loses compared with fp32, if that was measured.")
     provider: ProviderName | None = Field(description="The execution provider in use, once loaded.")
     refused: dict[str, str] = Field(
         description="Providers and precisions that were not measured, with the reason, by name."

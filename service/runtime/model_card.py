@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from service.runtime.choices import FilePrecision, Precision
+from service.runtime.choices import FILES, FilePrecision, Precision
 
 # Where a bottleneck places its stride: "v1" (the paper) in the first 1x1, "v1.5" (torchvision) in the 3x3. Both have
 # weights of identical shapes: only this field tells them apart.
@@ -199,7 +199,7 @@ class Quantisation(_CardModel):
 
 
 class Gate(_CardModel):
-    """How a file of lower precision compared with the fp32 file before it was published.
+    """How a lower precision compared with fp32 before it was published.
 
     All are fractions of the images. `accuracy_lost` is fp32's top-1 accuracy minus this file's (negative for a gain);
     None if the images have no labels that the model knows. `limit` is the loss that was allowed: of accuracy if there
@@ -216,7 +216,8 @@ class Gate(_CardModel):
 class ModelFile(_CardModel):
     """One ONNX file of the folder. The fp32 file is checked against PyTorch, the others against the fp32 file.
 
-    `file` is a plain name: a card cannot lead out of its folder.
+    `file` is a plain name: a card cannot lead out of its folder. `gate` is for this file's own precision, `bf16` of the
+    fp32 file for bf16, which is computed from it.
     """
 
     file: str = Field(pattern=FILE_PATTERN)
@@ -224,6 +225,7 @@ class ModelFile(_CardModel):
     bytes: int
     parity: Parity | None = None
     gate: Gate | None = None
+    bf16: Gate | None = None
     quantisation: Quantisation | None = None
 
 
@@ -280,6 +282,10 @@ class ModelCard(_CardModel):
         parity = self.files["fp32"].parity
         assert parity is not None  # see _consistent
         return parity
+
+    def gate(self, precision: Precision) -> Gate | None:
+        """How a precision compared with fp32; None if it was not compared."""
+        return self.files["fp32"].bf16 if precision == "bf16" else self.files[FILES[precision]].gate
 
     def to_json(self) -> str:
         """The text of `card.json`."""
