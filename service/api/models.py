@@ -30,7 +30,7 @@ def info(model: Model, references: Sequence[str] = (), *, default: bool = False)
         shortcut=card.architecture.shortcut,
         parameters=card.parameters,
         weights=card.weights,
-        training=card.training,
+        training=schema.TrainingInfo.model_validate(card.training.model_dump()) if card.training else None,
         accuracy=card.accuracy,
         calibration=card.calibration,
         classes=card.architecture.num_classes,

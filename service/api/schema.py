@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from service.references import State
 from service.runtime.choices import Precision, ProviderName
-from service.runtime.model_card import Accuracy, Calibration, Gate, Interpolation, Shortcut, Training, Variant, Weights
+from service.runtime.model_card import Accuracy, Calibration, Gate, ImageSet, Interpolation, Shortcut, Variant, Weights
 
 
 class Problem(BaseModel):
@@ -73,6 +73,19 @@ class TuningInfo(BaseModel):
     candidates: list[CandidateInfo] = Field(description="All measured candidates, the chosen one first.")
 
 
+class TrainingInfo(BaseModel):
+    """Attributes as of `model_card.Training`, without the trainer's software, which is in the card."""
+
+    recipe: dict[str, JsonValue]
+    seed: int
+    train: ImageSet
+    val: ImageSet
+    started_from: Weights | None = Field(description="null: a network with He-initialised weights.")
+    device: str
+    precision: Precision = Field(description="Of convolutions and matrix products.")
+    processes: int = Field(description="That shared each batch.")
+
+
 class ModelInfo(BaseModel):
     name: str
     references: list[str] = Field(description="What `?model=` means this version by, besides its number.")
@@ -83,7 +96,7 @@ class ModelInfo(BaseModel):
     shortcut: Shortcut | None = Field(description="null: a plain net.")
     parameters: int
     weights: Weights = Field(description="`license` null: nobody has stated one.")
-    training: Training | None = Field(description="How the weights were trained; null if that is not recorded.")
+    training: TrainingInfo | None = Field(description="How the weights were trained; null if that is not recorded.")
     accuracy: Accuracy | None
     calibration: Calibration | None = Field(description="Applied to every probability: softmax(logits / temperature).")
     classes: int
