@@ -27,6 +27,8 @@ from service.runtime.model_card import Architecture, Weights
 # Written by `python -m model_export demo`. On another kind of processor, training yields other bits, as accurate.
 SHIPPED = Path(__file__).with_name("data") / "resnet18-demo.safetensors"
 
+LICENSE = "Apache-2.0"  # the project's
+
 DEMO_NAME = "resnet18-demo"  # under which it is published
 
 PICTURES = 6656  # each seen once
@@ -38,7 +40,7 @@ def shipped_demo() -> Loaded:
     """The demo's weights as they ship."""
     loaded = load_file(SHIPPED)
     source = "trained on drawings (seed 0) by `python -m model_export demo`, shipped with the project"
-    return loaded._replace(weights=loaded.weights.model_copy(update={"source": source}))
+    return loaded._replace(weights=loaded.weights.model_copy(update={"source": source, "license": LICENSE}))
 
 
 def train_demo(
@@ -71,7 +73,7 @@ def train_demo(
             if _halved(parameter):
                 parameter.copy_(parameter.half())
     weights = Weights(source=f"trained here on drawings (seed {seed})")
-    loaded = Loaded(net, weights, start.labels, start.preprocessing, accuracy=None)
+    loaded = Loaded(net, weights, start.labels, start.preprocessing, accuracy=None, training=trainer.training)
     return loaded._replace(accuracy=accuracy_of(evaluate(TorchPredictor(loaded, "demo", "cpu"), test)))
 
 
@@ -87,6 +89,7 @@ def save_demo(loaded: Loaded, path: Path) -> None:
         preprocessing=loaded.preprocessing,
         labels=loaded.labels,
         accuracy=loaded.accuracy,
+        training=loaded.training,
     )
     save_safetensors(tensors, path, record)
 

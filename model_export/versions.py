@@ -17,7 +17,7 @@ from pathlib import Path
 
 from model_export.disk import flush, write_atomically
 from model_export.errors import InputError
-from service.runtime.model_folder import explain_empty, model_versions
+from service.runtime.model_folder import ModelVersion, explain_empty, model_versions, read_card
 from service.runtime.model_state import (
     ALIAS_PATTERN,
     FOLDER_FILE,
@@ -73,6 +73,29 @@ def served_version(state: ModelState, numbers: list[int]) -> int:
     """The version that answers to the model's name: the stable one, else the latest."""
     stable = state.aliases.get(STABLE)
     return stable if stable in numbers else max(numbers)
+
+
+def check_brings_nothing_back(version: ModelVersion) -> None:
+    """Checks that clients do not get older weights if the model's next version has the weights of this one.
+
+    They would if the name means the latest version, whose weights are others.
+
+    Raises:
+        InputError: they would.
+        CardError: a card or `model.json` cannot be read.
+    """
+    name, model_root = version.name, version.path.parent
+    numbers = published(model_root.parent, name)
+    latest = max(numbers)
+    if read_state(model_root).aliases.get(STABLE) in numbers:
+        return
+    weights = [read_card(model_root / str(number)).files["fp32"].sha256 for number in (version.version, latest)]
+    if weights[0] != weights[1]:
+        raise InputError(
+            f"{name}@{version.version} has other weights than the latest version, {latest}, which clients get: the "
+            f"next version would bring older weights back to them. Run `promote {name}@{latest}` first, so that they "
+            "keep it, and try again"
+        )
 
 
 def set_default(root: Path, name: str) -> None:

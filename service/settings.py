@@ -67,9 +67,9 @@ class Settings(BaseSettings):
     )
     precision: PrecisionChoice = Field(
         default="auto",
-        description="Precision of the arithmetic. `auto` uses the fastest by measurement: int8 and fp16 only from "
-        "files that passed their gate, bf16 if the CPU has instructions for it. Any other value uses that precision or "
-        "refuses to start.",
+        description="Precision of the arithmetic. `auto` uses the fastest by measurement, and precisions below "
+        "fp32 only if they have passed their gate (`quantize`). Any other value uses that precision or refuses to "
+        "start.",
     )
     workers: int = Field(
         default=1,

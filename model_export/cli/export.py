@@ -42,6 +42,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "or .safetensors FILE with torchvision's or timm's parameter names",
     )
     parser.add_argument("--name", help="name of the published model (default: the architecture's, such as resnet50)")
+    parser.add_argument(
+        "--license",
+        type=license_text,
+        metavar="TEXT",
+        help="license of the weights, for the model card: an SPDX identifier, such as Apache-2.0, or a sentence "
+        "(default: what torchvision says of its weights, Apache-2.0 for the demo, else not stated)",
+    )
     parser.add_argument("--train", action="store_true", help="train the demo network now (only for --weights demo)")
     parser.add_argument("--seed", type=seed, help="seed for random weights and for --train (default: 0)")
 
@@ -68,9 +75,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     check_writable(args.models_dir)
     default_name = DEMO_NAME if args.weights == "demo" else None
-    card = publish(load(args), args.models_dir, args.name or default_name)
+    loaded = load(args)
+    if args.license is not None:
+        loaded = loaded._replace(weights=loaded.weights.model_copy(update={"license": args.license}))
+    card = publish(loaded, args.models_dir, args.name or default_name)
     log.info("%s: published as version %d in %s", card.name, card.version, args.models_dir / card.name)
     return 0
+
+
+def license_text(text: str) -> str:
+    """Type of --license: something to read in one line."""
+    text = text.strip()
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"not a license: {text!r} (expected an SPDX identifier or one line of text)")
+    return text
 
 
 def load(args: argparse.Namespace) -> Loaded:

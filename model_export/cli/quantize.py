@@ -1,4 +1,4 @@
-"""The `quantize` command: adds an int8 or fp16 file to a published model."""
+"""The `quantize` command: adds an int8 or fp16 file to a published model, or allows bf16."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from model_export.quantise.publication import (
     LOSS_LIMIT,
     publish_quantised,
 )
+from model_export.versions import check_brings_nothing_back
+from service.runtime.choices import FILES, Precision
 from service.runtime.model_card import CalibrationMethod
 
 
@@ -32,7 +34,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_layout(parser)
     parser.add_argument(
-        "--precision", choices=("int8", "fp16"), default="int8", help="precision of the new file (default: int8)"
+        "--precision",
+        choices=("int8", "fp16", "bf16"),
+        default="int8",
+        help="precision of the new file; bf16 needs none, and only its comparison is added (default: int8)",
     )
     parser.add_argument(
         "--method",
@@ -65,13 +70,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.precision == "fp16":
-        refuse(args, ("method", "images"), "int8 (fp16 needs no calibration)")
+    if args.precision != "int8":
+        refuse(args, ("method", "images"), f"int8 ({args.precision} needs no calibration)")
     refuse_folder_options(args)
     check_writable(args.models_dir)
     try:
+        version = find_version(args.models_dir, args.name, args.version)
+        check_brings_nothing_back(version)
         card = publish_quantised(
-            find_version(args.models_dir, args.name, args.version),
+            version,
             open_calibration_data(args.data, layout_of(args)),
             precisions=[args.precision],
             method=args.method or CALIBRATION_METHOD,
@@ -82,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
     except GateFailed as error:
         remedy = "calibrate with another --method or more --images, or " if args.precision == "int8" else ""
         raise GateFailed(f"{error}. Nothing was published: {remedy}raise --limit") from error
-    file = card.files[args.precision]
-    gate = file.gate
+    precision: Precision = args.precision
+    file, gate = card.files[FILES[precision]], card.gate(precision)
     assert gate is not None
     lost = "" if gate.accuracy_lost is None else f", {100 * gate.accuracy_lost:.2f} points of accuracy lost"
     float_layers = file.quantisation.float_layers if file.quantisation else ()

@@ -25,7 +25,7 @@ from model_export.quantise.publication import LOSS_LIMIT, publish_quantised
 from model_export.quantise.ranges import activation_ranges
 from model_export.weights.imagenet import load_imagenet
 from model_export.weights.loading import Loaded
-from service.runtime.choices import FilePrecision
+from service.runtime.choices import FilePrecision, Precision
 from service.runtime.engine import DynamicEngine
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import ModelCard, Preprocessing
@@ -87,9 +87,10 @@ def published_names(root: Path) -> list[str]:
 def publish_with_low_precision(
     loaded: Loaded, root: Path, name: str | None = None, data: Data | None = None
 ) -> ModelCard:
-    """Publishes a network in one version with an fp16 file and, given images to calibrate on, an int8 file.
+    """Publishes a network in one version with an fp16 file, bf16 and, given images to calibrate on, an int8 file.
 
-    fp16 is for the tensor cores of GPUs. It is made on machines without a GPU, too: the model may be served elsewhere.
+    fp16 is for the tensor cores of GPUs, bf16 for CPUs that have it. Both are compared with fp32 on machines without
+    these, too: the model may be served elsewhere.
 
     Args:
         name: as for `publish`.
@@ -100,8 +101,8 @@ def publish_with_low_precision(
         as `publish`. A file of lower precision that fails its checks is left out, with a warning.
     """
 
-    def warn(precision: FilePrecision, error: Exception) -> None:
-        log.warning("%s: published without an %s file: %s", card.name, precision, error)
+    def warn(precision: Precision, error: Exception) -> None:
+        log.warning("%s: published without %s: %s", card.name, precision, error)
 
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".staging-", dir=root) as staging:
@@ -111,7 +112,7 @@ def publish_with_low_precision(
             card = publish_quantised(
                 ModelVersion(card.name, card.version, folder),
                 data or Data(Drawings(seed=SEED, count=0), Drawings(seed=SEED, count=images_needed(LOSS_LIMIT))),
-                precisions=("int8", "fp16") if data else ("fp16",),
+                precisions=("int8", "fp16", "bf16") if data else ("fp16", "bf16"),
                 calibration_images=CALIBRATION_DRAWINGS,
                 sensitivity_images=CALIBRATION_DRAWINGS,
                 on_failure=warn,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from model_export.datasets.digests import listing_digest
 from model_export.errors import InputError
 from service.runtime.faults import ImageFault
 from service.runtime.images.decoding import load_pixels, open_image
@@ -40,6 +42,17 @@ class Dataset(ABC):
     @abstractmethod
     def title(self, index: int) -> str:
         """The name of image `index` in reports and errors: its path or its number."""
+
+    def digest(self) -> str:
+        """A SHA-256 in hex that is equal only for the same images and classes (`digests`).
+
+        Raises:
+            OSError: an image cannot be read.
+        """
+        return listing_digest(
+            (f"{self.classes[label]}/{self.title(index)}", hashlib.sha256(self.read(index)).hexdigest())
+            for index, label in enumerate(self.labels)
+        )
 
     def image(self, index: int) -> Image.Image:
         """Image `index`, decoded as the service decodes it: RGB, upright, uncropped.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
@@ -11,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from model_export.datasets.base import MAX_PIXELS, Data, Dataset, describe_fault
+from model_export.datasets.digests import listing_digest
 from model_export.datasets.display_names import differ_in_case, exact, printable
 from model_export.datasets.ignored import check_ignore
 from model_export.datasets.layout import AUTO, Layout
@@ -34,11 +36,22 @@ class ImageFolder(Dataset):
     """Image files, sorted by class and then by path.
 
     Args:
+        root: the folder of the class folders.
         labels: int64 (N,), indices into `classes`.
+        digests: uint8 (N, 32), the SHA-256 of each file.
     """
 
-    def __init__(self, name: str, classes: tuple[str, ...], paths: Sequence[Path], labels: np.ndarray) -> None:
-        self.name, self.classes, self.paths, self.labels = name, classes, tuple(paths), labels
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        classes: tuple[str, ...],
+        paths: Sequence[Path],
+        labels: np.ndarray,
+        digests: np.ndarray,
+    ) -> None:
+        self.name, self.root, self.classes = name, root, classes
+        self.paths, self.labels, self.digests = tuple(paths), labels, digests
 
     def read(self, index: int) -> bytes:
         return self.paths[index].read_bytes()
@@ -46,9 +59,16 @@ class ImageFolder(Dataset):
     def title(self, index: int) -> str:
         return printable(self.paths[index])
 
+    def digest(self) -> str:
+        return listing_digest(
+            (path.relative_to(self.root).as_posix(), own.tobytes().hex())
+            for path, own in zip(self.paths, self.digests, strict=True)
+        )
+
     def part(self, name: str, indices: np.ndarray) -> ImageFolder:
         """Some of the images, with all classes, under another name."""
-        return ImageFolder(name, self.classes, [self.paths[i] for i in indices], self.labels[indices])
+        paths = [self.paths[i] for i in indices]
+        return ImageFolder(name, self.root, self.classes, paths, self.labels[indices], self.digests[indices])
 
 
 def open_folder(
@@ -139,7 +159,7 @@ def open_unlabelled(root: Path, layout: Layout = AUTO) -> ImageFolder | None:
         return None
     check_ignore(root, layout)
     images = _decoded(Tree(root, ("",), files, ignored=""), "refuse", shown=True)
-    return ImageFolder(images.name, (), images.paths, images.labels)
+    return ImageFolder(images.name, root, (), images.paths, images.labels, images.digests)
 
 
 def _scanned(root: Path, layout: Layout, whole: Path | None = None) -> Tree:
@@ -159,18 +179,20 @@ def _classes(tree: Tree) -> str:
 
 
 def _decoded(tree: Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
-    """The images of a tree that can be decoded."""
+    """The images of a tree that can be decoded. Each file is read once, to decode it and for its digest."""
     name = _name(tree.root)
-    whole = []
+    whole: list[tuple[Path, int]] = []
+    digests = bytearray()
     faults = []
     with (
         ThreadPool(usable_cores()) as pool,
         Progress(f"{name}: checking", len(tree.files), unit="image", shown=shown) as progress,
     ):
-        checked = pool.imap(_fault, (path for path, _ in tree.files), chunksize=16)
-        for file, fault in zip(tree.files, checked, strict=True):
+        checked = pool.imap(_check, (path for path, _ in tree.files), chunksize=16)
+        for file, (digest, fault) in zip(tree.files, checked, strict=True):
             if fault is None:
                 whole.append(file)
+                digests += digest
             else:
                 faults.append(f"{printable(file[0])} ({fault})")
             progress.advance()
@@ -188,19 +210,23 @@ def _decoded(tree: Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
         raise InputError(
             f"all images in {shortlist(map(printable, empty))} are broken: put whole ones there, or remove the folder"
         )
-    return ImageFolder(name, tree.classes, [path for path, _ in whole], labels)
+    per_file = np.frombuffer(bytes(digests), np.uint8).reshape(-1, hashlib.sha256().digest_size)
+    return ImageFolder(name, tree.root, tree.classes, [path for path, _ in whole], labels, per_file)
 
 
-def _fault(path: Path) -> str | None:
-    """What is wrong with an image file; None if it can be decoded."""
+def _check(path: Path) -> tuple[bytes, str | None]:
+    """The SHA-256 of an image file, and what is wrong with it: None if it can be decoded."""
+    digest = b""
     try:
-        opened = open_image(path.read_bytes(), MAX_PIXELS)
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).digest()
+        opened = open_image(data, MAX_PIXELS)
         # A JPEG is read to its end at any scale, and decodes much faster at an eighth.
         opened.image.draft(None, (1, 1))
         load_pixels(opened)
     except (ImageFault, OSError) as error:
-        return describe_fault(error)
-    return None
+        return digest, describe_fault(error)
+    return digest, None
 
 
 def _check_classes(tree: Tree) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
-import platform
 import re
 import shutil
 import stat
@@ -15,13 +13,12 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
 from model_export.disk import flush
 from model_export.export.collapse_gate import check_collapse
 from model_export.export.onnx_export import export_onnx
 from model_export.export.onnx_metadata import onnx_metadata
 from model_export.export.parity_gate import Reference, check_parity, make_self_test
+from model_export.software import commit, tool_versions
 from model_export.versions import keep_default, remember_version
 from model_export.weights.loading import Loaded
 from service.runtime.engine import DynamicEngine
@@ -90,6 +87,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
             architecture=net.architecture,
             parameters=sum(parameter.numel() for parameter in net.parameters()),
             weights=loaded.weights,
+            training=loaded.training,
             preprocessing=preprocessing,
             labels=loaded.labels,
             files={
@@ -100,6 +98,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
             self_test_sha256=sha256(staging / SELF_TEST_FILE),
             accuracy=loaded.accuracy,
             tools=tool_versions(),
+            commit=commit(),
         )
         return publish_folder(staging, model_root, card)
 
@@ -161,14 +160,6 @@ def next_version(root: Path, name: str) -> int:
     """
     there = (entry.version for entry in model_versions(root) if entry.name == name)
     return max([read_state(root / name).last_version, *there]) + 1
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of the tools that made the file, for the card."""
-    packages = ("torch", "onnx", "onnxscript", "pillow", "resnet-service")
-    return {"python": platform.python_version(), "numpy": np.__version__} | {
-        package: importlib.metadata.version(package) for package in packages
-    }
 
 
 def publish_folder(staging: Path, model_root: Path, card: ModelCard) -> ModelCard:

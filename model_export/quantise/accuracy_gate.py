@@ -15,7 +15,7 @@ from model_export.evaluation.evaluate import class_ids
 from model_export.evaluation.predictors import OnnxPredictor, Predictor
 from model_export.progress import Progress
 from model_export.quantise.images import batches
-from service.runtime.choices import FilePrecision, ProviderName
+from service.runtime.choices import Precision, ProviderName
 from service.runtime.engine import DynamicEngine, Engine
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import Gate
@@ -28,7 +28,11 @@ BATCH = 8
 ROUNDING = 1e-9  # in comparisons of fractions: 1 - 0.99 is slightly more than 0.01
 
 # The providers that serve a file of this precision. The gate compares on all that this machine has.
-SERVED_BY: dict[FilePrecision, tuple[ProviderName, ...]] = {"int8": ("openvino", "cpu"), "fp16": ("cuda",)}
+SERVED_BY: dict[Precision, tuple[ProviderName, ...]] = {
+    "int8": ("openvino", "cpu"),
+    "fp16": ("cuda",),
+    "bf16": ("openvino",),
+}
 
 
 class GateFailed(CheckFailed):
@@ -43,11 +47,16 @@ class Comparison(NamedTuple):
     accuracy_lost: float | None  # None without labels
 
 
-def open_engines(path: Path, precision: FilePrecision, stored: SelfTest) -> list[Engine]:
-    """A file of lower precision on each provider here that would serve it, after the stored self-test has passed.
+def open_engines(path: Path, precision: Precision, stored: SelfTest, *, rounded: Path | None = None) -> list[Engine]:
+    """A lower precision on each provider here that would serve it, after the stored self-test has passed.
 
     Without a GPU, fp16 is compared on the CPU provider, which has no fp16 arithmetic: it converts every weight and
-    activation to fp32. That still shows what the rounding does.
+    activation to fp32. That still shows what the rounding does. So does a graph that rounds to bf16, without a CPU that
+    has it.
+
+    Args:
+        path: the file that the precision is computed from.
+        rounded: the file for the CPU provider, if it is another.
 
     Raises:
         SelfTestFailed: an engine gives wrong answers.
@@ -63,7 +72,7 @@ def open_engines(path: Path, precision: FilePrecision, stored: SelfTest) -> list
             log.info("%s is not compared on %s: %s", precision, provider, error)
     if not engines:
         log.info("%s is compared on the CPU provider instead", precision)
-        session = open_session(path, "cpu", threads=usable_cores())
+        session = open_session(rounded or path, "cpu", threads=usable_cores())
         engines = [DynamicEngine.of(session._replace(precision=precision))]
     for engine in engines:
         engine.self_test(stored)

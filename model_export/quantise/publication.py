@@ -1,4 +1,4 @@
-"""Publishes a model's next version with an int8 or fp16 file added, if the file passes the gate."""
+"""Publishes a model's next version with an int8 or fp16 file added, or with bf16 allowed, if it passes the gate."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from model_export.export.onnx_export import ExportError
 from model_export.export.publish import publish_changed
 from model_export.progress import Progress
 from model_export.quantise import accuracy_gate
+from model_export.quantise.bf16 import rounded_to_bf16
 from model_export.quantise.fp16 import to_fp16
 from model_export.quantise.graphs import layer_nodes
 from model_export.quantise.images import batches, sample
 from model_export.quantise.int8 import to_int8
 from model_export.quantise.ranges import activation_ranges
 from model_export.quantise.sensitivity import Int8Probe, choose_float_layers
-from service.runtime.choices import FilePrecision
+from service.runtime.choices import FILES, FilePrecision, Precision
 from service.runtime.engine import Engine
 from service.runtime.model_card import CalibrationMethod, ModelCard, ModelFile, Preprocessing, Quantisation
 from service.runtime.model_folder import MODEL_FILES, ModelVersion, sha256
@@ -48,19 +49,19 @@ def publish_quantised(
     version: ModelVersion,
     data: Data,
     *,
-    precisions: Sequence[FilePrecision] = ("int8",),
+    precisions: Sequence[Precision] = ("int8",),
     method: CalibrationMethod = CALIBRATION_METHOD,
     calibration_images: int = CALIBRATION_IMAGES,
     sensitivity_images: int = SENSITIVITY_IMAGES,
     gate_images: int = GATE_IMAGES,
     limit: float = LOSS_LIMIT,
-    on_failure: Callable[[FilePrecision, Exception], None] | None = None,
+    on_failure: Callable[[Precision, Exception], None] | None = None,
 ) -> ModelCard:
     """Makes files of lower precision and publishes those that pass, with the version's other files, as the next one.
 
     Args:
         data: images to calibrate int8 on (`train`) and for the gate (`val`); without labels if they have no `classes`.
-        precisions: int8, fp16 or both.
+        precisions: of int8, fp16 and bf16. bf16 is computed from the fp32 file: only its gate is added to the card.
         method: of calibration.
         calibration_images: at most so many are calibrated on.
         sensitivity_images: at most so many others decide whether layers of int8 go back to float.
@@ -79,7 +80,7 @@ def publish_quantised(
         OSError: the folder cannot be written.
     """
     if "fp32" in precisions:
-        raise ValueError("fp32 is what a model is exported in: choose int8 or fp16")
+        raise ValueError("fp32 is what a model is exported in: choose int8, fp16 or bf16")
     compared = sample(data.val, gate_images)
     accuracy_gate.check_enough(compared, limit)
     fp32 = OnnxPredictor(version, "cpu", "fp32")
@@ -87,7 +88,7 @@ def publish_quantised(
     fp32_path = version.path / MODEL_FILES["fp32"]
     failure: Exception | None = None
 
-    def fail(precision: FilePrecision, error: Exception) -> None:
+    def fail(precision: Precision, error: Exception) -> None:
         nonlocal failure
         if on_failure is None:
             raise error
@@ -98,8 +99,9 @@ def publish_quantised(
         folder = Path(name)
         candidates: list[_Candidate] = []
         for precision in precisions:
-            path = folder / MODEL_FILES[precision]
+            path = folder / MODEL_FILES[FILES[precision]]
             quantisation = None
+            rounded = None
             try:
                 if precision == "int8":
                     model, quantisation = _make_int8(
@@ -111,15 +113,20 @@ def publish_quantised(
                         sensitivity_images=sensitivity_images,
                         target=1 - limit,
                     )
+                    onnx.save(model, path)
+                elif precision == "fp16":
+                    onnx.save(to_fp16(onnx.load(fp32_path)), path)
                 else:
-                    model = to_fp16(onnx.load(fp32_path))
-                onnx.save(model, path)
-                engines = accuracy_gate.open_engines(path, precision, stored)
+                    path, rounded = fp32_path, folder / "rounded.onnx"
+                    onnx.save(rounded_to_bf16(onnx.load(fp32_path)), rounded)
+                engines = accuracy_gate.open_engines(path, precision, stored, rounded=rounded)
             except (ExportError, ProviderUnavailable, SelfTestFailed) as error:
                 fail(precision, error)
             else:
                 candidates.append(_Candidate(precision, path, quantisation, engines))
-        files: dict[FilePrecision, ModelFile] = {}
+        files: dict[FilePrecision, ModelFile] = dict(fp32.card.files)
+        new: list[Path] = []
+        passed = False
         comparisons = accuracy_gate.compare(
             fp32, [engine for candidate in candidates for engine in candidate.engines], compared
         )
@@ -128,30 +135,33 @@ def publish_quantised(
             for comparison in own:
                 log.info("%s on %s", candidate.precision, accuracy_gate.describe(comparison))
             try:
-                files[candidate.precision] = ModelFile(
-                    file=candidate.path.name,
-                    sha256=sha256(candidate.path),
-                    bytes=candidate.path.stat().st_size,
-                    gate=accuracy_gate.judge(own, compared, limit),
-                    quantisation=candidate.quantisation,
-                )
+                gate = accuracy_gate.judge(own, compared, limit)
             except accuracy_gate.GateFailed as error:
                 fail(candidate.precision, error)
-        if not files:
+                continue
+            passed = True
+            if candidate.precision == "bf16":
+                files["fp32"] = files["fp32"].model_copy(update={"bf16": gate})
+                continue
+            new.append(candidate.path)
+            files[FILES[candidate.precision]] = ModelFile(
+                file=candidate.path.name,
+                sha256=sha256(candidate.path),
+                bytes=candidate.path.stat().st_size,
+                gate=gate,
+                quantisation=candidate.quantisation,
+            )
+        if not passed:
             assert failure is not None
             raise failure
-        kept = {precision: entry for precision, entry in fp32.card.files.items() if precision not in files}
-        return publish_changed(
-            version,
-            {"files": kept | files, "tools": fp32.card.tools | {"onnxruntime": onnxruntime.__version__}},
-            [folder / entry.file for entry in files.values()],
-        )
+        tools = fp32.card.tools | {"onnxruntime": onnxruntime.__version__}
+        return publish_changed(version, {"files": files, "tools": tools}, new)
 
 
 class _Candidate(NamedTuple):
-    """A file for the gate, on the engines that would serve it."""
+    """A precision for the gate, on the engines that would serve it."""
 
-    precision: FilePrecision
+    precision: Precision
     path: Path
     quantisation: Quantisation | None
     engines: list[Engine]

@@ -65,6 +65,7 @@ def _evaluate_best(trainer: Trainer) -> Evaluation:
         preprocessing=loaded.preprocessing,
         labels=loaded.labels,
         accuracy=accuracy_of(evaluation),
+        training=loaded.training,
     )
     save_safetensors(loaded.net.state_dict(), path, record, loaded.mean_image)
     return evaluation

@@ -20,6 +20,7 @@ from model_export.disk import replacing, write_atomically
 from model_export.errors import InputError
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import save_safetensors
+from service.runtime.model_card import Training
 
 LAST = "last.pt"
 BEST = "best.safetensors"
@@ -123,9 +124,16 @@ def fingerprint(data: Data) -> str:
     return digest.hexdigest()
 
 
-def check_fingerprint(content: Content, found: str, folder: Path) -> None:
-    """Raises InputError unless the run of a checkpoint began on the same data."""
-    if content["fingerprint"] != found:
+def check_same_data(content: Content, names: str, training: Training, folder: Path) -> None:
+    """Raises InputError unless the run of a checkpoint began on the same images.
+
+    Args:
+        names: the fingerprint of the data, all that checkpoints of earlier versions hold of it.
+        training: with the digests of the data.
+    """
+    began = Training.model_validate(content["training"]) if "training" in content else training
+    digests = [(one.train.sha256, one.val.sha256) for one in (began, training)]
+    if content["fingerprint"] != names or digests[0] != digests[1]:
         raise InputError(
             "the images or labels have changed since the run began: restore them, or start a new run with "
             f"--weights {folder / BEST}"

@@ -20,7 +20,7 @@ from model_export.weights.defaults import usual_preprocessing
 from model_export.weights.labels import imagenet_labels
 from model_export.weights.loading import Loaded
 from model_export.weights.record import MEAN_IMAGE, Record
-from service.runtime.model_card import Architecture, Label, Preprocessing
+from service.runtime.model_card import Architecture, Label, Preprocessing, Weights
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Start(NamedTuple):
     preprocessing: Preprocessing  # of testing and serving
     mean_image: Tensor | None  # float32 (3, crop, crop), 0 to 255
     palette: Palette
+    weights: Weights | None = None  # trained ones that it starts from
 
     @property
     def record(self) -> Record:
@@ -44,6 +45,7 @@ class Start(NamedTuple):
             **self.record.model_dump(mode="json"),
             MEAN_IMAGE: self.mean_image,
             "palette": [values.tolist() for values in self.palette],
+            "started_from": self.weights.model_dump(mode="json") if self.weights else None,
         }
 
 
@@ -71,7 +73,7 @@ def begin(
         log.info("weights of %s, with %s", loaded.weights.source, "its classes" if same_classes else "a new last layer")
 
     preprocessing, mean_image, palette = _normalisation(architecture, recipe, train, loaded)
-    return Start(net, labels, preprocessing, mean_image, palette)
+    return Start(net, labels, preprocessing, mean_image, palette, loaded.weights if loaded else None)
 
 
 def resume(content: checkpoint.Content) -> Start:
@@ -81,7 +83,8 @@ def resume(content: checkpoint.Content) -> Start:
     assert record.preprocessing is not None
     assert record.labels is not None
     palette = Palette(*(np.array(values) for values in content["palette"]))
-    return Start(build(record.architecture), record.labels, record.preprocessing, content[MEAN_IMAGE], palette)
+    weights = Weights.model_validate(content["started_from"]) if content.get("started_from") else None
+    return Start(build(record.architecture), record.labels, record.preprocessing, content[MEAN_IMAGE], palette, weights)
 
 
 def fit_sizes(recipe: Recipe, loaded: Loaded, given: set[str]) -> Recipe:

@@ -34,6 +34,7 @@ from model_export.training.history import Row, TensorBoard, summary, write_histo
 from model_export.training.loader import Batch, WorkerDied
 from model_export.training.machine import Machine
 from model_export.training.plan import MIX, Plan
+from model_export.training.provenance import describe_training
 from model_export.training.recipe import Recipe
 from model_export.training.start import Start
 from model_export.training.state import RunState
@@ -92,8 +93,17 @@ class Trainer:
         best = BestWeights(folder, machine.keep)
         self.state = RunState.begin(self.net, self.plan, best, self.device, scaled=self.dtype is torch.float16)
         self.fingerprint = checkpoint.fingerprint(data)
+        self.training = describe_training(
+            recipe,
+            data,
+            seed=seed,
+            started_from=start.weights,
+            device=self.device,
+            dtype=self.dtype,
+            processes=processes.world,
+        )
         if resumed is not None:
-            checkpoint.check_fingerprint(resumed, self.fingerprint, folder)
+            checkpoint.check_same_data(resumed, self.fingerprint, self.training, folder)
             self.state.restore(resumed, processes)
 
         self.model = data_parallel(self.net, processes)
@@ -219,7 +229,8 @@ class Trainer:
         state.schedule.evaluated(row.val_error)
         if self.processes.first:
             with checkpoint.explain_write_errors(self.folder, state.step):
-                state.best.offer(row.step, row.val_error, net.state_dict(), self.start.record, self.start.mean_image)
+                record = self.start.record.model_copy(update={"training": self.training})
+                state.best.offer(row.step, row.val_error, net.state_dict(), record, self.start.mean_image)
         state.seconds += time.monotonic() - began
         return row
 
@@ -264,6 +275,7 @@ class Trainer:
             "about": self.about,
             "seed": self.seed,
             "fingerprint": self.fingerprint,
+            "training": self.training.model_dump(mode="json"),
         }
         with checkpoint.explain_write_errors(self.folder, self.state.step):
             checkpoint.save(self.folder, content)

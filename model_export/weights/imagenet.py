@@ -26,6 +26,13 @@ BASE_URL_VARIABLE = "MODEL_EXPORT_WEIGHTS_URL"
 ImagenetVersion = Literal["v1", "v2"]
 
 
+# https://github.com/pytorch/vision#pre-trained-model-license
+LICENSE = (
+    "torchvision's code is BSD-3-Clause; its pre-trained models may have their own licenses or terms and conditions "
+    "derived from the dataset used for training (ImageNet)"
+)
+
+
 class TorchvisionFile(NamedTuple):
     """A file released by torchvision: v1.5, option B, 1000 classes. Accuracies are single-crop, as fractions."""
 
@@ -34,7 +41,6 @@ class TorchvisionFile(NamedTuple):
     top1: float
     top5: float
     preprocessing: Preprocessing = Preprocessing()
-    license: str = "BSD-3-Clause"
 
 
 _V2_PREPROCESSING = Preprocessing(resize=232)
@@ -90,7 +96,7 @@ def load_imagenet(depth: int, version: ImagenetVersion = "v1", *, base_url: str 
         )
     return Loaded(
         fill(read_weights(path).tensors, Architecture(depth=depth), path),
-        Weights(source=f"torchvision, {BASE_URL}{entry.file}", sha256=digest, license=entry.license),
+        Weights(source=f"torchvision, {BASE_URL}{entry.file}", sha256=digest, license=LICENSE),
         imagenet_labels(),
         entry.preprocessing,
         Accuracy(

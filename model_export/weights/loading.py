@@ -21,7 +21,7 @@ from model_export.weights.hub_folder import HubFolder, read_hub_folder
 from model_export.weights.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.weights.reading import WeightFile, read_weights
 from model_export.weights.state_dict import is_head
-from service.runtime.model_card import Accuracy, Architecture, Label, Preprocessing, Variant, Weights
+from service.runtime.model_card import Accuracy, Architecture, Label, Preprocessing, Training, Variant, Weights
 from service.runtime.model_folder import sha256
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Loaded(NamedTuple):
     preprocessing: Preprocessing
     accuracy: Accuracy | None
     mean_image: Tensor | None = None  # float32 (3, crop, crop) in 0 to 255, with `preprocessing.mean_image`
+    training: Training | None = None  # None if the file does not record it
 
     def serving_graph(self) -> ServingGraph:
         """The network as it is exported and evaluated: uint8 images in."""
@@ -130,6 +131,7 @@ def load_file(
         content.record.preprocessing or (hub and hub.preprocessing) or usual_preprocessing(requested.family),
         content.record.accuracy,
         content.mean_image,
+        content.record.training,
     )
 
 

@@ -1,4 +1,4 @@
-"""The record in our own weight files: architecture, preprocessing, labels and accuracy."""
+"""The record in our own weight files: architecture, preprocessing, labels, accuracy and training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model_export.errors import InputError
-from service.runtime.model_card import Accuracy, Architecture, Label, Preprocessing
+from service.runtime.model_card import Accuracy, Architecture, Label, Preprocessing, Training
 
 MEAN_IMAGE = "mean_image"  # key of a tensor beside the weights: float32 (3, crop, crop) in 0 to 255
 
@@ -25,6 +25,7 @@ class Record(BaseModel):
     preprocessing: Preprocessing | None = None
     labels: tuple[Label, ...] | None = None
     accuracy: Accuracy | None = None
+    training: Training | None = None
 
 
 def record_in(content: Mapping[object, object], path: Path) -> Record:

@@ -47,6 +47,8 @@ def save_safetensors(
 ) -> None:
     """Writes a state dict with its record; `path` is never seen half-written.
 
+    The same tensors and the same record give the same bytes.
+
     Args:
         mean_image: float32 `(3, crop, crop)` in 0 to 255, for `record.preprocessing.mean_image`.
 
@@ -57,9 +59,21 @@ def save_safetensors(
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if mean_image is not None:
         content[MEAN_IMAGE] = mean_image
-    fields = record.model_dump(mode="json", exclude_none=True)
-    if record.architecture:
-        fields["architecture"] = record.architecture.model_dump(mode="json")  # keeps `shortcut: null` of a plain net
+    fields = {name: value for name, value in record.model_dump(mode="json").items() if value is not None}
     metadata = {"format": "pt", "writer": WRITER} | {name: json.dumps(value) for name, value in fields.items()}
     # safetensors' own `save_file` hides why it failed, and makes the file readable for its owner only.
-    write_atomically(path, save(content, metadata))
+    write_atomically(path, _with_sorted_metadata(save(content, metadata)))
+
+
+def _with_sorted_metadata(file: bytes) -> bytes:
+    """The same file with its metadata sorted by name: safetensors writes them in an order of the process's own.
+
+    The format (https://github.com/huggingface/safetensors): the length of the header in 8 bytes, the header as JSON,
+    padded with blanks, then the tensors, whose offsets count from the end of the header.
+    """
+    start = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(file)[start:]))

@@ -187,6 +187,8 @@ def router(
             permit.enter(pipeline.room)
             deadline = min(deadline, Deadline.after(settings.request_timeout))
             work = pipeline.classify(permit, [upload.data for upload in uploads], top_k, deadline)
+            engine = model.status.info  # of a model that is active
+            assert engine is not None
             answers = await unless_disconnected(request.receive, work)
             keep_failed(model, uploads, answers)
         classified = [answer for answer in answers if isinstance(answer, Classified)]
@@ -203,6 +205,8 @@ def router(
             "model": model.name,
             "depth": model.depth,
             "version": model.card.version,
+            "provider": engine.provider,
+            "precision": engine.precision,
             "images": [
                 result(upload, answer, model.card.labels, request.scope.get("root_path", ""))
                 for upload, answer in zip(uploads, answers, strict=True)

@@ -13,7 +13,6 @@ from service.api.problems import responses
 from service.api.redaction import redacted
 from service.errors import NotFound, UnknownModel
 from service.model_repository import Model, Repository
-from service.runtime.choices import FILES
 from service.runtime.tuning import Tuned
 
 
@@ -31,6 +30,7 @@ def info(model: Model, references: Sequence[str] = (), *, default: bool = False)
         shortcut=card.architecture.shortcut,
         parameters=card.parameters,
         weights=card.weights,
+        training=schema.TrainingInfo.model_validate(card.training.model_dump()) if card.training else None,
         accuracy=card.accuracy,
         calibration=card.calibration,
         classes=card.architecture.num_classes,
@@ -42,7 +42,7 @@ def info(model: Model, references: Sequence[str] = (), *, default: bool = False)
         state=status.state,
         reason=status.reason and redacted(status.reason, model.path),
         precision=engine.precision if engine else None,
-        gate=card.files[FILES[engine.precision]].gate if engine else None,
+        gate=card.gate(engine.precision) if engine else None,
         provider=engine.provider if engine else None,
         refused={name: redacted(reason, model.path) for name, reason in engine.refused.items()} if engine else {},
         batch_sizes=list(engine.batch_sizes) if engine else [],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from service.references import State
 from service.runtime.choices import Precision, ProviderName
-from service.runtime.model_card import Accuracy, Calibration, Gate, Interpolation, Shortcut, Variant, Weights
+from service.runtime.model_card import Accuracy, Calibration, Gate, ImageSet, Interpolation, Shortcut, Variant, Weights
 
 
 class Problem(BaseModel):
@@ -46,6 +46,8 @@ class Classification(BaseModel):
     model: str = Field(examples=["resnet50"])
     depth: int = Field(examples=[50])
     version: int = Field(examples=[1])
+    provider: ProviderName = Field(examples=["cpu"], description="The execution provider that computed the answer.")
+    precision: Precision = Field(examples=["int8"], description="The precision of the arithmetic.")
     images: list[ImageResult]
 
 
@@ -74,6 +76,19 @@ class TuningInfo(BaseModel):
     candidates: list[CandidateInfo] = Field(description="All measured candidates, the chosen one first.")
 
 
+class TrainingInfo(BaseModel):
+    """Attributes as of `model_card.Training`, without the trainer's software, which is in the card."""
+
+    recipe: dict[str, JsonValue]
+    seed: int
+    train: ImageSet
+    val: ImageSet
+    started_from: Weights | None = Field(description="null: a network with He-initialised weights.")
+    device: str
+    precision: Precision = Field(description="Of convolutions and matrix products.")
+    processes: int = Field(description="That shared each batch.")
+
+
 class ModelInfo(BaseModel):
     name: str
     references: list[str] = Field(description="What `?model=` means this version by, besides its number.")
@@ -83,7 +98,8 @@ class ModelInfo(BaseModel):
     variant: Variant = Field(description="v1: a bottleneck's stride in its first 1x1; v1.5: in its 3x3.")
     shortcut: Shortcut | None = Field(description="null: a plain net.")
     parameters: int
-    weights: Weights
+    weights: Weights = Field(description="`license` null: nobody has stated one.")
+    training: TrainingInfo | None = Field(description="How the weights were trained; null if that is not recorded.")
     accuracy: Accuracy | None
     calibration: Calibration | None = Field(description="Applied to every probability: softmax(logits / temperature).")
     classes: int
@@ -91,7 +107,7 @@ class ModelInfo(BaseModel):
     state: State
     reason: str | None = Field(description="Why it failed.")
     precision: Precision | None = Field(description="The precision of the arithmetic, once loaded.")
-    gate: Gate | None = Field(description="What this precision loses compared with fp32, if it has its own file.")
+    gate: Gate | None = Field(description="What this precision loses compared with fp32, if that was measured.")
     provider: ProviderName | None = Field(description="The execution provider in use, once loaded.")
     refused: dict[str, str] = Field(
         description="Providers and precisions that were not measured, with the reason, by name."

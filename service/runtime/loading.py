@@ -40,7 +40,7 @@ def load_engine(
     """Opens, warms up and proves a published model on whatever computes it fastest.
 
     Args:
-        provider, precision: `auto`, or the only one to try. `auto` uses int8 and fp16 files only if they passed their
+        provider, precision: `auto`, or the only one to try. `auto` uses precisions below fp32 only if they passed their
             gate.
         threads: CPU cores that inference may use.
         lanes: how many threads may call `infer` at once, at most.
@@ -274,6 +274,11 @@ def _unusable(card: ModelCard, provider: ProviderName, precision: Precision, *, 
         )
     if chosen:
         return None
-    if FILES[precision] != "fp32" and file.gate is None:
-        return f"its {precision} file was never compared with fp32; set the precision to {precision} to use it anyway"
-    return unwanted_precision(provider, precision)
+    if reason := unwanted_precision(provider, precision):
+        return reason
+    if precision != "fp32" and card.gate(precision) is None:
+        return (
+            f"its {precision} was never compared with fp32: do that with `python -m model_export quantize {card.name} "
+            f"--precision {precision}`, or set the precision to {precision} to use it anyway"
+        )
+    return None

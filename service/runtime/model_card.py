@@ -6,9 +6,9 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from service.runtime.choices import FilePrecision, Precision
+from service.runtime.choices import FILES, FilePrecision, Precision
 
 # Where a bottleneck places its stride: "v1" (the paper) in the first 1x1, "v1.5" (torchvision) in the 3x3. Both have
 # weights of identical shapes: only this field tells them apart.
@@ -99,11 +99,48 @@ class Label(_CardModel):
 
 
 class Weights(_CardModel):
-    """Where the weights come from: `source` for people, `sha256` of the imported file (None if trained here)."""
+    """Where the weights come from: `source` for people, `sha256` of the imported file (None if there was none).
+
+    `license` is an SPDX identifier or free text; None if nobody has stated one.
+    """
 
     source: str
     sha256: str | None = None
     license: str | None = None
+
+
+class ImageSet(_CardModel):
+    """Images and their classes, by digest (`model_export.datasets.digests`)."""
+
+    name: str
+    images: int = Field(ge=1)
+    sha256: str
+
+
+class Training(_CardModel):
+    """How weights were trained: what it takes to train them again.
+
+    Attributes:
+        recipe: every setting of the recipe.
+        train, val: the images to train and to validate on.
+        started_from: None for a He-initialised network.
+        device: "cpu" or "cuda".
+        precision: of convolutions and matrix products.
+        processes: that shared each batch.
+        commit: of the trainer's source; ends in `-dirty` if that had changes. None if not known.
+        versions: of Python and of packages.
+    """
+
+    recipe: dict[str, JsonValue]
+    seed: int
+    train: ImageSet
+    val: ImageSet
+    started_from: Weights | None = None
+    device: str
+    precision: Precision
+    processes: int = Field(ge=1)
+    commit: str | None = None
+    versions: dict[str, str]
 
 
 class Accuracy(_CardModel):
@@ -160,7 +197,7 @@ class Quantisation(_CardModel):
 
 
 class Gate(_CardModel):
-    """How a file of lower precision compared with the fp32 file before it was published.
+    """How a lower precision compared with fp32 before it was published.
 
     All are fractions of the images. `accuracy_lost` is fp32's top-1 accuracy minus this file's (negative for a gain);
     None if the images have no labels that the model knows. `limit` is the loss that was allowed: of accuracy if there
@@ -177,7 +214,8 @@ class Gate(_CardModel):
 class ModelFile(_CardModel):
     """One ONNX file of the folder. The fp32 file is checked against PyTorch, the others against the fp32 file.
 
-    `file` is a plain name: a card cannot lead out of its folder.
+    `file` is a plain name: a card cannot lead out of its folder. `gate` is for this file's own precision, `bf16` of the
+    fp32 file for bf16, which is computed from it.
     """
 
     file: str = Field(pattern=FILE_PATTERN)
@@ -185,6 +223,7 @@ class ModelFile(_CardModel):
     bytes: int
     parity: Parity | None = None
     gate: Gate | None = None
+    bf16: Gate | None = None
     quantisation: Quantisation | None = None
 
 
@@ -198,13 +237,15 @@ class ModelCard(_CardModel):
     architecture: Architecture
     parameters: int
     weights: Weights
+    training: Training | None = None  # None: not trained by this software, or by an older one
     preprocessing: Preprocessing
     labels: tuple[Label, ...]
     files: dict[FilePrecision, ModelFile]
     self_test_sha256: str
     accuracy: Accuracy | None = None
     calibration: Calibration | None = None
-    tools: dict[str, str]
+    tools: dict[str, str]  # that exported it
+    commit: str | None = None  # of the exporter's source, as in `Training`
     metadata: dict[str, str] = {}  # the publisher's own; nothing here reads it
 
     @field_validator("schema_version")
@@ -239,6 +280,10 @@ class ModelCard(_CardModel):
         parity = self.files["fp32"].parity
         assert parity is not None  # see _consistent
         return parity
+
+    def gate(self, precision: Precision) -> Gate | None:
+        """How a precision compared with fp32; None if it was not compared."""
+        return self.files["fp32"].bf16 if precision == "bf16" else self.files[FILES[precision]].gate
 
     def to_json(self) -> str:
         """The text of `card.json`."""

@@ -37,6 +37,7 @@ CUDA_OPTIONS = {
 }
 
 
+NO_BF16 = "this CPU has no instructions for bfloat16"
 ORT_ERROR = 3  # a severity of ONNX Runtime's log
 
 
@@ -82,7 +83,7 @@ def open_session(
         # Without this, cuBLAS takes 32 MiB on a Hopper GPU for every session and thread. Only the last layer uses it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     if provider == "openvino" and precision == "bf16" and not openvino.supports_bf16():
-        raise ProviderUnavailable("this CPU has no instructions for bfloat16")
+        raise ProviderUnavailable(NO_BF16)
     options = ort.SessionOptions()
     options.intra_op_num_threads = max(1, threads // lanes)
     # Spinning idle threads would take the cores that decoding needs.
@@ -176,7 +177,15 @@ def require(provider: ProviderName, gpu: int = 0) -> None:
 
 
 def unwanted_precision(provider: ProviderName, precision: Precision) -> str | None:
-    """Why `auto` skips a precision that could run."""
+    """Why `auto` skips a precision, whatever was measured of it.
+
+    Raises:
+        ProviderUnavailable: the provider is missing.
+    """
+    if provider == "openvino" and precision == "bf16":
+        require(provider)
+        if not openvino.supports_bf16():
+            return NO_BF16
     if provider == "cpu" and precision == "int8" and not cpu_flags() & VNNI:
         # There, products of uint8 and int8 are summed in 16 bits, which overflow (ONNX Runtime's quantisation guide).
         return "this CPU has no VNNI instructions: 8-bit sums would be slow and could overflow"

@@ -46,7 +46,8 @@ def run(block: Block, url: str, folder: Path) -> str:
 def shape(value: object) -> object:
     """A JSON value without what differs between machines; names, sizes, labels and problems stay."""
     if isinstance(value, dict):
-        return {key: shape(inner) for key, inner in value.items() if key not in ("probability", "class_id")}
+        differing = ("probability", "class_id", "provider", "precision")
+        return {key: None if key in differing else shape(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [shape(inner) for inner in value]
     return value

@@ -99,7 +99,8 @@ def test_answers_are_those_of_one_process(
     assert listed == expected
     for query in ("", "?depth=8&top_k=10", "?model=resnet18&top_k=1000"):
         found, expected = (service.classify(photo, query).json() for service in both)
-        assert found["model"] == expected["model"]
+        for name in ("model", "version", "provider", "precision"):
+            assert found[name] == expected[name]
         (image,), (right,) = found["images"], expected["images"]
         assert [p["class_id"] for p in image["predictions"]] == [p["class_id"] for p in right["predictions"]]
         assert [p["probability"] for p in image["predictions"]] == pytest.approx(

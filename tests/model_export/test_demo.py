@@ -54,6 +54,7 @@ def test_the_shipped_weights_recognise_unseen_drawings() -> None:
     assert loaded.accuracy.top1 >= 0.98
     assert loaded.accuracy.images == 600
     assert "shipped with the project" in loaded.weights.source
+    assert loaded.weights.license == "Apache-2.0"
     assert loaded.weights.sha256 == sha256(SHIPPED)
     assert SHIPPED.stat().st_size < 25e6  # half precision
     predictor = TorchPredictor(loaded, "demo")

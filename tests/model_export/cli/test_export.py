@@ -39,6 +39,19 @@ def test_a_file(checkpoint: Path, tmp_path: Path) -> None:
     assert (p.resize, p.crop, p.interpolation, p.mean) == (36, 32, "bicubic", (0.5, 0.5, 0.5))
 
 
+def test_the_license_of_the_weights(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = ["--models-dir", str(tmp_path / "m")]
+    options = ["--weights", str(checkpoint), *CIFAR_OPTIONS, *models, "--name", "mine"]
+    assert main(["export", *options, "--license", " CC-BY-NC-4.0 "]) == 0
+    assert read_card(tmp_path / "m" / "mine" / "1").weights.license == "CC-BY-NC-4.0"
+    assert main(["inspect", "mine", *models]) == 0
+    assert "  license: CC-BY-NC-4.0\n" in capsys.readouterr().out
+    for text in ("", "two\nlines"):
+        with pytest.raises(SystemExit):
+            main(["export", *options, "--license", text])
+        assert "not a license" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -14,6 +14,7 @@ def test_a_card(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "name: resnet8-cifar\n" in printed
     assert "  depth: 8\n" in printed
+    assert "  license: not stated\n" in printed
     assert "labels: 10: class 0, class 1, " in printed
 
 

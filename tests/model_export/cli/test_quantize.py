@@ -46,6 +46,35 @@ def test_a_folder_without_labels(models: Path, pictures: Path, capsys: pytest.Ca
     assert "'top1_agreement': " in capsys.readouterr().out
 
 
+def test_bf16(models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert quantize(models, "--data", pictures, "--precision", "bf16", "--limit", 100) == 0
+    card = read_card(models / "resnet8-cifar" / "2")
+    gate = card.files["fp32"].bf16
+    assert gate is not None
+    assert (gate.images, gate.limit) == (20, 1)
+    assert capsys.readouterr().out.startswith("resnet8-cifar 2: bf16, ")
+    assert quantize(models, "--data", pictures, "--precision", "bf16", "--method", "minmax") == 1
+    assert "int8 (bf16 needs no calibration)" in capsys.readouterr().err
+
+
+def test_an_older_version_with_other_weights_does_not_come_back_to_clients(
+    models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ["--models-dir", str(models)]
+    options = ("--data", pictures, "--precision", "bf16", "--limit", 100, "--held-out", 20)
+    other = ["--weights", "random", "--seed", "1", "--depth", "8", "--family", "cifar", "--name", "resnet8-cifar"]
+    assert main(["export", *other, *folder]) == 0
+    assert quantize(models, *options, "--version", 1) == 1
+    assert "would bring older weights back to them. Run `promote resnet8-cifar@2` first" in capsys.readouterr().err
+    assert not (models / "resnet8-cifar" / "3").exists()
+
+    assert main(["promote", "resnet8-cifar@2", *folder]) == 0
+    assert quantize(models, *options, "--version", 1) == 0
+    cards = [read_card(models / "resnet8-cifar" / str(number)) for number in (1, 2, 3)]
+    assert cards[2].files["fp32"].sha256 == cards[0].files["fp32"].sha256 != cards[1].files["fp32"].sha256
+    assert quantize(models, *options) == 0  # of the latest, which is never refused
+
+
 def test_fp16_of_an_older_version(models: Path, pictures: Path) -> None:
     for version in (2, 3):
         options = ("--data", pictures, "--precision", "fp16", "--limit", 5, "--version", 1, "--held-out", 20)

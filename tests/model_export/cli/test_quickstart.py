@@ -100,5 +100,5 @@ def test_an_fp16_file_that_loses_too_much_is_left_out_with_a_warning(
     monkeypatch.setattr(accuracy_gate, "judge", failed)
     card = publish_with_low_precision(random_weights(CIFAR), tmp_path)
     assert card.files.keys() == {"fp32"}
-    assert "resnet8-cifar: published without an fp16 file: it agrees in 3 % only" in caplog.text
+    assert "resnet8-cifar: published without fp16: it agrees in 3 % only" in caplog.text
     assert read_card(tmp_path / "resnet8-cifar" / "1") == card

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from model_export.datasets.base import Data
-from model_export.quantise import sensitivity
+from model_export.quantise import accuracy_gate, publication, sensitivity
 from model_export.quantise.accuracy_gate import GateFailed
 from model_export.quantise.images import sample
 from model_export.quantise.publication import CALIBRATION_METHOD, publish_quantised
 from service.runtime.choices import FilePrecision
+from service.runtime.engine import DynamicEngine
 from service.runtime.loading import load_engine
 from service.runtime.model_folder import ModelVersion, model_versions, read_card, verify_digests
+from service.runtime.self_test import SelfTest
 
 pytestmark = pytest.mark.machine
 
@@ -65,6 +69,50 @@ def test_int8_then_fp16(net_version: ModelVersion, root: Path, data: Data) -> No
         verify_digests(root / "net" / str(version), read_card(root / "net" / str(version)))
     engine = load_engine(root / "net" / "4", again, provider="cpu", precision="int8", threads=1)
     assert engine.info.precision == "int8"
+
+
+def test_bf16_needs_no_file_but_a_gate(net_version: ModelVersion, root: Path, data: Data) -> None:
+    card = publish_quantised(net_version, data, precisions=["bf16"], limit=0.05)
+    folder = root / "net" / "2"
+    assert read_card(folder) == card
+    verify_digests(folder, card)
+    assert sorted(files(folder)) == ["card.json", "model.onnx", "self_test.npz"]
+    assert (folder / "model.onnx").samefile(net_version.path / "model.onnx")
+    before = read_card(net_version.path).files["fp32"]
+    assert before.bf16 is None
+    gate = card.gate("bf16")
+    assert gate is not None
+    assert card.files == {"fp32": before.model_copy(update={"bf16": gate})}
+    assert (gate.dataset, gate.images, gate.limit) == (data.val.name, 120, 0.05)
+    assert gate.top1_agreement >= 0.9
+
+    both = publish_quantised(ModelVersion("net", 2, folder), data, precisions=["fp16", "bf16"], limit=0.05)
+    assert set(both.files) == {"fp32", "fp16"}
+    assert both.gate("bf16") == gate
+
+
+def test_bf16_that_loses_too_much_publishes_nothing(
+    net_version: ModelVersion, root: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_sign(fp32: onnx.ModelProto) -> onnx.ModelProto:
+        weights = next(constant for constant in fp32.graph.initializer if constant.name == "net.fc.weight")
+        weights.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weights), weights.name))
+        return fp32
+
+    monkeypatch.setattr(publication, "rounded_to_bf16", other_sign)
+    monkeypatch.setattr(SelfTest, "read", lambda folder: None)
+    monkeypatch.setattr(DynamicEngine, "self_test", lambda engine, stored: 0.0)
+    monkeypatch.setattr(accuracy_gate, "SERVED_BY", {"bf16": ()})  # on the CPU provider, on any machine
+    with pytest.raises(GateFailed, match=r"more was lost than the 1 points allowed \(cpu: "):
+        publish_quantised(net_version, sample_unlabelled(data), precisions=["bf16"])
+    assert [entry.version for entry in model_versions(root) if entry.name == "net"] == [1]
+
+
+def sample_unlabelled(data: Data) -> Data:
+    """The same images without classes."""
+    val = sample(data.val, 120)
+    val.classes = ()
+    return Data(data.train, val)
 
 
 def test_files_are_copied_where_hard_links_are_impossible(
@@ -148,5 +196,5 @@ def test_an_interrupt_leaves_nothing_behind(
 
 
 def test_fp32_is_refused(net_version: ModelVersion, root: Path, data: Data) -> None:
-    with pytest.raises(ValueError, match="choose int8 or fp16"):
+    with pytest.raises(ValueError, match="choose int8, fp16 or bf16"):
         publish_quantised(net_version, data, precisions=["fp32"])

@@ -13,12 +13,14 @@ from model_export.training.recipe import Recipe
 
 from .conftest import RICH, SHORT, MakeTrainer, assert_same_weights
 
-# What `last.pt` has always held: runs of earlier versions must resume, and earlier versions resume ours.
+# What `last.pt` has always held, and has to: earlier versions resume our runs.
 KEYS = {
     "format", "architecture", "preprocessing", "labels", "accuracy", "mean_image", "palette", "state_dict", "optimizer",
     "scaler", "schedule", "recipe", "machine", "about", "seed", "fingerprint", "step", "rows", "seconds", "sums",
     "training_seconds", "best",
 }  # fmt: skip
+# What it holds since; runs of earlier versions resume without.
+KEYS |= {"training", "started_from"}
 MACHINE_KEYS = {"device", "precision", "channels_last", "compile", "workers", "checkpoint_minutes", "keep"}
 
 

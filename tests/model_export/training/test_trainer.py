@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file as load_safetensors
 
 from model_export.datasets.base import Data
+from model_export.datasets.in_memory import InMemory
 from model_export.errors import InputError
 from model_export.training import checkpoint
 from model_export.training.history import METRICS_FILE, Row, read_history
@@ -20,7 +21,8 @@ from model_export.training.start import begin, resume
 from model_export.training.stopping import Stopped
 from model_export.training.trainer import Trainer
 from model_export.weights.loading import load_file
-from service.runtime.model_card import Architecture
+from model_export.weights.random_weights import random_weights
+from service.runtime.model_card import Architecture, Weights
 
 from .conftest import CIFAR8, PLAIN_CPU, RICH, SHORT, Interrupting, MakeTrainer, assert_same_weights
 
@@ -209,3 +211,47 @@ def test_a_run_does_not_resume_on_other_data(data: Data, trainer: MakeTrainer, t
     other = Data(data.val, data.train)
     with pytest.raises(InputError, match="the images or labels have changed since the run began"):
         Trainer(resume(content), SHORT, other, tmp_path / "run", resumed=content)
+
+
+def test_a_run_does_not_resume_on_images_of_other_content(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer().run()
+    content = checkpoint.load(tmp_path / "run")
+    train = copy.copy(data.train)
+    assert isinstance(train, InMemory)
+    train.images = 255 - train.images
+    with pytest.raises(InputError, match="the images or labels have changed since the run began"):
+        Trainer(resume(content), SHORT, Data(train, data.val), tmp_path / "run", resumed=content)
+
+
+def test_runs_of_earlier_versions_resume(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer().run()
+    content = checkpoint.load(tmp_path / "run")
+    del content["training"], content["started_from"]
+    resumed = Trainer(resume(content), SHORT, data, tmp_path / "run", resumed=content, machine=PLAIN_CPU)
+    assert resumed.state.step == 12
+    assert resumed.training.train.images == 96
+
+
+# --- what the weights record ---------------------------------------------------------------------------------------
+
+
+def test_the_weights_record_how_they_were_trained(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer(seed=5).run()
+    for name in ("best.safetensors", checkpoint.LAST):
+        training = load_file(tmp_path / "run" / name).training
+        assert training is not None
+        assert Recipe.model_validate(training.recipe) == SHORT
+        assert (training.seed, training.started_from, training.processes) == (5, None, 1)
+        assert (training.device, training.precision) == ("cpu", "fp32")
+        assert (training.train.sha256, training.val.sha256) == (data.train.digest(), data.val.digest())
+        assert (training.train.images, training.val.images) == (96, 48)
+        assert training.versions["torch"] == torch.__version__
+
+
+def test_a_resumed_run_still_knows_the_weights_that_it_began_with(data: Data, tmp_path: Path) -> None:
+    loaded = random_weights(CIFAR8)
+    loaded = loaded._replace(weights=Weights(source="theirs.pth", sha256="0" * 64, license="MIT"))
+    first = Trainer(begin(CIFAR8, SHORT, data.train, loaded=loaded), SHORT, data, tmp_path, machine=PLAIN_CPU)
+    first.run()
+    again = Trainer(resume(checkpoint.load(tmp_path)), SHORT, data, tmp_path, machine=PLAIN_CPU)
+    assert again.training.started_from == first.training.started_from == loaded.weights

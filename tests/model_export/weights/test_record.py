@@ -12,8 +12,20 @@ from model_export.nets.resnet import cifar_resnet
 from model_export.weights.loading import load_file
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import WRITER, save_safetensors
-from service.runtime.model_card import Accuracy, Label, Preprocessing
+from service.runtime.model_card import Accuracy, ImageSet, Label, Preprocessing, Training, Weights
 from tests.model_export.weights.weight_files import State, assert_same, load, refusal
+
+TRAINING = Training(
+    recipe={"epochs": 3, "ema": None},
+    seed=7,
+    train=ImageSet(name="colours (train)", images=90, sha256="0" * 64),
+    val=ImageSet(name="colours (val)", images=10, sha256="1" * 64),
+    started_from=Weights(source="other.pth", sha256="2" * 64),
+    device="cpu",
+    precision="bf16",
+    processes=1,
+    versions={"torch": "2.13.0"},
+)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +49,7 @@ def test_a_file_with_a_record_needs_no_options(tmp_path: Path, state: State) -> 
         preprocessing=Preprocessing(resize=40, crop=32, mean_image=True),
         labels=tuple(Label(name=name) for name in ("red", "green", "blue")),
         accuracy=Accuracy(dataset="colours", images=10, top1=0.5, top5=1),
+        training=TRAINING,
     )
     mean_image = torch.rand(3, 32, 32)
     save_safetensors(state, tmp_path / "net.safetensors", record, mean_image)
@@ -48,6 +61,7 @@ def test_a_file_with_a_record_needs_no_options(tmp_path: Path, state: State) -> 
         assert loaded.net.architecture == net.architecture
         assert (loaded.preprocessing, loaded.labels) == (record.preprocessing, record.labels)
         assert loaded.accuracy == record.accuracy
+        assert loaded.training == record.training
         assert loaded.mean_image is not None
         assert torch.equal(loaded.mean_image, mean_image)
 

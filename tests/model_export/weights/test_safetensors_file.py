@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save_file
 
@@ -13,6 +14,7 @@ from model_export.nets.resnet import cifar_resnet, resnet
 from model_export.weights.loading import load_file
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import save_safetensors
+from service.runtime.model_card import Label
 from tests.model_export.weights.weight_files import State, assert_same, load, refusal
 
 
@@ -38,6 +40,20 @@ def test_our_safetensors_files_record_their_architecture(tmp_path: Path) -> None
     message = refusal(path, family="imagenet", shortcut="B", depth=50, variant="v1.5")
     for part in ("records variant v1", "but v1.5 was requested", "`--variant v1`"):
         assert part in message
+
+
+def test_metadata_are_sorted_and_keep_every_character(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    labels = (Label(name='Käse \\ "quoted" 🧀'), Label(name="\u2028\x7f"))
+    net = cifar_resnet(8, num_classes=2)
+    save_safetensors(net.state_dict(), path, Record(architecture=net.architecture, labels=labels))
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert load_file(path).labels == labels
+    header = path.read_bytes()[8:]
+    places = [header.index(f'"{name}":'.encode()) for name in sorted(metadata)]
+    assert places == sorted(places)
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
 
 
 def test_save_safetensors_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:

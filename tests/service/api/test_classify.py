@@ -37,10 +37,12 @@ def test_a_form_and_a_raw_body_give_the_same_answer(client: TestClient, photo: b
     assert raw.json()["images"][0] == {key: value for key, value in image.items() if key != "file"}
     size = Image.open(io.BytesIO(photo)).size
     assert (image["width"], image["height"]) == size
-    assert {key: raw.json()[key] for key in ("model", "depth", "version")} == {
+    assert {key: value for key, value in raw.json().items() if key != "images"} == {
         "model": "resnet18",
         "depth": 18,
         "version": 1,
+        "provider": "cpu",
+        "precision": "fp32",
     }
     probabilities = [prediction["probability"] for prediction in image["predictions"]]
     assert len(probabilities) == 5

@@ -10,7 +10,7 @@ from service.api.models import info
 from service.model_repository import Repository, Status, open_repository
 from service.runtime.engine import EngineInfo
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Gate
+from service.runtime.model_card import Gate, ImageSet, Training, Weights
 from service.runtime.tuning import Measured, Tuned, Tuning
 from service.settings import Settings
 
@@ -45,6 +45,7 @@ def test_one_model(client: TestClient) -> None:
         "shortcut": "B",
         "parameters": 4000,
         "weights": {"source": "random, for tests", "sha256": None, "license": None},
+        "training": None,
         "accuracy": None,
         "calibration": None,
         "classes": 1000,
@@ -60,6 +61,25 @@ def test_one_model(client: TestClient) -> None:
         },
         "batch_sizes": [1, 2, 4, 8],
     }
+
+
+def test_how_the_weights_were_trained_but_not_by_which_software(tiny_dir: Path) -> None:
+    model = repository(tiny_dir).get("resnet8-cifar")
+    training = Training(
+        recipe={"epochs": 3, "ema": None, "milestones": [1, 2]},
+        seed=7,
+        train=ImageSet(name="pets (train)", images=90, sha256="0" * 64),
+        val=ImageSet(name="pets (val)", images=10, sha256="1" * 64),
+        started_from=Weights(source="other.pth", sha256="2" * 64, license="MIT"),
+        device="cpu",
+        precision="bf16",
+        processes=2,
+        commit="abc123",
+        versions={"torch": "2.13.0"},
+    )
+    model.card = model.card.model_copy(update={"training": training})
+    shown = info(model).model_dump(mode="json")["training"]
+    assert shown == training.model_dump(mode="json", exclude={"commit", "versions"})
 
 
 def test_one_that_was_tuned_tells_how(tiny_dir: Path) -> None:

@@ -29,6 +29,12 @@ def with_file(folder: Path, precision: FilePrecision, gate: Gate | None) -> Mode
     return card.model_copy(update={"files": card.files | {precision: entry}})
 
 
+def with_bf16(card: ModelCard) -> ModelCard:
+    """The card of a model whose bf16 has passed its gate."""
+    fp32 = card.files["fp32"].model_copy(update={"bf16": GATE})
+    return card.model_copy(update={"files": card.files | {"fp32": fp32}})
+
+
 def load(
     folder: Path,
     provider: ProviderChoice = "cpu",

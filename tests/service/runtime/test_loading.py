@@ -26,7 +26,7 @@ from service.runtime.providers import ORT_NAMES, ProviderUnavailable, Session
 from service.runtime.self_test import SelfTestFailed, tolerance
 from service.runtime.static_engine import StaticEngine
 from service.runtime.tuning import Cache, Rates, Tuning
-from tests.service.runtime.engines import GATE, Opened, Wrong, load, pictures, with_file, wrong
+from tests.service.runtime.engines import GATE, Opened, Wrong, load, pictures, with_bf16, with_file, wrong
 from tests.support.folders import copied
 from tests.support.tiny_models import publish_tiny
 
@@ -60,7 +60,7 @@ def test_auto_takes_the_first_that_works_and_says_why_not_the_others(
         return wrong(session) if session.provider == "openvino" else session
 
     opened = all_providers(only_the_cpu_works)
-    engine = load(resnet8, "auto")
+    engine = load(resnet8, "auto", card=with_bf16(read_card(resnet8)))
     assert (engine.info.provider, engine.info.precision) == ("cpu", "fp32")
     assert list(dict.fromkeys(call[1:] for call in opened.calls)) == [  # CUDA opens several sessions at once
         ("cuda", "fp32"),
@@ -168,7 +168,7 @@ def test_int8_without_a_gate_is_used_only_by_name(quantised: Path, all_providers
     all_providers()
     auto = load(quantised)
     assert auto.info.precision == "fp32"
-    assert "int8 file was never compared with fp32; set the precision to int8" in auto.info.refused["cpu int8"]
+    assert "int8 was never compared with fp32: do that with" in auto.info.refused["cpu int8"]
     named = load(quantised, precision="int8")
     assert (named.info.precision, named.info.refused) == ("int8", {})
 
@@ -223,8 +223,32 @@ def test_fp16_needs_its_gate_too(with_fp16: Path, all_providers: Callable[..., O
     without_gate = with_file(with_fp16, "fp16", None)
     auto = load(with_fp16, "cuda", card=without_gate)
     assert auto.info.precision == "fp32"
-    assert "its fp16 file was never compared with fp32" in auto.info.refused["cuda fp16"]
+    assert "its fp16 was never compared with fp32" in auto.info.refused["cuda fp16"]
     assert load(with_fp16, "cuda", "fp16", card=without_gate).info.precision == "fp16"
+
+
+def test_bf16_needs_its_gate_although_it_has_no_file_of_its_own(
+    resnet8: Path, all_providers: Callable[..., Opened]
+) -> None:
+    all_providers()
+    auto = load(resnet8, "openvino")
+    assert auto.info.precision == "fp32"
+    assert auto.info.refused["openvino bf16"] == (
+        "its bf16 was never compared with fp32: do that with `python -m model_export quantize resnet8-cifar "
+        "--precision bf16`, or set the precision to bf16 to use it anyway"
+    )
+    assert load(resnet8, "openvino", "bf16").info.precision == "bf16"
+    assert load(resnet8, "openvino", card=with_bf16(read_card(resnet8))).info.precision == "bf16"
+
+
+def test_no_advice_to_compare_what_the_cpu_cannot_compute(
+    resnet8: Path, all_providers: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_providers()
+    monkeypatch.setattr(
+        loading, "unwanted_precision", lambda provider, precision: "no instructions" if precision == "bf16" else None
+    )
+    assert load(resnet8, "openvino").info.refused["openvino bf16"] == "no instructions"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -278,7 +302,7 @@ def test_the_fastest_proven_candidate_is_taken(
         ("cpu", "int8", 1): 200.0,
         ("cpu", "int8", 2): 150.0,
     }
-    card = with_file(quantised, "int8", GATE)
+    card = with_bf16(with_file(quantised, "int8", GATE))
     info = load(quantised, "auto", card=card, lanes=2, max_batch=None, cache=Cache(tmp_path)).info
     assert (info.provider, info.precision, info.lanes, info.batch_sizes) == ("cpu", "int8", 1, (1, 2, 4))
     assert info.tuned is not None

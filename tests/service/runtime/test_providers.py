@@ -160,8 +160,22 @@ def test_auto_wants_int8_on_the_cpu_only_with_vnni(
     assert wanted or "no VNNI" in (reason or "")
     for provider, precisions in PREFERENCE.items():
         for precision in precisions:
-            if (provider, precision) != ("cpu", "int8"):
+            if (provider, precision) not in (("cpu", "int8"), ("openvino", "bf16")):
                 assert unwanted_precision(provider, precision) is None
+
+
+def test_auto_wants_bf16_only_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "cpu_device", lambda: None)
+    for supported, reason in ((True, None), (False, "this CPU has no instructions for bfloat16")):
+        monkeypatch.setattr(openvino, "supports_bf16", lambda supported=supported: supported)
+        assert unwanted_precision("openvino", "bf16") == reason
+
+    def missing() -> None:
+        raise openvino.OpenVinoMissing("no plug-in")
+
+    monkeypatch.setattr(openvino, "cpu_device", missing)
+    with pytest.raises(ProviderUnavailable, match="no plug-in"):
+        unwanted_precision("openvino", "bf16")
 
 
 def test_the_hardware_of_a_cpu_is_its_model() -> None:
