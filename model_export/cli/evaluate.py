@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.data_options import add_layout, layout_of, refuse_folder_options
+from model_export.cli.data_options import add_folds, add_layout, fold_of, layout_of, refuse_folder_options
 from model_export.cli.evaluation_text import figures_table, mistakes, reported_figures
 from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive, refuse, seed
 from model_export.cli.weight_options import add_network_options, load_weight_file
@@ -39,7 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="SPEC",
-        help="images to evaluate on: a folder with CLASS/*.jpg, or with val/CLASS/*.jpg; cifar10; drawings",
+        help="images to evaluate on: a folder with CLASS/*.jpg, or with test/CLASS/*.jpg or val/CLASS/*.jpg; cifar10; "
+        "drawings",
     )
     parser.add_argument(
         "--method",
@@ -67,6 +68,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="evaluate on the share that `train --val-share` kept for validation (default: on all images)",
     )
+    add_folds(folder)
     folder.add_argument("--seed", type=seed, help="the --seed of that `train` (default: 0)")
     folder.add_argument("--broken", choices=get_args(OnBroken), help="what to do with broken images (default: refuse)")
     add_layout(folder)
@@ -92,8 +94,9 @@ def run(args: argparse.Namespace) -> int:
     refuse_folder_options(args)
     if args.out:
         check_writable(args.out)
-    if args.val_share is None:
-        refuse(args, ("seed",), "--val-share")
+    fold = fold_of(args)
+    if args.val_share is None and fold is None:
+        refuse(args, ("seed",), "--val-share and --folds")
     models = [find_model(name, args) for name in args.models]
     if not any(isinstance(model, Path) for model in models):
         refuse(args, WEIGHT_FILE_OPTIONS, "weight files")
@@ -107,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         broken=args.broken or "refuse",
         val_share=args.val_share,
         seed=args.seed or 0,
+        fold=fold,
         layout=layout_of(args),
     )
 

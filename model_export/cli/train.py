@@ -12,7 +12,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from model_export.cli.data_options import FOLDER_OPTIONS, add_layout, layout_of, refuse_folder_options
+from model_export.cli.data_options import (
+    FOLDER_OPTIONS,
+    add_folds,
+    add_layout,
+    fold_of,
+    layout_of,
+    refuse_folder_options,
+)
 from model_export.cli.options import check_writable, path, positive, refuse, seed, whole_number
 from model_export.cli.weight_options import (
     TorchvisionWeights,
@@ -42,7 +49,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_RECIPE: RecipeName = "finetune"
 NETWORK_OPTIONS = ("depth", "family", "variant", "shortcut")
-NEW_RUN_OPTIONS = ("recipe", "weights", *NETWORK_OPTIONS, "out", "seed", *FOLDER_OPTIONS)
+NEW_RUN_OPTIONS = ("recipe", "weights", *NETWORK_OPTIONS, "out", "seed", "folds", "fold", *FOLDER_OPTIONS)
 FIELDS_WITHOUT_OPTION = {"name", "family"}  # of a recipe: `--recipe` and `--family` choose them
 
 
@@ -55,8 +62,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--data",
         metavar="SPEC",
-        help="what to train on: a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or with CLASS/*.jpg; cifar10 or "
-        "cifar10:PATH; drawings or drawings:side=32,train=4096,val=1024,difficulty=hard,...",
+        help="what to train on: a folder with train/CLASS/*.jpg and val/ or test/ beside it, or with CLASS/*.jpg; "
+        "cifar10 or cifar10:PATH; drawings or drawings:side=32,train=4096,val=1024,difficulty=hard,...",
     )
     source.add_argument("--resume", type=path, metavar="RUN", help="folder of a stopped run to resume")
     source.add_argument("--show", action="store_true", help="print the recipe and exit")
@@ -70,6 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=path, help="folder of the run (default: runs/NETWORK-RECIPE)")
     parser.add_argument("--seed", type=seed, help="seed of weights, split, image order and augmentation (default: 0)")
+    add_folds(parser)
 
     network = parser.add_argument_group("the network", "not needed if FILE records it")
     add_network_options(
@@ -148,11 +156,12 @@ def report(trainer: Trainer, rows: Sequence[Row]) -> None:
     evaluation = report_run(trainer, rows)
     best = trainer.folder / checkpoint.BEST
     log.info(
-        "%s: top-1 %.2f %%, top-5 %.2f %% of %d validation images; see %s",
+        "%s: top-1 %.2f %%, top-5 %.2f %% of %d images of %s; see %s",
         best,
         100 * top_k_accuracy(evaluation, 1),
         100 * top_k_accuracy(evaluation, 5),
         len(evaluation.labels),
+        evaluation.dataset,
         trainer.folder / "report.html",
     )
     log.info("publish it: python -m model_export export --weights %s --name my-model", shlex.quote(str(best)))
@@ -207,6 +216,7 @@ def start(args: argparse.Namespace, changes: dict[str, Any], machine: Machine, p
     inputs = describe_inputs(
         args.data,
         val_share=0.1 if args.val_share is None else args.val_share,
+        fold=fold_of(args),
         broken=args.broken or "refuse",
         layout=layout_of(args),
         loaded=loaded,

@@ -55,10 +55,26 @@ class Dataset(ABC):
 
 
 class Data(NamedTuple):
-    """The training part and the validation part of a data set, with the same classes in the same order."""
+    """The parts of a data set, with the same classes in the same order.
+
+    Attributes:
+        val: what the best weights are chosen by.
+        test: what they are measured on once, at the end; None if the data set has no such part.
+    """
 
     train: Dataset
     val: Dataset
+    test: Dataset | None = None
+
+    @property
+    def parts(self) -> tuple[Dataset, ...]:
+        """The parts that there are."""
+        return (self.train, self.val) if self.test is None else (self.train, self.val, self.test)
+
+    @property
+    def held_out(self) -> Dataset:
+        """The images that had no part in training: the test part if there is one, else the validation part."""
+        return self.val if self.test is None else self.test
 
 
 def describe_fault(error: ImageFault | OSError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from model_export.datasets.base import Data
 from model_export.evaluation.evaluate import evaluate
 from model_export.evaluation.predictors import TorchPredictor
 from model_export.evaluation.recording import accuracy_of
@@ -22,7 +23,9 @@ from model_export.weights.safetensors_file import save_safetensors
 def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
     """Evaluates a run's best weights as they will be served, and writes `curves.png` and `report.html` to its folder.
 
-    The accuracy is recorded in the file of the best weights, from which `export` takes it into the model card.
+    They are evaluated on the test part, which the run has not looked at before; without one, on the validation part,
+    which has chosen them. The accuracy is recorded in the file of the best weights, from which `export` takes it into
+    the model card.
 
     Args:
         trainer: the run, at its end.
@@ -43,15 +46,28 @@ def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
         summary=[
             ("best epoch", f"{best.epoch:.4g} of {rows[-1].epoch:.4g}"),
             ("training images", str(len(trainer.data.train))),
+            *accuracy_rows(trainer.data, best, evaluation),
             ("time", f"{rows[-1].seconds / 60:.1f} min, {rows[-1].images_per_s:.0f} images/s"),
-            *((name, str(value)) for name, value in trainer.about.items()),
+            *((name, str(value)) for name, value in trainer.about.items() if value is not None),
         ],
         recipe=describe(trainer.recipe),
         rows=rows,
         evaluation=evaluation,
-        dataset=trainer.data.val,
+        dataset=trainer.data.held_out,
     )
     return evaluation
+
+
+def accuracy_rows(data: Data, best: Row, evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What the accuracy on the page was measured on, and what the best weights were chosen by."""
+    chosen = f"{len(data.val)} images, {data.val.name}"
+    if data.test is None:
+        remark = "these images have chosen the weights, so it may be a little too good; a test part would tell"
+        return [("chosen by", chosen), ("accuracy", f"of the same images: {remark}")]
+    return [
+        ("chosen by", f"{chosen}: top-1 {100 * (1 - best.val_error):.2f}%"),
+        ("accuracy", f"of {len(evaluation.labels)} images, {data.test.name}, used once, after the training"),
+    ]
 
 
 def _evaluate_best(trainer: Trainer) -> Evaluation:
@@ -59,7 +75,7 @@ def _evaluate_best(trainer: Trainer) -> Evaluation:
     path = trainer.folder / checkpoint.BEST
     loaded = load_file(path)
     predictor = TorchPredictor(loaded, str(path), "cuda" if trainer.device.type == "cuda" else "cpu")
-    evaluation = evaluate(predictor, trainer.data.val)
+    evaluation = evaluate(predictor, trainer.data.held_out)
     record = Record(
         architecture=loaded.net.architecture,
         preprocessing=loaded.preprocessing,

@@ -117,7 +117,7 @@ class BestWeights:
 def fingerprint(data: Data) -> str:
     """A digest of the names and labels of all images."""
     digest = hashlib.sha256()
-    for part in data:
+    for part in data.parts:
         digest.update(repr((part.classes, [part.title(i) for i in range(len(part))])).encode())
         digest.update(part.labels.tobytes())
     return digest.hexdigest()

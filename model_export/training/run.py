@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from model_export.datasets.base import Data
 from model_export.datasets.by_name import is_folder, open_data
+from model_export.datasets.holding_out import Fold
 from model_export.datasets.image_folder import OnBroken
 from model_export.datasets.layout import Layout
 from model_export.paths import expand_home
@@ -29,6 +30,9 @@ class Inputs(TypedDict):
     data: str
     """as for `open_data`; a folder by its absolute path, so that the run can be resumed from any folder"""
     val_share: float
+    folds: int | None
+    fold: int | None
+    """of `folds`, from 1: the one that is validated on"""
     broken: OnBroken
     split: str
     ignore: tuple[str, ...]
@@ -37,17 +41,25 @@ class Inputs(TypedDict):
 
 
 def describe_inputs(
-    spec: str, *, val_share: float, broken: OnBroken, layout: Layout, loaded: Loaded | None = None
+    spec: str,
+    *,
+    val_share: float,
+    fold: Fold | None = None,
+    broken: OnBroken,
+    layout: Layout,
+    loaded: Loaded | None = None,
 ) -> Inputs:
     """The inputs of a new run.
 
     Args:
-        spec, val_share, broken, layout: as for `open_data`.
+        spec, val_share, fold, broken, layout: as for `open_data`.
         loaded: the weights that the run starts from; None for a He-initialised network.
     """
     return {
         "data": str(expand_home(Path(spec)).absolute()) if is_folder(spec) else spec,
         "val_share": val_share,
+        "folds": fold and fold.of,
+        "fold": fold and fold.number,
         "broken": broken,
         "split": layout.split,
         "ignore": layout.ignore,
@@ -114,8 +126,14 @@ def resumed_run(folder: Path, content: checkpoint.Content, *, machine: Machine, 
 
 
 def _open(inputs: Inputs, seed: int) -> Data:
-    layout = Layout(inputs["split"], inputs["ignore"])
-    return open_data(inputs["data"], val_share=inputs["val_share"], seed=seed, broken=inputs["broken"], layout=layout)
+    return open_data(
+        inputs["data"],
+        val_share=inputs["val_share"],
+        seed=seed,
+        fold=Fold(inputs["fold"], inputs["folds"]) if inputs["fold"] and inputs["folds"] else None,
+        broken=inputs["broken"],
+        layout=Layout(inputs["split"], inputs["ignore"]),
+    )
 
 
 def _log_summary(trainer: Trainer) -> None:
@@ -123,7 +141,7 @@ def _log_summary(trainer: Trainer) -> None:
     log.info("recipe:\n%s", "\n".join(f"  {name} {value}" for name, value in describe(trainer.recipe)))
     net, data = trainer.net, trainer.data
     log.info(
-        "%s (%s, shortcut %s, %d classes, %.2f million parameters) on %s: %d training and %d validation images; "
+        "%s (%s, shortcut %s, %d classes, %.2f million parameters) on %s: %d images to train on, %d to validate on%s; "
         "%d steps of %d images on %s in %s, %d loader workers; run folder %s",
         net.architecture.name,
         net.architecture.variant,
@@ -133,6 +151,7 @@ def _log_summary(trainer: Trainer) -> None:
         data.train.name,
         len(data.train),
         len(data.val),
+        "" if data.test is None else f", {len(data.test)} to test on at the end",
         trainer.plan.steps,
         trainer.plan.batch_size,
         f"{trainer.processes.world} processes" if trainer.processes.world > 1 else str(trainer.device),

@@ -237,7 +237,7 @@ def test_models_that_do_not_exist(models: Path, data: Path) -> None:
         ("file", ("--precision", "int8"), "published models"),
         ("published", ("--depth", 8), "weight files"),
         ("published", ("--device", "cpu"), "weight files"),
-        ("file", ("--seed", 1), "--val-share"),
+        ("file", ("--seed", 1), "--val-share and --folds"),
     ],
 )
 def test_options_without_effect_are_refused(
