@@ -23,7 +23,7 @@ from model_export.weights.safetensors_file import save_safetensors
 
 LAST = "last.pt"
 BEST = "best.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 Content = dict[str, Any]  # tensors, numbers, strings, lists and dicts: what `torch.load(weights_only=True)` reads
 

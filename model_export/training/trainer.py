@@ -30,8 +30,9 @@ from model_export.training.averaging import decay_at, update_average
 from model_export.training.checkpoint import BestWeights
 from model_export.training.distributed import Processes, data_parallel, gradients_shared, synchronise_batch_norms
 from model_export.training.feed import Feed
-from model_export.training.history import Row, TensorBoard, summary, write_history
+from model_export.training.history import Row, TensorBoard, stalled, summary, write_history
 from model_export.training.loader import Batch, WorkerDied
+from model_export.training.loss import Loss
 from model_export.training.machine import Machine
 from model_export.training.plan import MIX, Plan
 from model_export.training.recipe import Recipe
@@ -77,18 +78,19 @@ class Trainer:
         self.device = processes.device
         self.dtype = machine.autocast_dtype(self.device)
         self.autocast = torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
-        self.plan = Plan.of(recipe, len(data.train), seed, processes)
+        self.plan = Plan.of(recipe, data.train.labels, seed, processes)
         self.feed = Feed(data, start, self.plan, machine, self.device)
         self.stop = StopSignal(processes)
 
         self.net = start.net
         if recipe.sync_bn and processes.world > 1:
             synchronise_batch_norms(self.net)
-        if recipe.freeze:
-            self.net.requires_grad_(False)
-            self.net.fc.requires_grad_(True)
+        self.frozen = self.net.modules_up_to(recipe.freeze) if recipe.freeze else []
+        for module in self.frozen:
+            module.requires_grad_(False)
         self.net.to(self.device, memory_format=machine.memory_format)  # type: ignore[call-overload]
 
+        self.loss = Loss(recipe, data.train.labels, self.net.architecture.num_classes, self.device)
         best = BestWeights(folder, machine.keep)
         self.state = RunState.begin(self.net, self.plan, best, self.device, scaled=self.dtype is torch.float16)
         self.fingerprint = checkpoint.fingerprint(data)
@@ -101,7 +103,7 @@ class Trainer:
             self.model = torch.compile(self.model)  # type: ignore[assignment]
 
     def run(self) -> list[Row]:
-        """Trains to the end of the recipe; returns the rows of all evaluations.
+        """Trains to the end of the recipe, or until it stops early; returns the rows of all evaluations.
 
         Raises:
             Stopped: by SIGTERM or Ctrl-C, after a checkpoint has been written.
@@ -140,7 +142,7 @@ class Trainer:
                 if save and state.step > saved_step:
                     self._save()
                     saved_at, saved_step = time.monotonic(), state.step
-                if state.step == plan.steps:
+                if state.step == plan.steps or self._stopped_early():
                     break
 
                 began = time.monotonic()
@@ -173,7 +175,7 @@ class Trainer:
             with gradients_shared(self.model, last_part=i == len(parts) - 1):
                 with self.autocast:
                     logits = self.model(part_x)  # (N / accumulate, classes)
-                part_loss = F.cross_entropy(logits.float(), part_y, label_smoothing=recipe.label_smoothing) / len(parts)
+                part_loss = self.loss(logits.float(), part_y) / len(parts)
                 state.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
             error += (logits.argmax(1) != part_y.argmax(1)).float().mean() / len(parts)
@@ -223,6 +225,15 @@ class Trainer:
         state.seconds += time.monotonic() - began
         return row
 
+    def _stopped_early(self) -> bool:
+        """Whether the last evaluation ends the run. The rows decide: all processes and a resumed run agree."""
+        patience, rows = self.recipe.early_stopping, self.state.rows
+        if patience is None or not rows or rows[-1].step < self.state.step or stalled(rows) < patience:
+            return False
+        if self.shown:
+            log.info("stopped early: no lower validation error in %d epochs", patience)
+        return True
+
     def _stoppable(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Passes batches on until the run can stop. A resumed run repeats an evaluation that is cut short here."""
         try:
@@ -236,7 +247,9 @@ class Trainer:
             raise
 
     def _set_training(self) -> None:
-        self.net.train(not self.recipe.freeze)  # frozen batch norms keep their statistics
+        self.net.train()
+        for module in self.frozen:
+            module.eval()  # frozen batch norms keep their statistics
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):
