@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from model_export.cli.data_options import add_folds, add_layout, fold_of, layout_of, refuse_folder_options
-from model_export.cli.evaluation_text import figures_table, mistakes, reported_figures
+from model_export.cli.evaluation_text import class_table, figures_table, mistakes, reported_figures
 from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive, refuse, seed
 from model_export.cli.weight_options import add_network_options, load_weight_file
 from model_export.datasets.image_folder import OnBroken
@@ -59,7 +59,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="publish accuracy and calibration as the next version of published models, with the same files",
     )
     parser.add_argument(
-        "--out", type=path, metavar="DIR", help="folder to write evaluation.json, predictions.csv and report.html to"
+        "--out",
+        type=path,
+        metavar="DIR",
+        help="folder to write evaluation.json, predictions.csv, report.html and mistakes.html to",
     )
 
     folder = parser.add_argument_group("for a folder of images")
@@ -127,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
     print(figures_table(with_ensemble))
     for line in reported_figures([predictor.architecture for predictor in predictors], args.method, dataset.classes):
         print(line)
+    print(f"\n{class_table(with_ensemble[-1])}")
     print(mistakes(with_ensemble[-1]), end="")
 
     calibrations = [calibration_of(evaluation) if args.calibrate else None for evaluation in evaluations]
@@ -138,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{100 * calibration.ece_after:.2f} % after"
             )
     if args.out:
+        from model_export.report.mistakes_page import write_mistakes
         from model_export.report.page import write_report  # imports matplotlib, which only reports need
 
         write_evaluation_files(args.out, dataset, with_ensemble, calibrations)
@@ -150,7 +155,8 @@ def run(args: argparse.Namespace) -> int:
             evaluation=with_ensemble[-1],
             dataset=dataset,
         )
-        log.info("%s: wrote evaluation.json, predictions.csv and report.html", args.out)
+        write_mistakes(args.out / "mistakes.html", with_ensemble[-1], dataset)
+        log.info("%s: wrote evaluation.json, predictions.csv, report.html and mistakes.html", args.out)
     if args.record:
         for model, predictor, evaluation, calibration in zip(
             models, predictors, evaluations, calibrations, strict=True

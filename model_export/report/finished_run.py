@@ -9,6 +9,7 @@ from model_export.evaluation.evaluate import evaluate
 from model_export.evaluation.predictors import TorchPredictor
 from model_export.evaluation.recording import accuracy_of
 from model_export.evaluation.result import Evaluation
+from model_export.report.mistakes_page import write_mistakes
 from model_export.report.page import write_report
 from model_export.report.plots import save_png, training_curves
 from model_export.training import checkpoint
@@ -21,7 +22,7 @@ from model_export.weights.safetensors_file import save_safetensors
 
 
 def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
-    """Evaluates a run's best weights as they will be served, and writes `curves.png` and `report.html` to its folder.
+    """Evaluates a run's best weights as they will be served, and writes `curves.png` and two pages to its folder.
 
     They are evaluated on the test part, which the run has not looked at before; without one, on the validation part,
     which has chosen them. The accuracy is recorded in the file of the best weights, from which `export` takes it into
@@ -55,6 +56,7 @@ def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
         evaluation=evaluation,
         dataset=trainer.data.held_out,
     )
+    write_mistakes(trainer.folder / "mistakes.html", evaluation, trainer.data.held_out)
     return evaluation
 
 

@@ -33,7 +33,7 @@ from tests.support.waiting import until
 
 DRAWN = "drawings:train=96,val=48,side=32,difficulty=easy,classes=circle+cross+stripes"
 SHORT = ["--recipe", "paper-cifar", "--depth", "8", "--batch-size", "24", "--workers", "0", "--precision", "fp32"]
-FILES = {"best.safetensors", "last.pt", "metrics.csv", "tensorboard", "curves.png", "report.html"}
+FILES = {"best.safetensors", "last.pt", "metrics.csv", "tensorboard", "curves.png", "report.html", "mistakes.html"}
 
 
 @pytest.fixture(scope="module")

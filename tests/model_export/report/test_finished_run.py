@@ -42,6 +42,8 @@ def test_the_report_and_the_accuracy_of_the_best_weights(tmp_path: Path) -> None
     page = (tmp_path / "report.html").read_text()
     assert "resnet8-cifar on " in page
     assert drawn in page
+    wrong = int((evaluation.probabilities.argmax(1) != evaluation.labels).sum())
+    assert (tmp_path / "mistakes.html").read_text().count("data:image/jpeg") == wrong
     assert "these images have chosen the weights" in page
 
 
