@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +18,8 @@ from model_export.cli.data_options import (
     layout_of,
     refuse_folder_options,
 )
-from model_export.cli.options import check_writable, path, positive, refuse, seed, whole_number
+from model_export.cli.machine_options import add_machine_options, machine_of
+from model_export.cli.options import check_writable, path, refuse, seed
 from model_export.cli.weight_options import (
     TorchvisionWeights,
     add_network_options,
@@ -32,17 +31,18 @@ from model_export.datasets.image_folder import OnBroken
 from model_export.errors import InputError
 from model_export.evaluation.metrics import top_k_accuracy
 from model_export.training import checkpoint
+from model_export.training.callbacks import Callback
 from model_export.training.distributed import Processes, join_processes
 from model_export.training.history import Row
-from model_export.training.machine import AutocastPrecision, DeviceChoice, Machine
+from model_export.training.machine import Machine
 from model_export.training.recipe import RECIPE_NAMES, Recipe, RecipeName, describe, override, recipe_for
 from model_export.training.run import describe_inputs, new_run, resumed_run
 from model_export.training.start import check_weights, fit_sizes
 from model_export.training.stopping import Stopped
+from model_export.training.trackers import open_trackers
 from model_export.training.trainer import Trainer
 from model_export.weights.defaults import Family, shortcut_of
 from model_export.weights.loading import Loaded
-from service.runtime.machine import usable_cores
 from service.runtime.model_card import Architecture
 
 log = logging.getLogger(__name__)
@@ -89,25 +89,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     folder.add_argument("--broken", choices=get_args(OnBroken), help="what to do with broken images (default: refuse)")
     add_layout(folder)
 
-    machine = parser.add_argument_group("the machine", "may change when a run is resumed")
-    machine.add_argument("--device", choices=get_args(DeviceChoice), help="where to train (default: auto)")
-    machine.add_argument(
-        "--precision",
-        choices=get_args(AutocastPrecision),
-        help="precision of convolutions and matrix products; auto: bf16 if the hardware has it, else fp32 (default: "
-        "auto)",
-    )
-    machine.add_argument(
-        "--channels-last", action=argparse.BooleanOptionalAction, help="memory format of images (default: yes)"
-    )
-    machine.add_argument("--compile", action=argparse.BooleanOptionalAction, help="use torch.compile (default: no)")
-    machine.add_argument(
-        "--workers", type=loader_workers, help="processes that read images (default: the cores less one, at most 16)"
-    )
-    machine.add_argument(
-        "--checkpoint-minutes", type=minutes, help="time between checkpoints; 0: after every step (default: 10)"
-    )
-    machine.add_argument("--keep", type=positive, help="how many of the best weights to keep (default: 3)")
+    add_machine_options(parser)
 
     recipe = parser.add_argument_group("the recipe", "fields to override (docs/recipes.md lists the recipes)")
     for name, field in Recipe.model_fields.items():
@@ -130,12 +112,15 @@ def run(args: argparse.Namespace) -> int:
         return 0
     content = checkpoint.load(args.resume) if args.resume else None
     machine = machine_of(args, content["machine"] if content else {})
+    trackers = open_trackers(machine.log_to)  # before the data is read, which may take long
     with join_processes(machine.device) as processes:
         if not processes.first:
             for package in ("model_export", "service"):
                 logging.getLogger(package).setLevel(logging.ERROR)
         trainer = (
-            resume(args, changes, content, machine, processes) if content else start(args, changes, machine, processes)
+            resume(args, changes, content, machine, processes, trackers)
+            if content
+            else start(args, changes, machine, processes, trackers)
         )
         try:
             rows = trainer.run()
@@ -167,25 +152,6 @@ def report(trainer: Trainer, rows: Sequence[Row]) -> None:
     log.info("publish it: python -m model_export export --weights %s --name my-model", shlex.quote(str(best)))
 
 
-def loader_workers(text: str) -> int:
-    """Type of --workers."""
-    number, most = whole_number(text), max(16, 4 * usable_cores())
-    if not 0 <= number <= most:
-        raise argparse.ArgumentTypeError(f"must be between 0 and {most} on {usable_cores()} cores, got {text}")
-    return number
-
-
-def minutes(text: str) -> float:
-    """Type of --checkpoint-minutes."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"not a valid number of minutes: {text!r}")
-    return number
-
-
 def recipe_changes(args: argparse.Namespace) -> dict[str, Any]:
     """The recipe's fields that were given as options, as text; "none" becomes None, or an empty tuple."""
     given = {name: getattr(args, f"recipe_{name}") for name in Recipe.model_fields if name not in FIELDS_WITHOUT_OPTION}
@@ -197,7 +163,13 @@ def recipe_changes(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def start(args: argparse.Namespace, changes: dict[str, Any], machine: Machine, processes: Processes) -> Trainer:
+def start(
+    args: argparse.Namespace,
+    changes: dict[str, Any],
+    machine: Machine,
+    processes: Processes,
+    trackers: Sequence[Callback],
+) -> Trainer:
     """A new run.
 
     Raises:
@@ -230,6 +202,7 @@ def start(args: argparse.Namespace, changes: dict[str, Any], machine: Machine, p
         seed=args.seed or 0,
         machine=machine,
         processes=processes,
+        callbacks=trackers,
     )
 
 
@@ -268,6 +241,7 @@ def resume(
     content: checkpoint.Content,
     machine: Machine,
     processes: Processes,
+    trackers: Sequence[Callback],
 ) -> Trainer:
     """The stopped run in `--resume`.
 
@@ -279,10 +253,4 @@ def resume(
         raise InputError(
             f"a resumed run keeps its settings: leave {options} out, or start a new run from its weights with --weights"
         )
-    return resumed_run(args.resume, content, machine=machine, processes=processes)
-
-
-def machine_of(args: argparse.Namespace, stored: dict[str, Any]) -> Machine:
-    """The settings given on the command line, else those stored in the checkpoint, else the defaults."""
-    given = {field.name: getattr(args, field.name) for field in fields(Machine)}
-    return Machine(**{**stored, **{name: value for name, value in given.items() if value is not None}})
+    return resumed_run(args.resume, content, machine=machine, processes=processes, callbacks=trackers)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from model_export.datasets.base import Data
+from model_export.evaluation.class_scores import macro_f1
 from model_export.evaluation.evaluate import evaluate
+from model_export.evaluation.metrics import top_k_accuracy
 from model_export.evaluation.predictors import TorchPredictor
 from model_export.evaluation.recording import accuracy_of
 from model_export.evaluation.result import Evaluation
@@ -26,7 +28,7 @@ def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
 
     They are evaluated on the test part, which the run has not looked at before; without one, on the validation part,
     which has chosen them. The accuracy is recorded in the file of the best weights, from which `export` takes it into
-    the model card.
+    the model card. The callbacks of the run are told its end.
 
     Args:
         trainer: the run, at its end.
@@ -57,6 +59,15 @@ def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
         dataset=trainer.data.held_out,
     )
     write_mistakes(trainer.folder / "mistakes.html", evaluation, trainer.data.held_out)
+    part = "val" if trainer.data.test is None else "test"
+    trainer.callbacks.on_run_end(
+        {
+            "best_epoch": best.epoch,
+            "best_val_error": best.val_error,
+            f"{part}_top1": top_k_accuracy(evaluation, 1),
+            f"{part}_macro_f1": macro_f1(evaluation),
+        }
+    )
     return evaluation
 
 

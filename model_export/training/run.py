@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -13,6 +14,7 @@ from model_export.datasets.image_folder import OnBroken
 from model_export.datasets.layout import Layout
 from model_export.paths import expand_home
 from model_export.training import checkpoint
+from model_export.training.callbacks import Callback
 from model_export.training.distributed import Processes
 from model_export.training.machine import Machine
 from model_export.training.recipe import Recipe, describe
@@ -77,12 +79,14 @@ def new_run(
     seed: int,
     machine: Machine,
     processes: Processes,
+    callbacks: Sequence[Callback] = (),
 ) -> Trainer:
     """A run at its first step.
 
     Args:
         architecture: the network; `num_classes` is taken from the data.
         folder: the run's folder; created once the data has been read.
+        callbacks: follow the run.
 
     Raises:
         InputError: the data, the weights and the recipe do not go together.
@@ -92,16 +96,34 @@ def new_run(
     net = architecture.model_copy(update={"num_classes": len(data.train.classes)})
     start = processes.from_first(lambda: begin(net, recipe, data.train, loaded=loaded, seed=seed))
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(start, recipe, data, folder, seed=seed, machine=machine, processes=processes, about=dict(inputs))
+    trainer = Trainer(
+        start,
+        recipe,
+        data,
+        folder,
+        seed=seed,
+        machine=machine,
+        processes=processes,
+        about=dict(inputs),
+        callbacks=callbacks,
+    )
     _log_summary(trainer)
     return trainer
 
 
-def resumed_run(folder: Path, content: checkpoint.Content, *, machine: Machine, processes: Processes) -> Trainer:
+def resumed_run(
+    folder: Path,
+    content: checkpoint.Content,
+    *,
+    machine: Machine,
+    processes: Processes,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
     """A stopped run at the step after its checkpoint. Recipe, data and seed are the checkpoint's.
 
     Args:
         content: the run's checkpoint, as loaded from its folder.
+        callbacks: follow the run.
 
     Raises:
         InputError: the data cannot be used, or has changed since.
@@ -118,6 +140,7 @@ def resumed_run(folder: Path, content: checkpoint.Content, *, machine: Machine, 
         machine=machine,
         processes=processes,
         about=dict(inputs),
+        callbacks=callbacks,
         resumed=content,
     )
     _log_summary(trainer)

@@ -10,7 +10,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +27,7 @@ from model_export.progress import Progress
 from model_export.training import checkpoint
 from model_export.training.augment import mix
 from model_export.training.averaging import decay_at, update_average
+from model_export.training.callbacks import Callback, Callbacks
 from model_export.training.checkpoint import BestWeights
 from model_export.training.distributed import Processes, data_parallel, gradients_shared, synchronise_batch_norms
 from model_export.training.feed import Feed
@@ -35,7 +36,7 @@ from model_export.training.loader import Batch, WorkerDied
 from model_export.training.loss import Loss
 from model_export.training.machine import Machine
 from model_export.training.plan import MIX, Plan
-from model_export.training.recipe import Recipe
+from model_export.training.recipe import Recipe, describe
 from model_export.training.start import Start
 from model_export.training.state import RunState
 from model_export.training.stopping import Stopped, StopSignal
@@ -52,6 +53,7 @@ class Trainer:
     Args:
         folder: the run's folder, which exists; receives checkpoints, weights, `metrics.csv` and TensorBoard events.
         about: plain data to store in the checkpoint for whoever resumes the run.
+        callbacks: follow the run. The end of it is told by `report_run`, once the best weights are evaluated.
         resumed: the content of the run's checkpoint.
 
     Raises:
@@ -69,12 +71,14 @@ class Trainer:
         machine: Machine = Machine(),  # noqa: B008 (frozen)
         processes: Processes = Processes(0, 1, torch.device("cpu")),  # noqa: B008 (a tuple)
         about: dict[str, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
         resumed: checkpoint.Content | None = None,
         shown: bool = True,
     ) -> None:
         self.start, self.recipe, self.data, self.folder = start, recipe, data, folder
         self.seed, self.machine, self.processes, self.about = seed, machine, processes, about or {}
         self.shown = shown and processes.first
+        self.callbacks = Callbacks(callbacks if processes.first else ())
         self.device = processes.device
         self.dtype = machine.autocast_dtype(self.device)
         self.autocast = torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
@@ -120,6 +124,7 @@ class Trainer:
     def _run(self) -> list[Row]:
         state, plan, size = self.state, self.plan, self.plan.batch_size
         board = TensorBoard(self.folder, state.rows) if self.processes.first else None
+        self.callbacks.on_run_begin(self.folder, self._settings())
         batches = self._stoppable(self.feed.training(state.step))
         saved_at, saved_step = time.monotonic(), state.step
         shown_at, figures = -math.inf, dict[str, float]()
@@ -137,6 +142,7 @@ class Trainer:
                     save = True
                     if board:
                         board.add(row)
+                    self.callbacks.on_epoch_end(row._asdict())
                     if self.shown:
                         log.info(summary(row))
                 if save and state.step > saved_step:
@@ -250,6 +256,11 @@ class Trainer:
         self.net.train()
         for module in self.frozen:
             module.eval()  # frozen batch norms keep their statistics
+
+    def _settings(self) -> dict[str, object]:
+        """Everything that decides the run, by name, in words."""
+        about = {name: value for name, value in self.about.items() if value is not None}
+        return {"network": self.net.architecture.name, "seed": self.seed, **about, **dict(describe(self.recipe))}
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):
