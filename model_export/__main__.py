@@ -22,6 +22,7 @@ COMMANDS = {
     "list": "List the published models.",
     "draw": "Draw pictures of shapes and patterns, as folders to train and to validate on.",
     "train": "Train a network of the paper on your own images, CIFAR-10 or drawings.",
+    "find-lr": "Look for a learning rate: train a few steps with a rising one, and draw the loss against it.",
     "evaluate": "Measure the accuracy of models on a data set, and of their ensemble if there are several.",
     "quantize": "Make an int8 or fp16 file of a published model, compare it with fp32, and publish both.",
     "study": "Repeat one of the paper's comparisons (degradation, shortcuts, depth), or print a table of all networks.",
@@ -58,7 +59,7 @@ def make_parser(command: str | None) -> argparse.ArgumentParser:
     for name, text in COMMANDS.items():
         subparser = commands.add_parser(name, help=text, description=text)
         if name == command:
-            module = import_module(f"model_export.cli.{name}")
+            module = import_module(f"model_export.cli.{name.replace('-', '_')}")
             module.add_options(subparser)
             subparser.set_defaults(run=module.run)
     return parser

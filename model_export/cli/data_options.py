@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from model_export.cli.options import refuse
+from model_export.cli.options import positive, refuse
 from model_export.datasets.by_name import is_folder
+from model_export.datasets.holding_out import Fold
 from model_export.datasets.layout import Layout
+from model_export.errors import InputError
 
 FOLDER_OPTIONS = ("val_share", "broken", "split", "ignore")
 
@@ -15,9 +17,10 @@ def add_layout(parser: argparse._ActionsContainer) -> None:
     """Adds `--split` and `--ignore`, which `layout_of` reads."""
     parser.add_argument(
         "--split",
-        metavar="auto|none|TRAIN,VAL",
-        help="the training and validation parts of a folder. auto: find them by name (train and val, Training and "
-        "Testing, ...); none: every subfolder is a class; TRAIN,VAL: names of the two subfolders (default: auto)",
+        metavar="auto|none|TRAIN,VAL[,TEST]",
+        help="the parts of a folder. auto: find them by name (train, val and test, Training and Testing, ...); none: "
+        "every subfolder is a class; TRAIN,VAL or TRAIN,VAL,TEST: names of the subfolders; TRAIN,,TEST: keep a share "
+        "of TRAIN for validation (default: auto)",
     )
     parser.add_argument(
         "--ignore",
@@ -25,6 +28,28 @@ def add_layout(parser: argparse._ActionsContainer) -> None:
         metavar="NAME",
         help="name or pattern of folders and files to skip, such as '*_old'; may be repeated",
     )
+
+
+def add_folds(parser: argparse._ActionsContainer) -> None:
+    """Adds `--folds` and `--fold`, which `fold_of` reads."""
+    parser.add_argument(
+        "--folds", type=positive, metavar="K", help="for cross-validation: divide the images in K folds"
+    )
+    parser.add_argument("--fold", type=positive, metavar="I", help="validate on fold I, 1 to K; train on the others")
+
+
+def fold_of(args: argparse.Namespace) -> Fold | None:
+    """The fold to validate on; None if there are no folds.
+
+    Raises:
+        InputError: one of the two options is missing, or another contradicts them.
+    """
+    if args.folds is None and args.fold is None:
+        return None
+    if args.folds is None or args.fold is None:
+        raise InputError("--folds and --fold go together: give `--folds 5 --fold 1`, and then the other folds")
+    refuse(args, ("val_share",), "a run without folds")
+    return Fold(args.fold, args.folds)
 
 
 def layout_of(args: argparse.Namespace) -> Layout:

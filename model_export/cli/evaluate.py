@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from model_export.cli.data_options import add_layout, layout_of, refuse_folder_options
-from model_export.cli.evaluation_text import figures_table, mistakes, reported_figures
+from model_export.cli.data_options import add_folds, add_layout, fold_of, layout_of, refuse_folder_options
+from model_export.cli.evaluation_text import class_table, figures_table, mistakes, reported_figures
 from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive, refuse, seed
 from model_export.cli.weight_options import add_network_options, load_weight_file
 from model_export.datasets.image_folder import OnBroken
@@ -39,7 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="SPEC",
-        help="images to evaluate on: a folder with CLASS/*.jpg, or with val/CLASS/*.jpg; cifar10; drawings",
+        help="images to evaluate on: a folder with CLASS/*.jpg, or with test/CLASS/*.jpg or val/CLASS/*.jpg; cifar10; "
+        "drawings",
     )
     parser.add_argument(
         "--method",
@@ -58,7 +59,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="publish accuracy and calibration as the next version of published models, with the same files",
     )
     parser.add_argument(
-        "--out", type=path, metavar="DIR", help="folder to write evaluation.json, predictions.csv and report.html to"
+        "--out",
+        type=path,
+        metavar="DIR",
+        help="folder to write evaluation.json, predictions.csv, report.html and mistakes.html to",
     )
 
     folder = parser.add_argument_group("for a folder of images")
@@ -67,6 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="evaluate on the share that `train --val-share` kept for validation (default: on all images)",
     )
+    add_folds(folder)
     folder.add_argument("--seed", type=seed, help="the --seed of that `train` (default: 0)")
     folder.add_argument("--broken", choices=get_args(OnBroken), help="what to do with broken images (default: refuse)")
     add_layout(folder)
@@ -92,8 +97,9 @@ def run(args: argparse.Namespace) -> int:
     refuse_folder_options(args)
     if args.out:
         check_writable(args.out)
-    if args.val_share is None:
-        refuse(args, ("seed",), "--val-share")
+    fold = fold_of(args)
+    if args.val_share is None and fold is None:
+        refuse(args, ("seed",), "--val-share and --folds")
     models = [find_model(name, args) for name in args.models]
     if not any(isinstance(model, Path) for model in models):
         refuse(args, WEIGHT_FILE_OPTIONS, "weight files")
@@ -107,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         broken=args.broken or "refuse",
         val_share=args.val_share,
         seed=args.seed or 0,
+        fold=fold,
         layout=layout_of(args),
     )
 
@@ -123,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
     print(figures_table(with_ensemble))
     for line in reported_figures([predictor.architecture for predictor in predictors], args.method, dataset.classes):
         print(line)
+    print(f"\n{class_table(with_ensemble[-1])}")
     print(mistakes(with_ensemble[-1]), end="")
 
     calibrations = [calibration_of(evaluation) if args.calibrate else None for evaluation in evaluations]
@@ -134,6 +142,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{100 * calibration.ece_after:.2f} % after"
             )
     if args.out:
+        from model_export.report.mistakes_page import write_mistakes
         from model_export.report.page import write_report  # imports matplotlib, which only reports need
 
         write_evaluation_files(args.out, dataset, with_ensemble, calibrations)
@@ -146,7 +155,8 @@ def run(args: argparse.Namespace) -> int:
             evaluation=with_ensemble[-1],
             dataset=dataset,
         )
-        log.info("%s: wrote evaluation.json, predictions.csv and report.html", args.out)
+        write_mistakes(args.out / "mistakes.html", with_ensemble[-1], dataset)
+        log.info("%s: wrote evaluation.json, predictions.csv, report.html and mistakes.html", args.out)
     if args.record:
         for model, predictor, evaluation, calibration in zip(
             models, predictors, evaluations, calibrations, strict=True

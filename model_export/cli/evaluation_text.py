@@ -1,25 +1,27 @@
-"""What `evaluate` prints: figures, reported figures and mistakes."""
+"""What `evaluate` prints: figures, reported figures, scores of classes and mistakes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from model_export.cli.table import text_table
+from model_export.evaluation.class_scores import class_scores
 from model_export.evaluation.metrics import (
-    confusion_matrix,
     expected_calibration_error,
     most_confused,
     negative_log_likelihood,
-    per_class_accuracy,
     top_k_accuracy,
-    weakest_classes,
 )
 from model_export.evaluation.reported import recognise_dataset, reported_errors
 from model_export.evaluation.result import Evaluation, Method
 from service.runtime.model_card import Architecture
 
 HEADER = ("MODEL", "TOP-1", "TOP-5", "TOP-1 ERROR", "TOP-5 ERROR", "IMAGES", "NLL", "ECE")
-MOST_LINES = 5  # of the weakest classes, and of the confusions
+CLASS_HEADER = ("CLASS", "IMAGES", "PRECISION", "RECALL", "F1", "BEST THRESHOLD", "F1 THERE")
+MOST_CLASSES = 20  # of the weakest classes
+MOST_LINES = 5  # of the confusions
 
 
 def figures_table(evaluations: Sequence[Evaluation]) -> str:
@@ -55,15 +57,31 @@ def reported_figures(architectures: Sequence[Architecture], method: Method, clas
             yield f"reported for {architecture.name}: top-1 error {errors.top1:.2f} %{top5} ({errors.source})"
 
 
+def class_table(evaluation: Evaluation) -> str:
+    """The scores of the classes that have images, in percent, the lowest F1 first; at most `MOST_CLASSES`."""
+    scores = class_scores(evaluation)
+    images = np.bincount(evaluation.labels, minlength=len(evaluation.classes))
+    weakest = [int(i) for i in np.argsort(scores.f1, kind="stable") if images[i]]  # NaN comes last
+    rows = [CLASS_HEADER]
+    for i in weakest[:MOST_CLASSES]:
+        precision, recall, f1, threshold_f1 = (
+            _percent(values[i]) for values in (scores.precision, scores.recall, scores.f1, scores.threshold_f1)
+        )
+        threshold = f"{scores.threshold[i]:.3f}"
+        rows.append((evaluation.classes[i], str(images[i]), precision, recall, f1, threshold, threshold_f1))
+    shown = f"the {MOST_CLASSES} classes with the lowest F1" if len(weakest) > MOST_CLASSES else "every class"
+    return f"{shown} ({evaluation.model}):\n{text_table(rows, right=range(1, len(CLASS_HEADER)))}"
+
+
 def mistakes(evaluation: Evaluation) -> str:
-    """The classes with the lowest accuracy, and the most frequent confusions; empty without any."""
+    """The most frequent confusions; empty without any."""
     names = evaluation.classes
-    accuracy, images = per_class_accuracy(evaluation), confusion_matrix(evaluation).sum(axis=1)
     lines = []
-    if weakest := weakest_classes(evaluation, MOST_LINES):
-        lines += ["", f"lowest accuracy ({evaluation.model}):"]
-        lines += [f"  {names[i]}: {100 * accuracy[i]:.1f} % of {images[i]}" for i in weakest]
     if confused := most_confused(evaluation, MOST_LINES):
         lines += ["", "most often confused:"]
         lines += [f"  {names[pair.true]} taken for {names[pair.predicted]}: {pair.images}" for pair in confused]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _percent(share: float) -> str:
+    return "-" if np.isnan(share) else f"{100 * share:.1f} %"

@@ -43,15 +43,18 @@ class Dataset(ABC):
     def title(self, index: int) -> str:
         """The name of image `index` in reports and errors: its path or its number."""
 
-    def digest(self) -> str:
+    def digest(self, indices: np.ndarray | None = None) -> str:
         """A SHA-256 in hex that is equal only for the same images and classes (`digests`).
+
+        Args:
+            indices: int64 (n,), of a part; by default all images.
 
         Raises:
             OSError: an image cannot be read.
         """
         return listing_digest(
             (f"{self.classes[label]}/{self.title(index)}", hashlib.sha256(self.read(index)).hexdigest())
-            for index, label in enumerate(self.labels)
+            for index, label in ((i, self.labels[i]) for i in (range(len(self)) if indices is None else indices))
         )
 
     def image(self, index: int) -> Image.Image:
@@ -68,10 +71,26 @@ class Dataset(ABC):
 
 
 class Data(NamedTuple):
-    """The training part and the validation part of a data set, with the same classes in the same order."""
+    """The parts of a data set, with the same classes in the same order.
+
+    Attributes:
+        val: what the best weights are chosen by.
+        test: what they are measured on once, at the end; None if the data set has no such part.
+    """
 
     train: Dataset
     val: Dataset
+    test: Dataset | None = None
+
+    @property
+    def parts(self) -> tuple[Dataset, ...]:
+        """The parts that there are."""
+        return (self.train, self.val) if self.test is None else (self.train, self.val, self.test)
+
+    @property
+    def held_out(self) -> Dataset:
+        """The images that had no part in training: the test part if there is one, else the validation part."""
+        return self.val if self.test is None else self.test
 
 
 def describe_fault(error: ImageFault | OSError) -> str:

@@ -8,6 +8,7 @@ from typing import get_args
 from model_export.datasets.base import Data
 from model_export.datasets.cifar10 import open_cifar10
 from model_export.datasets.drawings import open_drawings
+from model_export.datasets.holding_out import Fold
 from model_export.datasets.image_folder import OnBroken, open_folder
 from model_export.datasets.in_memory import InMemory
 from model_export.datasets.layout import AUTO, Layout
@@ -27,7 +28,13 @@ DRAWING_OPTIONS = {
 
 
 def open_data(
-    spec: str, *, val_share: float = 0.1, seed: int = 0, broken: OnBroken = "refuse", layout: Layout = AUTO
+    spec: str,
+    *,
+    val_share: float = 0.1,
+    seed: int = 0,
+    fold: Fold | None = None,
+    broken: OnBroken = "refuse",
+    layout: Layout = AUTO,
 ) -> Data:
     """Opens the data set that a user names.
 
@@ -35,7 +42,8 @@ def open_data(
         spec: `DIR`, a folder of images; `cifar10` or `cifar10:PATH`; `drawings` or, for example,
             `drawings:train=4096,val=1024,side=32,difficulty=hard,classes=circle+ring,seed=0`. A folder with such a
             name is given as `./drawings`.
-        val_share, seed, broken, layout: for folders only; see `open_folder`.
+        val_share, broken, layout: for folders only; see `open_folder`.
+        seed, fold: of the images that are kept for validation; drawings come with a validation part of their own.
 
     Raises:
         InputError: there is no such data set, or it cannot be used.
@@ -43,12 +51,14 @@ def open_data(
     """
     kind, colon, rest = spec.partition(":")
     if kind == "drawings":
+        if fold:
+            raise InputError("drawings have a validation part of their own: leave --folds and --fold out")
         return _drawings_with(_options(rest) if colon else {})
     if kind == "cifar10":
         if colon and not rest:
             raise InputError(f"{spec} lacks its path: give `cifar10`, or `cifar10:PATH`")
-        return open_cifar10(Path(rest) if rest else None)
-    return open_folder(Path(spec), val_share=val_share, seed=seed, broken=broken, layout=layout)
+        return open_cifar10(Path(rest) if rest else None, seed=seed, fold=fold)
+    return open_folder(Path(spec), val_share=val_share, seed=seed, fold=fold, broken=broken, layout=layout)
 
 
 def is_folder(spec: str) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from model_export.datasets.base import Data
+from model_export.datasets.holding_out import Fold, hold_out
 from model_export.datasets.in_memory import InMemory
 from model_export.errors import InputError
 from model_export.paths import cache_folder
@@ -73,14 +74,15 @@ class _Batch(NamedTuple):
     pixels: np.ndarray  # uint8 (N, 3072)
 
 
-def open_cifar10(where: Path | None = None) -> Data:
-    """The published parts: 50,000 images to train on, 10,000 to validate on.
+def open_cifar10(where: Path | None = None, *, seed: int = 0, fold: Fold | None = None) -> Data:
+    """45,000 images to train on, 5,000 to validate on, 10,000 to test on: as in He et al. 2015, section 4.2.
 
-    The paper (He et al., 2015, section 4.2) tests on the same 10,000.
+    The published training part is divided at random, class by class.
 
     Args:
         where: an archive, an unpacked folder, or the folder that holds one of these; by default the cache,
             `$XDG_CACHE_HOME/resnet-service/cifar10`. If the cache is empty, the binary archive is downloaded.
+        seed, fold: as for `hold_out`.
 
     Raises:
         Unavailable: the cache is empty, and the archive cannot be downloaded.
@@ -98,7 +100,8 @@ def open_cifar10(where: Path | None = None) -> Data:
         raise InputError(f"{source} lacks {error.args[0]}: unpack or download {form.archive} again") from None
     except _Malformed as error:
         raise InputError(f"{source} is not CIFAR-10 as published ({error}): download {form.archive} again") from error
-    return Data(_joined("CIFAR-10 train", classes, train), _joined("CIFAR-10 test", classes, test))
+    whole = _joined("CIFAR-10 train", classes, train)
+    return Data(*hold_out(whole, seed=seed, fold=fold), _joined("CIFAR-10 test", classes, test))
 
 
 class _Malformed(Exception):

@@ -48,9 +48,11 @@ class Drawings(Dataset):
     def read(self, index: int) -> bytes:
         return picture(self.seed, self.first + index, self.style, self.classes)
 
-    def digest(self) -> str:
+    def digest(self, indices: np.ndarray | None = None) -> str:
         """Of what decides the pictures, which takes less time than to draw them all."""
-        return hashlib.sha256(repr((self.seed, self.first, len(self), self.classes, self.style)).encode()).hexdigest()
+        part = () if indices is None else (indices.tolist(),)
+        decides = (self.seed, self.first, len(self), self.classes, self.style, *part)
+        return hashlib.sha256(repr(decides).encode()).hexdigest()
 
     def title(self, index: int) -> str:
         return f"drawing {self.first + index} (seed {self.seed})"

@@ -14,12 +14,13 @@ import numpy as np
 from model_export.datasets.base import MAX_PIXELS, Data, Dataset, describe_fault
 from model_export.datasets.digests import listing_digest
 from model_export.datasets.display_names import differ_in_case, exact, printable
+from model_export.datasets.holding_out import Fold, check_share, hold_out
 from model_export.datasets.ignored import check_ignore
 from model_export.datasets.layout import AUTO, Layout
 from model_export.datasets.listing import class_folders, loose_images
 from model_export.datasets.scanning import Tree, scan
 from model_export.datasets.split_names import names_a_split
-from model_export.datasets.splits import find_splits, holds_only_val
+from model_export.datasets.splits import Splits, find_splits, holds_only_held_out
 from model_export.errors import InputError, shortlist
 from model_export.paths import expand_home
 from model_export.progress import Progress
@@ -59,16 +60,11 @@ class ImageFolder(Dataset):
     def title(self, index: int) -> str:
         return printable(self.paths[index])
 
-    def digest(self) -> str:
+    def digest(self, indices: np.ndarray | None = None) -> str:
+        chosen = range(len(self)) if indices is None else indices.tolist()
         return listing_digest(
-            (path.relative_to(self.root).as_posix(), own.tobytes().hex())
-            for path, own in zip(self.paths, self.digests, strict=True)
+            (self.paths[i].relative_to(self.root).as_posix(), self.digests[i].tobytes().hex()) for i in chosen
         )
-
-    def part(self, name: str, indices: np.ndarray) -> ImageFolder:
-        """Some of the images, with all classes, under another name."""
-        paths = [self.paths[i] for i in indices]
-        return ImageFolder(name, self.root, self.classes, paths, self.labels[indices], self.digests[indices])
 
 
 def open_folder(
@@ -76,59 +72,93 @@ def open_folder(
     *,
     val_share: float = 0.1,
     seed: int = 0,
+    fold: Fold | None = None,
     broken: OnBroken = "refuse",
     shown: bool = True,
     layout: Layout = AUTO,
 ) -> Data:
-    """Images to train on: either `root/train/<class>/` and `root/val/<class>/`, or one tree `root/<class>/`.
+    """Images to train on: `root/train/<class>/`, with `root/val/`, `root/test/` or both; or one tree `root/<class>/`.
 
-    `find_parts` says which folders are the two parts. One tree is split at random, class by class; every class of two
-    images or more has at least one in each part. The layout is logged before any image is decoded.
+    `find_splits` says which folders are the parts. Without a validation part, one is kept of the images to train on,
+    class by class (see `hold_out`): the test part never has a say in which weights are the best. The layout is logged
+    before any image is decoded.
 
     Args:
-        val_share: of one tree: the fraction of every class that is kept for validation.
-        seed: of the split.
+        val_share: without a validation part: the fraction of every class that is kept for validation.
+        seed: decides which images these are.
+        fold: keeps a fold for validation instead of a share.
         broken: whether a broken image is an error, or left out with a warning.
 
     Raises:
-        InputError: as `open_images`; or there are too few classes or images; the classes of the two trees differ; or
-            there is only one of the two parts.
+        InputError: as `open_images`; or there are too few classes or images; the classes of two parts differ; there is
+            only one part; or a fold is asked for and there is a validation part.
     """
     root = expand_home(root)
     parts = find_splits(root, layout)
-    if parts.train and parts.val:
-        train, val = _scanned(parts.train, layout, root), _scanned(parts.val, layout, root)
-        _check_same_classes(train, val)
-        _check_classes(train)
-        used = {*parts.train.parents, parts.train, *parts.val.parents, parts.val}
-        if left := [folder.name for folder in class_folders(parts.whole, layout) if folder not in used]:
-            logger.info("%s: ignored the folders %s", printable(parts.whole), shortlist(map(printable, left)))
-        logger.info(
-            "%s: %s; %d images in %s to train on, %d in %s to validate on",
-            printable(root.absolute().name),
-            _classes(train),
-            len(train.files),
-            printable(train.root.relative_to(root)),
-            len(val.files),
-            printable(val.root.relative_to(root)),
-        )
-        return Data(_decoded(train, broken, shown=shown), _decoded(val, broken, shown=shown))
-    if alone := parts.train or parts.val:
+    if parts.train and (parts.val or parts.test):
+        if parts.val and fold:
+            raise InputError(
+                f"{printable(parts.whole)} has its own validation part, {printable(parts.val.name)}: leave --folds and "
+                f"--fold out, or skip that part with `--ignore {printable(parts.val.name)}`"
+            )
+        return _open_parts(root, parts, val_share, seed, fold, broken, layout, shown=shown)
+    if alone := parts.train or parts.held_out:
         raise InputError(
             f"{printable(parts.whole)} has {printable(alone.relative_to(parts.whole))} and no folder for the other "
             f"part: name both with `--split TRAIN,VAL`; or give {printable(alone)}, to have it split; or say `--split "
             "none` if its folders are classes"
         )
-    if not 0 < val_share < 1:
-        raise InputError(f"the share of images to validate on is {val_share}: give one between 0 and 1, such as 0.1")
+    check_share(val_share)
     tree = _scanned(parts.whole, layout, root)
     _check_classes(tree)
     logger.info("%s: %s; %d images", _name(tree.root), _classes(tree), len(tree.files))
-    return _split(_decoded(tree, broken, shown=shown), val_share, seed)
+    return Data(*hold_out(_decoded(tree, broken, shown=shown), share=val_share, seed=seed, fold=fold))
+
+
+def _open_parts(
+    root: Path,
+    parts: Splits,
+    val_share: float,
+    seed: int,
+    fold: Fold | None,
+    broken: OnBroken,
+    layout: Layout,
+    *,
+    shown: bool,
+) -> Data:
+    """The images of a data set that has a training part and at least one other."""
+    found = {
+        purpose: _scanned(part, layout, root)
+        for purpose, part in (("train", parts.train), ("validate", parts.val), ("test", parts.test))
+        if part
+    }
+    if "validate" not in found:
+        check_share(val_share)
+    train = found["train"]
+    for tree in found.values():
+        _check_same_classes(train, tree)
+    _check_classes(train)
+    used = {folder for tree in found.values() for folder in (*tree.root.parents, tree.root)}
+    if left := [folder.name for folder in class_folders(parts.whole, layout) if folder not in used]:
+        logger.info("%s: ignored the folders %s", printable(parts.whole), shortlist(map(printable, left)))
+    logger.info(
+        "%s: %s; %s",
+        printable(root.absolute().name),
+        _classes(train),
+        ", ".join(
+            f"{len(tree.files)} {'images ' if tree is train else ''}in {printable(tree.root.relative_to(root))} to "
+            f"{purpose} on"
+            for purpose, tree in found.items()
+        ),
+    )
+    whole = {purpose: _decoded(tree, broken, shown=shown) for purpose, tree in found.items()}
+    if "validate" in whole:
+        return Data(whole["train"], whole["validate"], whole.get("test"))
+    return Data(*hold_out(whole["train"], share=val_share, seed=seed, fold=fold), whole["test"])
 
 
 def open_images(root: Path, *, broken: OnBroken = "refuse", shown: bool = True, layout: Layout = AUTO) -> ImageFolder:
-    """Images to evaluate on: the validation part (see `find_parts`) if there is one, else all of `root/<class>/`.
+    """Images to evaluate on: the test part, else the validation part (see `find_splits`), else all of `root/<class>/`.
 
     Every image below a class folder counts, however deep; links are followed. Every file is decoded once: a broken one
     is reported now, not in the middle of a training.
@@ -141,8 +171,8 @@ def open_images(root: Path, *, broken: OnBroken = "refuse", shown: bool = True, 
     """
     root = expand_home(root)
     parts = find_splits(root, layout)
-    validates = parts.val and (parts.train or holds_only_val(parts.whole, layout))
-    tree = _scanned(parts.val if parts.val and validates else parts.whole, layout, root)
+    held_out = parts.held_out if parts.train or holds_only_held_out(parts.whole, layout) else None
+    tree = _scanned(held_out or parts.whole, layout, root)
     logger.info("%s: %s; %d images", _name(tree.root), _classes(tree), len(tree.files))
     return _decoded(tree, broken, shown=shown)
 
@@ -247,19 +277,6 @@ def _check_same_classes(train: Tree, val: Tree) -> None:
             f"the classes of {printable(train.root)} and {printable(val.root)} differ ({'; '.join(differing)}): give "
             "both the same folders"
         )
-
-
-def _split(whole: ImageFolder, val_share: float, seed: int) -> Data:
-    chosen = np.zeros(len(whole), dtype=bool)  # for validation
-    for label in range(len(whole.classes)):
-        members = np.flatnonzero(whole.labels == label)
-        count = min(max(round(val_share * len(members)), 1), len(members) - 1)
-        chosen[np.random.default_rng((seed, label)).permutation(members)[:count]] = True
-    if not chosen.any():
-        raise InputError(f"{whole.name} has one image per class, which leaves none to validate on: add more")
-    train, val = np.flatnonzero(~chosen), np.flatnonzero(chosen)
-    logger.info("%s: %d images to train on, %d to validate on (seed %d)", whole.name, len(train), len(val), seed)
-    return Data(whole.part(f"{whole.name} (train)", train), whole.part(f"{whole.name} (val)", val))
 
 
 def _name(root: Path) -> str:

@@ -70,11 +70,13 @@ class InMemory(Dataset):
     def title(self, index: int) -> str:
         return f"{self.name}, number {index}"
 
-    def digest(self) -> str:
+    def digest(self, indices: np.ndarray | None = None) -> str:
         """Of classes, labels and pixels: the images have no files."""
-        digest = hashlib.sha256(repr((self.classes, tuple(self.images.shape))).encode())
-        digest.update(self.labels.astype("<i8").tobytes())
-        digest.update(self.images.contiguous().numpy().data)
+        chosen = slice(None) if indices is None else indices
+        labels, images = self.labels[chosen], self.images[chosen]
+        digest = hashlib.sha256(repr((self.classes, tuple(images.shape))).encode())
+        digest.update(labels.astype("<i8").tobytes())
+        digest.update(images.contiguous().numpy().data)
         return digest.hexdigest()
 
     def image(self, index: int) -> Image.Image:

@@ -1,18 +1,20 @@
-"""Names of folders that hold the training or validation part of a data set."""
+"""Names of folders that hold the training, validation or test part of a data set."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-# In order of preference: "val" is taken before "test".
+# In order of preference: "val" is taken before "dev".
 TRAIN = ("train", "training", "trainset")
-VAL = ("val", "validation", "valid", "valset", "dev", "test", "testing", "testset", "eval", "evaluation")
+VAL = ("val", "validation", "valid", "valset", "dev")
+TEST = ("test", "testing", "testset", "eval", "evaluation")
+HELD_OUT = VAL + TEST
 
 
 def names_a_split(name: str) -> bool:
-    """Whether a folder's name has a word for the training or validation part: "seg_train" has, "cats" has not."""
-    return bool(rank(name, TRAIN) or rank(name, VAL))
+    """Whether a folder's name has a word for a part: "seg_train" has, "cats" has not."""
+    return bool(rank(name, TRAIN + HELD_OUT))
 
 
 def is_one_word(name: str, words: tuple[str, ...]) -> bool:
@@ -22,13 +24,13 @@ def is_one_word(name: str, words: tuple[str, ...]) -> bool:
 
 
 def name_both_parts(names: Sequence[str], *, one_word: bool) -> bool:
-    """Whether one of the names is for the training part, and one for the validation part.
+    """Whether one of the names is for the training part, and one for validation or test.
 
     Args:
         one_word: whether only names without other words count.
     """
     recognised = is_one_word if one_word else rank
-    return all(any(recognised(name, words) for name in names) for words in (TRAIN, VAL))
+    return all(any(recognised(name, words) for name in names) for words in (TRAIN, HELD_OUT))
 
 
 def rank(name: str, words: tuple[str, ...]) -> tuple[int, int] | None:

@@ -1,9 +1,12 @@
-"""Finds the training and validation parts of a folder of images. Opens no image that has a usual suffix."""
+"""Finds the training, validation and test parts of a folder of images. Opens no image that has a usual suffix."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,18 +21,35 @@ from model_export.datasets.listing import (
     holds_images,
     overlapping,
 )
-from model_export.datasets.split_names import TRAIN, VAL, is_one_word, name_both_parts, names_a_split, rank
+from model_export.datasets.split_names import (
+    HELD_OUT,
+    TEST,
+    TRAIN,
+    VAL,
+    is_one_word,
+    name_both_parts,
+    names_a_split,
+    rank,
+)
 from model_export.errors import InputError, shortlist
+
+logger = logging.getLogger(__name__)
 
 MAX_WRAPPERS = 3  # folders around the data set, as archives have when they are unpacked
 
 
 class Splits(NamedTuple):
-    """Where the parts of a data set are. Both None: `whole` holds the class folders."""
+    """Where the parts of a data set are. All None: `whole` holds the class folders."""
 
     whole: Path
     train: Path | None
     val: Path | None
+    test: Path | None = None
+
+    @property
+    def held_out(self) -> Path | None:
+        """The part to evaluate on."""
+        return self.test or self.val
 
 
 def find_splits(root: Path, layout: Layout = AUTO) -> Splits:
@@ -48,22 +68,35 @@ def find_splits(root: Path, layout: Layout = AUTO) -> Splits:
     whole = _unwrapped(root, layout, through_parts=layout.split == "none")
     if layout.split == "none":
         return Splits(whole, None, None)
-    train, val = (_part(whole, words, layout) for words in (TRAIN, VAL))
-    if train and val:
-        train, val = _unwrapped(train, layout), _unwrapped(val, layout)
-        _check_apart(train, val, layout)
-        return Splits(whole, train, val)
-    if not (val and holds_only_val(whole, layout)):
+    train, val, test = (part and _unwrapped(part, layout) for part in _parts(whole, layout))
+    if train and val and test and not _share_classes(train, test, layout):
+        logger.warning("%s: ignored, because no class of %s is in it", printable(test), printable(train))
+        test = None
+    if train and (val or test):
+        _check_apart([part for part in (train, val, test) if part], layout)
+        return Splits(whole, train, val, test)
+    if not ((val or test) and holds_only_held_out(whole, layout)):
         for path in entries(whole):
             check_link(path, layout)
         _check_parts_have_classes(whole, train, layout)
         _check_not_parts_by_structure(whole, layout)
-    return Splits(whole, train and _unwrapped(train, layout), val and _unwrapped(val, layout))
+    return Splits(whole, train, val, test)
 
 
-def holds_only_val(whole: Path, layout: Layout = AUTO) -> bool:
-    """Whether the names of all folders are for validation parts, none for a class or a training part."""
-    return all(rank(folder.name, VAL) for folder in class_folders(whole, layout))
+def holds_only_held_out(whole: Path, layout: Layout = AUTO) -> bool:
+    """Whether the names of all folders are for validation or test parts, none for a class or a training part."""
+    return all(rank(folder.name, HELD_OUT) for folder in class_folders(whole, layout))
+
+
+def _parts(whole: Path, layout: Layout) -> tuple[Path | None, ...]:
+    """The folders for training, validation and test."""
+    return tuple(_part(whole, words, layout) for words in (TRAIN, VAL, TEST))
+
+
+def _share_classes(train: Path, test: Path, layout: Layout) -> bool:
+    """Whether a class is in both parts. Test pictures without labels lie in one folder with another name."""
+    names = [{folder.name for folder in class_folders(part, layout)} for part in (train, test)]
+    return bool(names[0] & names[1])
 
 
 def _unwrapped(root: Path, layout: Layout, *, through_parts: bool = True) -> Path:
@@ -94,39 +127,56 @@ def _part(root: Path, words: tuple[str, ...], layout: Layout) -> Path | None:
     if len(folders) > 1:
         raise InputError(
             f"{printable(root)} has several folders that could be the part {words[0]} ({base_names(folders)}): "
-            "name the two parts with `--split TRAIN,VAL`, or say `--split none` if they are classes"
+            "name the parts with `--split TRAIN,VAL` or `--split TRAIN,VAL,TEST`, or say `--split none` if they are "
+            "classes"
         )
     return folders[0]
 
 
-def _named_parts(root: Path, layout: Layout) -> tuple[Path, Path]:
-    """The two parts that `--split TRAIN,VAL` names."""
+def _named_parts(root: Path, layout: Layout) -> tuple[Path | None, ...]:
+    """The parts that `--split TRAIN,VAL`, `TRAIN,VAL,TEST` or `TRAIN,,TEST` names."""
     names = [as_named(name.strip()) if name.strip() else "" for name in layout.split.split(",")]
-    if len(names) != 2 or not all(names) or names[0] == names[1] or any(Path(name).is_absolute() for name in names):
+    given = [name for name in names if name]
+    if (
+        len(names) not in (2, 3)
+        or not (names[0] and names[-1])
+        or len(set(given)) < len(given)
+        or any(Path(name).is_absolute() for name in given)
+    ):
         raise InputError(
-            f"--split {printable(layout.split)} does not name two folders in {printable(root)}: give auto, none, or "
-            "two names: TRAIN,VAL"
+            f"--split {printable(layout.split)} does not name parts of {printable(root)}: give auto, none, or names of "
+            "folders: TRAIN,VAL or TRAIN,VAL,TEST; or TRAIN,,TEST, to have a part of TRAIN kept for validation"
         )
-    if missing := [name for name in names if not (root / name).is_dir()]:
+    if missing := [name for name in given if not (root / name).is_dir()]:
         present = base_names(class_folders(root, layout)) or "no folders"
         raise InputError(
             f"{printable(root)} has no folder {printable(missing[0])}, which --split names: it has {present}"
         )
-    train, val = (_unwrapped(root / name, layout) for name in names)
-    _check_apart(train, val, layout)
-    return train, val
-
-
-def _check_apart(train: Path, val: Path, layout: Layout) -> None:
-    """Raises InputError if a folder is in both parts: the network would be validated on images it has learned."""
-    both = overlapping([train, val]) or overlapping([*class_folders(train, layout), *class_folders(val, layout)])
-    # Two classes of one part that overlap are left to `scan`, which reports them.
-    if both and (both[0] in (train, val) or both[0].parent != both[1].parent):
-        raise InputError(
-            f"{printable(both[0])} and {printable(both[1])} are the same folder, or one contains the other, and "
-            "validation images would be trained on: remove the link, or name two separate parts with "
-            "`--split TRAIN,VAL`"
+    if len(names) == 2 and rank(names[1], TEST):
+        logger.warning(
+            "%s: the best weights will be chosen by %s, so its accuracy will be a little too good: to measure on it "
+            "once, at the end, say `--split %s,,%s`",
+            printable(root),
+            *map(shlex.quote, (names[1], *names)),
         )
+    parts = tuple(_unwrapped(root / name, layout) if name else None for name in names)
+    _check_apart([part for part in parts if part], layout)
+    return parts
+
+
+def _check_apart(parts: Sequence[Path], layout: Layout) -> None:
+    """Raises InputError if a folder is in two parts: the network would be validated on images it has learned."""
+    for one, other in itertools.combinations(parts, 2):
+        both = overlapping([one, other]) or overlapping([*class_folders(one, layout), *class_folders(other, layout)])
+        # Two classes of one part that overlap are left to `scan`, which reports them.
+        if both and (both[0] in (one, other) or both[0].parent != both[1].parent):
+            used = (
+                "validation images would be trained on" if one is parts[0] else "test images would choose the weights"
+            )
+            raise InputError(
+                f"{printable(both[0])} and {printable(both[1])} are the same folder, or one contains the other, and "
+                f"{used}: remove the link, or name separate parts with `--split TRAIN,VAL`"
+            )
 
 
 def _check_parts_have_classes(root: Path, train: Path | None, layout: Layout) -> None:
@@ -135,7 +185,7 @@ def _check_parts_have_classes(root: Path, train: Path | None, layout: Layout) ->
     Among other folders only one-word names count: "freight_train" and "test_tube" may be classes.
     """
     folders = [folder.name for folder in class_folders(root, layout)]
-    one_word = [name for name in folders if is_one_word(name, TRAIN + VAL)]
+    one_word = [name for name in folders if is_one_word(name, TRAIN + HELD_OUT)]
     if all(map(names_a_split, folders)) and name_both_parts(folders, one_word=False):
         parts = folders
     elif one_word == folders or name_both_parts(folders, one_word=True):
@@ -167,7 +217,7 @@ def _check_not_parts_by_structure(root: Path, layout: Layout) -> None:
     if name_both_parts(shared, one_word=True):
         return
     ordered = sorted(
-        parts, key=lambda part: (not rank(part.name, TRAIN), bool(rank(part.name, VAL)), -_count_files(part))
+        parts, key=lambda part: (not rank(part.name, TRAIN), bool(rank(part.name, HELD_OUT)), -_count_files(part))
     )
     split = shlex.quote(",".join(printable(part.name) for part in ordered[:2]))
     raise InputError(

@@ -6,26 +6,34 @@ from pathlib import Path
 
 from model_export.datasets.base import Dataset
 from model_export.datasets.by_name import is_folder, open_data
-from model_export.datasets.image_folder import OnBroken, open_folder, open_images
+from model_export.datasets.holding_out import Fold
+from model_export.datasets.image_folder import OnBroken, open_images
 from model_export.datasets.layout import AUTO, Layout
 
 
 def evaluation_images(
-    spec: str, *, broken: OnBroken = "refuse", val_share: float | None = None, seed: int = 0, layout: Layout = AUTO
+    spec: str,
+    *,
+    broken: OnBroken = "refuse",
+    val_share: float | None = None,
+    seed: int = 0,
+    fold: Fold | None = None,
+    layout: Layout = AUTO,
 ) -> Dataset:
-    """The validation part of a data set; all images of a folder without one.
+    """The test part of a data set, else its validation part; all images of a folder without either.
 
     Args:
         spec: as for `open_data`.
         broken, layout: of a folder: see `open_folder`.
-        val_share, seed: of a folder that a training has split: the part that the training kept for validation.
+        val_share, seed, fold: of a training: what it kept of its images for validation is evaluated on instead.
 
     Raises:
         InputError: there is no such data set, or it cannot be used.
         Unavailable: CIFAR-10 cannot be downloaded.
     """
+    if fold is not None or val_share is not None:
+        share = 0.1 if val_share is None else val_share
+        return open_data(spec, val_share=share, seed=seed, fold=fold, broken=broken, layout=layout).val
     if not is_folder(spec):
-        return open_data(spec).val
-    if val_share is not None:
-        return open_folder(Path(spec), val_share=val_share, seed=seed, broken=broken, layout=layout).val
+        return open_data(spec).held_out
     return open_images(Path(spec), broken=broken, layout=layout)

@@ -13,6 +13,7 @@ state dicts fit both.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,11 @@ IMAGENET_BLOCKS: dict[int, tuple[int, int, int, int]] = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
+
+
+# The parts of a network before its last layer, named as in table 1 of the paper; CIFAR nets end with conv4.
+Stage = Literal["stem", "conv2", "conv3", "conv4", "conv5"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 def build(architecture: Architecture) -> ResNet:
@@ -173,6 +179,17 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 # He initialisation (reference [13] of the paper)
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def modules_up_to(self, stage: Stage) -> list[nn.Module]:
+        """The modules of all stages from the stem to this one.
+
+        Raises:
+            ValueError: the network has no such stage.
+        """
+        count = STAGES.index(stage)  # of the stages after the stem
+        if count > self.num_stages:
+            raise ValueError(f"{self.architecture.name} has no {stage}: the last stage is {STAGES[self.num_stages]}")
+        return [self.conv1, self.bn1, *(self.get_submodule(f"layer{i}") for i in range(1, count + 1))]
 
     def features(self, x: Tensor) -> Tensor:
         """The last feature map, before pooling: `(N, 3, 224, 224) -> (N, C, 7, 7)` for the ImageNet nets."""

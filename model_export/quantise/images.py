@@ -12,27 +12,10 @@ from model_export.datasets.base import MAX_PIXELS, Data, Dataset, explain_unread
 from model_export.datasets.by_name import is_folder, open_data
 from model_export.datasets.image_folder import open_unlabelled
 from model_export.datasets.layout import AUTO, Layout
+from model_export.datasets.subset import Subset
 from service.runtime.images.decoding import decode
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import Preprocessing
-
-
-class Subset(Dataset):
-    """Some images of a data set.
-
-    Args:
-        indices: int64 (n,), into `whole`.
-    """
-
-    def __init__(self, whole: Dataset, indices: np.ndarray) -> None:
-        self.whole, self.indices = whole, indices
-        self.name, self.classes, self.labels = whole.name, whole.classes, whole.labels[indices]
-
-    def read(self, index: int) -> bytes:
-        return self.whole.read(int(self.indices[index]))
-
-    def title(self, index: int) -> str:
-        return self.whole.title(int(self.indices[index]))
 
 
 def sample(dataset: Dataset, count: int, *, skip: int = 0) -> Subset:
@@ -51,7 +34,7 @@ def open_calibration_data(spec: str, layout: Layout = AUTO) -> Data:
     """Images to calibrate on (`train`) and others for the gate (`val`).
 
     A folder with images directly in it has no labels: its two halves have no `classes`. Anything else is opened and
-    split as for training, so the network has never seen the images of the gate.
+    split as for training; the gate takes the test part if there is one, else the validation part.
 
     Args:
         spec: a folder of images, or any other `spec` of `open_data`.
@@ -63,7 +46,8 @@ def open_calibration_data(spec: str, layout: Layout = AUTO) -> Data:
     if is_folder(spec) and (unlabelled := open_unlabelled(Path(spec), layout)):
         half = len(unlabelled) // 2
         return Data(sample(unlabelled, half), sample(unlabelled, len(unlabelled), skip=half))
-    return open_data(spec, layout=layout)
+    data = open_data(spec, layout=layout)
+    return Data(data.train, data.held_out)
 
 
 def batches(dataset: Dataset, preprocessing: Preprocessing, size: int) -> Iterator[np.ndarray]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from model_export.datasets.base import Data
+from model_export.evaluation.class_scores import macro_f1
 from model_export.evaluation.evaluate import evaluate
+from model_export.evaluation.metrics import top_k_accuracy
 from model_export.evaluation.predictors import TorchPredictor
 from model_export.evaluation.recording import accuracy_of
 from model_export.evaluation.result import Evaluation
+from model_export.report.mistakes_page import write_mistakes
 from model_export.report.page import write_report
 from model_export.report.plots import save_png, training_curves
 from model_export.training import checkpoint
@@ -20,9 +24,11 @@ from model_export.weights.safetensors_file import save_safetensors
 
 
 def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
-    """Evaluates a run's best weights as they will be served, and writes `curves.png` and `report.html` to its folder.
+    """Evaluates a run's best weights as they will be served, and writes `curves.png` and two pages to its folder.
 
-    The accuracy is recorded in the file of the best weights, from which `export` takes it into the model card.
+    They are evaluated on the test part, which the run has not looked at before; without one, on the validation part,
+    which has chosen them. The accuracy is recorded in the file of the best weights, from which `export` takes it into
+    the model card. The callbacks of the run are told its end.
 
     Args:
         trainer: the run, at its end.
@@ -43,15 +49,38 @@ def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
         summary=[
             ("best epoch", f"{best.epoch:.4g} of {rows[-1].epoch:.4g}"),
             ("training images", str(len(trainer.data.train))),
+            *accuracy_rows(trainer.data, best, evaluation),
             ("time", f"{rows[-1].seconds / 60:.1f} min, {rows[-1].images_per_s:.0f} images/s"),
-            *((name, str(value)) for name, value in trainer.about.items()),
+            *((name, str(value)) for name, value in trainer.about.items() if value is not None),
         ],
         recipe=describe(trainer.recipe),
         rows=rows,
         evaluation=evaluation,
-        dataset=trainer.data.val,
+        dataset=trainer.data.held_out,
+    )
+    write_mistakes(trainer.folder / "mistakes.html", evaluation, trainer.data.held_out)
+    part = "val" if trainer.data.test is None else "test"
+    trainer.callbacks.on_run_end(
+        {
+            "best_epoch": best.epoch,
+            "best_val_error": best.val_error,
+            f"{part}_top1": top_k_accuracy(evaluation, 1),
+            f"{part}_macro_f1": macro_f1(evaluation),
+        }
     )
     return evaluation
+
+
+def accuracy_rows(data: Data, best: Row, evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What the accuracy on the page was measured on, and what the best weights were chosen by."""
+    chosen = f"{len(data.val)} images, {data.val.name}"
+    if data.test is None:
+        remark = "these images have chosen the weights, so it may be a little too good; a test part would tell"
+        return [("chosen by", chosen), ("accuracy", f"of the same images: {remark}")]
+    return [
+        ("chosen by", f"{chosen}: top-1 {100 * (1 - best.val_error):.2f}%"),
+        ("accuracy", f"of {len(evaluation.labels)} images, {data.test.name}, used once, after the training"),
+    ]
 
 
 def _evaluate_best(trainer: Trainer) -> Evaluation:
@@ -59,7 +88,7 @@ def _evaluate_best(trainer: Trainer) -> Evaluation:
     path = trainer.folder / checkpoint.BEST
     loaded = load_file(path)
     predictor = TorchPredictor(loaded, str(path), "cuda" if trainer.device.type == "cuda" else "cpu")
-    evaluation = evaluate(predictor, trainer.data.val)
+    evaluation = evaluate(predictor, trainer.data.held_out)
     record = Record(
         architecture=loaded.net.architecture,
         preprocessing=loaded.preprocessing,

@@ -17,11 +17,11 @@ from PIL import ImageOps
 
 from model_export.datasets.base import Dataset
 from model_export.disk import write_atomically
+from model_export.evaluation.class_scores import class_scores, macro_f1
 from model_export.evaluation.metrics import (
     confusion_matrix,
     expected_calibration_error,
     most_confused,
-    per_class_accuracy,
     reliability_bins,
     top_k_accuracy,
     worst_mistakes,
@@ -40,7 +40,7 @@ PACKAGES = ("resnet-service", "torch", "numpy", "pillow", "onnxruntime", "onnxru
 Pairs = Sequence[tuple[str, str]]
 
 # Class names and file names come from the data set and are not to be trusted: everything is escaped.
-_TEMPLATES = Environment(
+TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
     undefined=StrictUndefined,
@@ -69,11 +69,15 @@ class Mistake(NamedTuple):
 
 
 class ClassRow(NamedTuple):
-    """A row of the table of classes."""
+    """A row of the table of classes. Scores in percent, as in `ClassScores`; None without a value."""
 
     name: str
     images: int
-    accuracy: float | None  # percent; None without images
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    threshold: float | None  # a probability
+    threshold_f1: float | None
 
 
 def write_report(
@@ -100,7 +104,7 @@ def write_report(
         ImageFault: an image is broken.
         OSError: an image is missing, or the report cannot be written.
     """
-    page = _TEMPLATES.get_template("report.html").render(
+    page = TEMPLATES.get_template("report.html").render(
         title=title,
         evaluation=evaluation,
         headline=_headline(rows, evaluation),
@@ -121,6 +125,7 @@ def _headline(rows: Sequence[Row], evaluation: Evaluation) -> list[tuple[str, st
     figures = [("top-1 accuracy", f"{100 * top_k_accuracy(evaluation, 1):.2f}%")]
     if len(evaluation.classes) > 5:  # with five or fewer it is always 100%
         figures.append(("top-5 accuracy", f"{100 * top_k_accuracy(evaluation, 5):.2f}%"))
+    figures.append(("mean F1 of the classes", f"{100 * macro_f1(evaluation):.2f}%"))
     figures.append(("calibration error (ECE)", f"{100 * expected_calibration_error(evaluation):.2f}%"))
     figures.append(("images", f"{len(evaluation.labels):,}"))
     if rows:
@@ -152,7 +157,7 @@ def _mistakes(evaluation: Evaluation, dataset: Dataset) -> list[Mistake]:
         mistakes.append(
             Mistake(
                 title=dataset.title(index),
-                image=_thumbnail(dataset, index),
+                image=thumbnail(dataset, index, THUMBNAIL),
                 true=evaluation.classes[true],
                 predicted=evaluation.classes[predicted],
                 confidence=100 * float(probabilities[predicted]),
@@ -162,20 +167,38 @@ def _mistakes(evaluation: Evaluation, dataset: Dataset) -> list[Mistake]:
     return mistakes
 
 
-def _thumbnail(dataset: Dataset, index: int) -> str:
+def thumbnail(dataset: Dataset, index: int, side: int) -> str:
+    """An image as a data URI, its longer side `side` pixels.
+
+    Raises:
+        ImageFault: it is broken.
+        OSError: it is missing.
+    """
     file = io.BytesIO()
-    ImageOps.contain(dataset.image(index), (THUMBNAIL, THUMBNAIL)).save(file, "JPEG", quality=85)
+    ImageOps.contain(dataset.image(index), (side, side)).save(file, "JPEG", quality=85)
     return _data_uri("image/jpeg", file.getvalue())
 
 
 def _class_rows(evaluation: Evaluation) -> list[ClassRow]:
-    """The lowest accuracy first, classes without images last."""
-    accuracy = per_class_accuracy(evaluation)
+    """The lowest F1 first, classes without images last."""
+    scores = class_scores(evaluation)
     images = np.bincount(evaluation.labels, minlength=len(evaluation.classes))
     return [
-        ClassRow(evaluation.classes[i], int(images[i]), 100 * float(accuracy[i]) if images[i] else None)
-        for i in np.argsort(accuracy, kind="stable")  # NaN sorts last
+        ClassRow(
+            evaluation.classes[i],
+            int(images[i]),
+            _value(scores.precision[i], 100),
+            _value(scores.recall[i], 100),
+            _value(scores.f1[i], 100),
+            _value(scores.threshold[i], 1),
+            _value(scores.threshold_f1[i], 100),
+        )
+        for i in np.argsort(scores.f1, kind="stable")  # NaN sorts last
     ]
+
+
+def _value(number: float, factor: int) -> float | None:
+    return None if np.isnan(number) else factor * float(number)
 
 
 def environment() -> Pairs:

@@ -22,6 +22,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from model_export.disk import write_atomically
 from model_export.evaluation.metrics import ReliabilityBins
 from model_export.training.history import Row
+from model_export.training.range_test import RangeTest
 
 WIDTH = 10.0  # inches, at DPI
 DPI = 100
@@ -94,6 +95,24 @@ def training_curves(rows: Sequence[Row], title: str) -> Figure:
         lr.yaxis.set_minor_formatter(NullFormatter())
     lr.set_xlabel("epoch", fontsize=TEXT)
     figure.align_ylabels()
+    return figure
+
+
+def range_test_plot(test: RangeTest, title: str) -> Figure:
+    """Loss against the learning rate, with the suggested one marked."""
+    figure = _figure(5.4, title)
+    axes = figure.subplots()
+    axes.plot(test.lrs, test.losses, color=SKY, linewidth=1, label="loss of a step")
+    axes.plot(test.lrs, test.trend, color=BLUE, linewidth=2.4, label="trend")
+    at = int(np.argmin(np.abs(test.lrs - test.suggested)))
+    axes.plot([test.lrs[at]], [test.trend[at]], "o", color=VERMILION, markersize=9, markeredgecolor="white",
+              label=f"falls fastest: {test.suggested:.2g}", zorder=3)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate", fontsize=TEXT)
+    _style(axes, "loss")
+    # Where it diverges, the loss rises without end: the figure is about where it falls.
+    axes.set_ylim(0.9 * test.losses.min(), 1.3 * test.trend[0])
+    axes.legend(**_above(3))
     return figure
 
 

@@ -24,7 +24,7 @@ from service.runtime.model_card import Training
 
 LAST = "last.pt"
 BEST = "best.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 Content = dict[str, Any]  # tensors, numbers, strings, lists and dicts: what `torch.load(weights_only=True)` reads
 
@@ -118,7 +118,7 @@ class BestWeights:
 def fingerprint(data: Data) -> str:
     """A digest of the names and labels of all images."""
     digest = hashlib.sha256()
-    for part in data:
+    for part in data.parts:
         digest.update(repr((part.classes, [part.title(i) for i in range(len(part))])).encode())
         digest.update(part.labels.tobytes())
     return digest.hexdigest()

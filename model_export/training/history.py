@@ -36,6 +36,12 @@ class Row(NamedTuple):
     seconds: float  # of work since the run began, across interruptions
 
 
+def stalled(rows: Sequence[Row]) -> int:
+    """How many evaluations there have been since that with the lowest validation error, or the first of these."""
+    errors = [row.val_error for row in rows]
+    return len(rows) - 1 - errors.index(min(errors))
+
+
 def summary(row: Row) -> str:
     """A row as a line of the log."""
     return (

@@ -1,7 +1,8 @@
 """Batches of images, read, decoded and augmented by worker processes ahead of the network.
 
-What an image looks like depends on the seed, the epoch and its index alone; so a run is the same with any number of
-workers, and a resumed run continues with the batches of an uninterrupted one.
+What an image looks like depends on the seed, the epoch and its index alone (and on how often it has come before in this
+epoch, with balanced sampling); so a run is the same with any number of workers, and a resumed run continues with the
+batches of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class _TrainingImages(TorchDataset[tuple[Tensor, int, Tensor]]):
         self.fill = (r, g, b)  # of borders and erased rectangles: zero, once the mean is subtracted
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, Tensor]:
-        rng = np.random.default_rng((self.seed, VIEW, key.epoch, key.image))
+        again = (key.time,) if key.time else ()
+        rng = np.random.default_rng((self.seed, VIEW, key.epoch, key.image, *again))
         recipe = self.recipe
         image = read_image(self.dataset, key.image)
         pixels = to_array(training_view(image, recipe, key.size, self.fill, rng))

@@ -30,6 +30,8 @@ class Machine:
     """between checkpoints; one is also written after every evaluation and when the run is stopped"""
     keep: int = 3
     """how many of the best weights to keep"""
+    log_to: tuple[str, ...] = ()
+    """names of the trackers that follow the run"""
 
     def autocast_dtype(self, device: torch.device) -> torch.dtype | None:
         """The type of convolutions and matrix products; None for float32."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model_export.errors import InputError
+from model_export.training.balance import balanced_epoch
 from model_export.training.distributed import Processes
 from model_export.training.recipe import Recipe
 
@@ -21,10 +22,14 @@ class Key(NamedTuple):
     epoch: int
     image: int
     size: int  # of the view, pixels
+    time: int = 0  # how often the image has come in this epoch before: each time it looks different
 
 
 class Plan(NamedTuple):
-    """Which images make up which step. Every epoch shuffles the whole set and leaves out a last incomplete batch."""
+    """Which images make up which step.
+
+    Every epoch draws as many images as there are, and leaves out a last incomplete batch.
+    """
 
     images: int  # size of the training set
     recipe: Recipe
@@ -32,15 +37,20 @@ class Plan(NamedTuple):
     seed: int
     rank: int = 0
     world: int = 1
+    labels: bytes = b""  # int64 (images,), for balanced sampling; as bytes, which know their hash
 
     @classmethod
-    def of(cls, recipe: Recipe, images: int, seed: int, processes: Processes) -> Plan:
+    def of(cls, recipe: Recipe, labels: np.ndarray, seed: int, processes: Processes) -> Plan:
         """This process's plan of a run.
+
+        Args:
+            labels: int64 (N,), of the training set.
 
         Raises:
             InputError: a batch cannot be divided among the processes and the parts of `accumulate`.
         """
-        plan = cls(images, recipe, 0, seed, processes.rank, processes.world)
+        known = labels.tobytes() if recipe.sampling == "balanced" else b""
+        plan = cls(len(labels), recipe, 0, seed, processes.rank, processes.world, known)
         if plan.batch_size % (plan.world * recipe.accumulate):
             raise InputError(
                 f"a batch of {plan.batch_size} images cannot be divided among {plan.world} processes and "
@@ -69,9 +79,10 @@ class Plan(NamedTuple):
     def keys(self, step: int) -> list[Key]:
         """The images that this process sees in a step: every `world`-th of the batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = _order(self.seed, epoch, self.images)
+        order = _order(self.seed, epoch, self.images, self.labels)
         batch = order[position * self.batch_size : (position + 1) * self.batch_size]
-        return [Key(epoch, int(index), self.size(step)) for index in batch[self.rank :: self.world]]
+        size = self.size(step)
+        return [Key(epoch, image, size, time) for image, time in batch[self.rank :: self.world].tolist()]
 
     def size(self, step: int) -> int:
         """The side of a step's images, pixels: `first_size`, if the recipe has one, until the first milestone."""
@@ -89,5 +100,9 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, images: int) -> np.ndarray:
-    return np.random.default_rng((seed, ORDER, epoch)).permutation(images)
+def _order(seed: int, epoch: int, images: int, labels: bytes) -> np.ndarray:
+    """The images of an epoch, and how often each has come before: int64 (images, 2)."""
+    rng = np.random.default_rng((seed, ORDER, epoch))
+    if labels:
+        return np.stack(balanced_epoch(np.frombuffer(labels, np.int64), rng), axis=1)
+    return np.stack([rng.permutation(images), np.zeros(images, np.int64)], axis=1)

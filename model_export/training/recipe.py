@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model_export.errors import InputError
+from model_export.nets.resnet import Stage
 from service.runtime.model_card import Architecture, Interpolation
 
 RecipeName = Literal["paper-imagenet", "paper-cifar", "modern", "finetune", "demo"]
@@ -57,7 +58,13 @@ class Recipe(BaseModel):
     """learning rate at the start, until the training error has fallen to `warmup_error` (section 4.2)"""
     warmup_error: float = Field(default=0.8, gt=0, lt=1)
 
+    early_stopping: int | None = Field(default=None, ge=1)
+    """epochs without a lower validation error after which the run ends"""
+
     # Images.
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    """which images make up an epoch. shuffle: each once. balanced: equally many of every class; those of small classes
+    come several times, each time augmented anew, those of large ones not in every epoch"""
     family: Literal["imagenet", "cifar"] = "imagenet"
     """networks that the recipe is meant for"""
     size: int = Field(default=224, ge=8)
@@ -90,13 +97,17 @@ class Recipe(BaseModel):
     interpolation: Interpolation = "bilinear"
 
     # Labels and weights.
+    class_weights: Literal["balanced"] | None = None
+    """factors of the loss by class. balanced: in inverse proportion to the number of training images"""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema: float | None = Field(default=None, gt=0, lt=1)
     """decay per step of a moving average of the weights; if given, the average is evaluated and kept"""
     recompute_bn: int = Field(default=10_000, ge=0)
     """training images from which batch-norm statistics are recomputed at the end; 0 keeps the running averages"""
-    freeze: bool = False
-    """train the last layer only"""
+    freeze: Stage | None = None
+    """the last stage that keeps its weights and batch-norm statistics: stem, conv2, conv3, conv4 or conv5, named as in
+    table 1 of the paper. All stages before it keep theirs, too; conv5 (conv4 for the cifar family) trains the last
+    layer only. Batch-norm statistics are then not recomputed"""
     sync_bn: bool = False
     """with several processes, normalise over the batches of all of them"""
 
@@ -120,6 +131,10 @@ class Recipe(BaseModel):
             raise ValueError(f"squares of size {self.size} do not fit into images of scale {self.scale[0]}")
         if self.scale[0] > self.scale[1] or self.area[0] > self.area[1] or self.area[0] <= 0:
             raise ValueError("scale and area take a smallest and a largest value")
+        if self.class_weights and self.sampling == "balanced":
+            raise ValueError(
+                "class_weights and sampling would both make up for the same imbalance: leave one of them out"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError("accumulate must divide batch_size")
         return self

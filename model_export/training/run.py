@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 from model_export.datasets.base import Data
 from model_export.datasets.by_name import is_folder, open_data
+from model_export.datasets.holding_out import Fold
 from model_export.datasets.image_folder import OnBroken
 from model_export.datasets.layout import Layout
 from model_export.paths import expand_home
 from model_export.training import checkpoint
+from model_export.training.callbacks import Callback
 from model_export.training.distributed import Processes
 from model_export.training.machine import Machine
 from model_export.training.recipe import Recipe, describe
@@ -29,6 +32,9 @@ class Inputs(TypedDict):
     data: str
     """as for `open_data`; a folder by its absolute path, so that the run can be resumed from any folder"""
     val_share: float
+    folds: int | None
+    fold: int | None
+    """of `folds`, from 1: the one that is validated on"""
     broken: OnBroken
     split: str
     ignore: tuple[str, ...]
@@ -37,17 +43,25 @@ class Inputs(TypedDict):
 
 
 def describe_inputs(
-    spec: str, *, val_share: float, broken: OnBroken, layout: Layout, loaded: Loaded | None = None
+    spec: str,
+    *,
+    val_share: float,
+    fold: Fold | None = None,
+    broken: OnBroken,
+    layout: Layout,
+    loaded: Loaded | None = None,
 ) -> Inputs:
     """The inputs of a new run.
 
     Args:
-        spec, val_share, broken, layout: as for `open_data`.
+        spec, val_share, fold, broken, layout: as for `open_data`.
         loaded: the weights that the run starts from; None for a He-initialised network.
     """
     return {
         "data": str(expand_home(Path(spec)).absolute()) if is_folder(spec) else spec,
         "val_share": val_share,
+        "folds": fold and fold.of,
+        "fold": fold and fold.number,
         "broken": broken,
         "split": layout.split,
         "ignore": layout.ignore,
@@ -65,12 +79,14 @@ def new_run(
     seed: int,
     machine: Machine,
     processes: Processes,
+    callbacks: Sequence[Callback] = (),
 ) -> Trainer:
     """A run at its first step.
 
     Args:
         architecture: the network; `num_classes` is taken from the data.
         folder: the run's folder; created once the data has been read.
+        callbacks: follow the run.
 
     Raises:
         InputError: the data, the weights and the recipe do not go together.
@@ -80,16 +96,34 @@ def new_run(
     net = architecture.model_copy(update={"num_classes": len(data.train.classes)})
     start = processes.from_first(lambda: begin(net, recipe, data.train, loaded=loaded, seed=seed))
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(start, recipe, data, folder, seed=seed, machine=machine, processes=processes, about=dict(inputs))
+    trainer = Trainer(
+        start,
+        recipe,
+        data,
+        folder,
+        seed=seed,
+        machine=machine,
+        processes=processes,
+        about=dict(inputs),
+        callbacks=callbacks,
+    )
     _log_summary(trainer)
     return trainer
 
 
-def resumed_run(folder: Path, content: checkpoint.Content, *, machine: Machine, processes: Processes) -> Trainer:
+def resumed_run(
+    folder: Path,
+    content: checkpoint.Content,
+    *,
+    machine: Machine,
+    processes: Processes,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
     """A stopped run at the step after its checkpoint. Recipe, data and seed are the checkpoint's.
 
     Args:
         content: the run's checkpoint, as loaded from its folder.
+        callbacks: follow the run.
 
     Raises:
         InputError: the data cannot be used, or has changed since.
@@ -106,6 +140,7 @@ def resumed_run(folder: Path, content: checkpoint.Content, *, machine: Machine, 
         machine=machine,
         processes=processes,
         about=dict(inputs),
+        callbacks=callbacks,
         resumed=content,
     )
     _log_summary(trainer)
@@ -114,8 +149,14 @@ def resumed_run(folder: Path, content: checkpoint.Content, *, machine: Machine, 
 
 
 def _open(inputs: Inputs, seed: int) -> Data:
-    layout = Layout(inputs["split"], inputs["ignore"])
-    return open_data(inputs["data"], val_share=inputs["val_share"], seed=seed, broken=inputs["broken"], layout=layout)
+    return open_data(
+        inputs["data"],
+        val_share=inputs["val_share"],
+        seed=seed,
+        fold=Fold(inputs["fold"], inputs["folds"]) if inputs["fold"] and inputs["folds"] else None,
+        broken=inputs["broken"],
+        layout=Layout(inputs["split"], inputs["ignore"]),
+    )
 
 
 def _log_summary(trainer: Trainer) -> None:
@@ -123,7 +164,7 @@ def _log_summary(trainer: Trainer) -> None:
     log.info("recipe:\n%s", "\n".join(f"  {name} {value}" for name, value in describe(trainer.recipe)))
     net, data = trainer.net, trainer.data
     log.info(
-        "%s (%s, shortcut %s, %d classes, %.2f million parameters) on %s: %d training and %d validation images; "
+        "%s (%s, shortcut %s, %d classes, %.2f million parameters) on %s: %d images to train on, %d to validate on%s; "
         "%d steps of %d images on %s in %s, %d loader workers; run folder %s",
         net.architecture.name,
         net.architecture.variant,
@@ -133,6 +174,7 @@ def _log_summary(trainer: Trainer) -> None:
         data.train.name,
         len(data.train),
         len(data.val),
+        "" if data.test is None else f", {len(data.test)} to test on at the end",
         trainer.plan.steps,
         trainer.plan.batch_size,
         f"{trainer.processes.world} processes" if trainer.processes.world > 1 else str(trainer.device),

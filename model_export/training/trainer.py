@@ -10,7 +10,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,11 +27,13 @@ from model_export.progress import Progress
 from model_export.training import checkpoint
 from model_export.training.augment import mix
 from model_export.training.averaging import decay_at, update_average
+from model_export.training.callbacks import Callback, Callbacks, settings_by_name
 from model_export.training.checkpoint import BestWeights
 from model_export.training.distributed import Processes, data_parallel, gradients_shared, synchronise_batch_norms
 from model_export.training.feed import Feed
-from model_export.training.history import Row, TensorBoard, summary, write_history
+from model_export.training.history import Row, TensorBoard, stalled, summary, write_history
 from model_export.training.loader import Batch, WorkerDied
+from model_export.training.loss import Loss
 from model_export.training.machine import Machine
 from model_export.training.plan import MIX, Plan
 from model_export.training.provenance import describe_training
@@ -52,6 +54,7 @@ class Trainer:
     Args:
         folder: the run's folder, which exists; receives checkpoints, weights, `metrics.csv` and TensorBoard events.
         about: plain data to store in the checkpoint for whoever resumes the run.
+        callbacks: follow the run. The end of it is told by `report_run`, once the best weights are evaluated.
         resumed: the content of the run's checkpoint.
 
     Raises:
@@ -69,27 +72,30 @@ class Trainer:
         machine: Machine = Machine(),  # noqa: B008 (frozen)
         processes: Processes = Processes(0, 1, torch.device("cpu")),  # noqa: B008 (a tuple)
         about: dict[str, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
         resumed: checkpoint.Content | None = None,
         shown: bool = True,
     ) -> None:
         self.start, self.recipe, self.data, self.folder = start, recipe, data, folder
         self.seed, self.machine, self.processes, self.about = seed, machine, processes, about or {}
         self.shown = shown and processes.first
+        self.callbacks = Callbacks(callbacks if processes.first else ())
         self.device = processes.device
         self.dtype = machine.autocast_dtype(self.device)
         self.autocast = torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
-        self.plan = Plan.of(recipe, len(data.train), seed, processes)
+        self.plan = Plan.of(recipe, data.train.labels, seed, processes)
         self.feed = Feed(data, start, self.plan, machine, self.device)
         self.stop = StopSignal(processes)
 
         self.net = start.net
         if recipe.sync_bn and processes.world > 1:
             synchronise_batch_norms(self.net)
-        if recipe.freeze:
-            self.net.requires_grad_(False)
-            self.net.fc.requires_grad_(True)
+        self.frozen = self.net.modules_up_to(recipe.freeze) if recipe.freeze else []
+        for module in self.frozen:
+            module.requires_grad_(False)
         self.net.to(self.device, memory_format=machine.memory_format)  # type: ignore[call-overload]
 
+        self.loss = Loss(recipe, data.train.labels, self.net.architecture.num_classes, self.device)
         best = BestWeights(folder, machine.keep)
         self.state = RunState.begin(self.net, self.plan, best, self.device, scaled=self.dtype is torch.float16)
         self.fingerprint = checkpoint.fingerprint(data)
@@ -111,7 +117,7 @@ class Trainer:
             self.model = torch.compile(self.model)  # type: ignore[assignment]
 
     def run(self) -> list[Row]:
-        """Trains to the end of the recipe; returns the rows of all evaluations.
+        """Trains to the end of the recipe, or until it stops early; returns the rows of all evaluations.
 
         Raises:
             Stopped: by SIGTERM or Ctrl-C, after a checkpoint has been written.
@@ -128,6 +134,8 @@ class Trainer:
     def _run(self) -> list[Row]:
         state, plan, size = self.state, self.plan, self.plan.batch_size
         board = TensorBoard(self.folder, state.rows) if self.processes.first else None
+        settings = settings_by_name(self.net.architecture.name, seed=self.seed, about=self.about, recipe=self.recipe)
+        self.callbacks.on_run_begin(self.folder, settings)
         batches = self._stoppable(self.feed.training(state.step))
         saved_at, saved_step = time.monotonic(), state.step
         shown_at, figures = -math.inf, dict[str, float]()
@@ -145,12 +153,13 @@ class Trainer:
                     save = True
                     if board:
                         board.add(row)
+                    self.callbacks.on_epoch_end(row._asdict())
                     if self.shown:
                         log.info(summary(row))
                 if save and state.step > saved_step:
                     self._save()
                     saved_at, saved_step = time.monotonic(), state.step
-                if state.step == plan.steps:
+                if state.step == plan.steps or self._stopped_early():
                     break
 
                 began = time.monotonic()
@@ -183,7 +192,7 @@ class Trainer:
             with gradients_shared(self.model, last_part=i == len(parts) - 1):
                 with self.autocast:
                     logits = self.model(part_x)  # (N / accumulate, classes)
-                part_loss = F.cross_entropy(logits.float(), part_y, label_smoothing=recipe.label_smoothing) / len(parts)
+                part_loss = self.loss(logits.float(), part_y) / len(parts)
                 state.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
             error += (logits.argmax(1) != part_y.argmax(1)).float().mean() / len(parts)
@@ -234,6 +243,15 @@ class Trainer:
         state.seconds += time.monotonic() - began
         return row
 
+    def _stopped_early(self) -> bool:
+        """Whether the last evaluation ends the run. The rows decide: all processes and a resumed run agree."""
+        patience, rows = self.recipe.early_stopping, self.state.rows
+        if patience is None or not rows or rows[-1].step < self.state.step or stalled(rows) < patience:
+            return False
+        if self.shown:
+            log.info("stopped early: no lower validation error in %d epochs", patience)
+        return True
+
     def _stoppable(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Passes batches on until the run can stop. A resumed run repeats an evaluation that is cut short here."""
         try:
@@ -247,7 +265,9 @@ class Trainer:
             raise
 
     def _set_training(self) -> None:
-        self.net.train(not self.recipe.freeze)  # frozen batch norms keep their statistics
+        self.net.train()
+        for module in self.frozen:
+            module.eval()  # frozen batch norms keep their statistics
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):

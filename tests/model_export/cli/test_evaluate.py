@@ -95,7 +95,12 @@ def test_a_published_model_and_its_weights_agree(
     matrix = np.array(written[0]["confusion_matrix"])
     assert (matrix.shape, matrix.sum(), matrix.trace()) == ((10, 10), IMAGES, 30)
     shares = [matrix[i, i] / matrix[i].sum() if matrix[i].any() else None for i in range(10)]
-    assert written[0]["per_class_accuracy"] == shares
+    assert [entry["recall"] for entry in written[0]["per_class"]] == shares
+    answers = [matrix[i, i] / column if (column := matrix[:, i].sum()) else None for i in range(10)]
+    assert [entry["precision"] for entry in written[0]["per_class"]] == answers
+    assert [entry["images"] for entry in written[0]["per_class"]] == matrix.sum(axis=1).tolist()
+    present = [entry for entry in written[0]["per_class"] if entry["images"]]
+    assert all(0 <= entry["f1"] <= 1 and 0 < entry["threshold_f1"] <= 1 for entry in present)
 
     with (out / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -104,14 +109,22 @@ def test_a_published_model_and_its_weights_agree(
     assert sum(row["true"] == row["predicted"] for row in rows[:IMAGES]) == matrix.trace()
     assert rows[0]["title"] == str(min((data / "val").rglob("*.jpg")))
     assert 0.1 < float(rows[0]["probability"]) < 1
+    for row in rows:
+        probabilities = {name: float(row[f"p({name})"]) for name in (f"class {i}" for i in range(10))}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
+        assert max(probabilities, key=lambda name: probabilities[name]) == row["predicted"]
+        assert probabilities[row["predicted"]] == float(row["probability"])
+    assert 'src="data:image/jpeg' in (out / "mistakes.html").read_text()
 
 
 def test_mistakes_are_printed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate(saved(tmp_path / "net.safetensors", seed=0), "--data", data)
-    weakest, confused = capsys.readouterr().out.partition("lowest accuracy")[2].split("most often confused:")
-    shares = [float(share) for share in re.findall(r"class \d: (.*) % of \d+\n", weakest)]
-    assert 1 < len(shares) <= 5
-    assert shares == sorted(shares)
+    weakest, confused = capsys.readouterr().out.partition("every class")[2].split("most often confused:")
+    scores = [line.replace(" %", "").split() for line in weakest.splitlines()[2:-1]]
+    assert sum(int(images) for _, _, images, *_ in scores) == IMAGES
+    f1 = [float(value) for *_, value, _, _ in scores]
+    assert 1 < len(f1) <= 10
+    assert f1 == sorted(f1)
     kinds = re.findall(r"class (\d) taken for class (\d): (\d)\n", confused)
     assert 1 < len(kinds) <= 5
     assert all((int(true) - int(predicted)) % 10 == 1 for true, predicted, _ in kinds)
@@ -237,7 +250,7 @@ def test_models_that_do_not_exist(models: Path, data: Path) -> None:
         ("file", ("--precision", "int8"), "published models"),
         ("published", ("--depth", 8), "weight files"),
         ("published", ("--device", "cpu"), "weight files"),
-        ("file", ("--seed", 1), "--val-share"),
+        ("file", ("--seed", 1), "--val-share and --folds"),
     ],
 )
 def test_options_without_effect_are_refused(

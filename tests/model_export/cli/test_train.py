@@ -33,7 +33,7 @@ from tests.support.waiting import until
 
 DRAWN = "drawings:train=96,val=48,side=32,difficulty=easy,classes=circle+cross+stripes"
 SHORT = ["--recipe", "paper-cifar", "--depth", "8", "--batch-size", "24", "--workers", "0", "--precision", "fp32"]
-FILES = {"best.safetensors", "last.pt", "metrics.csv", "tensorboard", "curves.png", "report.html"}
+FILES = {"best.safetensors", "last.pt", "metrics.csv", "tensorboard", "curves.png", "report.html", "mistakes.html"}
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +189,12 @@ def test_a_resumed_run_needs_nothing_but_its_folder(
         (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "9"], "depth 6n+2"),
         (["--data", DRAWN, "--depth", "18"], "recipe finetune starts from trained weights: give --weights"),
         (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "8", "--lr", "fast"], "recipe paper-cifar: lr: "),
+        (["--data", DRAWN, *SHORT, "--fold", "2"], "--folds and --fold go together: give `--folds 5 --fold 1`"),
+        (["--data", DRAWN, *SHORT, "--folds", "5", "--fold", "2"], "drawings have a validation part of their own"),
+        (
+            ["--data", "pictures", *SHORT, "--folds", "5", "--fold", "2", "--val-share", "0.1"],
+            "--val-share only applies to a run without folds: leave it out",
+        ),
         (["--data", DRAWN, "--val-share", "0.2"], "--val-share only applies to a folder of images: leave it out"),
         (["--data", "cifar10", "--ignore", "x", "--broken", "skip"], "--broken and --ignore only apply to a folder of"),
         (["--show", "--weights", "imagenet"], "--weights and --out only apply to a run: leave them out"),

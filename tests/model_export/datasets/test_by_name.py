@@ -9,7 +9,7 @@ from PIL import Image
 from model_export.datasets.by_name import DRAWING_OPTIONS, is_folder, open_data
 from model_export.datasets.cifar10 import BINARY
 from model_export.datasets.drawings import Drawings
-from model_export.datasets.image_folder import ImageFolder
+from model_export.datasets.holding_out import Fold
 from model_export.datasets.in_memory import InMemory
 from model_export.drawings.pictures import CLASSES, STANDARD, STYLES
 from model_export.errors import InputError
@@ -30,7 +30,6 @@ def refusal(spec: str) -> str:
 
 def test_a_folder(tmp_path: Path) -> None:
     data = open_data(str(pictures(tmp_path / "pets")), val_share=0.4)
-    assert isinstance(data.train, ImageFolder)
     assert (len(data.train), len(data.val)) == (4, 2)
 
 
@@ -45,8 +44,13 @@ def test_folder_options_are_passed_on(tmp_path: Path) -> None:
 def test_a_folder_called_like_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "drawings")
-    assert isinstance(open_data("./drawings").train, ImageFolder)
+    assert len(open_data("./drawings").train) == 4
     assert isinstance(open_data("drawings").train, Drawings)
+
+
+def test_drawings_have_no_folds() -> None:
+    with pytest.raises(InputError, match="drawings have a validation part of their own: leave --folds and --fold out"):
+        open_data("drawings", fold=Fold(1, 5))
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 from model_export.datasets import cifar10
 from model_export.datasets.cifar10 import BINARY, PYTHON, Form, open_cifar10
 from model_export.datasets.in_memory import InMemory
+from model_export.datasets.subset import Subset
 from model_export.errors import InputError, Unavailable
 from model_export.weights import download as download_module
 
@@ -132,18 +133,23 @@ def unpacked(folder: Path, files: dict[str, bytes]) -> Path:
 
 def check(where: Path | None) -> None:
     data = open_cifar10(where)
-    assert isinstance(data.train, InMemory)
-    assert isinstance(data.val, InMemory)
-    assert (data.train.name, data.val.name) == ("CIFAR-10 train", "CIFAR-10 test")
-    assert data.train.classes == data.val.classes == CLASSES
-    assert data.train.labels.tolist() == LABELS[:5].ravel().tolist()
-    assert data.val.labels.tolist() == LABELS[5].tolist()
-    assert data.val.labels.dtype == np.int64
-    assert data.train.images.shape == (5 * SIZE, 32, 32, 3)
+    assert isinstance(data.train, Subset)
+    assert isinstance(data.val, Subset)
+    assert isinstance(data.test, InMemory)
+    assert [part.name for part in data.parts] == ["CIFAR-10 train (train)", "CIFAR-10 train (val)", "CIFAR-10 test"]
+    assert all(part.classes == CLASSES for part in data.parts)
+    whole = data.train.whole
+    assert whole is data.val.whole
+    assert isinstance(whole, InMemory)
+    assert sorted([*data.train.indices, *data.val.indices]) == list(range(5 * SIZE))
+    assert whole.labels.tolist() == LABELS[:5].ravel().tolist()
+    assert data.test.labels.tolist() == LABELS[5].tolist()
+    assert data.test.labels.dtype == np.int64
+    assert whole.images.shape == (5 * SIZE, 32, 32, 3)
     # The format: 1024 bytes of red, row by row, then green, then blue.
-    image = data.train.image(SIZE + 2)
+    image = whole.image(SIZE + 2)
     assert image.getpixel((7, 3)) == tuple(int(PIXELS[1, 2, plane * 1024 + 3 * 32 + 7]) for plane in range(3))
-    assert np.array_equal(np.asarray(data.val.image(1)).transpose(2, 0, 1).ravel(), PIXELS[5, 1])
+    assert np.array_equal(np.asarray(data.test.image(1)).transpose(2, 0, 1).ravel(), PIXELS[5, 1])
 
 
 def refusal(where: Path | None) -> str:

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_export.datasets.base import Data
-from model_export.datasets.image_folder import ImageFolder, open_folder, open_images, open_unlabelled
+from model_export.datasets.base import Data, Dataset
+from model_export.datasets.holding_out import Fold
+from model_export.datasets.image_folder import open_folder, open_images, open_unlabelled
 from model_export.datasets.layout import Layout
 from tests.model_export.datasets.trees import encoded, refusal, tree, write
 
 TRUNCATED = encoded(size=(400, 300))[:-600]
 
 
-def relative(dataset: object, root: Path) -> list[str]:
-    assert isinstance(dataset, ImageFolder)
-    return [str(path.relative_to(root)) for path in dataset.paths]
+def relative(dataset: Dataset, root: Path) -> list[str]:
+    return [str(Path(dataset.title(i)).relative_to(root)) for i in range(len(dataset))]
 
 
 # --- one tree ------------------------------------------------------------------------------------------------------
@@ -300,21 +300,51 @@ def test_two_trees(tmp_path: Path) -> None:
     assert relative(data.val, root) == ["val/a/000.jpg", "val/b/000.jpg"]
 
 
-@pytest.mark.parametrize("names", [("val", "validation"), ("validation", "valid"), ("valid", "test"), ("test",)])
+@pytest.mark.parametrize("names", [("val", "validation"), ("validation", "valid"), ("valid", "dev")])
 def test_names_of_the_second_tree(tmp_path: Path, names: tuple[str, ...]) -> None:
     root = tree(tmp_path, {f"{part}/{name}": 1 for part in ("train", *names) for name in "ab"})
     assert relative(open_folder(root).val, root)[0].startswith(f"{names[0]}/a")
     assert relative(open_images(root), root)[0].startswith(f"{names[0]}/a")
 
 
+def test_a_test_part_never_chooses_the_weights(tmp_path: Path) -> None:
+    root = tree(tmp_path / "pets", {"train/a": 20, "train/b": 10, "test/a": 3, "test/b": 3})
+    data = open_folder(root, val_share=0.2, seed=1)
+    assert data.test is not None
+    assert [part.name for part in data.parts] == ["pets/train (train)", "pets/train (val)", "pets/test"]
+    assert np.bincount(data.val.labels).tolist() == [4, 2]
+    assert all(name.startswith("train/") for part in (data.train, data.val) for name in relative(part, root))
+    assert relative(data.held_out, root) == [f"test/{name}/00{i}.jpg" for name in "ab" for i in range(3)]
+    assert relative(open_images(root), root) == relative(data.test, root)
+    tree(root, {"val/a": 1, "val/b": 1})
+    data = open_folder(root)
+    assert [part.name for part in data.parts] == ["pets/train", "pets/val", "pets/test"]
+    tree(root, {"test/c": 1})
+    assert f"only {root}/test has c" in refusal(open_folder, root)
+
+
+def test_folds_of_a_folder(tmp_path: Path) -> None:
+    root = tree(tmp_path / "pets", {"train/a": 6, "train/b": 3, "test/a": 1, "test/b": 1})
+    data = open_folder(root, fold=Fold(2, 3))
+    assert np.bincount(data.val.labels).tolist() == [2, 1]
+    tree(root, {"val/a": 1, "val/b": 1})
+    message = refusal(open_folder, root, fold=Fold(2, 3))
+    assert (
+        "has its own validation part, val: leave --folds and --fold out, or skip that part with `--ignore val`"
+        in message
+    )
+    assert len(open_folder(root, fold=Fold(2, 3), layout=Layout(ignore=("val",))).val) == 3
+
+
 def test_the_layout_is_logged_before_anything_is_decoded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = tree(tmp_path / "pets", {"Training/a": 3, "Training/b": 2, "Testing/a": 1, "Testing/b": 1, "masks/a": 1})
     with caplog.at_level(logging.INFO):
         data = open_folder(root)
-    assert (len(data.train), len(data.val)) == (5, 2)
+    assert data.test is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (3, 2, 2)
     assert f"{root}: ignored the folders masks" in caplog.text
     lines = [record.getMessage() for record in caplog.records]
-    layout = lines.index("pets: 2 classes: a, b; 5 images in Training to train on, 2 in Testing to validate on")
+    layout = lines.index("pets: 2 classes: a, b; 5 images in Training to train on, 2 in Testing to test on")
     assert layout < next(i for i, line in enumerate(lines) if "checking" in line)
 
 
@@ -344,7 +374,7 @@ def test_what_is_evaluated(tmp_path: Path) -> None:
     assert open_images(tree(tmp_path / "plain", {"a": 1, "b": 1})).classes == ("a", "b")
     assert open_images(tree(tmp_path / "only", {"val/a": 1, "val/b": 1})).classes == ("a", "b")
     both = tree(tmp_path / "both", {f"{part}/{name}": 1 for part in ("val", "test") for name in "ab"})
-    assert open_images(both).name == "both/val"
+    assert open_images(both).name == "both/test"
     assert open_images(tree(tmp_path / "parts", {"invalid": 1, "valid": 1})).classes == ("invalid", "valid")
 
 

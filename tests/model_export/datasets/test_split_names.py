@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model_export.datasets.split_names import TRAIN, VAL, is_one_word, name_both_parts, names_a_split, rank
+from model_export.datasets.split_names import TEST, TRAIN, VAL, is_one_word, name_both_parts, names_a_split, rank
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,8 @@ from model_export.datasets.split_names import TRAIN, VAL, is_one_word, name_both
         ("seg_train", TRAIN, (1, 2)),
         ("TrainingSet", TRAIN, (2, 2)),
         ("val2017", VAL, (1, 1)),
-        ("test", VAL, (6, 1)),
+        ("test", VAL, None),
+        ("test_set", TEST, (1, 2)),
         ("trains", TRAIN, None),
         ("cats", VAL, None),
     ],

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from model_export.datasets.layout import Layout
-from model_export.datasets.splits import Splits, find_splits, holds_only_val
+from model_export.datasets.splits import Splits, find_splits, holds_only_held_out
 from tests.model_export.datasets.trees import refusal, tree, write
 
 
 def relative(parts: Splits, root: Path) -> tuple[str, ...]:
-    return tuple("" if path is None else str(path.relative_to(root)) for path in parts)
+    return tuple("" if path is None else str(path.relative_to(root)) for path in parts[: 4 if parts.test else 3])
 
 
 @pytest.mark.parametrize(
@@ -20,16 +20,17 @@ def relative(parts: Splits, root: Path) -> tuple[str, ...]:
     [
         (("train/a", "val/a"), (".", "train", "val")),
         (("Train/a", "Valid/a"), (".", "Train", "Valid")),
-        (("TRAIN/a", "TEST/a"), (".", "TRAIN", "TEST")),
-        (("Training/a", "Testing/a"), (".", "Training", "Testing")),
-        (("training_set/a", "test_set/a"), (".", "training_set", "test_set")),
-        (("TrainingSet/a", "TestSet/a"), (".", "TrainingSet", "TestSet")),
+        (("TRAIN/a", "TEST/a"), (".", "TRAIN", "", "TEST")),
+        (("Training/a", "Testing/a"), (".", "Training", "", "Testing")),
+        (("training_set/a", "test_set/a"), (".", "training_set", "", "test_set")),
+        (("TrainingSet/a", "TestSet/a"), (".", "TrainingSet", "", "TestSet")),
         (("train2017/a", "val2017/a"), (".", "train2017", "val2017")),
-        (("seg_train/seg_train/a", "seg_test/seg_test/a"), (".", "seg_train/seg_train", "seg_test/seg_test")),
-        (("archive/train/a", "archive/test/a"), ("archive", "archive/train", "archive/test")),
-        (("one/two/train/a", "one/two/test/a"), ("one/two", "one/two/train", "one/two/test")),
-        (("train/a", "val/a", "test/a"), (".", "train", "val")),
-        (("train/a", "test/a", "annotations/x", "@eaDir/x"), (".", "train", "test")),
+        (("seg_train/seg_train/a", "seg_test/seg_test/a"), (".", "seg_train/seg_train", "", "seg_test/seg_test")),
+        (("archive/train/a", "archive/test/a"), ("archive", "archive/train", "", "archive/test")),
+        (("one/two/train/a", "one/two/test/a"), ("one/two", "one/two/train", "", "one/two/test")),
+        (("train/a", "val/a", "test/a"), (".", "train", "val", "test")),
+        (("train/a", "val/a", "test/unknown"), (".", "train", "val")),  # unlabelled,
+        (("train/a", "test/a", "annotations/x", "@eaDir/x"), (".", "train", "", "test")),
         (("PetImages/Cat", "PetImages/Dog"), ("PetImages", "", "")),
         (("bus", "train"), (".", "", "")),  # classes, which hold images
         (("test_positive", "test_negative"), (".", "", "")),
@@ -37,7 +38,7 @@ def relative(parts: Splits, root: Path) -> tuple[str, ...]:
         (("animals/cat", "animals/dog", "vehicles/car", "vehicles/bus"), (".", "", "")),
         (("shop/cat", "zoo/cat"), (".", "", "")),
         (tuple(f"{a}/{b}" for a, below in (("1", "abcde"), ("2", "abfgh")) for b in below), (".", "", "")),
-        (("val/a", "val/b", "test/a", "test/b"), (".", "", "val")),
+        (("val/a", "val/b", "test/a", "test/b"), (".", "", "val", "test")),
         (("apple/healthy", "apple/rust", "maize/healthy", "maize/blight"), (".", "", "")),
         (("cat/indoor", "cat/outdoor", "dog/indoor", "dog/outdoor", "owl", "fox", "hen"), (".", "", "")),
         (("cat", "cat/old", "cat/new", "dog", "dog/old", "dog/new"), (".", "", "")),
@@ -123,9 +124,13 @@ def test_parts_whose_classes_are_nearly_the_same(tmp_path: Path) -> None:
     assert "tr, va hold folders of the same names (cat, dog)" in refusal(find_splits, tmp_path)
 
 
-@pytest.mark.parametrize("split", ["train", "train,", ",", "a,a", "a,b,c", "a,a/", "a, ", "/a,/b"])
+@pytest.mark.parametrize(
+    "split", ["train", "train,", ",", "a,a", "a,b,c,d", "a,a/", ",a", "a,b,", "a,b,a", "a, ", "/a,/b"]
+)
 def test_invalid_splits(tmp_path: Path, split: str) -> None:
-    assert "give auto, none, or two names: TRAIN,VAL" in refusal(find_splits, tmp_path, Layout(split))
+    assert "give auto, none, or names of folders: TRAIN,VAL or TRAIN,VAL,TEST; or TRAIN,,TEST" in refusal(
+        find_splits, tmp_path, Layout(split)
+    )
 
 
 def test_a_split_that_names_no_folder(tmp_path: Path) -> None:
@@ -139,6 +144,22 @@ def test_a_split_that_names_no_folder(tmp_path: Path) -> None:
 def test_names_as_users_type_them(tmp_path: Path, split: str) -> None:
     tree(tmp_path, {"tr/a": 1, "va/a": 1})
     assert relative(find_splits(tmp_path, Layout(split)), tmp_path) == (".", "tr", "va")
+
+
+def test_three_named_parts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tree(tmp_path, {f"{part}/a": 1 for part in ("one", "two", "test")})
+    assert relative(find_splits(tmp_path, Layout("one,two,test")), tmp_path) == (".", "one", "two", "test")
+    assert relative(find_splits(tmp_path, Layout("one,,test")), tmp_path) == (".", "one", "", "test")
+    assert not caplog.records
+    find_splits(tmp_path, Layout("one,test"))
+    assert "the best weights will be chosen by test, so its accuracy will be a little too good" in caplog.text
+    assert "say `--split one,,test`" in caplog.text
+
+
+def test_a_class_that_validation_and_test_share(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1, "test/b": 1})
+    (tmp_path / "test" / "a").symlink_to("../val/a")
+    assert "or one contains the other, and test images would choose the weights" in refusal(find_splits, tmp_path)
 
 
 @pytest.mark.parametrize("split", [".,va", "tr,tr/a", "tr,again"])
@@ -157,8 +178,8 @@ def test_a_class_that_both_parts_share(tmp_path: Path) -> None:
 
 
 def test_validation_parts_only(tmp_path: Path) -> None:
-    assert holds_only_val(tree(tmp_path / "a", {"val/x": 1, "Test/x": 1}))
-    assert not holds_only_val(tree(tmp_path / "b", {"val/x": 1, "cat/x": 1}))
+    assert holds_only_held_out(tree(tmp_path / "a", {"val/x": 1, "Test/x": 1}))
+    assert not holds_only_held_out(tree(tmp_path / "b", {"val/x": 1, "cat/x": 1}))
 
 
 def test_a_broken_link_may_be_a_part(tmp_path: Path) -> None:

@@ -169,6 +169,16 @@ def test_build_records_what_it_built(architecture: Architecture) -> None:
         assert build(architecture).architecture == architecture
 
 
+def test_stages_are_named_as_in_table_1() -> None:
+    net = resnet(18, num_classes=2)
+    assert net.modules_up_to("stem") == [net.conv1, net.bn1]
+    assert net.modules_up_to("conv3") == [net.conv1, net.bn1, net.layer1, net.layer2]
+    last = {name for part in net.modules_up_to("conv5") for name, _ in part.named_parameters()}
+    assert not any(name.startswith("fc") for name in last)
+    with pytest.raises(ValueError, match="resnet8-cifar has no conv5: the last stage is conv4"):
+        cifar_resnet(8).modules_up_to("conv5")
+
+
 def test_depths_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match="no ImageNet ResNet has depth 19: choose from 18, 34"):
         resnet(19)

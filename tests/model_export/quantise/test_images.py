@@ -42,7 +42,7 @@ def test_a_folder_of_images_has_no_labels(tmp_path: Path) -> None:
     parts = open_calibration_data(str(tmp_path))
     assert (parts.train.classes, parts.val.classes) == ((), ())
     assert (len(parts.train), len(parts.val)) == (4, 5)
-    titles = {part.title(i) for part in parts for i in range(len(part))}
+    titles = {part.title(i) for part in parts.parts for i in range(len(part))}
     assert titles == {str(tmp_path / f"{i}.JPG") for i in range(9)}
 
 

@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model_export.errors import InputError
-from model_export.training.history import Row, TensorBoard, read_history, summary, write_history
+from model_export.training.history import Row, TensorBoard, read_history, stalled, summary, write_history
 
 ROWS = [Row(10 * i, i, 0.1 / i, 2.0 / i, 0.5 / i, 2.5 / i, 0.6 / i, 0.1, 1234.5, 7.25 * i) for i in (1, 2, 3)]
 
@@ -27,6 +27,13 @@ def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
         read_history(tmp_path / "metrics.csv")
     with pytest.raises(InputError, match="does not exist"):
         read_history(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"), [([0.5], 0), ([0.5, 0.4], 0), ([0.4, 0.5, 0.4], 2), ([0.5, 0.4, 0.6], 1)]
+)
+def test_epochs_without_a_lower_error(errors: list[float], expected: int) -> None:
+    assert stalled([ROWS[0]._replace(val_error=error) for error in errors]) == expected
 
 
 def test_tensorboard_shows_each_row_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,18 @@ def test_processes_share_a_batch() -> None:
     assert len(shares[0]) == len(shares[1]) == 5
 
 
+def test_processes_share_a_balanced_batch() -> None:
+    recipe = override(RECIPES["paper-cifar"], {"batch_size": 10, "sampling": "balanced"})
+    labels = np.repeat([0, 1], [80, 16])
+    plans = [Plan.of(recipe, labels, 5, Processes(rank, 2, torch.device("cpu"))) for rank in (0, 1)]
+    whole = Plan.of(recipe, labels, 5, Processes(0, 1, torch.device("cpu")))
+    for step in (0, 4, 12):
+        assert sorted(plans[0].keys(step) + plans[1].keys(step)) == sorted(whole.keys(step))
+    epoch = [key for step in range(9) for key in whole.keys(step)]
+    assert len(set(epoch)) == len(epoch) == 90  # an image that comes again has another key
+    assert 40 <= np.bincount(labels[[key.image for key in epoch]])[0] <= 48
+
+
 def test_small_images_come_first_where_the_recipe_says_so() -> None:
     plan = Plan(images=96, recipe=override(RECIPES["demo"], {"milestones": ["0.6"]}), steps=10, seed=0)
     assert [plan.size(step) for step in range(10)] == [112] * 6 + [224] * 4
@@ -44,7 +57,7 @@ def test_small_images_come_first_where_the_recipe_says_so() -> None:
 def test_a_batch_that_cannot_be_divided() -> None:
     recipe = override(RECIPES["paper-cifar"], {"batch_size": 1000, "accumulate": 5})
     with pytest.raises(InputError, match="a batch of 96 images cannot be divided among 1 processes and 5 parts"):
-        Plan.of(recipe, 96, 0, Processes(0, 1, torch.device("cpu")))
+        Plan.of(recipe, np.zeros(96, np.int64), 0, Processes(0, 1, torch.device("cpu")))
 
 
 def test_the_extra_epoch_begins_after_the_run_at_full_size() -> None:

@@ -78,6 +78,9 @@ def test_a_length_replaces_the_other_kind_of_length() -> None:
         ({"test_resize": "100"}, "test_size is cut out of test_resize"),
         ({"schedule": "linear"}, "one milestone"),
         ({"first_size": "96", "milestones": []}, "first_size"),
+        ({"class_weights": "balanced", "sampling": "balanced"}, "both make up for the same imbalance"),
+        ({"early_stopping": "0"}, "early_stopping: .*greater than or equal to 1"),
+        ({"freeze": "yes"}, "freeze: .*'stem', 'conv2', 'conv3', 'conv4' or 'conv5'"),
     ],
 )
 def test_contradictory_fields_are_named(changes: dict[str, object], message: str) -> None:

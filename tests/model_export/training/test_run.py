@@ -26,6 +26,8 @@ def test_a_folder_is_stored_by_its_absolute_path(tmp_path: Path, monkeypatch: py
     assert inputs == {
         "data": str(tmp_path / "pictures"),
         "val_share": 0.2,
+        "folds": None,
+        "fold": None,
         "broken": "skip",
         "split": "none",
         "ignore": ("old",),

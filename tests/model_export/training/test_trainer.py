@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file as load_safetensors
 
 from model_export.datasets.base import Data
 from model_export.datasets.in_memory import InMemory
+from model_export.datasets.subset import Subset
 from model_export.errors import InputError
 from model_export.training import checkpoint
 from model_export.training.history import METRICS_FILE, Row, read_history
@@ -45,7 +47,13 @@ def without_times(rows: list[Row]) -> list[Row]:
     return [row._replace(images_per_s=0, seconds=0) for row in rows]
 
 
-@pytest.mark.parametrize("recipe", [SHORT, RICH], ids=["paper", "everything"])
+BALANCED = override(SHORT, {"sampling": "balanced", "freeze": "stem"})
+WEIGHTED = override(SHORT, {"class_weights": "balanced", "early_stopping": 2})
+
+
+@pytest.mark.parametrize(
+    "recipe", [SHORT, RICH, BALANCED, WEIGHTED], ids=["paper", "everything", "balanced", "weighted"]
+)
 def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
     recipe: Recipe, data: Data, trainer: MakeTrainer, tmp_path: Path
 ) -> None:
@@ -142,7 +150,7 @@ def test_one_batch_can_be_memorised(architecture: Architecture, data: Data, trai
 
 def test_gradients_of_the_parts_of_a_batch_add_up(trainer: MakeTrainer) -> None:
     """With frozen batch norms a batch in two parts has the gradient of the whole one."""
-    frozen = {"freeze": "yes", "epochs": 1, "momentum": 0, "normalisation": "imagenet"}
+    frozen = {"freeze": "conv4", "epochs": 1, "momentum": 0, "normalisation": "imagenet"}
     whole = trainer(override(SHORT, frozen), folder="whole")
     parts = trainer(override(SHORT, {**frozen, "accumulate": 2}), folder="parts")
     whole.run()
@@ -152,11 +160,75 @@ def test_gradients_of_the_parts_of_a_batch_add_up(trainer: MakeTrainer) -> None:
 
 
 def test_freeze_trains_the_last_layer_only(trainer: MakeTrainer) -> None:
-    run = trainer(override(SHORT, {"freeze": "yes", "epochs": 1}))
+    run = trainer(override(SHORT, {"freeze": "conv4", "epochs": 1}))
     before = copy.deepcopy(run.net.state_dict())
     run.run()
     changed = {name for name, tensor in run.net.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_frozen_stages_keep_weights_and_statistics(ema: float | None, trainer: MakeTrainer) -> None:
+    run = trainer(override(SHORT, {"freeze": "conv3", "epochs": 1, "recompute_bn": 96, "ema": ema}))
+    before = copy.deepcopy(run.net.state_dict())
+    run.run()
+    state = run.state.evaluated_net.state_dict()
+    changed = {name.split(".")[0] for name, tensor in state.items() if not torch.equal(tensor, before[name])}
+    assert changed == {"layer3", "fc"}
+    assert not torch.equal(state["layer3.0.bn1.running_mean"], before["layer3.0.bn1.running_mean"])
+
+
+def test_a_stage_that_the_network_lacks(trainer: MakeTrainer) -> None:
+    with pytest.raises(ValueError, match="resnet8-cifar has no conv5: the last stage is conv4"):
+        trainer(override(SHORT, {"freeze": "conv5"}))
+
+
+def test_balanced_sampling_shows_every_class_equally_often(data: Data, tmp_path: Path) -> None:
+    uneven = Data(Subset(data.train, np.flatnonzero((data.train.labels > 0) | (np.arange(96) < 24))), data.val)
+    assert np.bincount(uneven.train.labels).tolist() == [8, 32, 32]
+    recipe = override(SHORT, {"sampling": "balanced"})
+    start = begin(CIFAR8, recipe, uneven.train)
+    run = Trainer(start, recipe, uneven, tmp_path, machine=PLAIN_CPU, shown=False)
+    first, *_ = epochs = [
+        [key for step in range(3 * epoch, 3 * epoch + 3) for key in run.plan.keys(step)] for epoch in (0, 1)
+    ]
+    for keys in epochs:
+        assert np.bincount(uneven.train.labels[[key.image for key in keys]]).tolist() == [24, 24, 24]
+    again = [key for key in first if key.time == 1]
+    batches = list(run.feed.training(0))[:3]
+    pictures = {
+        key: view for step in range(3) for key, view in zip(run.plan.keys(step), batches[step].images, strict=True)
+    }
+    assert not torch.equal(pictures[again[0]], pictures[again[0]._replace(time=0)])  # each time it looks different
+    assert cut_and_resumed(uneven, tmp_path / "cut", recipe).net.fc.weight.isfinite().all()
+
+
+class Stuck(Trainer):
+    """Never gets better than in its second epoch."""
+
+    def _evaluate(self) -> Row:
+        row = super()._evaluate()
+        error = (0.5, 0.2, 0.3, 0.2, 0.4, 0.1)[len(self.state.rows) - 1]
+        self.state.rows[-1] = row._replace(val_error=error)
+        return self.state.rows[-1]
+
+
+def test_a_run_stops_early_and_stays_stopped(data: Data, tmp_path: Path) -> None:
+    recipe = override(SHORT, {"epochs": 6, "early_stopping": 3})
+    rows = Stuck(begin(CIFAR8, recipe, data.train), recipe, data, tmp_path, machine=PLAIN_CPU, shown=False).run()
+    assert [row.epoch for row in rows] == [1, 2, 3, 4, 5]
+    content = checkpoint.load(tmp_path)
+    resumed = Stuck(resume(content), recipe, data, tmp_path, machine=PLAIN_CPU, resumed=content, shown=False)
+    assert resumed.run() == rows
+    assert resumed.state.step == 20
+
+
+def test_a_run_that_is_resumed_stops_early_at_the_same_epoch(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
+    recipe = override(SHORT, {"epochs": 12, "lr": 1e-6, "early_stopping": 1})
+    whole = trainer(recipe, folder="whole").run()
+    assert len(whole) < 12
+    cut = cut_and_resumed(data, tmp_path / "cut", recipe)
+    assert without_times(cut.state.rows) == without_times(whole)
 
 
 def test_the_average_of_the_weights_is_kept(trainer: MakeTrainer, tmp_path: Path) -> None:

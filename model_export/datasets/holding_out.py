@@ -1,0 +1,78 @@
+"""Sets a part of a data set aside for validation: a share of every class, or one of several folds."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+
+from model_export.datasets.base import Dataset
+from model_export.datasets.subset import Subset
+from model_export.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+FOLDS = 0xF01D  # apart from the class ids, which seed the shuffling for a share
+
+
+class Fold(NamedTuple):
+    """One part of a cross-validation: fold `number`, from 1 to `of`, is validated on, the others are trained on."""
+
+    number: int
+    of: int
+
+
+def hold_out(whole: Dataset, *, share: float = 0.1, seed: int = 0, fold: Fold | None = None) -> tuple[Subset, Subset]:
+    """The images to train on and those to validate on; every class is divided by itself (stratified).
+
+    Args:
+        share: of every class, to validate on; every class of two images or more has at least one in each part.
+        seed: decides which images these are; with `fold`, which images each fold holds.
+        fold: if given, this fold is validated on, and `share` is not used.
+
+    Raises:
+        InputError: the share or the fold is impossible, or nothing would be left to train or to validate on.
+    """
+    chosen = _in_share(whole, share, seed) if fold is None else _in_fold(whole, fold, seed)
+    train, val = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    what = f"seed {seed}" if fold is None else f"fold {fold.number} of {fold.of}, seed {seed}"
+    logger.info("%s: %d images to train on, %d to validate on (%s)", whole.name, len(train), len(val), what)
+    return Subset(whole, train, f"{whole.name} (train)"), Subset(whole, val, f"{whole.name} (val)")
+
+
+def check_share(share: float) -> None:
+    """Raises InputError unless a share of images can be validated on."""
+    if not 0 < share < 1:
+        raise InputError(f"the share of images to validate on is {share}: give one between 0 and 1, such as 0.1")
+
+
+def _in_share(whole: Dataset, share: float, seed: int) -> np.ndarray:
+    """Which images are validated on: bool (N,)."""
+    check_share(share)
+    chosen = np.zeros(len(whole), dtype=bool)
+    for label in range(len(whole.classes)):
+        members = np.flatnonzero(whole.labels == label)
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        chosen[np.random.default_rng((seed, label)).permutation(members)[: max(0, count)]] = True
+    if not chosen.any():
+        raise InputError(f"{whole.name} has one image per class, which leaves none to validate on: add more")
+    return chosen
+
+
+def _in_fold(whole: Dataset, fold: Fold, seed: int) -> np.ndarray:
+    """Which images are in a fold: bool (N,). Folds differ by at most one image, and by at most one of each class."""
+    if fold.of < 2 or not 1 <= fold.number <= fold.of:
+        raise InputError(
+            f"there is no fold {fold.number} of {fold.of}: give `--folds K`, at least 2, and `--fold 1` to K"
+        )
+    counts = np.bincount(whole.labels, minlength=len(whole.classes))
+    if counts.max() < fold.of:
+        raise InputError(
+            f"{whole.name} has at most {counts.max()} images of a class, too few for {fold.of} folds: give fewer folds"
+        )
+    shuffled = np.random.default_rng((seed, FOLDS)).permutation(len(whole))
+    by_class = shuffled[np.argsort(whole.labels[shuffled], kind="stable")]
+    chosen = np.zeros(len(whole), dtype=bool)
+    chosen[by_class[fold.number - 1 :: fold.of]] = True
+    return chosen
