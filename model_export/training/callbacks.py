@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from model_export.nets.resnet import ResNet
 from model_export.training.recipe import Recipe, describe
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,10 @@ class Callback(Protocol):
         """After the best weights have been evaluated. Not called if the run is stopped before."""
 
 
-def settings_by_name(network: str, *, seed: int, about: Mapping[str, object], recipe: Recipe) -> dict[str, object]:
+def settings_by_name(net: ResNet, recipe: Recipe, seed: int, about: Mapping[str, object]) -> dict[str, object]:
     """Everything that decides a run, by name, in words."""
     known = {name: value for name, value in about.items() if value is not None}
-    return {"network": network, "seed": seed, **known, **dict(describe(recipe))}
+    return {"network": net.architecture.name, "seed": seed, **known, **dict(describe(recipe))}
 
 
 class Callbacks:

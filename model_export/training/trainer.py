@@ -134,8 +134,7 @@ class Trainer:
     def _run(self) -> list[Row]:
         state, plan, size = self.state, self.plan, self.plan.batch_size
         board = TensorBoard(self.folder, state.rows) if self.processes.first else None
-        settings = settings_by_name(self.net.architecture.name, seed=self.seed, about=self.about, recipe=self.recipe)
-        self.callbacks.on_run_begin(self.folder, settings)
+        self.callbacks.on_run_begin(self.folder, settings_by_name(self.net, self.recipe, self.seed, self.about))
         batches = self._stoppable(self.feed.training(state.step))
         saved_at, saved_step = time.monotonic(), state.step
         shown_at, figures = -math.inf, dict[str, float]()
