@@ -300,6 +300,7 @@ def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path: Path) -> 
     one, two = tmp_path / "one", tmp_path / "two"
     options = ["--data", DRAWN, *SHORT, "--epochs", "2", "--lr", "0.01", "--sync-bn", "yes", "--device", "cpu"]
     options += ["--checkpoint-minutes", "0"]  # which the processes have to agree on
+    options += ["--sampling", "balanced", "--early-stopping", "5"]
     assert main(["train", *options, "--out", str(one)]) == 0
     finished = torchrun("-m", "model_export", "train", *options, "--out", str(two))
     assert finished.returncode == 0, finished.stderr
