@@ -78,9 +78,9 @@ def stranger(*packages: str) -> str | None:
         init = HOME / name / "__init__.py"
         spec = find_spec(name)
         folders = [Path(folder).resolve() for folder in (spec and spec.submodule_search_locations) or ()]
-        if spec is None or (spec.origin is None and init.parent in folders):
+        if spec is None or not init.exists():
             return f"{init} is missing (uninstalling another package `{name}` removes it): run {again}"
-        if init.parent not in folders:
+        if spec.origin is None or init.parent not in folders:
             return (
                 f"`import {name}` finds {spec.origin or folders[0]}, which is not part of {PROJECT}: rename that one, "
                 "or keep its folder off Python's path (`python -P` leaves out the current folder and the script's; "
