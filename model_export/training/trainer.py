@@ -78,9 +78,8 @@ class Trainer:
     ) -> None:
         self.start, self.recipe, self.data, self.folder = start, recipe, data, folder
         self.seed, self.machine, self.processes, self.about = seed, machine, processes, about or {}
-        self.shown = shown and processes.first
         self.callbacks = Callbacks(callbacks if processes.first else ())
-        self.device = processes.device
+        self.shown, self.device = shown and processes.first, processes.device
         self.dtype = machine.autocast_dtype(self.device)
         self.autocast = torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
         self.plan = Plan.of(recipe, data.train.labels, seed, processes)
