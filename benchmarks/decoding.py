@@ -30,8 +30,8 @@ from service.runtime.images.decoding import decode
 from service.runtime.images.resizing import COMPILED, RESAMPLING, resized_size
 from service.runtime.loading import load_engine
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Preprocessing
 from service.runtime.model_folder import read_card
+from service.runtime.preprocessing import Preprocessing
 
 # Drawings as large as a phone's photographs, which are decoded at an eighth of their size.
 LARGE = dataclasses.replace(STANDARD, shorter_side=(2048, 2400))
@@ -43,8 +43,8 @@ def plain(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
     image = Image.open(io.BytesIO(data)).convert("RGB")
     width, height = size = resized_size(image.size, p.resize)
     image = image.resize(size, RESAMPLING[p.interpolation])
-    left, top = round((width - p.crop) / 2), round((height - p.crop) / 2)
-    image = image.crop((left, top, left + p.crop, top + p.crop))
+    left, top = round((width - p.width) / 2), round((height - p.height) / 2)
+    image = image.crop((left, top, left + p.width, top + p.height))
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 

@@ -36,8 +36,8 @@ from service.runtime.choices import Precision, ProviderName
 from service.runtime.images.decoding import decode
 from service.runtime.loading import load_engine
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Preprocessing
 from service.runtime.model_folder import read_card
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import ProviderUnavailable
 
 CONNECTIONS = (1, 8, 32)

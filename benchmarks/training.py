@@ -31,7 +31,8 @@ from model_export.training.loader import training_batches
 from model_export.training.machine import AutocastPrecision, Machine
 from model_export.training.optimizer import make_optimizer
 from model_export.training.plan import Plan
-from model_export.training.recipe import RECIPES, override
+from model_export.training.recipe import override
+from model_export.training.recipes import RECIPES
 from model_export.training.start import begin
 from model_export.training.trainer import Trainer
 from service.runtime.model_card import Architecture

@@ -6,7 +6,8 @@ import ast
 import re
 from pathlib import Path
 
-from model_export.training.recipe import RECIPES, Recipe, describe
+from model_export.training.recipe import Recipe, describe
+from model_export.training.recipes import RECIPES
 from service.api.problems import STATUS
 from service.errors import fault_types
 from service.settings import PREFIX, Settings

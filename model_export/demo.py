@@ -16,7 +16,8 @@ from model_export.evaluation.evaluate import evaluate
 from model_export.evaluation.predictors import TorchPredictor
 from model_export.evaluation.recording import accuracy_of
 from model_export.training.machine import Machine
-from model_export.training.recipe import RECIPES, Recipe
+from model_export.training.recipe import Recipe
+from model_export.training.recipes import RECIPES
 from model_export.training.start import begin
 from model_export.training.trainer import Trainer
 from model_export.weights.loading import Loaded, load_file

@@ -21,7 +21,7 @@ class BatchItem(Protocol):
 
     @property
     def image(self) -> Image:
-        """uint8 `(3, crop, crop)`, RGB; or a JPEG, if the runner decodes."""
+        """uint8 `(channels, height, width)`; or a JPEG, if the runner decodes."""
 
     @property
     def top_k(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -95,7 +96,7 @@ class Pipeline:
         self._runner = runner
         self._decoders = decoders
         self._preprocessing = model.card.preprocessing
-        self._pixel_bytes = 3 * model.card.preprocessing.crop**2
+        self._pixel_bytes = math.prod(model.card.preprocessing.shape)
         self._max_image_bytes = settings.max_image_bytes
         self._max_pixels = settings.max_pixels
         self._scaled_decoding = settings.scaled_decoding

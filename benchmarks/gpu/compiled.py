@@ -24,12 +24,12 @@ CASES = (("default", 64), ("default", 128), ("default", 1), ("default", 8), ("de
 
 def run(plan: Plan, report: Report) -> None:
     """Measures PyTorch compiled for each batch size by itself, in the precision of the service."""
-    crop = read_card(model_folder(plan)).preprocessing.crop
+    shape = read_card(model_folder(plan)).preprocessing.shape
     forward = torch_forward(plan)
     for mode, size in (("default", plan.sizes[-1]),) if plan.tiny else CASES:
         row: dict[str, object] = {"mode": mode, "precision": plan.precision, "batch": size}
         try:
-            row |= compiled(forward, mode, np.zeros((size, 3, crop, crop), np.uint8), plan)
+            row |= compiled(forward, mode, np.zeros((size, *shape), np.uint8), plan)
         except Exception as error:  # the compiler calls others, which raise exceptions of their own
             row["error"] = fault(error)
         report.add("PyTorch compiled", row)

@@ -54,8 +54,8 @@ class Way(NamedTuple):
 def run(plan: Plan, report: Report) -> None:
     """Measures every way at every batch size, then in mixed sizes. The row of a way that fails has its error."""
     folder = model_folder(plan)
-    crop = read_card(folder).preprocessing.crop
-    images = np.random.default_rng(0).integers(0, 256, (plan.sizes[-1], 3, crop, crop), dtype=np.uint8)
+    shape = read_card(folder).preprocessing.shape
+    images = np.random.default_rng(0).integers(0, 256, (plan.sizes[-1], *shape), dtype=np.uint8)
     fastest, *others = reversed(PRECISIONS[plan.device])
     ways = (
         engine_ways(folder, [fastest], plan, report),

@@ -21,8 +21,8 @@ from service.runtime.images.encoded import EncodedJpeg, encoded
 from service.runtime.images.headers import read_header
 from service.runtime.loading import load_engine
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Preprocessing
 from service.runtime.model_folder import read_card
+from service.runtime.preprocessing import Preprocessing
 
 BATCHES = (1, 8, 64)
 MAX_PIXELS = 10**9
@@ -71,7 +71,7 @@ class OnGpu:
         self._uploads = uploads
         self._decoder = decoder
         self._preprocessing = preprocessing
-        crop = preprocessing.crop
+        crop = preprocessing.height
         self._pixels = ort.OrtValue.ortvalue_from_shape_and_type((len(uploads), 3, crop, crop), np.uint8, "cuda", 0)
         self._results = [self._pixels.data_ptr() + row * 3 * crop**2 for row in range(len(uploads))]
         headers = [read_header(upload, preprocessing, max_pixels=MAX_PIXELS) for upload in uploads]

@@ -23,8 +23,8 @@ from benchmarks.processes import cpu_seconds, proportional_mb
 from benchmarks.serving import Running, model_options, service
 from service.runtime.images.decoding import decode
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Preprocessing
 from service.runtime.model_folder import read_card
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import ProviderUnavailable
 
 STARTUP_S = 120  # limit for all decoding processes to start

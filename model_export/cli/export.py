@@ -23,12 +23,13 @@ from model_export.export.publish import publish
 from model_export.weights.defaults import Family, shortcut_of
 from model_export.weights.loading import Loaded
 from model_export.weights.random_weights import random_weights
-from service.runtime.model_card import Architecture, Interpolation, Preprocessing
+from service.runtime.model_card import Architecture
+from service.runtime.preprocessing import Fit, Interpolation, Preprocessing
 
 log = logging.getLogger(__name__)
 
 NETWORK_OPTIONS = ("depth", "family", "variant", "shortcut")
-PREPROCESSING_OPTIONS = ("resize", "crop", "interpolation", "mean", "std")
+PREPROCESSING_OPTIONS = ("resize", "crop", "fit", "fill", "channels", "window", "interpolation", "mean", "std")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     file = parser.add_argument_group("for a FILE of weights", "how the network was trained, unless FILE records it")
     file.add_argument("--labels", type=path, help="file of class names, if FILE has none: .txt, .json, .tsv or .csv")
     file.add_argument("--resize", type=int, help="shorter side in pixels before cropping (FILE only; default: 256)")
-    file.add_argument("--crop", type=int, help="side of the network's input in pixels (FILE only; default: 224)")
+    file.add_argument(
+        "--crop",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="side of the network's input, or its height and width, in pixels (FILE only; default: 224)",
+    )
+    file.add_argument(
+        "--fit",
+        choices=get_args(Fit),
+        help="crop: resize the shorter side, then cut out the centre; squash: resize the image as it is; letterbox: "
+        "keep its proportions and add bars (FILE only; default: crop)",
+    )
+    file.add_argument(
+        "--fill", type=int, nargs=3, metavar=("R", "G", "B"), help="colour of the bars (FILE only; default: black)"
+    )
+    file.add_argument("--channels", type=int, choices=(1, 3), help="1: grey images (FILE only; default: 3)")
+    file.add_argument(
+        "--window",
+        type=int,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="values of 16-bit images that become black and white (FILE only; default: by each file)",
+    )
     file.add_argument(
         "--interpolation", choices=get_args(Interpolation), help="filter for resizing (FILE only; default: bilinear)"
     )
@@ -140,6 +164,10 @@ def load_random(args: argparse.Namespace) -> Loaded:
 def with_preprocessing(loaded: Loaded, args: argparse.Namespace) -> Loaded:
     """The network with the preprocessing that was given; the rest stays as loaded."""
     given = {name: getattr(args, name) for name in PREPROCESSING_OPTIONS if getattr(args, name) is not None}
+    if "crop" in given:
+        if len(given["crop"]) > 2:
+            raise InputError("--crop takes a side, or height and width")
+        given["crop"] = given["crop"][0] if len(given["crop"]) == 1 else given["crop"]
     if loaded.mean_image is not None and given.keys() & {"crop", "mean"}:
         raise InputError(f"{args.weights} has a mean image, which fixes both values: leave --crop and --mean out")
     fields = loaded.preprocessing.model_dump() | given
@@ -147,5 +175,5 @@ def with_preprocessing(loaded: Loaded, args: argparse.Namespace) -> Loaded:
         preprocessing = Preprocessing.model_validate(fields)
     except ValidationError as error:
         fault = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise InputError(fault + ": set --resize as well" * (fields["crop"] > fields["resize"])) from None
+        raise InputError(fault + ": set --resize as well" * fault.startswith("crop ")) from None
     return loaded._replace(preprocessing=preprocessing)

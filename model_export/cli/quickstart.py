@@ -28,8 +28,9 @@ from model_export.weights.loading import Loaded
 from service.runtime.choices import FilePrecision, Precision
 from service.runtime.engine import DynamicEngine
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import ModelCard, Preprocessing
+from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import MODEL_FILES, ModelVersion, model_versions
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import ProviderUnavailable, open_session
 from service.runtime.self_test import SelfTestFailed
 

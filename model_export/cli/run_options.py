@@ -24,7 +24,8 @@ from model_export.cli.weight_options import (
 )
 from model_export.datasets.image_folder import OnBroken
 from model_export.errors import InputError
-from model_export.training.recipe import RECIPE_NAMES, Recipe, RecipeName, override, recipe_for
+from model_export.training.recipe import RECIPE_NAMES, Recipe, RecipeName, override
+from model_export.training.recipes import recipe_for
 from model_export.training.run import Inputs, describe_inputs
 from model_export.training.start import check_weights, fit_sizes
 from model_export.weights.defaults import Family, shortcut_of

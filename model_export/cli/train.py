@@ -27,7 +27,8 @@ from model_export.training.callbacks import Callback
 from model_export.training.distributed import Processes, join_processes
 from model_export.training.history import Row
 from model_export.training.machine import Machine
-from model_export.training.recipe import describe, override, recipe_for
+from model_export.training.recipe import describe, override
+from model_export.training.recipes import recipe_for
 from model_export.training.run import new_run, resumed_run
 from model_export.training.stopping import Stopped
 from model_export.training.trackers import open_trackers

@@ -57,15 +57,18 @@ class Dataset(ABC):
             for index, label in ((i, self.labels[i]) for i in (range(len(self)) if indices is None else indices))
         )
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, window: tuple[int, int] | None = None) -> Image.Image:
         """Image `index`, decoded as the service decodes it: RGB, upright, uncropped.
+
+        Args:
+            window: of 16-bit images, as in `Preprocessing`.
 
         Raises:
             ImageFault: it is broken.
             OSError: the file cannot be read.
         """
         opened = open_image(self.read(index), MAX_PIXELS)
-        upright = ORIENTATIONS[opened.layout.orientation].turn_image(load_pixels(opened))
+        upright = ORIENTATIONS[opened.layout.orientation].turn_image(load_pixels(opened, window))
         # `convert` copies an RGB image, too: the opened one would keep its file in memory.
         return flatten_on_white(upright).convert("RGB")
 

@@ -79,5 +79,5 @@ class InMemory(Dataset):
         digest.update(images.contiguous().numpy().data)
         return digest.hexdigest()
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, window: tuple[int, int] | None = None) -> Image.Image:
         return Image.fromarray(self.images[index].numpy())

@@ -29,5 +29,5 @@ class Subset(Dataset):
     def digest(self, indices: np.ndarray | None = None) -> str:
         return self.whole.digest(self.indices if indices is None else self.indices[indices])
 
-    def image(self, index: int) -> Image.Image:
-        return self.whole.image(int(self.indices[index]))
+    def image(self, index: int, window: tuple[int, int] | None = None) -> Image.Image:
+        return self.whole.image(int(self.indices[index]), window)

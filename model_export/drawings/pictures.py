@@ -18,7 +18,7 @@ from PIL import Image, ImageChops, ImageDraw
 from model_export.drawings.patterns import PATTERNS, Pattern
 from model_export.drawings.shapes import SHAPES, Shape
 from service.runtime.images.decoding import decode
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 CLASSES = (*SHAPES, *PATTERNS)
 

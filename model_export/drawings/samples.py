@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from model_export.drawings.pictures import pixels
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 
 def sample_images(count: int, preprocessing: Preprocessing) -> np.ndarray:
-    """The first `count` drawings through the service's preprocessing: uint8 `(count, 3, crop, crop)`, RGB."""
+    """The first `count` drawings through the service's preprocessing: uint8 `(count, channels, height, width)`, RGB."""
     return np.stack([pixels(0, index, preprocessing) for index in range(count)])

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from service.runtime.images.resizing import RESAMPLING, resized_size, to_array
-from service.runtime.model_card import Interpolation, Preprocessing
+from service.runtime.preprocessing import Interpolation, Preprocessing
 
 PAPER_SIDES = (224, 256, 384, 480, 640)  # shorter sides in pixels, for nets trained on crops of 224
 PAPER_CROP = 224
@@ -23,10 +23,10 @@ def ten_crops(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """
     p = preprocessing
     resized = _resize(image, p.resize, p.interpolation)  # (3, H, W)
-    bottom, right = resized.shape[1] - p.crop, resized.shape[2] - p.crop
-    centre = round(bottom / 2), round(right / 2)  # as in `service.runtime.images.resizing.crop_box`
+    bottom, right = resized.shape[1] - p.height, resized.shape[2] - p.width
+    centre = round(bottom / 2), round(right / 2)  # as in `service.runtime.images.resizing.view_of`
     corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), centre)
-    crops = np.stack([resized[:, top : top + p.crop, left : left + p.crop] for top, left in corners])
+    crops = np.stack([resized[:, top : top + p.height, left : left + p.width] for top, left in corners])
     return np.concatenate([crops, crops[..., ::-1]])
 
 

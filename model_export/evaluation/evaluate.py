@@ -18,7 +18,8 @@ from model_export.evaluation.result import Evaluation, Method
 from model_export.progress import Progress
 from service.runtime.images.decoding import decode
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Label, Preprocessing
+from service.runtime.model_card import Label
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.scores import softmax
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,12 @@ def evaluate(
     """
     if not len(dataset):
         raise InputError(f"{dataset.name} holds no images to evaluate on: give another data set")
+    p = predictor.preprocessing
+    if method != "1-crop" and (p.fit != "crop" or p.height != p.width or p.channels != 3):
+        raise InputError(
+            f"{predictor.name} does not take squares in colour, cut out of the image, as {method} does: evaluate it "
+            "with 1-crop"
+        )
     labels = class_ids(dataset, predictor)[dataset.labels]
     probabilities = np.empty((len(dataset), len(predictor.labels)), np.float32)
     images_per_batch = max(1, batch_size // 10) if method == "10-crop" else batch_size
@@ -131,10 +138,10 @@ def _views(dataset: Dataset, index: int, preprocessing: Preprocessing, method: M
     with explain_unreadable(dataset, index):
         if method == "1-crop":
             return [decode(dataset.read(index), preprocessing, max_pixels=MAX_PIXELS).pixels[None]]
-        image = dataset.image(index)
+        image = dataset.image(index, preprocessing.window)
     if method == "10-crop":
         return [ten_crops(image, preprocessing)]
-    return [resized_whole(image, side, preprocessing.interpolation) for side in shorter_sides(preprocessing.crop)]
+    return [resized_whole(image, side, preprocessing.interpolation) for side in shorter_sides(preprocessing.height)]
 
 
 def _mean_softmax(predictor: Predictor, batch: Sequence[Views], batch_size: int) -> np.ndarray:
@@ -146,7 +153,8 @@ def _mean_softmax(predictor: Predictor, batch: Sequence[Views], batch_size: int)
     total = np.zeros((len(batch), len(predictor.labels)))
     for (_, height, width), numbered in by_size.items():
         # as many pixels as a batch of the usual size, hence about as much memory
-        views_per_batch = max(1, batch_size * predictor.preprocessing.crop**2 // (height * width))
+        usual = predictor.preprocessing.height * predictor.preprocessing.width
+        views_per_batch = max(1, batch_size * usual // (height * width))
         for start in range(0, len(numbered), views_per_batch):
             images, views = zip(*numbered[start : start + views_per_batch], strict=True)
             np.add.at(total, list(images), softmax(predictor.logits(np.stack(views)).astype(np.float64)))

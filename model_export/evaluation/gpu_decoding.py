@@ -13,7 +13,7 @@ from service.runtime.faults import ImageFault
 from service.runtime.images.decoding import decode
 from service.runtime.images.encoded import EncodedJpeg, encoded
 from service.runtime.images.headers import read_header
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 BATCH = 64
 JPEG_SUFFIXES = (".jpg", ".jpeg")

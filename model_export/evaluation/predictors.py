@@ -18,8 +18,9 @@ from service.runtime.engine import DynamicEngine, Engine
 from service.runtime.graph import INPUT
 from service.runtime.loading import load_engine
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Architecture, Label, Preprocessing
+from service.runtime.model_card import Architecture, Label
 from service.runtime.model_folder import MODEL_FILES, ModelVersion, read_card, verify_digests
+from service.runtime.preprocessing import Preprocessing
 
 Device = Literal["cpu", "cuda"]
 
@@ -90,8 +91,7 @@ class OnnxPredictor(Predictor):
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Raises InputError if the images do not have the crop's size and the graph takes no other."""
-        crop = self.preprocessing.crop
-        engine = self.engine if images.shape[2:] == (crop, crop) else self._any_size
+        engine = self.engine if images.shape[1:] == self.preprocessing.shape else self._any_size
         return engine.infer(images)["logits"]
 
     @functools.cached_property

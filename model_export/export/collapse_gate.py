@@ -10,7 +10,7 @@ import numpy as np
 from model_export.drawings.samples import sample_images
 from model_export.errors import CheckFailed
 from service.runtime.engine import Engine
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 # Smallest accepted spread of the answers. Networks of every family and depth have more than 0.14, untrained ones too.
 # A layer of zeros gives 0. Mean and std on the scale 0 to 255, which the card refuses earlier, mostly give less than
@@ -34,7 +34,7 @@ def check_collapse(engine: Engine, preprocessing: Preprocessing) -> float:
     Raises:
         Collapsed: the spread is less than `MIN_SPREAD`.
     """
-    shape = (1, 3, preprocessing.crop, preprocessing.crop)
+    shape = (1, *preprocessing.shape)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     drawings = sample_images(5, preprocessing)
     pictures = np.concatenate([np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), noise, drawings])

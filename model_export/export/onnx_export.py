@@ -26,17 +26,18 @@ class ExportError(CheckFailed):
     """The exported graph is not what the service expects."""
 
 
-def export_onnx(graph: ServingGraph, crop: int, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes one self-contained ONNX file for images of `crop` x `crop` pixels, with a dynamic batch dimension.
+def export_onnx(graph: ServingGraph, shape: tuple[int, int, int], path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes one self-contained ONNX file, with a dynamic batch dimension.
 
     Args:
+        shape: of the images: channels, height and width.
         metadata: for the file's `metadata_props`; see `onnx_metadata`.
 
     Raises:
         ExportError: a batch norm was not folded, or the batch dimension is fixed.
     """
     # With an example of batch 1 the exporter would fix the dimension at 1.
-    example = torch.zeros((2, 3, crop, crop), dtype=torch.uint8)
+    example = torch.zeros((2, *shape), dtype=torch.uint8)
     with _quiet_exporter():
         program = torch.onnx.export(
             folded(graph),

@@ -7,6 +7,7 @@ import json
 
 from model_export.weights.loading import Loaded
 from service.runtime.graph import BATCH_DIMENSION, INPUT
+from service.runtime.preprocessing import Preprocessing
 
 
 def onnx_metadata(loaded: Loaded, name: str) -> dict[str, str]:
@@ -24,7 +25,6 @@ def onnx_metadata(loaded: Loaded, name: str) -> dict[str, str]:
     Args:
         name: of the published model.
     """
-    crop = loaded.preprocessing.crop
     wnids = [label.wnid for label in loaded.labels]
     entries: dict[str, object] = {
         "architecture": loaded.net.architecture.model_dump(mode="json"),
@@ -37,9 +37,8 @@ def onnx_metadata(loaded: Loaded, name: str) -> dict[str, str]:
         "name": name,
         **{key: json.dumps(value, ensure_ascii=False) for key, value in entries.items()},
         "input": (
-            f"{INPUT}: uint8 [{BATCH_DIMENSION}, 3, {crop}, {crop}], channels in the order RGB, values 0 to 255. "
-            f"Resize the shorter side to {loaded.preprocessing.resize} pixels ({loaded.preprocessing.interpolation}) "
-            f"and cut out the centre, {crop} x {crop}. The graph itself subtracts the mean and divides by std."
+            f"{INPUT}: uint8 [{', '.join(map(str, (BATCH_DIMENSION, *loaded.preprocessing.shape)))}], "
+            f"{in_words(loaded.preprocessing)} The graph itself subtracts the mean and divides by std."
         ),
         "output": (
             "logits: one for each label; their softmax is the probabilities. embedding: the pooled features. "
@@ -47,3 +46,18 @@ def onnx_metadata(loaded: Loaded, name: str) -> dict[str, str]:
         ),
         "software": f"resnet-service {importlib.metadata.version('resnet-service')}",
     }
+
+
+def in_words(preprocessing: Preprocessing) -> str:
+    """How to make the input from an upright RGB image, in sentences."""
+    p = preprocessing
+    channels = "channels in the order RGB" if p.channels == 3 else "one channel, the luma (ITU-R BT.601)"
+    size = f"{p.width} x {p.height}"
+    fit = {
+        "crop": f"Resize the shorter side to {p.resize} pixels ({p.interpolation}) and cut out the centre, {size}.",
+        "squash": f"Resize the image to {size} ({p.interpolation}), whatever becomes of its proportions.",
+        "letterbox": f"Resize the image into {size} ({p.interpolation}), keep its proportions, centre it, and fill the "
+        f"rest with the colour {p.fill}.",
+    }[p.fit]
+    window = f" Of 16-bit images, {p.window[0]} becomes 0 and {p.window[1]} becomes 255." if p.window else ""
+    return f"{channels}, values 0 to 255. {fit}{window}"

@@ -12,7 +12,8 @@ from model_export.errors import CheckFailed
 from model_export.nets.serving_graph import ServingGraph
 from service.runtime.engine import Engine
 from service.runtime.graph import OUTPUTS
-from service.runtime.model_card import Parity, Preprocessing
+from service.runtime.model_card import Parity
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.self_test import SelfTest
 
 # Serving starts with 1, 3 is not a power of two, 8 is the default largest batch.
@@ -58,7 +59,7 @@ class Reference:
     """PyTorch's answers to the sample images.
 
     Attributes:
-        images: uint8 `(N, 3, crop, crop)`.
+        images: uint8 `(N, channels, height, width)`.
         exact: the outputs in float64, in the order of `OUTPUTS`.
         rounded: the outputs in float32, in the same order.
     """

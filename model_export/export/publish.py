@@ -64,7 +64,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
         onnx_path = staging / MODEL_FILES["fp32"]
         log.info("%s: exporting to ONNX", name)
         graph = loaded.serving_graph()
-        export_onnx(graph, preprocessing.crop, onnx_path, onnx_metadata(loaded, name))
+        export_onnx(graph, preprocessing.shape, onnx_path, onnx_metadata(loaded, name))
 
         log.info("%s: comparing with PyTorch", name)
         # The CPU provider runs everywhere; each server checks its own provider with the self-test.

@@ -6,20 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from model_export.nets.resnet import ResNet
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 
 class Normalise(nn.Module):
     """`(images - mean) / std`: uint8 or float `(N, 3, H, W)` in 0 to 255 -> float32 `(N, 3, H, W)`.
 
+    Images of one channel, `(N, 1, H, W)`, come out with three, too: each has the mean and std of its own.
+
     Args:
-        mean_image: float `(3, crop, crop)` in 0 to 255, a mean per pixel (section 3.4 of the paper). Images of another
-            size, as in multi-scale testing, have `preprocessing.mean` subtracted instead.
+        mean_image: float `(3, height, width)` in 0 to 255, a mean per pixel (section 3.4 of the paper). Images of
+            another size, as in multi-scale testing, have `preprocessing.mean` subtracted instead.
     """
 
     mean: Tensor  # (1, 3, 1, 1), in 0 to 255
     scale: Tensor  # (1, 3, 1, 1)
-    mean_image: Tensor | None  # (1, 3, crop, crop), in 0 to 255
+    mean_image: Tensor | None  # (1, 3, height, width), in 0 to 255
 
     def __init__(self, preprocessing: Preprocessing, mean_image: Tensor | None = None) -> None:
         super().__init__()
@@ -46,7 +48,7 @@ class ServingGraph(nn.Module):
         self.normalise = Normalise(preprocessing, mean_image)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 `(N, 3, H, W)` -> logits `(N, classes)`, embedding `(N, C)`, feature map `(N, C, h, w)`."""
+        """uint8 `(N, channels, H, W)` -> logits `(N, classes)`, embedding `(N, C)`, feature map `(N, C, h, w)`."""
         feature_map = self.net.features(self.normalise(images))
         embedding = torch.flatten(self.net.avgpool(feature_map), 1)
         return self.net.fc(embedding), embedding, feature_map

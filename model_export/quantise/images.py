@@ -15,7 +15,7 @@ from model_export.datasets.layout import AUTO, Layout
 from model_export.datasets.subset import Subset
 from service.runtime.images.decoding import decode
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 
 def sample(dataset: Dataset, count: int, *, skip: int = 0) -> Subset:
@@ -51,7 +51,7 @@ def open_calibration_data(spec: str, layout: Layout = AUTO) -> Data:
 
 
 def batches(dataset: Dataset, preprocessing: Preprocessing, size: int) -> Iterator[np.ndarray]:
-    """Every image of a data set, decoded and cropped: uint8 (at most `size`, 3, crop, crop).
+    """Every image of a data set, decoded and cropped: uint8 (at most `size`, channels, height, width).
 
     Raises:
         InputError: an image is broken or missing.

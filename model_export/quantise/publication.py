@@ -29,8 +29,9 @@ from model_export.quantise.ranges import activation_ranges
 from model_export.quantise.sensitivity import Int8Probe, choose_float_layers
 from service.runtime.choices import FILES, FilePrecision, Precision
 from service.runtime.engine import Engine
-from service.runtime.model_card import CalibrationMethod, ModelCard, ModelFile, Preprocessing, Quantisation
+from service.runtime.model_card import CalibrationMethod, ModelCard, ModelFile, Quantisation
 from service.runtime.model_folder import MODEL_FILES, ModelVersion, sha256
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import ProviderUnavailable
 from service.runtime.self_test import SelfTest, SelfTestFailed
 
@@ -195,7 +196,7 @@ def _make_int8(
 
 
 def _pixels(dataset: Dataset, preprocessing: Preprocessing) -> np.ndarray:
-    """uint8 (N, 3, crop, crop). Raises InputError if the data set is empty."""
+    """uint8 (N, channels, height, width). Raises InputError if the data set is empty."""
     if not len(dataset):
         raise InputError(f"{dataset.name} leaves no images to calibrate on: give more")
     return np.concatenate(list(batches(dataset, preprocessing, BATCH)))

@@ -42,7 +42,7 @@ def activation_ranges(
     """The range of every activation that int8 rounds, by name.
 
     Args:
-        images: uint8 (N, 3, crop, crop).
+        images: uint8 (N, channels, height, width).
         method: minmax: all values. percentile: all but the outermost hundred-thousandth of the absolute values.
             entropy: the range that loses the least information (`least_divergence`).
         advance: called with the number of images done, N in total for minmax, 2N for the others.

@@ -55,7 +55,7 @@ class Int8Probe:
 
     Args:
         fp32: the file to compare with.
-        images: uint8 (N, 3, crop, crop).
+        images: uint8 (N, channels, height, width).
         quantiser: makes the graphs to measure.
     """
 

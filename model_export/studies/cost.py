@@ -44,6 +44,5 @@ def count_cost(architecture: Architecture) -> NetworkCost:
                     layer.register_forward_hook(add)
                 elif isinstance(layer, nn.BatchNorm2d | nn.ReLU):  # not counted, and slow on the meta device
                     module.add_module(name, nn.Identity())
-        side = usual_preprocessing(architecture.family).crop
-        net(torch.empty(1, 3, side, side))
+        net(torch.empty(1, *usual_preprocessing(architecture.family).shape))
     return NetworkCost(parameters, macs)

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from model_export.training.recipe import Recipe
-from service.runtime.images.resizing import RESAMPLING, resize_and_crop
-from service.runtime.model_card import Preprocessing
+from service.runtime.images.resizing import RESAMPLING, network_view
+from service.runtime.preprocessing import Preprocessing
 
 ASPECT = (3 / 4, 4 / 3)  # of the rectangles of `area` (Szegedy et al. 2015)
 ERASED_AREA = (0.02, 0.33)  # of the rectangles of `erasing`, as in torchvision
@@ -35,7 +35,7 @@ class Palette(NamedTuple):
 
 
 def training_view(image: Image.Image, recipe: Recipe, size: int, fill: tuple[int, int, int], rng: Rng) -> Image.Image:
-    """A random `size` x `size` crop of an RGB image, perhaps mirrored, as the recipe says.
+    """A random crop of an RGB image, `size` pixels high, perhaps mirrored, as the recipe says.
 
     Args:
         fill: the colour of the border of `pad` crops.
@@ -43,11 +43,10 @@ def training_view(image: Image.Image, recipe: Recipe, size: int, fill: tuple[int
     if recipe.crop == "pad":
         view = _padded_crop(image, recipe, size, fill, rng)
     elif recipe.crop == "centre":
-        resize = max(size, recipe.test_resize * size // recipe.test_size)
-        view = resize_and_crop(image, Preprocessing(resize=resize, crop=size, interpolation=recipe.interpolation))
+        view = network_view(image, recipe.preprocessing(Preprocessing(), size))
     else:
         box = _scale_box(image, recipe, size, rng) if recipe.crop == "scale" else _area_box(image, recipe, rng)
-        view = image.resize((size, size), RESAMPLING[recipe.interpolation], box)
+        view = image.resize((recipe.width or size, size), RESAMPLING[recipe.interpolation], box)
     return ImageOps.mirror(view) if recipe.mirror and rng.random() < 0.5 else view
 
 
@@ -80,7 +79,7 @@ def _padded_crop(image: Image.Image, recipe: Recipe, size: int, fill: tuple[int,
     """A random square of the image with a border of `padding` pixels (section 4.2)."""
     if image.size != (size, size):
         preprocessing = Preprocessing(resize=size, crop=size, interpolation=recipe.interpolation)
-        image = resize_and_crop(image, preprocessing)
+        image = network_view(image, preprocessing)
     left, top = rng.integers(0, 2 * recipe.padding, 2, endpoint=True)
     view = Image.new("RGB", (size, size), fill)
     view.paste(image, (recipe.padding - int(left), recipe.padding - int(top)))

@@ -13,9 +13,9 @@ from model_export.datasets.base import Dataset
 from model_export.progress import Progress
 from model_export.training.augment import Palette
 from model_export.training.loader import read_image
-from service.runtime.images.resizing import resize_and_crop, to_array
+from service.runtime.images.resizing import network_input
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 MAX_IMAGES = 10_000  # evenly spread over the set; more would change the mean by a fraction of a grey level
 CHUNK = 64  # images in memory at once
@@ -24,7 +24,7 @@ CHUNK = 64  # images in memory at once
 class ColourStatistics(NamedTuple):
     """Over the centre crops of the training set, or of a sample of it; values in 0 to 255."""
 
-    mean_image: Tensor  # float32 (3, crop, crop)
+    mean_image: Tensor  # float32 (3, height, width)
     palette: Palette
 
 
@@ -35,11 +35,12 @@ def measure_colours(dataset: Dataset, preprocessing: Preprocessing, *, shown: bo
         InputError: an image is broken or missing.
     """
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_IMAGES)).astype(int))
-    total = np.zeros((3, preprocessing.crop, preprocessing.crop))
+    total = np.zeros((3, preprocessing.height, preprocessing.width))
     products = np.zeros((3, 3))
 
     def pixels(index: int) -> np.ndarray:
-        return to_array(resize_and_crop(read_image(dataset, index), preprocessing))
+        image = read_image(dataset, index, preprocessing.window)
+        return np.broadcast_to(network_input(image, preprocessing), total.shape)  # grey in all three channels
 
     with (
         ThreadPoolExecutor(usable_cores()) as pool,

@@ -43,7 +43,7 @@ class Feed:
         )
 
     def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Normalised images, float32 (N, 3, size, size), and labels, int64 (N,)."""
+        """Normalised images, float32 (N, 3, height, width), and labels, int64 (N,)."""
         images = batch.images.to(self.device, non_blocking=True).to(memory_format=self.machine.memory_format)
         if batch.colours is not None:
             images = images.float() + batch.colours.to(self.device, non_blocking=True)[:, :, None, None]

@@ -26,8 +26,8 @@ from model_export.errors import InputError
 from model_export.training.augment import Palette, colour_shift, erase, training_view
 from model_export.training.plan import VIEW, Key, Plan
 from model_export.training.recipe import Recipe
-from service.runtime.images.resizing import resize_and_crop, to_array
-from service.runtime.model_card import Preprocessing
+from service.runtime.images.resizing import network_input, to_array, with_channels
+from service.runtime.preprocessing import Preprocessing
 
 PREFETCH = 2  # batches per worker
 
@@ -35,7 +35,7 @@ PREFETCH = 2  # batches per worker
 class Batch(NamedTuple):
     """Images as they leave a worker."""
 
-    images: Tensor  # uint8 (N, 3, size, size)
+    images: Tensor  # uint8 (N, channels, height, width)
     labels: Tensor  # int64 (N,)
     colours: Tensor | None = None  # float32 (N, 3), 0 to 255: the colour shift of each image, with `pca_colour`
 
@@ -56,10 +56,11 @@ class _TrainingImages(TorchDataset[tuple[Tensor, int, Tensor]]):
         again = (key.time,) if key.time else ()
         rng = np.random.default_rng((self.seed, VIEW, key.epoch, key.image, *again))
         recipe = self.recipe
-        image = read_image(self.dataset, key.image)
+        image = read_image(self.dataset, key.image, recipe.window)
         pixels = to_array(training_view(image, recipe, key.size, self.fill, rng))
         if recipe.erasing and rng.random() < recipe.erasing:
             erase(pixels, self.fill, rng)
+        pixels = with_channels(pixels, recipe.channels)
         shift = colour_shift(self.palette, recipe.pca_colour, rng) if recipe.pca_colour else np.zeros(3, np.float32)
         return torch.from_numpy(pixels), int(self.dataset.labels[key.image]), torch.from_numpy(shift)
 
@@ -74,18 +75,18 @@ class _EvaluationImages(TorchDataset[tuple[Tensor, int]]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        view = resize_and_crop(read_image(self.dataset, index), self.preprocessing)
-        return torch.from_numpy(to_array(view)), int(self.dataset.labels[index])
+        image = read_image(self.dataset, index, self.preprocessing.window)
+        return torch.from_numpy(network_input(image, self.preprocessing)), int(self.dataset.labels[index])
 
 
-def read_image(dataset: Dataset, index: int) -> Image.Image:
-    """`dataset.image(index)`.
+def read_image(dataset: Dataset, index: int, window: tuple[int, int] | None = None) -> Image.Image:
+    """`dataset.image(index, window)`.
 
     Raises:
         InputError: the image has become unreadable.
     """
     with explain_unreadable(dataset, index, "put it back and resume, or train without it"):
-        return dataset.image(index)
+        return dataset.image(index, window)
 
 
 def training_batches(
@@ -119,7 +120,7 @@ def evaluation_batches(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Batch]:
-    """Every `world`-th image from `rank` on, in order, each once: images are `(N, 3, crop, crop)`.
+    """Every `world`-th image from `rank` on, in order, each once: images are `(N, channels, height, width)`.
 
     Raises:
         InputError: as `training_batches`.

@@ -1,20 +1,15 @@
-"""Recipes: all settings that decide what a training computes. A run prints its recipe and stores it.
-
-`paper-imagenet` and `paper-cifar` are sections 3.4 and 4.2 of the paper. `modern` is torchvision's recipe for its
-second ResNet weights. `finetune` starts from trained weights, as most users do. `demo` is for drawings that are seen
-once each.
-"""
+"""All settings that decide what a training computes. A run prints its recipe and stores it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model_export.errors import InputError
 from model_export.nets.resnet import Stage
-from service.runtime.model_card import Architecture, Interpolation
+from service.runtime.preprocessing import Fit, Interpolation, Preprocessing
 
 RecipeName = Literal["paper-imagenet", "paper-cifar", "modern", "finetune", "demo"]
 RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
@@ -95,6 +90,18 @@ class Recipe(BaseModel):
     """shorter side in testing and serving, before the centre square is cut out"""
     test_size: int = Field(default=224, ge=8)
     interpolation: Interpolation = "bilinear"
+    width: int | None = Field(default=None, ge=8)
+    """width of the images in training, testing and serving if it is not `size`, which is then their height"""
+    fit: Fit = "crop"
+    """how an image gets the size of testing and serving. crop: `test_resize`, then the centre. squash: resized as it
+    is, whatever becomes of its proportions. letterbox: it keeps them, and bars of the colour `fill` are added"""
+    fill: tuple[int, int, int] = (0, 0, 0)
+    """colour of the bars of a letterbox: red, green and blue, 0 to 255"""
+    channels: Literal[1, 3] = 3
+    """3: colour. 1: images become grey, and the network gets one channel, which it takes for all three"""
+    window: tuple[int, int] | None = None
+    """the values of 16-bit images that become black and white; none: by the sBIT chunk of each file, or its largest
+    value"""
 
     # Labels and weights.
     class_weights: Literal["balanced"] | None = None
@@ -111,6 +118,11 @@ class Recipe(BaseModel):
     sync_bn: bool = False
     """with several processes, normalise over the batches of all of them"""
 
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if (self.epochs is None) == (self.steps is None):
@@ -125,8 +137,16 @@ class Recipe(BaseModel):
             raise ValueError(
                 "a mean image has one size: make size and test_size equal, or choose normalisation imagenet"
             )
-        if self.test_size > self.test_resize:
-            raise ValueError("test_size is cut out of test_resize: it cannot be larger")
+        if self.fit == "crop" and max(self.test_size, self.width or 0) > self.test_resize:
+            raise ValueError("test_size and width are cut out of test_resize: they cannot be larger")
+        if self.width is not None and (self.size != self.test_size or self.first_size is not None):
+            raise ValueError("width holds for training and testing: make size and test_size equal, without first_size")
+        if self.crop in ("scale", "pad") and (self.fit != "crop" or self.width is not None):
+            raise ValueError(f"crop {self.crop} cuts out squares: choose area or centre")
+        if self.crop == "area" and self.fit == "letterbox":
+            raise ValueError("crop area changes the proportions that a letterbox keeps: choose centre")
+        if self.channels == 1 and self.pca_colour:
+            raise ValueError("grey images have no colours to change: set pca_colour to 0")
         if self.crop == "scale" and self.scale[0] < self.size:
             raise ValueError(f"squares of size {self.size} do not fit into images of scale {self.scale[0]}")
         if self.scale[0] > self.scale[1] or self.area[0] > self.area[1] or self.area[0] <= 0:
@@ -139,94 +159,28 @@ class Recipe(BaseModel):
             raise ValueError("accumulate must divide batch_size")
         return self
 
+    def preprocessing(self, usual: Preprocessing, size: int | None = None) -> Preprocessing:
+        """That of testing and serving, or of training images of another size that are cut as in testing.
+
+        Args:
+            usual: has the mean and std.
+            size: height of the training images.
+        """
+        height = size or self.test_size
+        fields = {
+            "resize": max(height, self.test_resize * height // self.test_size),
+            "crop": height if self.width is None else (height, self.width),
+            "fit": self.fit,
+            "fill": self.fill,
+            "channels": self.channels,
+            "window": self.window,
+            "interpolation": self.interpolation,
+        }
+        return Preprocessing.model_validate(usual.model_dump() | fields)
+
     def milestone_steps(self, steps: int) -> tuple[int, ...]:
         """The milestones of a run of `steps` steps, in steps."""
         return tuple(round(share * steps) for share in self.milestones)
-
-
-RECIPES: dict[RecipeName, Recipe] = {
-    "paper-imagenet": Recipe(),
-    "paper-cifar": Recipe(
-        name="paper-cifar",
-        epochs=None,
-        steps=64_000,
-        batch_size=128,
-        milestones=(0.5, 0.75),  # 32k and 48k iterations
-        family="cifar",
-        size=32,
-        crop="pad",
-        pca_colour=0,
-        test_resize=32,
-        test_size=32,
-    ),
-    "modern": Recipe(
-        name="modern",
-        epochs=600,
-        batch_size=1024,
-        lr=0.5,
-        weight_decay=2e-5,
-        decay_norms=False,
-        schedule="cosine",
-        milestones=(),
-        warmup=5,
-        size=176,
-        crop="area",
-        pca_colour=0,
-        erasing=0.1,
-        mixup=0.2,
-        cutmix=1.0,
-        normalisation="imagenet",
-        test_resize=232,
-        label_smoothing=0.1,
-        # torchvision averages every 32 steps, with 1 - 0.99998 scaled by batch size and epochs; per step, that is
-        ema=0.99997,
-        recompute_bn=0,
-    ),
-    "finetune": Recipe(
-        name="finetune",
-        epochs=20,
-        batch_size=32,
-        lr=0.01,
-        decay_norms=False,
-        schedule="cosine",
-        milestones=(),
-        warmup=1,
-        crop="area",
-        area=(0.25, 1.0),  # with few pictures, a crop should still show the labelled object
-        pca_colour=0,
-        normalisation="weights",
-        label_smoothing=0.1,
-        recompute_bn=0,
-    ),
-    "demo": Recipe(
-        name="demo",
-        epochs=1,
-        batch_size=16,
-        optimizer="adamw",  # for few steps: after 4096 pictures at 96 px its accuracy was 74 %, with SGD 57 %
-        lr=1e-3,
-        weight_decay=0.05,
-        schedule="linear",
-        # Small pictures teach most of it at a third of the cost. The learning rate falls only after them: the weights,
-        # and not only the batch norms, have to adapt to the size of serving.
-        milestones=(0.7,),
-        first_size=112,
-        warmup=0.08,
-        crop="centre",
-        mirror=False,
-        pca_colour=0,
-        normalisation="imagenet",
-        label_smoothing=0.05,
-        recompute_bn=0,
-    ),
-}
-
-
-def recipe_for(name: RecipeName, architecture: Architecture | None = None) -> Recipe:
-    """The recipe of a name, adapted to a network: from ResNet-110 on, the paper warms up at 0.01 (section 4.2)."""
-    recipe = RECIPES[name]
-    if name == "paper-cifar" and architecture is not None and architecture.depth >= 110:
-        return recipe.model_copy(update={"warmup_lr": 0.01})
-    return recipe
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

@@ -20,7 +20,8 @@ from model_export.weights.defaults import usual_preprocessing
 from model_export.weights.labels import imagenet_labels
 from model_export.weights.loading import Loaded
 from model_export.weights.record import MEAN_IMAGE, Record
-from service.runtime.model_card import Architecture, Label, Preprocessing, Weights
+from service.runtime.model_card import Architecture, Label, Weights
+from service.runtime.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Start(NamedTuple):
     net: ResNet
     labels: tuple[Label, ...]
     preprocessing: Preprocessing  # of testing and serving
-    mean_image: Tensor | None  # float32 (3, crop, crop), 0 to 255
+    mean_image: Tensor | None  # float32 (3, height, width), 0 to 255
     palette: Palette
     weights: Weights | None = None  # trained ones that it starts from
 
@@ -90,7 +91,17 @@ def resume(content: checkpoint.Content) -> Start:
 def fit_sizes(recipe: Recipe, loaded: Loaded, given: set[str]) -> Recipe:
     """The recipe at the image sizes of the weights, except for fields that the user has given."""
     p = loaded.preprocessing
-    sizes = {"size": p.crop, "test_size": p.crop, "test_resize": p.resize, "interpolation": p.interpolation}
+    sizes = {
+        "size": p.height,
+        "test_size": p.height,
+        "test_resize": p.resize,
+        "width": None if p.width == p.height else p.width,
+        "interpolation": p.interpolation,
+        "fit": p.fit,
+        "fill": p.fill,
+        "channels": p.channels,
+        "window": p.window,
+    }
     return override(recipe, {name: value for name, value in sizes.items() if name not in given})
 
 
@@ -120,10 +131,8 @@ def _normalisation(
         usual, mean_image = loaded.preprocessing, loaded.mean_image
     else:
         usual, mean_image = usual_preprocessing(architecture.family), None
-    preprocessing = usual.model_copy(
-        update={"resize": recipe.test_resize, "crop": recipe.test_size, "interpolation": recipe.interpolation}
-    )
-    if mean_image is not None and mean_image.shape[1:] != (recipe.test_size, recipe.test_size):
+    preprocessing = recipe.preprocessing(usual)
+    if mean_image is not None and mean_image.shape[1:] != preprocessing.shape[1:]:
         raise InputError(
             f"the mean image of the weights has {mean_image.shape[1]} x {mean_image.shape[2]} pixels: leave --size and "
             "--test-size out"

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from model_export.errors import InputError
 from model_export.weights.loading import Loaded
-from service.runtime.model_card import Label, Preprocessing
+from service.runtime.model_card import Label
+from service.runtime.preprocessing import Preprocessing
 
 Target = Literal["timm", "torchvision"]
 
@@ -85,7 +86,7 @@ def _tensors(loaded: Loaded) -> dict[str, Tensor]:
 
 def _timm_config(loaded: Loaded) -> dict[str, Any]:
     architecture, preprocessing = loaded.net.architecture, loaded.preprocessing
-    crop, classes = preprocessing.crop, architecture.num_classes
+    crop, classes = preprocessing.height, architecture.num_classes
     pretrained: dict[str, Any] = {
         "tag": "converted",
         "input_size": [3, crop, crop],
@@ -121,10 +122,10 @@ def _timm_names(labels: tuple[Label, ...]) -> Mapping[str, Any]:
 
 def crop_share(preprocessing: Preprocessing) -> float:
     """timm's `crop_pct`, from which timm computes `floor(crop / crop_pct)` as the size to resize to."""
-    share = preprocessing.crop / preprocessing.resize
-    if math.floor(preprocessing.crop / share) == preprocessing.resize:
+    share = preprocessing.height / preprocessing.resize
+    if math.floor(preprocessing.height / share) == preprocessing.resize:
         return share
-    return preprocessing.crop / (preprocessing.resize + 0.5)  # far from where rounding errors matter
+    return preprocessing.height / (preprocessing.resize + 0.5)  # far from where rounding errors matter
 
 
 def _torchvision_transforms(preprocessing: Preprocessing) -> dict[str, Any]:

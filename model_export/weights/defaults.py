@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from service.runtime.model_card import Preprocessing, Shortcut
+from service.runtime.model_card import Shortcut
+from service.runtime.preprocessing import Preprocessing
 
 Family = Literal["imagenet", "cifar"]
 ShortcutOption = Literal["A", "B", "C", "none"]

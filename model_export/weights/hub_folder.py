@@ -15,7 +15,8 @@ from model_export.errors import InputError
 from model_export.nets.resnet import IMAGENET_BLOCKS
 from model_export.weights.hub_preprocessing import parse, timm_preprocessing, transformers_preprocessing
 from model_export.weights.labels import labels_in
-from service.runtime.model_card import Architecture, Label, Preprocessing
+from service.runtime.model_card import Architecture, Label
+from service.runtime.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,13 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_export.errors import InputError
-from service.runtime.model_card import Interpolation, Preprocessing
+from service.runtime.preprocessing import Fit, Interpolation, Preprocessing
 
 # Pillow's numbers of the filters that a card can name.
 PILLOW_FILTERS: dict[int, Interpolation] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+# How timm calls what becomes of images that are not of the input's proportions. (timm's border has the colour `mean`.)
+TIMM_FITS: dict[str, Fit] = {"center": "crop", "squash": "squash", "border": "letterbox"}
 
 # From here on, transformers' ConvNext processor squashes the whole image into a square instead of cutting out a centre.
 CONVNEXT_SQUASHES_FROM = 384
@@ -71,15 +74,26 @@ def timm_preprocessing(content: Mapping[str, Any], path: Path) -> Preprocessing:
     """
     fields = parse(_TimmFields, content, path)
     channels, height, width = fields.input_size
-    if channels != 3 or height != width:
-        raise _refusal(path, "input_size", list(fields.input_size))
-    if fields.crop_mode != "center":
+    fit = TIMM_FITS.get(fields.crop_mode)
+    if fit is None:
         raise _refusal(path, "crop_mode", fields.crop_mode)
+    if channels != 3 or (height != width and fit == "crop"):
+        raise _refusal(path, "input_size", list(fields.input_size))
+    if fit != "crop" and fields.crop_pct != 1:  # timm would then cut out a part of it
+        raise _refusal(path, f"crop_mode {fields.crop_mode} with crop_pct", fields.crop_pct)
     interpolation = next((name for name in get_args(Interpolation) if name == fields.interpolation), None)
     if interpolation is None:
         raise _refusal(path, "interpolation", fields.interpolation)
-    resize = math.floor(height / fields.crop_pct)
-    return _preprocessing(path, resize, height, interpolation, fields.mean, fields.std)
+    return _preprocessing(
+        path,
+        resize=math.floor(height / fields.crop_pct),
+        crop=height if height == width else (height, width),
+        fit=fit,
+        fill=tuple(round(255 * value) for value in fields.mean) if fit == "letterbox" else (0, 0, 0),
+        interpolation=interpolation,
+        mean=fields.mean,
+        std=fields.std,
+    )
 
 
 def transformers_preprocessing(content: Mapping[str, Any], path: Path) -> Preprocessing:
@@ -100,12 +114,19 @@ def transformers_preprocessing(content: Mapping[str, Any], path: Path) -> Prepro
         raise _refusal(path, "rescale_factor", fields.rescale_factor)
     if fields.resample not in PILLOW_FILTERS:
         raise _refusal(path, "resample", fields.resample)
-    side = fields.size if isinstance(fields.size, int) else fields.size.get("shortest_edge")
-    if side is None:  # height and width: the image is squashed
-        raise _refusal(path, "size", fields.size)
-    if (fields.image_processor_type or fields.feature_extractor_type).startswith("ConvNext"):
-        if side >= CONVNEXT_SQUASHES_FROM:
+    mean, std = (fields.image_mean, fields.image_std) if fields.do_normalize else ((0, 0, 0), (1, 1, 1))
+    same = {"interpolation": PILLOW_FILTERS[fields.resample], "mean": mean, "std": std}
+    sizes = fields.size if isinstance(fields.size, dict) else {"shortest_edge": fields.size}
+    side = sizes.get("shortest_edge")
+    is_convnext = (fields.image_processor_type or fields.feature_extractor_type).startswith("ConvNext")
+    if side is None:
+        if sizes.keys() != {"height", "width"} or fields.do_center_crop or is_convnext:
             raise _refusal(path, "size", fields.size)
+        height, width = sizes["height"], sizes["width"]
+        return _preprocessing(path, crop=height if height == width else (height, width), fit="squash", **same)
+    if is_convnext:
+        if side >= CONVNEXT_SQUASHES_FROM:
+            return _preprocessing(path, crop=side, fit="squash", **same)
         resize, crop = int(side / fields.crop_pct), side
     else:
         if not fields.do_center_crop:
@@ -115,8 +136,7 @@ def transformers_preprocessing(content: Mapping[str, Any], path: Path) -> Prepro
         if len(sides) > 1 or (given := sides.pop()) is None:
             raise _refusal(path, "crop_size", fields.crop_size)
         resize, crop = side, given
-    mean, std = (fields.image_mean, fields.image_std) if fields.do_normalize else ((0, 0, 0), (1, 1, 1))
-    return _preprocessing(path, resize, crop, PILLOW_FILTERS[fields.resample], mean, std)
+    return _preprocessing(path, resize=resize, crop=crop, **same)
 
 
 def parse(fields: type[Fields], content: Mapping[str, Any], path: Path) -> Fields:
@@ -135,11 +155,9 @@ def parse(fields: type[Fields], content: Mapping[str, Any], path: Path) -> Field
         ) from error
 
 
-def _preprocessing(
-    path: Path, resize: int, crop: int, interpolation: Interpolation, mean: Triple, std: Triple
-) -> Preprocessing:
+def _preprocessing(path: Path, **fields: object) -> Preprocessing:
     try:
-        return Preprocessing(resize=resize, crop=crop, interpolation=interpolation, mean=mean, std=std)
+        return Preprocessing.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         place = "".join(f"{field}: " for field in first["loc"])
@@ -149,6 +167,7 @@ def _preprocessing(
 
 def _refusal(path: Path, field: str, value: object) -> InputError:
     return InputError(
-        f"{path} asks for {field} {value}, which is not supported: models here resize the shorter side, cut out the "
-        "centre square and normalise. Train the network so, or move the file away to load the weights without it"
+        f"{path} asks for {field} {value}, which is not supported: models here resize an image and cut out the centre, "
+        "squash it or letterbox it, and normalise. Train the network so, or move the file away to load the weights "
+        "without it"
     )

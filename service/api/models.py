@@ -13,6 +13,7 @@ from service.api.problems import responses
 from service.api.redaction import redacted
 from service.errors import NotFound, UnknownModel
 from service.model_repository import Model, Repository
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.tuning import Tuned
 
 
@@ -34,11 +35,7 @@ def info(model: Model, references: Sequence[str] = (), *, default: bool = False)
         accuracy=card.accuracy,
         calibration=card.calibration,
         classes=card.architecture.num_classes,
-        input=schema.Input(
-            size=card.preprocessing.crop,
-            resize=card.preprocessing.resize,
-            interpolation=card.preprocessing.interpolation,
-        ),
+        input=_input(card.preprocessing),
         state=status.state,
         reason=status.reason and redacted(status.reason, model.path),
         precision=engine.precision if engine else None,
@@ -48,6 +45,19 @@ def info(model: Model, references: Sequence[str] = (), *, default: bool = False)
         batch_sizes=list(engine.batch_sizes) if engine else [],
         lanes=engine.lanes if engine else None,
         tuning=tuning(engine.tuned) if engine and engine.tuned else None,
+    )
+
+
+def _input(preprocessing: Preprocessing) -> schema.Input:
+    return schema.Input(
+        height=preprocessing.height,
+        width=preprocessing.width,
+        channels=preprocessing.channels,
+        fit=preprocessing.fit,
+        resize=preprocessing.resize if preprocessing.fit == "crop" else None,
+        fill=preprocessing.fill if preprocessing.fit == "letterbox" else None,
+        interpolation=preprocessing.interpolation,
+        window=preprocessing.window,
     )
 
 

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from service.references import State
 from service.runtime.choices import Precision, ProviderName
-from service.runtime.model_card import Accuracy, Calibration, Gate, ImageSet, Interpolation, Shortcut, Variant, Weights
+from service.runtime.model_card import Accuracy, Calibration, Gate, ImageSet, Shortcut, Variant, Weights
+from service.runtime.preprocessing import Fit, Interpolation
 
 
 class Problem(BaseModel):
@@ -52,11 +53,21 @@ class Classification(BaseModel):
 
 
 class Input(BaseModel):
-    """How the service prepares an image: shorter side to `resize`, centre `size` x `size`."""
+    """How the service prepares an image for a model."""
 
-    size: int
-    resize: int
+    height: int = Field(examples=[224])
+    width: int = Field(examples=[224])
+    channels: int = Field(examples=[3], description="3: RGB. 1: grey.")
+    fit: Fit = Field(
+        description="crop: the shorter side is resized to `resize` pixels and the centre cut out. squash: the image is "
+        "resized as it is. letterbox: it keeps its proportions, and bars of the colour `fill` are added."
+    )
+    resize: int | None = Field(default=None, examples=[256])
+    fill: tuple[int, int, int] | None = Field(default=None, examples=[(0, 0, 0)])
     interpolation: Interpolation
+    window: tuple[int, int] | None = Field(
+        default=None, description="The values of 16-bit images that become black and white; null: by the file."
+    )
 
 
 class CandidateInfo(BaseModel):

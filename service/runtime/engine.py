@@ -19,10 +19,10 @@ from service.runtime.providers import Session
 from service.runtime.self_test import SelfTest, largest_error
 from service.runtime.tuning import Tuned
 
-# One image: uint8 `(3, crop, crop)`, or for an engine that decodes, a JPEG.
+# One image: uint8 `(channels, height, width)`, or for an engine that decodes, a JPEG.
 Image = np.ndarray | EncodedJpeg
 
-# A batch: uint8 `(N, 3, crop, crop)`, or N images.
+# A batch: uint8 `(N, channels, height, width)`, or N images.
 Images = np.ndarray | Sequence[Image]
 
 
@@ -68,7 +68,7 @@ class Engine(ABC):
         """Runs one batch. Up to `info.lanes` threads may call it at once.
 
         Args:
-            images: uint8 `(N, 3, crop, crop)`, RGB, as `decoding.decode` makes them.
+            images: uint8 `(N, channels, height, width)`, as `decoding.decode` makes them.
             outputs: `logits` float32 `(N, classes)`, `embedding` `(N, C)`, `feature_map` `(N, C, h, w)`.
             alone: whether no other batch runs at the same time, so that this one may use all cores.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-INPUT = "image"  # uint8 (N, 3, crop, crop), RGB
+INPUT = "image"  # uint8 (N, channels, height, width) of the card, RGB if there are three
 Output = Literal["logits", "embedding", "feature_map"]
 OUTPUTS: tuple[Output, ...] = ("logits", "embedding", "feature_map")
 

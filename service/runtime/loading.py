@@ -48,7 +48,7 @@ def load_engine(
         cache: remembers measurements. Without one nothing is measured: the first candidate that works, in the order of
             `PREFERENCE`, is taken.
         gpu: the number of the GPU, for CUDA.
-        gpu_decoding: the engine takes JPEGs, too, and decodes them on its GPU.
+        gpu_decoding: the engine takes JPEGs, too, and decodes them on its GPU, if its preprocessing is the classic one.
 
     Raises:
         ProviderUnavailable: no provider and precision that may be used can run the model; the message says why.
@@ -56,6 +56,9 @@ def load_engine(
         CardError: the stored self-test cannot be read.
     """
     started = time.perf_counter()
+    if gpu_decoding and not card.preprocessing.is_classic:
+        log.info("%s %d: JPEGs are decoded on the processor, as its preprocessing asks", card.name, card.version)
+        gpu_decoding = False
     placement = Placement(folder, card, threads, lanes, max_batch, gpu, gpu_decoding)
     loading = _Loading(placement, SelfTest.read(folder))
     candidates = list(loading.usable(provider, precision))

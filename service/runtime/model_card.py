@@ -6,9 +6,10 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from service.runtime.choices import FILES, FilePrecision, Precision
+from service.runtime.preprocessing import CardModel, Preprocessing
 
 # Where a bottleneck places its stride: "v1" (the paper) in the first 1x1, "v1.5" (torchvision) in the 3x3. Both have
 # weights of identical shapes: only this field tells them apart.
@@ -18,22 +19,17 @@ Variant = Literal["v1", "v1.5"]
 # C: projection everywhere. A plain net has None instead.
 Shortcut = Literal["A", "B", "C"]
 
-Interpolation = Literal["bilinear", "bicubic", "lanczos"]
-
 FILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
 
 # What this code reads. It rises with a field without which a model would be served wrongly; other fields are simply
-# added: older code ignores them, and keeps them in the versions that it publishes.
-SCHEMA_VERSION = 1
+# added: older code ignores them, and keeps them in the versions that it publishes. A card is written with the lowest
+# version that it needs (`ModelCard.needed_version`). 2: preprocessing other than the classic one.
+SCHEMA_VERSION = 2
 
 
-class _CardModel(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class Architecture(_CardModel):
+class Architecture(CardModel):
     """Everything needed, besides the weights, to rebuild the network."""
 
     depth: int
@@ -54,38 +50,7 @@ class Architecture(_CardModel):
         return f"{kind}{self.depth}" + ("-cifar" if self.family == "cifar" else "")
 
 
-# Pixels from 0 to 1 have a standard deviation of 0.5 at most, but some networks divide by 1 or a little more.
-MAX_STD = 4.0
-
-
-class Preprocessing(_CardModel):
-    """How a decoded RGB image becomes the network's input.
-
-    The shorter side is resized to `resize` pixels and the centre `crop` x `crop` is cut out. The ONNX graph, whose
-    input is uint8 [batch, 3, crop, crop], applies `mean` and `std` (RGB, for pixels divided by 255). With `mean_image`
-    it subtracts a mean per pixel, as in the paper; `mean` is then the average of that image.
-    """
-
-    resize: int = Field(default=256, ge=1)
-    crop: int = Field(default=224, ge=1)
-    interpolation: Interpolation = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    mean_image: bool = False
-
-    @model_validator(mode="after")
-    def _plausible(self) -> Preprocessing:
-        if self.crop > self.resize:
-            raise ValueError(f"crop {self.crop} is larger than the resized shorter side {self.resize}")
-        mean, std = (", ".join(f"{number:g}" for number in statistic) for statistic in (self.mean, self.std))
-        if max(self.mean) > 1 or max(self.std) > MAX_STD:
-            raise ValueError(f"mean {mean} and std {std} are for pixels from 0 to 255: divide them by 255")
-        if min(self.mean) < 0 or min(self.std) <= 0:
-            raise ValueError(f"mean {mean} and std {std} are impossible for pixels from 0 to 1")
-        return self
-
-
-class Label(_CardModel):
+class Label(CardModel):
     """One class. `wnid` is its WordNet id, for ImageNet classes."""
 
     name: str
@@ -98,7 +63,7 @@ class Label(_CardModel):
         return unicodedata.normalize("NFC", name)
 
 
-class Weights(_CardModel):
+class Weights(CardModel):
     """Where the weights come from: `source` for people, `sha256` of the imported file (None if there was none).
 
     `license` is an SPDX identifier or free text; None if nobody has stated one.
@@ -109,7 +74,7 @@ class Weights(_CardModel):
     license: str | None = None
 
 
-class ImageSet(_CardModel):
+class ImageSet(CardModel):
     """Images and their classes, by digest (`model_export.datasets.digests`)."""
 
     name: str
@@ -117,7 +82,7 @@ class ImageSet(_CardModel):
     sha256: str
 
 
-class Training(_CardModel):
+class Training(CardModel):
     """How weights were trained: what it takes to train them again.
 
     Attributes:
@@ -143,7 +108,7 @@ class Training(_CardModel):
     versions: dict[str, str]
 
 
-class Accuracy(_CardModel):
+class Accuracy(CardModel):
     """Measured (or published) accuracy, as fractions in [0, 1].
 
     `provider` ("pytorch" for weights) and `precision` are those of the measurement; None for published accuracy.
@@ -157,7 +122,7 @@ class Accuracy(_CardModel):
     precision: Precision | None = None
 
 
-class Calibration(_CardModel):
+class Calibration(CardModel):
     """Temperature scaling of the probabilities, `softmax(logits / temperature)`, and the calibration error it leaves.
 
     "On Calibration of Modern Neural Networks" (Guo et al. 2017), section 4.2. The temperature was fitted on one half of
@@ -171,7 +136,7 @@ class Calibration(_CardModel):
     images: int = Field(ge=1)
 
 
-class Parity(_CardModel):
+class Parity(CardModel):
     """How far the ONNX file is from PyTorch on the same inputs, as the export gate measured it."""
 
     batch_sizes: tuple[int, ...]
@@ -183,7 +148,7 @@ class Parity(_CardModel):
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 
 
-class Quantisation(_CardModel):
+class Quantisation(CardModel):
     """How an int8 file was quantised: the method and images that set the activation ranges, and the float layers.
 
     Activations are uint8, weights symmetric int8 per channel, expressed by QuantizeLinear and DequantizeLinear nodes
@@ -196,7 +161,7 @@ class Quantisation(_CardModel):
     float_layers: tuple[str, ...] = ()
 
 
-class Gate(_CardModel):
+class Gate(CardModel):
     """How a lower precision compared with fp32 before it was published.
 
     All are fractions of the images. `accuracy_lost` is fp32's top-1 accuracy minus this file's (negative for a gain);
@@ -211,7 +176,7 @@ class Gate(_CardModel):
     limit: float = Field(ge=0, le=1)
 
 
-class ModelFile(_CardModel):
+class ModelFile(CardModel):
     """One ONNX file of the folder. The fp32 file is checked against PyTorch, the others against the fp32 file.
 
     `file` is a plain name: a card cannot lead out of its folder. `gate` is for this file's own precision, `bf16` of the
@@ -227,10 +192,10 @@ class ModelFile(_CardModel):
     quantisation: Quantisation | None = None
 
 
-class ModelCard(_CardModel):
+class ModelCard(CardModel):
     """Everything known about one published version of one model."""
 
-    schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
+    schema_version: int = Field(default=1, ge=1)
     name: str = Field(pattern=NAME_PATTERN)
     version: int = Field(ge=1)
     created: datetime
@@ -246,7 +211,7 @@ class ModelCard(_CardModel):
     calibration: Calibration | None = None
     tools: dict[str, str]  # that exported it
     commit: str | None = None  # of the exporter's source, as in `Training`
-    metadata: dict[str, str] = {}  # the publisher's own; nothing here reads it
+    metadata: dict[str, str] = Field(default_factory=dict)  # the publisher's own; nothing here reads it
 
     @field_validator("schema_version")
     @classmethod
@@ -285,6 +250,11 @@ class ModelCard(_CardModel):
         """How a precision compared with fp32; None if it was not compared."""
         return self.files["fp32"].bf16 if precision == "bf16" else self.files[FILES[precision]].gate
 
+    @property
+    def needed_version(self) -> int:
+        """The lowest `schema_version` whose readers serve the model rightly."""
+        return 1 if self.preprocessing.is_classic else 2
+
     def to_json(self) -> str:
-        """The text of `card.json`."""
-        return self.model_dump_json(indent=2) + "\n"
+        """The text of `card.json`, with the `schema_version` that it needs."""
+        return self.model_copy(update={"schema_version": self.needed_version}).model_dump_json(indent=2) + "\n"

@@ -74,7 +74,7 @@ class Placement(NamedTuple):
 
     def _checked(self, session: Session) -> Session:
         """Raises ProviderUnavailable if the file is not the one that the card describes."""
-        check_graph(session.ort, self.card.preprocessing.crop, self.card.architecture.num_classes)
+        check_graph(session.ort, self.card.preprocessing.shape, self.card.architecture.num_classes)
         return session
 
     def most_lanes(self, provider: ProviderName) -> int:

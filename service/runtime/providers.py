@@ -147,15 +147,15 @@ def _create(
     return session
 
 
-def check_graph(session: ort.InferenceSession, crop: int, classes: int) -> None:
-    """Raises ProviderUnavailable unless the graph takes images of `crop` x `crop` and returns logits of `classes`."""
+def check_graph(session: ort.InferenceSession, shape: tuple[int, int, int], classes: int) -> None:
+    """Raises ProviderUnavailable unless the graph takes images of this shape and returns logits of `classes`."""
     logits_of = {node.name: node for node in session.get_outputs()}
     found = [node.shape[1:] for node in (session.get_inputs()[0], logits_of["logits"])]
-    if found != [[3, crop, crop], [classes]]:
-        image, logits = ("x".join(map(str, shape)) for shape in found)
+    if found != [list(shape), [classes]]:
+        image, logits, expected = ("x".join(map(str, sides)) for sides in (*found, shape))
         raise ProviderUnavailable(
-            f"the file takes images of {image} and returns {logits} logits; its card says 3x{crop}x{crop} and "
-            f"{classes}: publish the model again"
+            f"the file takes images of {image} and returns {logits} logits; its card says {expected} and {classes}: "
+            "publish the model again"
         )
 
 

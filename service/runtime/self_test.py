@@ -37,7 +37,7 @@ class SelfTest(NamedTuple):
     """Inputs and the network's answers to them, stored at export.
 
     Attributes:
-        images: uint8 `(N, 3, crop, crop)`.
+        images: uint8 `(N, channels, height, width)`.
         logits: float32 `(N, num_classes)`, computed in float64.
         rounding: PyTorch's largest error in float32, relative to the logits' range; None in older files.
     """

@@ -190,7 +190,7 @@ class _Batch:
     """The memory of one thread's batches of one size.
 
     Attributes:
-        images: uint8 `(size, 3, crop, crop)`, in memory that the GPU reads by itself.
+        images: uint8 `(size, channels, height, width)`, in memory that the GPU reads by itself.
     """
 
     def __init__(self, session: Session, gpu: int) -> None:

@@ -26,6 +26,8 @@ def key_of_shape(placement: Placement, candidates: Sequence[Candidate]) -> dict[
 
 def _shapes(card: ModelCard) -> dict[FilePrecision, str]:
     shape = f"{card.architecture.model_dump_json()}; {card.preprocessing.crop} pixels"
+    if card.preprocessing.channels != 3:
+        shape += f", {card.preprocessing.channels} channel"
     # Of an int8 file it also matters which layers have stayed in float.
     quantised = {name: file.quantisation for name, file in card.files.items()}
     return {name: f"{shape}; float: {how.float_layers}" if how else shape for name, how in quantised.items()}

@@ -150,7 +150,7 @@ class EngineSide:
             data = bytes(self._memory.jpeg(request.slot, request.jpeg_bytes))
             image = EncodedJpeg(data, request.width, request.height)
         else:
-            image = self._memory.pixels(request.slot, model.card.preprocessing.crop)
+            image = self._memory.pixels(request.slot, model.card.preprocessing.shape)
         runner.submit(SharedItem(image, request.top_k, request.deadline, request.request_id), pending)
 
     def _finish(self, request: Request, runner: Runner, pending: Pending) -> None:

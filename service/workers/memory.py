@@ -6,6 +6,7 @@ that holds it. A container's small /dev/shm does not limit it. Pages take memory
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from typing import NamedTuple
@@ -23,7 +24,7 @@ class Layout(NamedTuple):
     workers: int
     models: int  # most that are loaded at a time
     slots: int
-    side: int  # of the largest crop, in pixels
+    pixel_bytes: int  # of the largest input
     classes: int  # of the model with the most
     jpeg_bytes: int = 0  # of the largest JPEG that is handed over; 0 for none
 
@@ -34,7 +35,7 @@ class Layout(NamedTuple):
     @property
     def top_at(self) -> int:
         """Where in a slot the prediction begins, in bytes."""
-        return -(-max(3 * self.side**2, self.jpeg_bytes) // 8) * 8
+        return -(-max(self.pixel_bytes, self.jpeg_bytes) // 8) * 8
 
     @property
     def slot_bytes(self) -> int:
@@ -92,9 +93,9 @@ class SharedMemory:
         """The slots that a worker may use."""
         return range(worker * self.layout.slots, (worker + 1) * self.layout.slots)
 
-    def pixels(self, slot: int, side: int) -> np.ndarray:
-        """uint8 `(3, side, side)`, written by the worker and read by the engine."""
-        return np.frombuffer(self._map, np.uint8, 3 * side * side, self._start(slot)).reshape(3, side, side)
+    def pixels(self, slot: int, shape: tuple[int, int, int]) -> np.ndarray:
+        """uint8 of this shape, written by the worker and read by the engine."""
+        return np.frombuffer(self._map, np.uint8, math.prod(shape), self._start(slot)).reshape(shape)
 
     def jpeg(self, slot: int, size: int) -> memoryview:
         """A JPEG of so many bytes, written by the worker and read by the engine."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from service.workers.memory import Layout, SharedMemory
 SLOTS = 1024  # images that one worker can have in the engine process; its decode threads wait for a free slot
 
 # What the shared memory has room for besides the models at the start. Pages take memory only once they are written.
-MORE_MODELS, LEAST_SIDE, LEAST_CLASSES = 16, 512, 1000
+MORE_MODELS, LEAST_PIXEL_BYTES, LEAST_CLASSES = 16, 3 * 512**2, 1000
 
 
 class Loaded(NamedTuple):
@@ -33,7 +34,7 @@ def layout_for(models: Sequence[Model], workers: int, jpeg_bytes: int = 0) -> La
         workers=workers,
         models=2 * len(cards) + MORE_MODELS,  # while versions change, both are loaded
         slots=SLOTS,
-        side=max(LEAST_SIDE, *(card.preprocessing.crop for card in cards)),
+        pixel_bytes=max(LEAST_PIXEL_BYTES, *(math.prod(card.preprocessing.shape) for card in cards)),
         jpeg_bytes=jpeg_bytes,
         classes=max(LEAST_CLASSES, *(card.architecture.num_classes for card in cards)),
     )
@@ -50,7 +51,7 @@ class ModelTable(dict[int, Loaded]):
         """Why the shared memory has no room for a model; None if it has."""
         layout, card = self._memory.layout, model.card
         for what, size, most in (
-            ("it takes images of {} pixels a side", card.preprocessing.crop, layout.side),
+            ("its input has {} bytes", math.prod(card.preprocessing.shape), layout.pixel_bytes),
             ("it has {} classes", card.architecture.num_classes, layout.classes),
             ("with it, {} models are loaded", len(self) + 1, layout.models),
         ):

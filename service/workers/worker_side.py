@@ -123,8 +123,8 @@ class RemoteBackend:
     def _outcome(self, news: News) -> Ready | Failed:
         if news.info:
             self._indices[news.model] = news.index
-            side = news.model.card.preprocessing.crop
-            return Ready(news.info, RemoteRunner(self, news.index, side, news.info.decodes))
+            shape = news.model.card.preprocessing.shape
+            return Ready(news.info, RemoteRunner(self, news.index, shape, news.info.decodes))
         assert news.reason is not None
         return Failed(news.reason)
 
@@ -170,7 +170,7 @@ class RemoteBackend:
         self._loop.remove_reader(self._sock)
         self._sock.close()
 
-    def submit(self, model: int, side: int, item: BatchItem, pending: Pending) -> None:
+    def submit(self, model: int, shape: tuple[int, int, int], item: BatchItem, pending: Pending) -> None:
         slot = self._free.get()
         if pending.done():  # cancelled or too late, while it was decoded or waited for the slot
             self._free.put(slot)
@@ -181,7 +181,7 @@ class RemoteBackend:
             self.memory.jpeg(slot, len(image.data))[:] = image.data
             request = request._replace(jpeg_bytes=len(image.data), width=image.width, height=image.height)
         else:
-            self.memory.pixels(slot, side)[:] = image
+            self.memory.pixels(slot, shape)[:] = image
         self._waiting[slot] = _Waiting(pending, model, item.top_k)
         self._slots[pending] = slot
         self._count(model, 1)
@@ -241,11 +241,11 @@ class RemoteBackend:
 class RemoteRunner:
     """One ready model of a `RemoteBackend`. A `Runner`."""
 
-    def __init__(self, backend: RemoteBackend, index: int, side: int, decodes: bool = False) -> None:
+    def __init__(self, backend: RemoteBackend, index: int, shape: tuple[int, int, int], decodes: bool = False) -> None:
         self.decodes = decodes
         self._backend = backend
         self._index = index
-        self._side = side
+        self._shape = shape
         self._unanswered = backend.memory.unanswered[:, index]
         self._per_second = backend.memory.per_second[index : index + 1]
 
@@ -263,4 +263,4 @@ class RemoteRunner:
         return pending
 
     def submit(self, item: BatchItem, pending: Pending) -> None:
-        self._backend.submit(self._index, self._side, item, pending)
+        self._backend.submit(self._index, self._shape, item, pending)

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.hostile_uploads import BOMB, FORM_IMAGES, LIMIT, TINY_CHUNKS, attacks, webp_of_one_colour
 from service.runtime.faults import TooManyPixels
 from service.runtime.images.headers import read_header
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 from service.settings import Settings
 
 

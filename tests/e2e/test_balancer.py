@@ -26,7 +26,9 @@ MAX_BYTES = Settings.model_fields["max_request_bytes"].default
 def served(replica: Service) -> int:
     """How many requests a replica has answered with 200, by its own count."""
     text = replica.get("/metrics").text
-    return int(float(re.findall(rf'^resnet_requests_total{{model="{MODEL}",status="200"}} (\S+)$', text, re.M)[0]))
+    return int(
+        float(re.findall(rf'^resnet_requests_total{{model="{MODEL}",problem="",status="200"}} (\S+)$', text, re.M)[0])
+    )
 
 
 def test_the_load_is_shared_and_every_answer_is_right(
@@ -79,7 +81,7 @@ def test_balancer_and_service_have_the_same_limits(replicas: list[Service], bala
     form = {"Content-Type": "multipart/form-data; boundary=b"}
 
     too_large = balancer.post("/classify", bytes(MAX_BYTES + 1), form)
-    expected = document(RequestTooLarge(max_bytes=MAX_BYTES))
+    expected = document(RequestTooLarge(max_bytes=MAX_BYTES), request_id=too_large.headers["x-request-id"])
     assert too_large.status_code == 413
     assert problem(too_large) == expected
 

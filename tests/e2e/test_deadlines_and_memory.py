@@ -35,7 +35,7 @@ def test_a_deadline_of_the_client_ends_its_request_and_its_images_are_not_comput
     held.touch()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(service.classify, photo)
-        until(lambda: 'resnet_queue_images{model="resnet8-cifar"} 1.0' in service.get("/metrics").text)
+        until(lambda: 'resnet_images_in_service{model="resnet8-cifar"} 1.0' in service.get("/metrics").text)
         for _ in range(3):
             late = service.post("/classify", content=photo, headers={**JPEG, "X-Request-Timeout-Ms": "200"}, timeout=60)
             assert problem(late, 504, "deadline-missed")["timeout_ms"] == 200
@@ -166,7 +166,7 @@ def test_many_large_images_at_once_stay_within_the_budget_and_photographs_do_not
     forms = [[("file", (f"{i}.png", data, "image/png")) for i, data in enumerate(large_pngs(3))] for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(service.post, "/classify", files=form, timeout=120) for form in forms]
-        until(lambda: 'resnet_queue_images{model="resnet8-cifar"} 12.0' in service.get("/metrics").text)
+        until(lambda: 'resnet_images_in_service{model="resnet8-cifar"} 12.0' in service.get("/metrics").text)
         answered = 0
         while not all(one.done() for one in waiting):
             assert service.classify(photo, timeout=60).status_code == 200

@@ -54,7 +54,7 @@ def test_a_batch_that_ends_in_time_is_left_alone(
     held.touch()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(outcome, service, photo)
-        until(lambda: 'resnet_queue_images{model="resnet8-cifar"} 1.0' in service.get("/metrics").text)
+        until(lambda: 'resnet_images_in_service{model="resnet8-cifar"} 1.0' in service.get("/metrics").text)
         held.unlink()
         assert answer.result() == 200
     assert service.stop() == 0

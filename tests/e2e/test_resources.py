@@ -30,7 +30,7 @@ def test_without_room_for_the_workers_counters_it_refuses_to_start(
     monkeypatch.setenv("TMPDIR", str(small_disk))
     service = start_service(tiny_dir, **SETTINGS, workers=2, ready=False)
     assert service.process.wait(timeout=60) == 1
-    assert "has no room for 720896 bytes of counters: [Errno 28] No space left on device; set TMPDIR" in (
+    assert "has no room for 917504 bytes of counters: [Errno 28] No space left on device; set TMPDIR" in (
         service.log.read_text()
     )
 
@@ -51,7 +51,7 @@ def test_a_folder_for_temporary_files_that_fills_up_changes_nothing(
         assert {service.classify(photo, query).status_code for _ in range(10)} <= {200, 404, 422}
     for data in (b"", b"no image", photo[:100]):
         assert service.classify(data).status_code in (400, 422)
-    assert 'resnet_requests_total{model="resnet8-cifar",status="200"} 20.0' in service.get("/metrics").text
+    assert 'resnet_requests_total{model="resnet8-cifar",problem="",status="200"} 20.0' in service.get("/metrics").text
     assert service.stop() == 0
 
 

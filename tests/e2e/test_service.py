@@ -24,7 +24,7 @@ pytestmark = pytest.mark.e2e
 
 # The work that keeps the engine busy: `resnet18`, one image at a time.
 BUSY = {"models": "resnet18", "provider": "cpu", "max_batch": 1, "engine_threads": 1, "target_wait_ms": 60_000}
-IDLE_18 = 'resnet_queue_images{model="resnet18"} 0.0'
+IDLE_18 = 'resnet_images_in_service{model="resnet18"} 0.0'
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -218,7 +218,7 @@ def test_images_of_clients_that_hang_up_are_not_computed(
     metrics = service.get("/metrics").text
     computed = float(metrics.split('resnet_batch_size_sum{model="resnet18"} ')[1].split()[0])
     assert computed < 40
-    assert 'resnet_requests_total{model="resnet18",status="499"}' in metrics
+    assert 'resnet_requests_total{model="resnet18",problem="",status="499"}' in metrics
     assert service.classify(photo).status_code == 200
 
 
@@ -230,7 +230,7 @@ def test_a_client_that_leaves_while_it_uploads_leaves_nothing_behind(
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
             connection.sendall(head.encode() + photo[: len(photo) // 2])
-    left = 'resnet_requests_total{model="resnet8-cifar",status="499"} 5.0'
+    left = 'resnet_requests_total{model="resnet8-cifar",problem="",status="499"} 5.0'
     until(lambda: left in service.get("/metrics").text)
     metrics = service.get("/metrics").text
     assert "\nresnet_request_bytes 0.0\n" in metrics

@@ -65,4 +65,4 @@ def test_finetune_export_evaluate_and_serve_agree_to_the_image(
     (model,) = service.get("/models").json()["models"]
     assert model["accuracy"]["images"] == len(images.paths)
     assert model["accuracy"]["top1"] == pytest.approx(right / len(images.paths))
-    assert model["input"]["size"] == 32
+    assert model["input"]["height"] == model["input"]["width"] == 32

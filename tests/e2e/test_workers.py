@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 WORKERS = 2
 STOPPED = "INFO service: stopped"
-QUEUE_18 = 'resnet_queue_images{model="resnet18"}'
+QUEUE_18 = 'resnet_images_in_service{model="resnet18"}'
 
 
 @pytest.fixture
@@ -123,10 +123,10 @@ def test_every_worker_serves_and_metrics_are_those_of_all(service: Service, phot
     assert sum(counts) == 64
     for _ in range(8):  # a different worker may answer each time
         found = samples(service)
-        assert found['resnet_requests_total{model="resnet8-cifar",status="200"}'] == 64
+        assert found['resnet_requests_total{model="resnet8-cifar",problem="",status="200"}'] == 64
         assert found['resnet_images_total{model="resnet8-cifar",outcome="ok"}'] == 64
         assert found['resnet_batch_size_sum{model="resnet8-cifar"}'] == 64
-        assert found['resnet_queue_images{model="resnet8-cifar"}'] == 0
+        assert found['resnet_images_in_service{model="resnet8-cifar"}'] == 0
         (info,) = [name for name in found if name.startswith("resnet_model_info") and 'depth="8"' in name]
         assert found[info] == 1
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from service.runtime.faults import ImageFault
 from service.runtime.images.decoding import decode
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 LIST = Path(__file__).with_name("corpus.txt")
 MAX_PIXELS = 64_000_000

@@ -9,7 +9,7 @@ import contextlib
 import importlib
 
 from service.runtime.faults import ImageFault
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 TINY = Preprocessing(resize=8, crop=8)
 MAX_PIXELS = 100_000

@@ -11,10 +11,11 @@ from model_export.demo import SHIPPED, save_demo, shipped_demo, train_demo
 from model_export.drawings.pictures import CLASSES, pixels
 from model_export.evaluation.predictors import TorchPredictor
 from model_export.training.machine import Machine
-from model_export.training.recipe import RECIPES, override
+from model_export.training.recipe import override
+from model_export.training.recipes import RECIPES
 from model_export.weights.loading import Loaded, load_file
-from service.runtime.model_card import Preprocessing
 from service.runtime.model_folder import sha256
+from service.runtime.preprocessing import Preprocessing
 
 TINY = override(
     RECIPES["demo"],

@@ -13,7 +13,7 @@ from service.runtime.engine import Engine, Image, Images
 from service.runtime.graph import Output
 from service.runtime.images.decoding import decode
 from service.runtime.images.encoded import EncodedJpeg
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 
 def hold(engine: Engine) -> threading.Event:

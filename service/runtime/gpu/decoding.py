@@ -14,7 +14,7 @@ from service.runtime.gpu.memory import CudaError, Stream
 from service.runtime.gpu.resampling import GpuImage, GpuResampler
 from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.images.resizing import COMPILED
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import ProviderUnavailable
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import numpy as np
 
 from service.runtime.gpu.memory import DeviceMemory, Stream, page_locked
 from service.runtime.gpu.program import Program
-from service.runtime.images.resizing import axis_weights, crop_box
-from service.runtime.model_card import Preprocessing
+from service.runtime.images.resizing import axis_weights, view_of
+from service.runtime.preprocessing import Preprocessing
 
 BLOCK = (32, 8, 1)
 
@@ -82,7 +82,7 @@ class GpuResampler:
         for start, part in zip(offsets, (packed, *tables), strict=False):
             self._on_host[start : start + part.nbytes] = part.view(np.uint8).reshape(-1)
         stream.upload(address, self._on_host[: offsets[-1]])
-        crop = self._preprocessing.crop
+        crop = self._preprocessing.height  # a square
         grid = (-(-crop // BLOCK[0]), -(-crop // BLOCK[1]), len(images))
         self._program.launch("resample", grid, BLOCK, stream, address, crop)
 
@@ -90,8 +90,8 @@ class GpuResampler:
 @functools.lru_cache(128)
 def axes_of(width: int, height: int, preprocessing: Preprocessing) -> Axes:
     """How an image of this size becomes the network's input."""
-    crop, interpolation = preprocessing.crop, preprocessing.interpolation
-    left, top, right, bottom = crop_box((width, height), preprocessing)
+    crop, interpolation = preprocessing.height, preprocessing.interpolation
+    left, top, right, bottom = view_of((width, height), preprocessing).box
     x = axis_weights(interpolation, width, left, right, crop)
     y = axis_weights(interpolation, height, top, bottom, crop)
     return Axes(x, y, vertical_first=height > crop and height - crop > 2 * (width - crop))

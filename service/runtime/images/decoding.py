@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
 
 from service.runtime.images.formats import JPEG_END, SUPPORTED_FORMATS
-from service.runtime.images.headers import Header, decoding_fault, read_layout, shrink_divisor, shrink_side
+from service.runtime.images.headers import Header, decoding_fault, read_layout, shrink_divisor, smallest_size
 from service.runtime.images.layout import Layout
 from service.runtime.images.orientation import ORIENTATIONS
-from service.runtime.images.resizing import crop_box, resize_to_array, to_rgb_or_rgba
+from service.runtime.images.resizing import complete, resize_to_array, to_rgb_or_rgba, view_of
 from service.runtime.images.sixteen_bit import to_8_bits
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 # Pillow's own limit warns or raises inside `open`, and cannot be set per call. `open_image` checks the size in the
 # header against its own limit, before Pillow sees the file.
@@ -29,7 +29,7 @@ Image.MAX_IMAGE_PIXELS = None
 class Decoded(NamedTuple):
     """One image, ready for a batch."""
 
-    pixels: np.ndarray  # uint8 (3, crop, crop), RGB
+    pixels: np.ndarray  # uint8 (channels, height, width) of the network's input; RGB if there are three
     width: int  # of the whole image, upright, in pixels
     height: int
 
@@ -46,18 +46,18 @@ class OpenImage(NamedTuple):
 def decode(
     data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool = True, header: Header | None = None
 ) -> Decoded:
-    """Decodes an upload, turns it upright, resizes its shorter side and cuts out the centre.
+    """Decodes an upload, turns it upright and gives it the size of the network's input.
 
     Greyscale, 16-bit, palette, CMYK and transparent images come out as RGB (transparency over white), animations as
     their first frame.
 
-    The resize is Pillow's antialiased filter on the grid of torchvision's `Resize` followed by `CenterCrop`: the
-    pixels are those of training.
+    The resize is Pillow's antialiased filter, for the fit `crop` on the grid of torchvision's `Resize` followed by
+    `CenterCrop`: the pixels are those of training.
 
     Args:
         max_pixels: the most pixels of a JPEG or PNG; a WebP may have a quarter of them (see `headers`).
         scaled: lets the JPEG decoder shrink a large photograph to a half, a quarter or an eighth, never below
-            `SHRINK_MARGIN` times `resize`. This takes a fraction of the time; pixels differ a little.
+            `SHRINK_MARGIN` times what it is resized to. This takes a fraction of the time; pixels differ a little.
         header: what `read_header` returned for the same arguments, if it has been called: the file is not walked again.
 
     Raises:
@@ -66,15 +66,16 @@ def decode(
     """
     opened = _open(data, header.layout if header else read_layout(data, max_pixels))
     size = opened.image.size
-    divisor = shrink_on_load(opened, shrink_side(preprocessing)) if scaled else 1
-    image = load_pixels(opened)
+    divisor = shrink_on_load(opened, smallest_size(opened.layout, preprocessing)) if scaled else 1
+    image = load_pixels(opened, preprocessing.window)
     orientation = ORIENTATIONS[opened.layout.orientation]
     upright_size = orientation.upright_size(size)
+    view = view_of(upright_size, preprocessing)
     # Crops the stored image first and turns only the crop, which is small.
-    left, top, right, bottom = orientation.stored_box(crop_box(upright_size, preprocessing), size)
+    left, top, right, bottom = orientation.stored_box(view.box, size)
     box = (left / divisor, top / divisor, right / divisor, bottom / divisor)
-    pixels = resize_to_array(image, box, preprocessing)
-    return Decoded(orientation.turn_pixels(pixels), *upright_size)
+    pixels = resize_to_array(image, box, orientation.upright_size(view.size), preprocessing.interpolation)
+    return Decoded(complete(orientation.turn_pixels(pixels), view, preprocessing), *upright_size)
 
 
 def open_image(data: bytes, max_pixels: int) -> OpenImage:
@@ -99,8 +100,8 @@ def _open(data: bytes, layout: Layout) -> OpenImage:
     return OpenImage(image, layout, data, stripped)
 
 
-def shrink_on_load(opened: OpenImage, side: int) -> int:
-    """Makes a JPEG load at 1/8, 1/4 or 1/2 of its size: the smallest whose sides have `side` pixels or more.
+def shrink_on_load(opened: OpenImage, smallest: tuple[int, int]) -> int:
+    """Makes a JPEG load at 1/8, 1/4 or 1/2 of its size: the smallest that is not below this width and height.
 
     The decoder skips the frequencies that the resize would discard (libjpeg's scaled inverse DCT). Images of other
     formats load at full size.
@@ -108,12 +109,15 @@ def shrink_on_load(opened: OpenImage, side: int) -> int:
     Returns:
         The divisor of both sides: 1, 2, 4 or 8. Divide coordinates by it to get those of the loaded image.
     """
-    opened.image.draft(None, (side, side))
-    return shrink_divisor(opened.layout, side)
+    opened.image.draft(None, smallest)
+    return shrink_divisor(opened.layout, smallest)
 
 
-def load_pixels(opened: OpenImage) -> Image.Image:
+def load_pixels(opened: OpenImage, window: tuple[int, int] | None = None) -> Image.Image:
     """Decodes the pixels of an opened image: 8-bit RGB, or RGBA if it has transparency. 16 bits are scaled to 8.
+
+    Args:
+        window: as in `Preprocessing`.
 
     Raises:
         TruncatedImage, CorruptImage
@@ -121,7 +125,7 @@ def load_pixels(opened: OpenImage) -> Image.Image:
     image, layout, upload, data = opened
     try:
         image.load()
-        return to_rgb_or_rgba(to_8_bits(image, data))
+        return to_rgb_or_rgba(to_8_bits(image, data, window))
     except MemoryError:
         raise
     except Exception as error:  # Pillow may raise anything on damaged data: OSError, struct.error, AssertionError, ...

@@ -30,12 +30,14 @@ from service.runtime.images.formats import (
 )
 from service.runtime.images.jpeg_markers import read_jpeg
 from service.runtime.images.layout import Layout
+from service.runtime.images.orientation import ORIENTATIONS
 from service.runtime.images.png_chunks import read_png
+from service.runtime.images.resizing import view_of
 from service.runtime.images.webp_chunks import read_webp
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
-# A scaled photograph keeps at least this many times the resized shorter side. At exactly 1 the antialiasing filter
-# would have nothing left to do, and pixels would differ by up to 5 grey levels on average; from 1.17 on, by less
+# A scaled photograph keeps this many times the size that it is resized to, at least. At exactly 1 the antialiasing
+# filter would have nothing left to do, and pixels would differ by up to 5 grey levels on average; from 1.17 on, by less
 # than 2.
 SHRINK_MARGIN = 1.2
 
@@ -76,7 +78,7 @@ def read_header(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, s
             see `faults`. Images that pass can still turn out truncated or damaged when they are decoded.
     """
     layout = read_layout(data, max_pixels)
-    divisor = shrink_divisor(layout, shrink_side(preprocessing)) if scaled else 1
+    divisor = shrink_divisor(layout, smallest_size(layout, preprocessing)) if scaled else 1
     loaded = math.ceil(layout.width / divisor) * math.ceil(layout.height / divisor)
     decode_bytes = FIXED_BYTES + (layout.fixed_bytes + loaded * layout.pixel_bytes) * 17 // 16  # allocators round up
     return Header(layout.format, layout.width, layout.height, decode_bytes, layout)
@@ -105,18 +107,23 @@ def read_layout(data: bytes, max_pixels: int) -> Layout:
     return layout
 
 
-def shrink_side(preprocessing: Preprocessing) -> int:
-    """The shorter side, in pixels, that a scaled image keeps at least."""
-    return math.ceil(SHRINK_MARGIN * preprocessing.resize)
+def smallest_size(layout: Layout, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height in pixels, as stored, that a scaled image keeps at least."""
+    if preprocessing.fit == "crop":
+        side = math.ceil(SHRINK_MARGIN * preprocessing.resize)
+        return side, side
+    orientation = ORIENTATIONS[layout.orientation]
+    stored = layout.width, layout.height
+    width, height = orientation.upright_size(view_of(orientation.upright_size(stored), preprocessing).size)
+    return math.ceil(SHRINK_MARGIN * width), math.ceil(SHRINK_MARGIN * height)
 
 
-def shrink_divisor(layout: Layout, side: int) -> int:
-    """By what the decoder divides both sides of a JPEG, whose sides keep `side` pixels or more; 1 for other formats."""
+def shrink_divisor(layout: Layout, smallest: tuple[int, int]) -> int:
+    """By what the decoder divides both sides of a JPEG, which do not get below these two; 1 for other formats."""
     if layout.format != "JPEG":
         return 1
-    return next(
-        divisor for divisor in (8, 4, 2, 1) if divisor == 1 or min(layout.width, layout.height) // side >= divisor
-    )
+    times = min(layout.width // smallest[0], layout.height // smallest[1])
+    return next(divisor for divisor in (8, 4, 2, 1) if divisor == 1 or times >= divisor)
 
 
 def decoding_fault(error: Exception | None, data: bytes) -> TruncatedImage | CorruptImage:

@@ -1,11 +1,13 @@
-"""Resize and centre crop, with the same pixels in training and in serving."""
+"""Gives an image the size of the network's input, with the same pixels in training and in serving."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from service.runtime.model_card import Interpolation, Preprocessing
+from service.runtime.preprocessing import Interpolation, Preprocessing
 
 try:
     from service.runtime.images._resample import axis, resample
@@ -29,41 +31,100 @@ def resized_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
     return width, height
 
 
-def crop_box(size: tuple[int, int], preprocessing: Preprocessing) -> Box:
-    """The box that resizing and centre-cropping keep of an image of this width and height."""
-    crop = preprocessing.crop
-    width, height = size
-    resized_width, resized_height = resized_size(size, preprocessing.resize)
-    left = round((resized_width - crop) / 2)
-    top = round((resized_height - crop) / 2)
-    scale_x, scale_y = width / resized_width, height / resized_height
-    return left * scale_x, top * scale_y, (left + crop) * scale_x, (top + crop) * scale_y
+class View(NamedTuple):
+    """What the network sees of an image.
 
-
-def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resizes the shorter side of an image to `resize` and cuts out the centre, `crop` x `crop`.
-
-    Computes only the pixels of the crop, on the grid of the whole resized image: the result is that of resizing first
-    and cropping second.
+    Attributes:
+        box: the part of the image.
+        size: width and height that this part is resized to, in pixels.
+        offset: where it lies in the network's input, from the left and from the top, in pixels.
     """
-    return _resize(image, crop_box(image.size, preprocessing), preprocessing)
+
+    box: Box
+    size: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
 
 
-def resize_to_array(image: Image.Image, box: Box, preprocessing: Preprocessing) -> np.ndarray:
-    """Resizes a box of an RGB or RGBA image to `crop` x `crop`: uint8 (3, crop, crop), RGB, transparency over white."""
+def view_of(size: tuple[int, int], preprocessing: Preprocessing) -> View:
+    """The view of an upright image of this width and height.
+
+    With the fit `crop`, only the pixels of the crop are computed, on the grid of the whole resized image: the result is
+    that of resizing first and cropping second.
+    """
+    width, height = size
+    target = preprocessing.width, preprocessing.height
+    if preprocessing.fit == "squash":
+        return View((0, 0, width, height), target)
+    if preprocessing.fit == "letterbox":
+        scale = min(target[0] / width, target[1] / height)
+        inner = max(1, round(width * scale)), max(1, round(height * scale))
+        return View((0, 0, width, height), inner, ((target[0] - inner[0]) // 2, (target[1] - inner[1]) // 2))
+    resized_width, resized_height = resized_size(size, preprocessing.resize)
+    left = round((resized_width - target[0]) / 2)
+    top = round((resized_height - target[1]) / 2)
+    scale_x, scale_y = width / resized_width, height / resized_height
+    box = left * scale_x, top * scale_y, (left + target[0]) * scale_x, (top + target[1]) * scale_y
+    return View(box, target)
+
+
+def network_view(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """What the network sees of an upright RGB image, in colour."""
+    view = view_of(image.size, preprocessing)
+    resized = image.resize(view.size, RESAMPLING[preprocessing.interpolation], view.box)
+    if preprocessing.fit != "letterbox":
+        return resized
+    whole = Image.new("RGB", (preprocessing.width, preprocessing.height), preprocessing.fill)
+    whole.paste(resized, view.offset)
+    return whole
+
+
+def network_input(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """What the network gets of an upright RGB image: uint8 (channels, height, width)."""
+    return with_channels(to_array(network_view(image, preprocessing)), preprocessing.channels)
+
+
+def complete(pixels: np.ndarray, view: View, preprocessing: Preprocessing) -> np.ndarray:
+    """Adds the bars of a letterbox to a resized view, uint8 (3, height, width), and makes it grey if there is one
+    channel: uint8 (channels, height, width).
+    """
+    _, height, width = preprocessing.shape
+    if pixels.shape[1:] != (height, width):
+        whole = np.empty((3, height, width), np.uint8)
+        whole[:] = np.array(preprocessing.fill, np.uint8)[:, None, None]
+        left, top = view.offset
+        whole[:, top : top + view.size[1], left : left + view.size[0]] = pixels
+        pixels = whole
+    return with_channels(pixels, preprocessing.channels)
+
+
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """RGB pixels, uint8 (3, H, W), or with one channel their luma, (1, H, W), in Pillow's integers."""
+    if channels == 3:
+        return pixels
+    weights = np.array((19595, 38470, 7471), np.uint32)[:, None, None]  # ITU-R BT.601, times 2 ** 16
+    luma: np.ndarray = (pixels * weights).sum(axis=0, keepdims=True, dtype=np.uint32)
+    return ((luma + 0x8000) >> 16).astype(np.uint8)
+
+
+def resize_to_array(image: Image.Image, box: Box, size: tuple[int, int], interpolation: Interpolation) -> np.ndarray:
+    """Resizes a box of an RGB or RGBA image: uint8 (3, height, width), RGB, transparency over white.
+
+    Args:
+        size: width and height of the result, in pixels.
+    """
+    width, height = size
     if image.mode == "RGB" and resample is not None:
         try:
             _, source = image.__arrow_c_array__()
         except ValueError:  # Pillow stores more than 16 MB in several blocks, which only Pillow itself can resize
             pass
         else:
-            crop = preprocessing.crop
-            pixels = np.empty((3, crop, crop), np.uint8)
-            resample(source, image.width, image.height, preprocessing.interpolation, box, pixels, crop, crop)
+            pixels = np.empty((3, height, width), np.uint8)
+            resample(source, image.width, image.height, interpolation, box, pixels, width, height)
             return pixels
     # Flattening after the resize costs the same for images of any size. The pixels are those of flattening first:
     # Pillow resizes premultiplied colours.
-    return to_array(flatten_on_white(_resize(image, box, preprocessing)))
+    return to_array(flatten_on_white(image.resize(size, RESAMPLING[interpolation], box)))
 
 
 def axis_weights(interpolation: Interpolation, source: int, start: float, end: float, size: int) -> np.ndarray:
@@ -74,10 +135,6 @@ def axis_weights(interpolation: Interpolation, source: int, start: float, end: f
         the weights, with 22 fractional bits.
     """
     return np.frombuffer(axis(interpolation, source, start, end, size), np.int32)
-
-
-def _resize(image: Image.Image, box: Box, preprocessing: Preprocessing) -> Image.Image:
-    return image.resize((preprocessing.crop, preprocessing.crop), RESAMPLING[preprocessing.interpolation], box)
 
 
 def to_rgb_or_rgba(image: Image.Image) -> Image.Image:

@@ -2,7 +2,7 @@
 
 Such files hold the sensor's values unscaled, and often do not say how many bits those have: at 16 bits, a picture of
 12-bit values would be black. The scale is the number of bits that the sBIT chunk names, else the smallest common one
-that holds the largest value.
+that holds the largest value. Or a model's card names the window of values that it has been trained on.
 """
 
 from __future__ import annotations
@@ -18,30 +18,40 @@ SENSOR_BITS = (8, 10, 12, 14, 16)
 BIT_DEPTH_OFFSET = 24  # of the bit depth in a PNG's header, in bytes of the file
 
 
-def to_8_bits(image: Image.Image, data: bytes) -> Image.Image:
+def to_8_bits(image: Image.Image, data: bytes, window: tuple[int, int] | None = None) -> Image.Image:
     """Scales a decoded 16-bit PNG to 8 bits; returns any other image unchanged.
 
     Args:
         data: the file that the image was decoded from, without metadata.
+        window: the values that become 0 and 255; None to go by the file.
     """
     if image.mode.startswith("I;16"):
-        return _scale_grey(image, data)
+        return _scale_grey(image, data, window)
     if image.format == "PNG" and data[BIT_DEPTH_OFFSET] == 16 and image.mode in ("RGB", "RGBA"):
-        return _scale_colours(image, data)
+        return _scale_colours(image, data, window)
     return image
 
 
-def _scale_grey(image: Image.Image, data: bytes) -> Image.Image:
+def _scale_grey(image: Image.Image, data: bytes, window: tuple[int, int] | None) -> Image.Image:
     """Scales 16-bit grey. Pillow's own conversion clips it at 255, which turns nearly all of it white."""
     grey = np.asarray(image)
+    if window:
+        return Image.fromarray(_windowed(window)[grey])
     bits = _sensor_bits(int(grey.max()), data)
     return Image.fromarray((grey >> max(0, bits - 8)).astype(np.uint8))
 
 
-def _scale_colours(image: Image.Image, data: bytes) -> Image.Image:
+def _windowed(window: tuple[int, int]) -> np.ndarray:
+    """The 8-bit value for each 16-bit one: uint8 (65536,)."""
+    low, high = window
+    values = np.clip(np.arange(2**16), low, high) - low
+    return ((255 * values + (high - low) // 2) // (high - low)).astype(np.uint8)
+
+
+def _scale_colours(image: Image.Image, data: bytes, window: tuple[int, int] | None) -> Image.Image:
     """Scales 16-bit colours. Pillow keeps only their high bytes, so the file is decoded again for the low ones."""
     high = np.asarray(image)
-    if high[..., :3].max() >= 1 << (SENSOR_BITS[-2] - 8):
+    if high[..., :3].max() >= 1 << (SENSOR_BITS[-2] - 8) and not window:
         return image  # all 16 bits are in use: the high bytes are the scaled values
     again = Image.open(io.BytesIO(data), formats=("PNG",))
     (tile,) = again.tile
@@ -50,6 +60,12 @@ def _scale_colours(image: Image.Image, data: bytes) -> Image.Image:
     again.tile = [tile._replace(args=f"{image.mode};16L")]
     low = np.asarray(again)
     again.close()  # frees its pixels
+    if window:
+        scaled = high.copy()  # with its alpha channel
+        table = _windowed(window)
+        for channel in range(3):
+            scaled[..., channel] = table[high[..., channel].astype(np.uint16) << 8 | low[..., channel]]
+        return Image.fromarray(scaled)
     largest = int(high[..., :3].max()) << 8
     largest |= int(low[..., :3][high[..., :3] == largest >> 8].max())
     bits = _sensor_bits(largest, data)

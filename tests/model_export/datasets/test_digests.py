@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from model_export.datasets.base import Dataset
@@ -17,6 +18,7 @@ from model_export.datasets.digests import listing_digest
 from model_export.datasets.drawings import Drawings
 from model_export.datasets.image_folder import open_folder, open_images
 from model_export.datasets.in_memory import InMemory
+from model_export.datasets.subset import Subset
 from tests.model_export.datasets.trees import encoded, write
 
 PICTURES = {
@@ -48,12 +50,12 @@ def test_of_a_folder_moved_changed_and_renamed(tmp_path: Path) -> None:
 def test_of_the_two_parts_of_a_tree(tmp_path: Path) -> None:
     root = write(tmp_path / "pets", PICTURES)
     data, again = (open_folder(root, val_share=0.5) for _ in range(2))
-    listed = sorted(
-        (path, hashlib.sha256(PICTURES[path]).hexdigest())
-        for path in (str(path.relative_to(root)) for path in data.val.paths)  # type: ignore[attr-defined]
-    )
+    paths = [data.val.title(index) for index in range(len(data.val))]
+    listed = [
+        (str(Path(path).relative_to(root)), hashlib.sha256(Path(path).read_bytes()).hexdigest()) for path in paths
+    ]
     assert data.val.digest() == listing_digest(listed)
-    assert [part.digest() for part in data] == [part.digest() for part in again]
+    assert [part.digest() for part in data.parts] == [part.digest() for part in again.parts]
     assert data.train.digest() != data.val.digest()
 
 
@@ -108,3 +110,14 @@ def test_of_any_other_data_set_by_its_files() -> None:
 
     own = [hashlib.sha256(bytes([index])).hexdigest() for index in range(2)]
     assert Files().digest() == listing_digest([("b/0.jpg", own[0]), ("a/1.jpg", own[1])])
+
+
+@pytest.mark.parametrize("spec", ["drawings:train=8,val=2,side=32", "drawings:train=8,val=2,side=96"])
+def test_of_a_part_of_anything(spec: str) -> None:
+    """The same images have the same digest, other images another."""
+    whole = open_data(spec).train
+    parts = [Subset(whole, np.array(indices)) for indices in ([0, 3, 5], [0, 3, 5], [0, 3, 6])]
+    digests = [part.digest() for part in parts]
+    assert digests[0] == digests[1]
+    assert len({whole.digest(), *digests}) == 3
+    assert Subset(parts[0], np.array([0, 2])).digest() == Subset(whole, np.array([0, 5])).digest()

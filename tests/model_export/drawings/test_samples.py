@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from model_export.drawings.samples import sample_images
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 
 def test_the_sample_is_always_the_same_and_varied() -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from model_export.evaluation.crops import resized_whole, shorter_sides, ten_crops
 from service.runtime.images.decoding import decode
-from service.runtime.model_card import Interpolation, Preprocessing
+from service.runtime.preprocessing import Interpolation, Preprocessing
 
 SIZES = [(400, 300), (300, 400), (251, 173), (64, 64), (900, 40)]
 

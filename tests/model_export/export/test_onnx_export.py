@@ -76,7 +76,7 @@ def test_the_file_says_nothing_of_the_machine(model: onnx.ModelProto) -> None:
 def test_every_kind_of_net_exports_with_a_dynamic_batch(architecture: Architecture, tmp_path: Path) -> None:
     loaded = random_weights(architecture)
     path = tmp_path / "model.onnx"
-    export_onnx(loaded.serving_graph(), loaded.preprocessing.crop, path, {})
+    export_onnx(loaded.serving_graph(), loaded.preprocessing.shape, path, {})
     engine = DynamicEngine.of(open_session(path, "cpu", threads=1))
     graph = loaded.serving_graph()
     for size in (1, 5):
@@ -95,7 +95,7 @@ def test_v1_and_v15_of_the_same_weights_export_to_different_answers(
     answers = []
     for net in (loaded.net, v15):
         path = tmp_path / f"{net.architecture.variant}.onnx"
-        export_onnx(loaded._replace(net=net).serving_graph(), loaded.preprocessing.crop, path, {})
+        export_onnx(loaded._replace(net=net).serving_graph(), loaded.preprocessing.shape, path, {})
         answers.append(DynamicEngine.of(open_session(path, "cpu", threads=2)).infer(images)["logits"])
     # far more than the parity gate allows
     assert np.abs(answers[0] - answers[1]).max() > 1000 * FLOOR * np.ptp(answers[0])

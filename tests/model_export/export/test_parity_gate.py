@@ -25,7 +25,8 @@ from model_export.export.parity_gate import (
 from model_export.nets.serving_graph import ServingGraph
 from model_export.weights.random_weights import random_weights
 from service.runtime.engine import DynamicEngine, Engine
-from service.runtime.model_card import Architecture, Preprocessing
+from service.runtime.model_card import Architecture
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import open_session
 from tests.model_export.export.torch_engine import TorchEngine
 
@@ -65,7 +66,7 @@ def test_nan_answers_are_stopped(engine: Engine) -> None:
 
 
 def exported(graph: ServingGraph, preprocessing: Preprocessing, folder: Path) -> Engine:
-    export_onnx(graph, preprocessing.crop, folder / "model.onnx", {})
+    export_onnx(graph, preprocessing.shape, folder / "model.onnx", {})
     return DynamicEngine.of(open_session(folder / "model.onnx", "cpu", threads=1))
 
 

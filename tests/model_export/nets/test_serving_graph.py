@@ -3,7 +3,8 @@ import torch
 
 from model_export.nets.serving_graph import Normalise, ServingGraph
 from model_export.weights.random_weights import random_weights
-from service.runtime.model_card import Architecture, Preprocessing
+from service.runtime.model_card import Architecture
+from service.runtime.preprocessing import Preprocessing
 
 P = Preprocessing(resize=8, crop=8, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
 

@@ -14,7 +14,7 @@ from model_export.drawings.samples import sample_images
 from model_export.quantise.bf16 import nearest_bf16, rounded_to_bf16
 from service.runtime.engine import DynamicEngine
 from service.runtime.graph import OUTPUTS, Output
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import open_session
 
 

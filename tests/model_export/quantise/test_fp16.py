@@ -14,7 +14,7 @@ from model_export.export.onnx_export import ExportError
 from model_export.quantise.fp16 import to_fp16
 from service.runtime.engine import DynamicEngine
 from service.runtime.graph import OUTPUTS
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import open_session
 
 

@@ -11,7 +11,7 @@ from model_export.datasets.drawings import Drawings
 from model_export.drawings.pictures import picture, pixels
 from model_export.errors import InputError
 from model_export.quantise.images import batches, open_calibration_data, sample
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 SMALL = Preprocessing(resize=32, crop=32)
 

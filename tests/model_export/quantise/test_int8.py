@@ -19,7 +19,8 @@ from model_export.quantise.int8 import to_int8
 from model_export.quantise.ranges import Range, activation_ranges
 from service.runtime.engine import DynamicEngine
 from service.runtime.graph import OUTPUTS
-from service.runtime.model_card import CalibrationMethod, Preprocessing
+from service.runtime.model_card import CalibrationMethod
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import open_session
 
 IMAGES = sample_images(16, Preprocessing(resize=32, crop=32))

@@ -11,7 +11,7 @@ import pytest
 from model_export.drawings.samples import sample_images
 from model_export.quantise.ranges import BINS, activation_names, activation_ranges, least_divergence
 from service.runtime.engine import DynamicEngine
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import open_session
 
 IMAGES = sample_images(5, Preprocessing(resize=32, crop=32))

@@ -14,7 +14,7 @@ from model_export.quantise.graphs import layer_nodes
 from model_export.quantise.int8 import to_int8
 from model_export.quantise.ranges import activation_ranges
 from model_export.quantise.sensitivity import Int8Probe, choose_float_layers, group_by_stage, signal_to_noise
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 IMAGES = sample_images(48, Preprocessing(resize=32, crop=32))
 SENSITIVE = "layer2.0.conv2"  # of the net `outlier`

@@ -13,7 +13,8 @@ from model_export.report.finished_run import report_run
 from model_export.training.checkpoint import load
 from model_export.training.distributed import Processes
 from model_export.training.machine import Machine
-from model_export.training.recipe import RECIPES, override
+from model_export.training.recipe import override
+from model_export.training.recipes import RECIPES
 from model_export.training.run import describe_inputs, new_run, resumed_run
 from model_export.weights.loading import load_file
 from service.runtime.model_card import Architecture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from model_export.studies.study import PAPER, SMALL, get_study
-from model_export.training.recipe import RECIPES
+from model_export.training.recipes import RECIPES
 
 
 def test_the_paper_scale_is_section_4_2() -> None:

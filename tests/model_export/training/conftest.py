@@ -16,7 +16,8 @@ from model_export.datasets.base import Data
 from model_export.datasets.by_name import open_data
 from model_export.training.loader import Batch
 from model_export.training.machine import Machine
-from model_export.training.recipe import RECIPES, Recipe, override
+from model_export.training.recipe import Recipe, override
+from model_export.training.recipes import RECIPES
 from model_export.training.start import begin
 from model_export.training.trainer import Trainer
 from service.runtime.model_card import Architecture

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from model_export.training.augment import Palette, colour_shift, erase, mix, training_view
-from model_export.training.recipe import RECIPES, Recipe, override
+from model_export.training.recipe import Recipe, override
+from model_export.training.recipes import RECIPES
 
 GREY = (100, 110, 120)
 

@@ -8,7 +8,7 @@ import torch
 
 from model_export.datasets.in_memory import InMemory
 from model_export.training.colour_statistics import measure_colours
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 
 def test_principal_components_are_those_of_the_colours() -> None:

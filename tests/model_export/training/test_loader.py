@@ -21,9 +21,10 @@ from model_export.errors import InputError
 from model_export.training.augment import Palette
 from model_export.training.loader import Batch, WorkerDied, evaluation_batches, explain_worker_errors, training_batches
 from model_export.training.plan import Plan
-from model_export.training.recipe import RECIPES, override
+from model_export.training.recipe import override
+from model_export.training.recipes import RECIPES
 from service.runtime.images.decoding import decode
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 RECIPE = override(RECIPES["paper-cifar"], {"batch_size": 10, "pca_colour": 0.1, "erasing": 0.5})
 PALETTE = Palette(np.array([100.0, 110.0, 120.0]), 20 * np.eye(3))

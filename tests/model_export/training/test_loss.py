@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from model_export.training.loss import Loss
-from model_export.training.recipe import RECIPES, override
+from model_export.training.recipe import override
+from model_export.training.recipes import RECIPES
 
 LABELS = np.array([0, 0, 0, 1])
 LOGITS = torch.tensor([[2.0, 0.0], [0.5, 1.0], [-1.0, 3.0]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from model_export.training.optimizer import make_optimizer
-from model_export.training.recipe import RECIPES
+from model_export.training.recipes import RECIPES
 
 
 def test_norms_are_decayed_or_not() -> None:

@@ -9,7 +9,8 @@ import torch
 from model_export.errors import InputError
 from model_export.training.distributed import Processes
 from model_export.training.plan import Plan
-from model_export.training.recipe import RECIPES, override
+from model_export.training.recipe import override
+from model_export.training.recipes import RECIPES
 
 PLAN = Plan(images=96, recipe=override(RECIPES["paper-cifar"], {"batch_size": 10}), steps=21, seed=5)
 

@@ -3,7 +3,8 @@
 import pytest
 
 from model_export.errors import InputError
-from model_export.training.recipe import RECIPE_NAMES, RECIPES, Recipe, describe, override, recipe_for
+from model_export.training.recipe import RECIPE_NAMES, Recipe, describe, override
+from model_export.training.recipes import RECIPES, recipe_for
 from service.runtime.model_card import Architecture
 
 CIFAR = Architecture(depth=20, family="cifar", shortcut="A", num_classes=10)
@@ -75,7 +76,7 @@ def test_a_length_replaces_the_other_kind_of_length() -> None:
         ({"scale": ["200", "300"]}, "squares of size 224"),
         ({"scale": ["480", "256"]}, "smallest and a largest"),
         ({"accumulate": "3"}, "accumulate must divide batch_size"),
-        ({"test_resize": "100"}, "test_size is cut out of test_resize"),
+        ({"test_resize": "100"}, "test_size and width are cut out of test_resize"),
         ({"schedule": "linear"}, "one milestone"),
         ({"first_size": "96", "milestones": []}, "first_size"),
         ({"class_weights": "balanced", "sampling": "balanced"}, "both make up for the same imbalance"),

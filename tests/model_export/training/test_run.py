@@ -11,7 +11,8 @@ from model_export.datasets.layout import AUTO, Layout
 from model_export.training import checkpoint
 from model_export.training.distributed import Processes
 from model_export.training.machine import Machine
-from model_export.training.recipe import RECIPES, override
+from model_export.training.recipe import override
+from model_export.training.recipes import RECIPES
 from model_export.training.run import describe_inputs, new_run, resumed_run
 from service.runtime.model_card import Architecture
 

@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from model_export.training.recipe import RECIPES, override
+from model_export.training.recipe import override
+from model_export.training.recipes import RECIPES
 from model_export.training.schedule import Schedule
 
 

@@ -10,7 +10,8 @@ from model_export.datasets.base import Data
 from model_export.datasets.in_memory import InMemory
 from model_export.errors import InputError
 from model_export.nets.resnet import build
-from model_export.training.recipe import RECIPES, override
+from model_export.training.recipe import override
+from model_export.training.recipes import RECIPES
 from model_export.training.start import begin, fit_sizes, labels_of
 from model_export.weights.defaults import CIFAR_PREPROCESSING
 from model_export.weights.random_weights import random_weights

@@ -21,7 +21,7 @@ KEYS = {
 }  # fmt: skip
 # What it holds since; runs of earlier versions resume without.
 KEYS |= {"training", "started_from"}
-MACHINE_KEYS = {"device", "precision", "channels_last", "compile", "workers", "checkpoint_minutes", "keep"}
+MACHINE_KEYS = {"device", "precision", "channels_last", "compile", "workers", "checkpoint_minutes", "keep", "log_to"}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from model_export.weights.converting import (
 from model_export.weights.labels import imagenet_labels
 from model_export.weights.loading import Loaded, load_file
 from model_export.weights.random_weights import random_weights
-from service.runtime.model_card import Architecture, Label, Preprocessing, Weights
+from service.runtime.model_card import Architecture, Label, Weights
+from service.runtime.preprocessing import Preprocessing
 from tests.model_export.weights.weight_files import assert_same, meta_resnet
 
 PREPROCESSING = Preprocessing(resize=232, interpolation="bicubic", mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))

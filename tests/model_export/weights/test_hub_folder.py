@@ -16,8 +16,8 @@ from PIL import Image
 
 from model_export.errors import InputError
 from model_export.weights.loading import Loaded, load_file
-from service.runtime.images.resizing import resize_and_crop, to_array
-from service.runtime.model_card import Preprocessing
+from service.runtime.images.resizing import network_view, to_array
+from service.runtime.preprocessing import Preprocessing
 from tests.model_export.weights.test_hub_preprocessing import CONVNEXT
 from tests.model_export.weights.weight_files import as_transformers, imagenet_file, meta_resnet
 
@@ -214,7 +214,7 @@ def randomised(net: torch.nn.Module) -> torch.nn.Module:
 
 
 def logits(loaded: Loaded, image: Image.Image) -> torch.Tensor:
-    pixels = to_array(resize_and_crop(image, loaded.preprocessing))
+    pixels = to_array(network_view(image, loaded.preprocessing))
     with torch.inference_mode():
         return loaded.serving_graph()(torch.from_numpy(np.ascontiguousarray(pixels))[None])[0]
 

@@ -78,7 +78,7 @@ def test_cut_short_it_loads_no_other_model(tiny_dir: Path) -> None:
         assert gate.wait(30)
         raise ProviderUnavailable("not here")
 
-    settings = Settings(models_dir=tiny_dir, provider="cpu")
+    settings = Settings(models_dir=tiny_dir, provider="cpu", engine_threads=1)  # one at a time
     app = create_app(settings, backend=LocalBackend(settings, Metrics(), open_engine=open_engine))
 
     async def serve() -> None:

@@ -17,10 +17,10 @@ from service.runtime.model_card import (
     Gate,
     ModelCard,
     ModelFile,
-    Preprocessing,
     Quantisation,
 )
 from service.runtime.model_folder import CardError, read_card
+from service.runtime.preprocessing import Preprocessing
 
 CARDS = sorted((Path(__file__).parent / "cards").glob("*.json"))
 
@@ -75,10 +75,17 @@ def test_fields_of_later_releases_are_ignored_and_kept(published: Path) -> None:
 def test_a_card_that_would_be_served_wrongly_is_refused(published: Path) -> None:
     path = published / "card.json"
     card = json.loads(path.read_text())
-    assert card["schema_version"] == SCHEMA_VERSION
     path.write_text(json.dumps(card | {"schema_version": SCHEMA_VERSION + 1}))
     with pytest.raises(CardError, match=r"schema_version: .*a later release published the model; upgrade to it"):
         read_card(published)
+
+
+def test_preprocessing_of_schema_1_is_written_as_that(published: Path) -> None:
+    card = read_card(published)
+    for fields, version in (({}, 1), ({"fit": "squash"}, 2), ({"window": (0, 9)}, 2), ({"fit": "crop"}, 1)):
+        preprocessing = card.preprocessing.model_copy(update=fields)
+        text = card.model_copy(update={"preprocessing": preprocessing}).to_json()
+        assert json.loads(text)["schema_version"] == version
 
 
 @pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "a/b.onnx", "..", ".", "", "a\\b", "a\n"])
@@ -146,7 +153,7 @@ def test_an_invalid_temperature(temperature: float) -> None:
         ({"name": "../evil"}, "name"),
         ({"labels": [{"name": "only one"}]}, "1 labels for 10 classes"),
         ({"files": {}}, "the fp32 file is missing"),
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 3}, "schema_version"),
         ({"files": {"fp32": {"file": "model.onnx", "sha256": "0", "bytes": 1}}}, "the fp32 file has no parity"),
         ({"files": {"fp8": {"file": "model.fp8.onnx", "sha256": "0", "bytes": 1}}}, "files.fp8"),
     ],

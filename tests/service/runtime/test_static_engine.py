@@ -17,9 +17,9 @@ from service.runtime.gpu.decoding import GpuDecoder
 from service.runtime.graph import OUTPUTS
 from service.runtime.images.decoding import decode
 from service.runtime.images.encoded import EncodedJpeg
-from service.runtime.model_card import Preprocessing
 from service.runtime.model_folder import read_card
 from service.runtime.placement import GPU_SIZES
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import ProviderUnavailable, Session, open_session
 from service.runtime.self_test import SelfTest, SelfTestFailed
 from service.runtime.static_engine import TIMED_RUNS, StaticEngine

@@ -11,7 +11,7 @@ import pytest
 
 from service.workers.memory import ABSENT, Layout, MemoryNotShared, SharedMemory
 
-LAYOUT = Layout(workers=2, models=3, slots=4, side=5, classes=7)
+LAYOUT = Layout(workers=2, models=3, slots=4, pixel_bytes=75, classes=7)
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def test_nothing_overlaps(memory: SharedMemory) -> None:
     assert memory.progress.tolist() == [ABSENT, ABSENT]
     memory.progress[:] = [6, 7]
     for slot in slots:
-        memory.pixels(slot, LAYOUT.side)[:] = slot
+        memory.pixels(slot, (3, 5, 5))[:] = slot
         top = memory.top(slot, LAYOUT.classes)
         top.class_ids[:] = 100 + slot
         top.probabilities[:] = slot / 10
     for slot in slots:
-        assert (memory.pixels(slot, LAYOUT.side) == slot).all()
+        assert (memory.pixels(slot, (3, 5, 5)) == slot).all()
         assert (memory.top(slot, LAYOUT.classes).class_ids == 100 + slot).all()
         assert (memory.top(slot, LAYOUT.classes).probabilities == np.float32(slot / 10)).all()
     assert memory.unanswered.tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -41,7 +41,7 @@ def test_nothing_overlaps(memory: SharedMemory) -> None:
 
 
 def test_a_smaller_network_uses_a_part_of_a_slot(memory: SharedMemory) -> None:
-    pixels = memory.pixels(3, 2)
+    pixels = memory.pixels(3, (3, 2, 2))
     assert (pixels.shape, pixels.dtype) == ((3, 2, 2), np.uint8)
     top = memory.top(3, 2)
     assert (top.class_ids.shape, top.class_ids.dtype) == ((2,), np.int32)
@@ -49,11 +49,11 @@ def test_a_smaller_network_uses_a_part_of_a_slot(memory: SharedMemory) -> None:
 
 
 def test_another_process_sees_it(memory: SharedMemory) -> None:
-    memory.pixels(5, 5)[2, 4, 4] = 77
+    memory.pixels(5, (3, 5, 5))[2, 4, 4] = 77
     program = f"""
 from service.workers.memory import ABSENT, Layout, MemoryNotShared, SharedMemory
 memory = SharedMemory(Layout(*{tuple(LAYOUT)}), {memory.fd})
-assert memory.pixels(5, 5)[2, 4, 4] == 77
+assert memory.pixels(5, (3, 5, 5))[2, 4, 4] == 77
 memory.top(5, 1).probabilities[0] = 0.25
 memory.unanswered[1, 2] = 9
 """
@@ -63,12 +63,14 @@ memory.unanswered[1, 2] = 9
 
 
 def test_it_takes_memory_only_where_it_is_written() -> None:
-    memory = SharedMemory.create(Layout(workers=64, models=5, slots=1280, side=224, classes=1000))  # 13 GB
-    memory.pixels(70_000, 224)[:] = 1
+    memory = SharedMemory.create(
+        Layout(workers=64, models=5, slots=1280, pixel_bytes=3 * 224**2, classes=1000)
+    )  # 13 GB
+    memory.pixels(70_000, (3, 224, 224))[:] = 1
     used = os.fstat(memory.fd).st_blocks * 512
     assert 3 * 224 * 224 <= used < 10**6
 
 
 def test_more_than_there_can_be_names_the_remedy() -> None:
     with pytest.raises(MemoryNotShared, match="lower workers"):
-        SharedMemory.create(Layout(workers=64, models=5, slots=2**30, side=224, classes=1000))
+        SharedMemory.create(Layout(workers=64, models=5, slots=2**30, pixel_bytes=3 * 224**2, classes=1000))

@@ -39,6 +39,7 @@ from tests.support.engines import decodes, failing, hold
 from tests.support.waiting import async_until
 
 SIDE = 32
+SHAPE = 3, SIDE, SIDE
 WORKER = 1
 SEND_BUFFER = 65_536  # bytes
 
@@ -60,7 +61,7 @@ class Sides:
         self.engine = open_engine(self.models[0], settings)
         self.runner = LocalRunner(self.models[0], self.engine, Metrics())
         self.info = self.engine.info
-        layout = Layout(workers=2, models=2, slots=slots, side=SIDE, classes=10, jpeg_bytes=jpeg_bytes)
+        layout = Layout(workers=2, models=2, slots=slots, pixel_bytes=3 * SIDE**2, classes=10, jpeg_bytes=jpeg_bytes)
         self.memory = SharedMemory.create(layout)
         self.heard: list[str] = []
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -82,7 +83,7 @@ class Sides:
             on_stop=lambda number: self.heard.append(f"stop {number}"),
             on_lost=lambda: self.heard.append("lost"),
         )
-        self.remote = RemoteRunner(self.worker_side, 0, SIDE)
+        self.remote = RemoteRunner(self.worker_side, 0, SHAPE)
         self.loaded: list[tuple[Model, Ready | Failed]] = []
 
     async def attach(self) -> None:
@@ -225,7 +226,7 @@ def test_a_worker_gives_signs_of_life_and_sees_those_of_the_engine_process(tiny_
 
 def test_an_image_for_a_model_that_has_gone_gives_its_slot_back(tiny_dir: Path) -> None:
     async def scenario(sides: Sides) -> None:
-        gone = RemoteRunner(sides.worker_side, 1, SIDE)
+        gone = RemoteRunner(sides.worker_side, 1, SHAPE)
         pending = gone.pending()
         gone.submit(SharedItem(pictures(1)[0], 3, math.inf), pending)
         with pytest.raises(EngineFailed):

@@ -17,7 +17,7 @@ from service.runtime.images.decoding import decode
 from service.runtime.images.encoded import EncodedJpeg, encoded
 from service.runtime.images.headers import read_header
 from service.runtime.images.resizing import COMPILED
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import ProviderUnavailable
 
 PREPROCESSING = Preprocessing()

@@ -13,8 +13,8 @@ from PIL import Image
 
 from service.runtime.gpu import resampling
 from service.runtime.gpu.resampling import GpuImage, GpuResampler, axes_of
-from service.runtime.images.resizing import COMPILED, crop_box, resize_to_array
-from service.runtime.model_card import Interpolation, Preprocessing
+from service.runtime.images.resizing import COMPILED, resize_to_array, view_of
+from service.runtime.preprocessing import Interpolation, Preprocessing
 
 pytestmark = [
     pytest.mark.skipif(not COMPILED, reason="the resize is not compiled"),
@@ -62,7 +62,12 @@ def test_pixels_are_those_of_the_processor(program: ctypes.CDLL, interpolation: 
         packed.append((image.ctypes.data, image.strides[0], *addresses))
     program.run(ctypes.c_void_p(np.array(packed, np.int64).ctypes.data), len(images), 224)
     for image, result, size in zip(images, found, sizes, strict=True):
-        expected = resize_to_array(Image.fromarray(image), crop_box(size, preprocessing), preprocessing)
+        expected = resize_to_array(
+            Image.fromarray(image),
+            view_of(size, preprocessing).box,
+            (preprocessing.width, preprocessing.height),
+            preprocessing.interpolation,
+        )
         np.testing.assert_array_equal(result, expected)
 
 
@@ -106,5 +111,10 @@ def test_a_batch_is_packed_as_the_program_reads_it(program: ctypes.CDLL, monkeyp
         ]
         resampler.resample(on_gpu, host)  # type: ignore[arg-type]
         for image, result, size in zip(images, found, sizes, strict=True):
-            expected = resize_to_array(Image.fromarray(image), crop_box(size, preprocessing), preprocessing)
+            expected = resize_to_array(
+                Image.fromarray(image),
+                view_of(size, preprocessing).box,
+                (preprocessing.width, preprocessing.height),
+                preprocessing.interpolation,
+            )
             np.testing.assert_array_equal(result, expected)

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from service.runtime.images.decoding import decode
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 from tests.service.runtime.images.pictures import encode, photograph
 
 MAX_PIXELS = 10**9

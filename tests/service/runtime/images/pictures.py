@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from service.runtime.images.decoding import decode
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 STANDARD = Preprocessing()
 WHOLE = Preprocessing(resize=32, crop=32)

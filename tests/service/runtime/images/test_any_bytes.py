@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from service.runtime.faults import ImageFault
 from service.runtime.images.decoding import decode
 from service.runtime.images.headers import read_header
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 from tests.service.runtime.images import hostile
 from tests.service.runtime.images.files import of_every_mode
 from tests.service.runtime.images.pictures import photograph

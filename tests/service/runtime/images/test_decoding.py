@@ -19,7 +19,7 @@ from service.runtime.faults import (
     UnsupportedImageFormat,
 )
 from service.runtime.images.decoding import decode, load_pixels, open_image, shrink_on_load
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 from tests.service.runtime.images.pictures import (
     RED,
     STANDARD,
@@ -73,7 +73,7 @@ def test_formats(file_format: str) -> None:
 )
 def test_a_jpeg_shrinks_to_no_fewer_pixels_than_needed(size: tuple[int, int], side: int, divisor: int) -> None:
     opened = open_image(encode(Image.new("RGB", size), "JPEG"), 10**9)
-    assert shrink_on_load(opened, side) == divisor
+    assert shrink_on_load(opened, (side, side)) == divisor
     image = load_pixels(opened)
     assert image.size == tuple(-(-length // divisor) for length in size)
     assert divisor == 1 or min(image.size) >= side
@@ -82,7 +82,7 @@ def test_a_jpeg_shrinks_to_no_fewer_pixels_than_needed(size: tuple[int, int], si
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
 def test_other_formats_do_not_shrink(file_format: str) -> None:
     opened = open_image(encode(photograph(900, 800), file_format), 10**9)
-    assert shrink_on_load(opened, 32) == 1
+    assert shrink_on_load(opened, (32, 32)) == 1
     assert load_pixels(opened).size == (900, 800)
 
 
@@ -90,7 +90,7 @@ def test_other_formats_do_not_shrink(file_format: str) -> None:
 def test_jpegs_of_every_colour_space_shrink(mode: str) -> None:
     image = real_photograph(900, 800).convert(mode)
     data = encode(image, "JPEG", quality=92)
-    assert shrink_on_load(open_image(data, 10**9), 100) == 8
+    assert shrink_on_load(open_image(data, 10**9), (100, 100)) == 8
     assert_close_when_scaled(data, Preprocessing(resize=100, crop=90), (900, 800))
 
 
@@ -150,7 +150,7 @@ def test_an_image_that_is_square_only_when_scaled_keeps_its_shape(orientation: i
     upright_size = size if orientation < 5 else size[::-1]
     data = jpeg_with_orientation(real_photograph(*size), orientation)
     opened = open_image(data, 10**9)
-    assert shrink_on_load(opened, 80) == 8
+    assert shrink_on_load(opened, (80, 80)) == 8
     assert load_pixels(opened).size == (101, 101)
     scaled, whole = (decode(data, Preprocessing(resize=80, crop=70), max_pixels=10**9, scaled=s) for s in (True, False))
     assert (scaled.width, scaled.height) == upright_size

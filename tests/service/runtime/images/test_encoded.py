@@ -11,7 +11,7 @@ from PIL import Image
 from service.runtime.images import encoded as module
 from service.runtime.images.encoded import EncodedJpeg, encoded
 from service.runtime.images.headers import read_header
-from service.runtime.model_card import Preprocessing
+from service.runtime.preprocessing import Preprocessing
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 from service.runtime.images.decoding import decode
 from service.runtime.images.headers import read_layout
 from service.runtime.images.orientation import ORIENTATIONS, UPRIGHT
-from service.runtime.images.resizing import resize_and_crop, to_array
-from service.runtime.model_card import Preprocessing
+from service.runtime.images.resizing import network_view, to_array
+from service.runtime.preprocessing import Preprocessing
 from tests.service.runtime.images.pictures import WHOLE, corner, encode, jpeg_with_orientation, photograph
 
 
@@ -25,7 +25,7 @@ def test_the_orientation_is_applied() -> None:
     assert (decoded.width, decoded.height) == (32, 64)
     assert decode(encode(image, "JPEG", exif=exif), WHOLE, max_pixels=10_000).pixels.shape == (3, 32, 32)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encode(image, "JPEG", exif=exif, quality=95))))
-    assert np.array_equal(decoded.pixels, to_array(resize_and_crop(upright, WHOLE)))
+    assert np.array_equal(decoded.pixels, to_array(network_view(upright, WHOLE)))
 
 
 @pytest.mark.parametrize("scaled", [True, False])
@@ -35,7 +35,7 @@ def test_every_orientation_is_shown_as_a_viewer_does(orientation: int, scaled: b
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     decoded = decode(data, Preprocessing(resize=60, crop=40), max_pixels=10_000, scaled=scaled)
     assert (decoded.width, decoded.height) == upright.size == ((90, 75) if orientation < 5 else (75, 90))
-    expected = to_array(resize_and_crop(upright, Preprocessing(resize=60, crop=40))).astype(int)
+    expected = to_array(network_view(upright, Preprocessing(resize=60, crop=40))).astype(int)
     # Swapping the axes swaps the two passes of the resize, and values are rounded in between.
     assert np.abs(decoded.pixels - expected).max() <= (0 if orientation < 5 else 1)
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from service.runtime.images.resizing import RESAMPLING, Box, resample
-from service.runtime.model_card import Interpolation
+from service.runtime.preprocessing import Interpolation
 
 pytestmark = pytest.mark.skipif(
     resample is None, reason="service.runtime.images._resample is not built: it needs a C compiler"

@@ -8,8 +8,8 @@ from PIL import Image
 
 from service.runtime.images import resizing
 from service.runtime.images.decoding import decode
-from service.runtime.images.resizing import crop_box, resize_and_crop, to_array
-from service.runtime.model_card import Interpolation, Preprocessing
+from service.runtime.images.resizing import network_view, to_array, view_of
+from service.runtime.preprocessing import Interpolation, Preprocessing
 from tests.service.runtime.images.pictures import STANDARD, WHOLE, encode, photograph, real_photograph, reference
 
 
@@ -17,7 +17,7 @@ from tests.service.runtime.images.pictures import STANDARD, WHOLE, encode, photo
 @pytest.mark.parametrize("preprocessing", [STANDARD, Preprocessing(resize=232), WHOLE], ids=["256", "232", "32"])
 def test_pixels_are_those_of_resize_then_crop(size: tuple[int, int], preprocessing: Preprocessing) -> None:
     image = photograph(*size)
-    ours = to_array(resize_and_crop(image, preprocessing))
+    ours = to_array(network_view(image, preprocessing))
     theirs = reference(image, preprocessing)
     assert ours.shape == (3, preprocessing.crop, preprocessing.crop)
     assert ours.dtype == np.uint8
@@ -32,7 +32,7 @@ def test_pixels_are_those_of_resize_then_crop(size: tuple[int, int], preprocessi
 def test_a_shifted_grid_would_be_noticed() -> None:
     image = photograph(500, 375)
     shifted = image.resize(image.size, Image.Resampling.BILINEAR, (0.1, 0, 500, 375))
-    ours, theirs = (to_array(resize_and_crop(i, STANDARD)).astype(int) for i in (image, shifted))
+    ours, theirs = (to_array(network_view(i, STANDARD)).astype(int) for i in (image, shifted))
     difference = np.abs(ours - theirs)
     assert difference.mean() > 0.25
 
@@ -40,17 +40,16 @@ def test_a_shifted_grid_would_be_noticed() -> None:
 def test_the_filter_is_the_one_in_the_card() -> None:
     image = photograph(500, 375)
     by_filter = [
-        to_array(resize_and_crop(image, Preprocessing(interpolation=name)))
-        for name in ("bilinear", "bicubic", "lanczos")
+        to_array(network_view(image, Preprocessing(interpolation=name))) for name in ("bilinear", "bicubic", "lanczos")
     ]
     assert not np.array_equal(by_filter[0], by_filter[1])
     assert not np.array_equal(by_filter[1], by_filter[2])
 
 
 def test_the_box_of_the_crop() -> None:
-    assert crop_box((256, 256), STANDARD) == (16, 16, 240, 240)
-    assert crop_box((1024, 512), STANDARD) == (288, 32, 736, 480)
-    assert crop_box((32, 64), WHOLE) == (0, 16, 32, 48)
+    assert view_of((256, 256), STANDARD).box == (16, 16, 240, 240)
+    assert view_of((1024, 512), STANDARD).box == (288, 32, 736, 480)
+    assert view_of((32, 64), WHOLE).box == (0, 16, 32, 48)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_an_image_that_pillow_stores_in_several_blocks() -> None:
     with pytest.raises(ValueError, match=r"memory|block|layout"):
         image.__arrow_c_array__()
     decoded = decode(encode(image, compress_level=1), STANDARD, max_pixels=10**9)
-    assert np.array_equal(decoded.pixels, to_array(resize_and_crop(image, STANDARD)))
+    assert np.array_equal(decoded.pixels, to_array(network_view(image, STANDARD)))
 
 
 def test_transparent_edges_are_those_of_flattening_first() -> None:
@@ -98,4 +97,4 @@ def test_transparent_edges_are_those_of_flattening_first() -> None:
     image = Image.fromarray(rng.integers(0, 256, (90, 120, 4), dtype=np.uint8), "RGBA")
     paper = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     ours = decode(encode(image), WHOLE, max_pixels=20_000).pixels.astype(int)
-    assert np.abs(ours - to_array(resize_and_crop(paper, WHOLE))).max() <= 2
+    assert np.abs(ours - to_array(network_view(paper, WHOLE))).max() <= 2

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.runtime.images.decoding import decode
+from service.runtime.preprocessing import Preprocessing
 from tests.service.runtime.images.pictures import corner, encode, pixels
 from tests.service.runtime.images.png import insert_chunks, png_of_16_bit_colours
 
@@ -67,3 +69,35 @@ def test_16_bit_colours_are_scaled_by_the_bits_that_the_file_names() -> None:
     assert corner(png) == (0x123 >> 2,) * 3
     assert corner(insert_chunks(png, (b"sBIT", b"\x0c\x0c\x0c"))) == (0x12,) * 3
     assert corner(insert_chunks(png, (b"sBIT", b"\x10\x10\x10"))) == (0x01,) * 3
+
+
+WINDOW = (1000, 3000)
+
+
+def windowed(png: bytes) -> np.ndarray:
+    preprocessing = Preprocessing(resize=32, crop=32, window=WINDOW, channels=1)
+    return decode(png, preprocessing, max_pixels=10_000).pixels[0]
+
+
+def expected(values: np.ndarray) -> np.ndarray:
+    low, high = WINDOW
+    return np.rint((np.clip(values.astype(float), low, high) - low) * 255 / (high - low))
+
+
+def test_a_window_of_the_card_decides_for_grey() -> None:
+    values = np.random.default_rng(0).integers(0, 2**16, (32, 32)).astype(np.uint16)
+    values[0] = np.linspace(900, 3100, 32)
+    png = encode(Image.fromarray(values))
+    assert np.abs(windowed(png) - expected(values)).max() <= 0.5
+    assert np.array_equal(windowed(insert_chunks(png, (b"sBIT", b"\x10"))), windowed(png))  # whatever the file says
+
+
+def test_a_window_of_the_card_decides_for_colours() -> None:
+    grey = np.linspace(0, 5000, 32 * 32).reshape(32, 32).astype(np.uint16)
+    png = png_of_16_bit_colours(np.repeat(grey[..., None], 3, axis=2))
+    assert np.abs(windowed(png) - expected(grey)).max() <= 1
+
+
+def test_a_window_changes_nothing_of_8_bits() -> None:
+    image = Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32).astype(np.uint8))
+    assert np.array_equal(windowed(encode(image)), np.asarray(image))
