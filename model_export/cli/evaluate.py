@@ -22,7 +22,7 @@ from model_export.evaluation.recording import accuracy_of, write_evaluation_file
 from model_export.evaluation.result import Evaluation, Method
 from model_export.export.record import check_latest, publish_record
 from service.runtime.choices import PrecisionChoice, ProviderChoice
-from service.runtime.model_card import Calibration
+from service.runtime.measured import Calibration
 from service.runtime.model_folder import ModelVersion
 
 log = logging.getLogger(__name__)

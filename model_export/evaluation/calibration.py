@@ -12,7 +12,7 @@ import numpy as np
 from model_export.errors import InputError
 from model_export.evaluation.metrics import expected_calibration_error
 from model_export.evaluation.result import Evaluation
-from service.runtime.model_card import Calibration
+from service.runtime.measured import Calibration
 from service.runtime.scores import softmax
 
 MIN_IMAGES = 20  # the temperature is fitted on half of them

@@ -21,7 +21,7 @@ from model_export.evaluation.metrics import (
 )
 from model_export.evaluation.result import Evaluation
 from service.runtime.choices import Precision
-from service.runtime.model_card import Accuracy, Calibration
+from service.runtime.measured import Accuracy, Calibration
 
 
 def accuracy_of(evaluation: Evaluation, provider: str = "pytorch", precision: Precision = "fp32") -> Accuracy:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from model_export.errors import InputError
 from model_export.export.publish import publish_changed
-from service.runtime.model_card import Accuracy, Calibration, ModelCard
+from service.runtime.measured import Accuracy, Calibration
+from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import ModelVersion, model_versions
 
 

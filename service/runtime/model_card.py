@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from service.runtime.choices import FILES, FilePrecision, Precision
+from service.runtime.head import Head
+from service.runtime.measured import Accuracy, Calibration
 
 # Where a bottleneck places its stride: "v1" (the paper) in the first 1x1, "v1.5" (torchvision) in the 3x3. Both have
 # weights of identical shapes: only this field tells them apart.
@@ -25,8 +27,9 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
 
 # What this code reads. It rises with a field without which a model would be served wrongly; other fields are simply
-# added: older code ignores them, and keeps them in the versions that it publishes.
-SCHEMA_VERSION = 1
+# added: older code ignores them, and keeps them in the versions that it publishes. A card is written with the lowest
+# version that it needs (`ModelCard.needed_version`). 2: heads other than plain softmax.
+SCHEMA_VERSION = 2
 
 
 class _CardModel(BaseModel):
@@ -143,34 +146,6 @@ class Training(_CardModel):
     versions: dict[str, str]
 
 
-class Accuracy(_CardModel):
-    """Measured (or published) accuracy, as fractions in [0, 1].
-
-    `provider` ("pytorch" for weights) and `precision` are those of the measurement; None for published accuracy.
-    """
-
-    dataset: str
-    images: int = Field(ge=1)
-    top1: float = Field(ge=0, le=1)
-    top5: float = Field(ge=0, le=1)
-    provider: str | None = None
-    precision: Precision | None = None
-
-
-class Calibration(_CardModel):
-    """Temperature scaling of the probabilities, `softmax(logits / temperature)`, and the calibration error it leaves.
-
-    "On Calibration of Modern Neural Networks" (Guo et al. 2017), section 4.2. The temperature was fitted on one half of
-    the images; the expected calibration errors (ECE, fractions in [0, 1]) were measured on the other half.
-    """
-
-    temperature: float = Field(gt=0, allow_inf_nan=False)
-    ece_before: float = Field(ge=0, le=1)
-    ece_after: float = Field(ge=0, le=1)
-    dataset: str
-    images: int = Field(ge=1)
-
-
 class Parity(_CardModel):
     """How far the ONNX file is from PyTorch on the same inputs, as the export gate measured it."""
 
@@ -230,7 +205,7 @@ class ModelFile(_CardModel):
 class ModelCard(_CardModel):
     """Everything known about one published version of one model."""
 
-    schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
+    schema_version: int = Field(default=1, ge=1)
     name: str = Field(pattern=NAME_PATTERN)
     version: int = Field(ge=1)
     created: datetime
@@ -244,6 +219,7 @@ class ModelCard(_CardModel):
     self_test_sha256: str
     accuracy: Accuracy | None = None
     calibration: Calibration | None = None
+    head: Head = Head()
     tools: dict[str, str]  # that exported it
     commit: str | None = None  # of the exporter's source, as in `Training`
     metadata: dict[str, str] = {}  # the publisher's own; nothing here reads it
@@ -268,6 +244,9 @@ class ModelCard(_CardModel):
     def _consistent(self) -> ModelCard:
         if len(self.labels) != self.architecture.num_classes:
             raise ValueError(f"{len(self.labels)} labels for {self.architecture.num_classes} classes")
+        self.head.check(len(self.labels))
+        if self.head.multi_label and self.calibration is not None:
+            raise ValueError("a temperature calibrates softmax, and the head is sigmoid")
         if "fp32" not in self.files:
             raise ValueError("the fp32 file is missing: every other precision is compared with it")
         if self.files["fp32"].parity is None:
@@ -285,6 +264,11 @@ class ModelCard(_CardModel):
         """How a precision compared with fp32; None if it was not compared."""
         return self.files["fp32"].bf16 if precision == "bf16" else self.files[FILES[precision]].gate
 
+    @property
+    def needed_version(self) -> int:
+        """The lowest `schema_version` whose readers serve the model rightly."""
+        return 1 if self.head.is_plain else 2
+
     def to_json(self) -> str:
-        """The text of `card.json`."""
-        return self.model_dump_json(indent=2) + "\n"
+        """The text of `card.json`, with the `schema_version` that it needs."""
+        return self.model_copy(update={"schema_version": self.needed_version}).model_dump_json(indent=2) + "\n"
