@@ -1,4 +1,4 @@
-"""One ready model, computed in this process: its engine behind a batcher, then softmax and top-k."""
+"""One ready model, computed in this process: its engine behind a batcher, then its head and top-k."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class NotFinite(Exception):
 
 
 class LocalRunner:
-    """An engine behind a batcher; adds softmax and top-k. A `Runner`."""
+    """An engine behind a batcher; adds the head (softmax or sigmoid) and top-k. A `Runner`."""
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class LocalRunner:
         self._counting = threading.Lock()
         calibration = model.card.calibration
         self._temperature = calibration.temperature if calibration else 1.0
+        self._head = model.card.head.kind
         best = engine.info.tuned.tuning.best if engine.info.tuned else None
         self._running = metrics.running.labels(model=model.name)
         self._batcher: Batcher[BatchItem, TopK] = Batcher(
@@ -141,7 +142,7 @@ class LocalRunner:
         """
         logits = self._logits(items, alone)
         finite = np.isfinite(logits).all(axis=1)
-        best = iter(top_k(logits[finite], max(item.top_k for item in items), self._temperature))
+        best = iter(top_k(logits[finite], max(item.top_k for item in items), self._temperature, self._head))
         results: list[TopK | Exception] = []
         for item, is_finite in zip(items, finite, strict=True):
             if is_finite:

@@ -105,7 +105,8 @@ class Metrics:
         )
         self.predicted = counter(
             "resnet_predicted_classes",
-            f"Images by their most probable class, of models with at most {MOST_CLASSES} classes",
+            f"Answered classes, of models with at most {MOST_CLASSES} classes: the most probable one, if it is not "
+            "rejected; of multi-label models, every one that is present",
             ["model", "class"],
         )
         self.request_bytes = gauge(

@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
+import numpy as np
+
 from service import request_ids
 from service.admission import Permit, Room
 from service.backend import NotDecoded, Pending, Runner
@@ -105,7 +107,9 @@ class Pipeline:
         self._ok = metrics.images.labels(model=model.name, outcome="ok")
         self._failed = functools.partial(metrics.images.labels, model.name)
         self._confidence = metrics.confidence.labels(model=model.name)
+        self._head = model.card.head
         labels = model.card.labels
+        self._thresholds = np.array(self._head.thresholds_of(len(labels)))
         self._predicted = {
             class_id: metrics.predicted.labels(model.name, labels[class_id].name)
             for class_id in (range(len(labels)) if len(labels) <= MOST_CLASSES else ())
@@ -232,10 +236,19 @@ class Pipeline:
             return
         self._ok.inc()
         self._confidence.observe(float(answer.top.probabilities[0]))
-        if self._predicted:
-            self._predicted[int(answer.top.class_ids[0])].inc()
+        for class_id in self._answered(answer.top) if self._predicted else ():
+            self._predicted[class_id].inc()
         for stage, histogram in self._stages:
             histogram.observe(answer.seconds[stage])
+
+    def _answered(self, top: TopK) -> list[int]:
+        """The classes that the model answers with, whatever part of its answer the request asks for."""
+        if self._head.multi_label:
+            present = top.probabilities >= self._thresholds[top.class_ids]
+            return [int(class_id) for class_id in top.class_ids[present]]
+        if self._head.rejection and top.probabilities[0] < self._head.rejection.threshold:
+            return []
+        return [int(top.class_ids[0])]
 
 
 def _fail(pending: Pending, error: BaseException) -> None:

@@ -10,7 +10,7 @@ from typing import get_args
 
 from model_export.cli.data_options import add_folds, add_layout, fold_of, layout_of, refuse_folder_options
 from model_export.cli.evaluation_text import class_table, figures_table, mistakes, reported_figures
-from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive, refuse, seed
+from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive, refuse, seed, share
 from model_export.cli.weight_options import add_network_options, load_weight_file
 from model_export.datasets.image_folder import OnBroken
 from model_export.errors import InputError
@@ -19,10 +19,11 @@ from model_export.evaluation.evaluate import ensemble, evaluate
 from model_export.evaluation.images import evaluation_images
 from model_export.evaluation.predictors import Device, OnnxPredictor, Predictor, TorchPredictor
 from model_export.evaluation.recording import accuracy_of, write_evaluation_files
+from model_export.evaluation.rejection import fit_rejection
 from model_export.evaluation.result import Evaluation, Method
-from model_export.export.record import check_latest, publish_record
+from model_export.export.record import check_latest, check_rejection_fits, publish_record
 from service.runtime.choices import PrecisionChoice, ProviderChoice
-from service.runtime.model_card import Calibration
+from service.runtime.measured import Calibration, Rejection
 from service.runtime.model_folder import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--calibrate", action="store_true", help="fit the softmax temperature at which confidence matches accuracy"
     )
     parser.add_argument(
+        "--reject-above-error",
+        type=share,
+        metavar="ERROR",
+        help="fit the probability below which no class is answered, so that at most this share of the answers is "
+        "wrong, from 0 to 1",
+    )
+    parser.add_argument(
         "--record",
         action="store_true",
-        help="publish accuracy and calibration as the next version of published models, with the same files",
+        help="publish accuracy, calibration and rejection as the next version of published models, with the same files",
     )
     parser.add_argument(
         "--out",
@@ -106,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     if not any(isinstance(model, ModelVersion) for model in models):
         refuse(args, PUBLISHED_MODEL_OPTIONS, "published models")
     if args.record:
-        check_recordable(models, args.method)
+        check_recordable(models, args)
     predictors = [open_predictor(model, args) for model in models]
     dataset = evaluation_images(
         args.data,
@@ -141,11 +149,22 @@ def run(args: argparse.Namespace) -> int:
                 f"was not fitted on, calibration error {100 * calibration.ece_before:.2f} % before, "
                 f"{100 * calibration.ece_after:.2f} % after"
             )
+    rejections = [
+        None if args.reject_above_error is None else rejection_of(evaluation, predictor, calibration, args)
+        for evaluation, predictor, calibration in zip(evaluations, predictors, calibrations, strict=True)
+    ]
+    for evaluation, rejection in zip(evaluations, rejections, strict=True):
+        if rejection:
+            print(
+                f"\n{evaluation.model}: no answer below a probability of {rejection.threshold:.3f}; on the half of the "
+                f"images that it was not fitted on, {100 * rejection.coverage:.2f} % are answered, "
+                f"{100 * rejection.error:.2f} % of these wrongly instead of {100 * rejection.error_without:.2f} %"
+            )
     if args.out:
         from model_export.report.mistakes_page import write_mistakes
         from model_export.report.page import write_report  # imports matplotlib, which only reports need
 
-        write_evaluation_files(args.out, dataset, with_ensemble, calibrations)
+        write_evaluation_files(args.out, dataset, with_ensemble, calibrations, rejections)
         write_report(
             args.out / "report.html",
             title=f"{with_ensemble[-1].model} on {dataset.name}",
@@ -158,13 +177,14 @@ def run(args: argparse.Namespace) -> int:
         write_mistakes(args.out / "mistakes.html", with_ensemble[-1], dataset)
         log.info("%s: wrote evaluation.json, predictions.csv, report.html and mistakes.html", args.out)
     if args.record:
-        for model, predictor, evaluation, calibration in zip(
-            models, predictors, evaluations, calibrations, strict=True
+        for model, predictor, evaluation, calibration, rejection in zip(
+            models, predictors, evaluations, calibrations, rejections, strict=True
         ):
             assert isinstance(model, ModelVersion)  # see check_recordable
             assert isinstance(predictor, OnnxPredictor)
             info = predictor.engine.info
-            card = publish_record(model, accuracy_of(evaluation, info.provider, info.precision), calibration)
+            accuracy = accuracy_of(evaluation, info.provider, info.precision)
+            card = publish_record(model, accuracy, calibration=calibration, rejection=rejection)
             log.info("%s %d: recorded, as version %d with the same files", model.name, model.version, card.version)
     return 0
 
@@ -183,15 +203,17 @@ def find_model(name: str, args: argparse.Namespace) -> Path | ModelVersion:
         raise InputError(f"{name} is not a weight file, and {error}") from error
 
 
-def check_recordable(models: Sequence[Path | ModelVersion], method: Method) -> None:
+def check_recordable(models: Sequence[Path | ModelVersion], args: argparse.Namespace) -> None:
     """Raises InputError if the figures would not be those of a served model, or have no place to be recorded in."""
     if files := [str(model) for model in models if isinstance(model, Path)]:
         raise InputError(f"--record publishes versions of published models, {files[0]} is none: export it first")
-    if method != "1-crop":
-        raise InputError(f"--record needs accuracy as served, which {method} is not: leave --method out")
+    if args.method != "1-crop":
+        raise InputError(f"--record needs accuracy as served, which {args.method} is not: leave --method out")
     for model in models:
         assert isinstance(model, ModelVersion)
         check_latest(model)
+        if args.calibrate and args.reject_above_error is None:
+            check_rejection_fits(model)
 
 
 def open_predictor(model: Path | ModelVersion, args: argparse.Namespace) -> Predictor:
@@ -207,4 +229,18 @@ def calibration_of(evaluation: Evaluation) -> Calibration | None:
         return calibrate(evaluation)
     except InputError as error:
         log.warning("no calibration: %s", error)
+        return None
+
+
+def rejection_of(
+    evaluation: Evaluation, predictor: Predictor, calibration: Calibration | None, args: argparse.Namespace
+) -> Rejection | None:
+    """The rejection for the probabilities as they will be served; None, with a warning, if there can be none."""
+    if calibration is None and isinstance(predictor, OnnxPredictor):
+        calibration = predictor.card.calibration
+    served = evaluation.at_temperature(calibration.temperature) if calibration else evaluation
+    try:
+        return fit_rejection(served, args.reject_above_error)
+    except InputError as error:
+        log.warning("no rejection: %s", error)
         return None

@@ -42,6 +42,17 @@ def positive(text: str) -> int:
     return number
 
 
+def share(text: str) -> float:
+    """Type of an option that takes a share of images, from 0 up to but without 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"not a share: {text!r} (expected a number from 0 to below 1, such as 0.01)")
+    return number
+
+
 def seed(text: str) -> int:
     """Type of --seed: a value that NumPy and PyTorch both accept."""
     try:

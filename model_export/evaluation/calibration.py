@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from model_export.errors import InputError
 from model_export.evaluation.metrics import expected_calibration_error
 from model_export.evaluation.result import Evaluation
-from service.runtime.model_card import Calibration
+from service.runtime.measured import Calibration
 from service.runtime.scores import softmax
 
 MIN_IMAGES = 20  # the temperature is fitted on half of them
@@ -67,11 +65,8 @@ def calibrate(evaluation: Evaluation, seed: int = 0) -> Calibration:
             "the answers: give more and harder images, or leave the calibration out"
         )
 
-    before = dataclasses.replace(
-        evaluation, labels=evaluation.labels[held_out], probabilities=evaluation.probabilities[held_out]
-    )
-    scaled = softmax(log_probabilities[held_out], temperature)
-    after = dataclasses.replace(before, probabilities=scaled.astype(np.float32))
+    before = evaluation.part(held_out)
+    after = before.at_temperature(temperature)
     ece_before, ece_after = expected_calibration_error(before), expected_calibration_error(after)
     if ece_after > ece_before:
         raise InputError(

@@ -21,7 +21,7 @@ from model_export.evaluation.metrics import (
 )
 from model_export.evaluation.result import Evaluation
 from service.runtime.choices import Precision
-from service.runtime.model_card import Accuracy, Calibration
+from service.runtime.measured import Accuracy, Calibration, Rejection
 
 
 def accuracy_of(evaluation: Evaluation, provider: str = "pytorch", precision: Precision = "fp32") -> Accuracy:
@@ -37,7 +37,11 @@ def accuracy_of(evaluation: Evaluation, provider: str = "pytorch", precision: Pr
 
 
 def write_evaluation_files(
-    folder: Path, dataset: Dataset, evaluations: Sequence[Evaluation], calibrations: Sequence[Calibration | None]
+    folder: Path,
+    dataset: Dataset,
+    evaluations: Sequence[Evaluation],
+    calibrations: Sequence[Calibration | None],
+    rejections: Sequence[Rejection | None],
 ) -> None:
     """Writes `evaluation.json` (all metrics) and `predictions.csv` (a line per model and image) into a folder.
 
@@ -46,15 +50,16 @@ def write_evaluation_files(
 
     Args:
         dataset: the data set of all evaluations.
-        calibrations: of the first evaluations, in their order; an ensemble comes last and has none.
+        calibrations, rejections: of the first evaluations, in their order; an ensemble comes last and has neither.
 
     Raises:
         OSError: the files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entries = [_metrics(evaluation) for evaluation in evaluations]
-    for entry, calibration in zip(entries, calibrations, strict=False):
+    for entry, calibration, rejection in zip(entries, calibrations, rejections, strict=False):
         entry["calibration"] = calibration and calibration.model_dump()
+        entry["rejection"] = rejection and rejection.model_dump()
     write_atomically(folder / "evaluation.json", (json.dumps({"evaluations": entries}) + "\n").encode())
     columns = list(dict.fromkeys(name for evaluation in evaluations for name in _columns(evaluation)))
     titles = [dataset.title(i) for i in range(len(dataset))]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+from service.runtime.scores import softmax
 
 # The views of an image that are averaged: the centre crop; ten crops, or the whole image at five scales (section 3.4).
 Method = Literal["1-crop", "10-crop", "multi-scale"]
@@ -29,3 +32,13 @@ class Evaluation:
     classes: tuple[str, ...]
     labels: np.ndarray
     probabilities: np.ndarray
+
+    def part(self, indices: np.ndarray) -> Evaluation:
+        """The predictions for some of the images; `indices` are int64 (n,)."""
+        return dataclasses.replace(self, labels=self.labels[indices], probabilities=self.probabilities[indices])
+
+    def at_temperature(self, temperature: float) -> Evaluation:
+        """The same with calibrated probabilities: `softmax(logits / temperature)`."""
+        smallest = np.finfo(np.float32).tiny  # probabilities that float32 rounded to 0 have no logarithm
+        log_probabilities = np.log(np.maximum(self.probabilities.astype(np.float64), smallest))
+        return dataclasses.replace(self, probabilities=softmax(log_probabilities, temperature).astype(np.float32))

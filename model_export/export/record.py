@@ -4,25 +4,47 @@ from __future__ import annotations
 
 from model_export.errors import InputError
 from model_export.export.publish import publish_changed
-from service.runtime.model_card import Accuracy, Calibration, ModelCard
-from service.runtime.model_folder import ModelVersion, model_versions
+from service.runtime.head import Head
+from service.runtime.measured import Accuracy, Calibration, Rejection
+from service.runtime.model_card import ModelCard
+from service.runtime.model_folder import ModelVersion, model_versions, read_card
 
 
-def publish_record(version: ModelVersion, accuracy: Accuracy, calibration: Calibration | None) -> ModelCard:
-    """Publishes accuracy and calibration as the model's next version, which shares the files of this one.
+def publish_record(
+    version: ModelVersion,
+    accuracy: Accuracy,
+    *,
+    calibration: Calibration | None = None,
+    rejection: Rejection | None = None,
+) -> ModelCard:
+    """Publishes what was measured as the model's next version, which shares the files of this one.
 
     Args:
-        calibration: None keeps the version's own.
+        calibration, rejection: None keeps the version's own.
 
     Raises:
-        InputError: a later version is published, which the next one would replace with older files.
+        InputError: a later version is published, which the next one would replace with older files; or the rejection
+            that is kept would not fit the calibration.
         CardError, OSError: as `publish_changed`.
     """
     check_latest(version)
     changes: dict[str, object] = {"accuracy": accuracy}
     if calibration is not None:
         changes["calibration"] = calibration
+        if rejection is None:
+            check_rejection_fits(version)
+    if rejection is not None:
+        changes["head"] = Head(rejection=rejection)
     return publish_changed(version, changes)
+
+
+def check_rejection_fits(version: ModelVersion) -> None:
+    """Raises InputError if a new calibration alone would leave a rejection behind that judges by the old one."""
+    if read_card(version.path).head.rejection:
+        raise InputError(
+            f"{version.name} {version.version} rejects answers by their probability, which a new calibration changes: "
+            "fit both, with --calibrate and --reject-above-error"
+        )
 
 
 def check_latest(version: ModelVersion) -> None:

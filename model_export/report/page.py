@@ -26,8 +26,9 @@ from model_export.evaluation.metrics import (
     top_k_accuracy,
     worst_mistakes,
 )
+from model_export.evaluation.rejection import risk_coverage
 from model_export.evaluation.result import Evaluation
-from model_export.report.plots import confusion_plot, reliability_plot, to_png, training_curves
+from model_export.report.plots import confusion_plot, rejection_plot, reliability_plot, to_png, training_curves
 from model_export.training.history import Row
 from service.runtime.machine import usable_cores, versions
 
@@ -142,6 +143,8 @@ def _plots(rows: Sequence[Row], evaluation: Evaluation) -> list[Plot]:
     plots.append(_plot("Confusion", alt, confusion_plot(confusion_matrix(evaluation), evaluation.classes, alt)))
     alt = "Accuracy against confidence"
     plots.append(_plot("Calibration", alt, reliability_plot(reliability_bins(evaluation), alt)))
+    alt = "Error of the answers against the share of images that are answered"
+    plots.append(_plot("Rejection", alt, rejection_plot(risk_coverage(evaluation), alt)))
     return plots
 
 

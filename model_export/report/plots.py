@@ -21,6 +21,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 
 from model_export.disk import write_atomically
 from model_export.evaluation.metrics import ReliabilityBins
+from model_export.evaluation.rejection import RiskCoverage
 from model_export.training.history import Row
 from model_export.training.range_test import RangeTest
 
@@ -227,6 +228,21 @@ def reliability_plot(bins: ReliabilityBins, title: str = "Reliability") -> Figur
     images.set_xlim(0, 1)
     images.set_xlabel("confidence: the probability of the predicted class", fontsize=TEXT)
     figure.align_ylabels()
+    return figure
+
+
+def rejection_plot(curve: RiskCoverage, title: str = "Rejection") -> Figure:
+    """The error of the answers and the threshold, against coverage (Geifman and El-Yaniv 2017, figure 1)."""
+    figure = _figure(4.6, title)
+    axes = figure.subplots()
+    axes.plot(100 * curve.coverage, 100 * curve.error, color=VERMILION, linewidth=1.8, label="answered wrongly (%)")
+    axes.plot(100 * curve.coverage, 100 * curve.threshold, color=GREY, linewidth=1.2, linestyle="--",
+              label="by the threshold, a probability (%)")  # fmt: skip
+    _style(axes, "percent")
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 104)
+    axes.set_xlabel("coverage: images that are answered (%)", fontsize=TEXT)
+    axes.legend(**_above(2))
     return figure
 
 

@@ -16,7 +16,8 @@ from model_export.weights.fitting import fill
 from model_export.weights.labels import imagenet_labels
 from model_export.weights.loading import Loaded, file_digest
 from model_export.weights.reading import read_weights
-from service.runtime.model_card import Accuracy, Architecture, Weights
+from service.runtime.measured import Accuracy
+from service.runtime.model_card import Architecture, Weights
 from service.runtime.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)

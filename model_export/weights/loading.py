@@ -21,7 +21,8 @@ from model_export.weights.hub_folder import HubFolder, read_hub_folder
 from model_export.weights.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.weights.reading import WeightFile, read_weights
 from model_export.weights.state_dict import is_head
-from service.runtime.model_card import Accuracy, Architecture, Label, Training, Variant, Weights
+from service.runtime.measured import Accuracy
+from service.runtime.model_card import Architecture, Label, Training, Variant, Weights
 from service.runtime.model_folder import sha256
 from service.runtime.preprocessing import Preprocessing
 

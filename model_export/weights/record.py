@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model_export.errors import InputError
-from service.runtime.model_card import Accuracy, Architecture, Label, Training
+from service.runtime.measured import Accuracy
+from service.runtime.model_card import Architecture, Label, Training
 from service.runtime.preprocessing import Preprocessing
 
 MEAN_IMAGE = "mean_image"  # key of a tensor beside the weights: float32 (3, crop, crop) in 0 to 255

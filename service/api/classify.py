@@ -28,8 +28,8 @@ from service.api.parameters import (
     depth_of,
     read_parameters,
     seconds_of,
-    top_k_of,
 )
+from service.api.results import Wanted, entry
 from service.api.uploads import FORM, IMAGE_TYPES, Body, Upload, diagnose, only_header, read_body
 from service.deadline import Deadline
 from service.errors import ServerFault
@@ -39,7 +39,6 @@ from service.metrics import STAGES, Metrics
 from service.model_repository import Model, Repository
 from service.pipeline import Classified, Pipeline
 from service.runtime.faults import Fault, ImageFault
-from service.runtime.model_card import Label
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -91,18 +90,6 @@ def request_body(max_images: int) -> dict[str, object]:
     return {"required": True, "content": {"multipart/form-data": {"schema": form}, **images}}
 
 
-def result(upload: Upload, answer: Classified | Fault, labels: Sequence[Label], root_path: str) -> dict[str, object]:
-    """One entry of the answer: a `schema.ImageResult`."""
-    entry: dict[str, object] = {} if upload.name is None else {"file": upload.name}
-    if isinstance(answer, Fault):
-        return entry | {"error": problems.document(answer, root_path)}
-    predictions = [
-        {"class_id": class_id, "label": labels[class_id].name, "probability": round(probability, 6)}
-        for class_id, probability in zip(answer.top.class_ids.tolist(), answer.top.probabilities.tolist(), strict=True)
-    ]
-    return entry | {"width": answer.width, "height": answer.height, "predictions": predictions}
-
-
 def server_timing(answers: Sequence[Classified]) -> str:
     """The Server-Timing header (W3C), in milliseconds; of several images, the longest of each stage."""
     *stages, total = (f"{stage};dur={1000 * max(answer.seconds[stage] for answer in answers):.2f}" for stage in STAGES)
@@ -139,13 +126,13 @@ def router(
     guard: Guard,
     failed_images: FailedImages,
 ) -> APIRouter:
-    def select(request: Request, given: Sequence[tuple[str, str]]) -> tuple[Model, Pipeline, int]:
-        """What the request asks for: model, pipeline and number of classes."""
+    def select(request: Request, given: Sequence[tuple[str, str]]) -> tuple[Model, Pipeline, Wanted]:
+        """What the request asks for: model, pipeline and what it wants to know."""
         values = read_parameters(given)
         model = repository.select(values.get("model"), depth_of(values, repository))
         request.state.model = model.name
         note(request, model=f"{model.name}@{model.version}")
-        return model, lifecycle.active(model), top_k_of(values, model)
+        return model, lifecycle.active(model), Wanted.by(values, model)
 
     def check_early(request: Request, query: Sequence[tuple[str, str]], pipeline: Pipeline, deadline: Deadline) -> None:
         """Raises Overloaded or DeadlineMissed before the body is read. A form may still name another model."""
@@ -178,15 +165,15 @@ def router(
         query = QueryParams(request.scope["query_string"]).multi_items()
         deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
         with Permit(memory) as permit:
-            model, pipeline, top_k = select(request, query)
+            model, pipeline, wanted = select(request, query)
             check_early(request, query, pipeline, deadline)
             uploads, fields = await read(request, permit, deadline)
             if fields or pipeline.room.closed:  # closed: another version has come meanwhile
-                model, pipeline, top_k = select(request, [*query, *fields])
+                model, pipeline, wanted = select(request, [*query, *fields])
             note(request, images=len(uploads))
             permit.enter(pipeline.room)
             deadline = min(deadline, Deadline.after(settings.request_timeout))
-            work = pipeline.classify(permit, [upload.data for upload in uploads], top_k, deadline)
+            work = pipeline.classify(permit, [upload.data for upload in uploads], wanted.computed, deadline)
             engine = model.status.info  # of a model that is active
             assert engine is not None
             answers = await unless_disconnected(request.receive, work)
@@ -207,8 +194,9 @@ def router(
             "version": model.card.version,
             "provider": engine.provider,
             "precision": engine.precision,
+            **wanted.restriction,
             "images": [
-                result(upload, answer, model.card.labels, request.scope.get("root_path", ""))
+                entry(upload, answer, wanted, request.scope.get("root_path", ""))
                 for upload, answer in zip(uploads, answers, strict=True)
             ],
         }

@@ -33,6 +33,7 @@ def info(model: Model, references: Sequence[str] = (), *, default: bool = False)
         weights=card.weights,
         training=schema.TrainingInfo.model_validate(card.training.model_dump()) if card.training else None,
         accuracy=card.accuracy,
+        head=schema.HeadInfo(kind=card.head.kind, rejection=card.head.rejection),
         calibration=card.calibration,
         classes=card.architecture.num_classes,
         input=_input(card.preprocessing),
@@ -141,7 +142,11 @@ def router(repository: Repository, root: Path) -> APIRouter:
 
     @routes.get("/models/{name}/labels", responses=unknown, summary="The classes of a model, by class id")
     async def get_labels(name: str) -> list[schema.LabelInfo]:
-        labels = repository.get(name).card.labels
-        return [schema.LabelInfo(class_id=i, name=label.name, wnid=label.wnid) for i, label in enumerate(labels)]
+        card = repository.get(name).card
+        thresholds = card.head.thresholds_of(len(card.labels)) if card.head.multi_label else (None,) * len(card.labels)
+        return [
+            schema.LabelInfo(class_id=i, name=label.name, wnid=label.wnid, threshold=threshold)
+            for i, (label, threshold) in enumerate(zip(card.labels, thresholds, strict=True))
+        ]
 
     return routes

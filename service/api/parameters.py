@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from service.model_repository import Model, Repository
 DEFAULT_TOP_K = 5
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 LARGEST = 999_999_999  # number
+CLASSES_NAMED = 5  # of a model, in an error
 
 # Without a value, not with the value null: the document must not offer the word `null`.
 Absent = SkipJsonSchema[None]
@@ -31,6 +33,11 @@ class Parameters(BaseModel):
     top_k: Whole | Absent = Field(
         default=None,
         description="How many classes to return, most probable first, at most all of the model; 5 if not given.",
+    )
+    labels: str | Absent = Field(
+        default=None,
+        description="The only classes that come into question: their names or class ids, separated by commas. "
+        "Probabilities of softmax then add up to 1 over these.",
     )
 
 
@@ -76,15 +83,50 @@ def depth_of(values: Mapping[str, str], repository: Repository) -> int | None:
     return depth
 
 
-def top_k_of(values: Mapping[str, str], model: Model) -> int:
-    """How many classes the request asks for. Raises InvalidParameter if the model does not have that many."""
-    classes = model.card.architecture.num_classes
+def classes_of(values: Mapping[str, str], model: Model) -> tuple[int, ...] | None:
+    """The ids of the classes to which the request restricts the answer, ascending; None if it does not.
+
+    Raises:
+        InvalidParameter: the model does not have one of them, or several have that name.
+    """
+    value = values.get("labels")
+    if value is None:
+        return None
+    names = [label.name for label in model.card.labels]
+    found: set[int] = set()
+    unknown: list[str] = []
+    for given in filter(None, (part.strip() for part in value.split(","))):
+        ids = [class_id for class_id, name in enumerate(names) if name == unicodedata.normalize("NFC", given)]
+        if len(ids) > 1:
+            reason = f"{model.name} has several classes '{given}': give one by its id ({', '.join(map(str, ids))})."
+            raise InvalidParameter(parameter="labels", value=value, reason=reason)
+        if not ids and (number := whole_number(given)) is not None and number < len(names):
+            ids = [number]
+        if not ids:
+            unknown.append(given)
+        found.update(ids)
+    if unknown or not found:
+        missing = f"{model.name} has no class {' or '.join(map(repr, unknown))}: " if unknown else ""
+        some = ", ".join(names[:CLASSES_NAMED]) + (", ..." if len(names) > CLASSES_NAMED else "")
+        reason = f"{missing}give names or ids of classes as /models/{model.name}/labels lists them, such as {some}."
+        raise InvalidParameter(parameter="labels", value=value, reason=reason)
+    return tuple(sorted(found))
+
+
+def top_k_of(values: Mapping[str, str], model: Model, only: Sequence[int] | None) -> int:
+    """How many classes the request asks for. Raises InvalidParameter if the model does not have that many.
+
+    Args:
+        only: the classes to which the request restricts the answer; None for all.
+    """
+    classes = model.card.architecture.num_classes if only is None else len(only)
     value = values.get("top_k")
     if value is None:
         return min(DEFAULT_TOP_K, classes)
     k = whole_number(value)
     if k is None or not 1 <= k <= classes:
-        reason = f"give a whole number from 1 to {classes} (the classes of {model.name})."
+        which = f"the classes of {model.name}" if only is None else "the classes that `labels` names"
+        reason = f"give a whole number from 1 to {classes} ({which})."
         raise InvalidParameter(parameter="top_k", value=value, reason=reason)
     return k
 

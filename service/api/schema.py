@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from service.references import State
 from service.runtime.choices import Precision, ProviderName
-from service.runtime.model_card import Accuracy, Calibration, Gate, ImageSet, Shortcut, Variant, Weights
+from service.runtime.head import HeadKind
+from service.runtime.measured import Accuracy, Calibration, Rejection
+from service.runtime.model_card import Gate, ImageSet, Shortcut, Variant, Weights
 from service.runtime.preprocessing import Fit, Interpolation
 
 
@@ -40,6 +42,26 @@ class ImageResult(BaseModel):
     width: int | None = Field(default=None, description="As decoded, upright, in pixels.", examples=[500])
     height: int | None = Field(default=None, examples=[375])
     predictions: list[Prediction] | None = Field(default=None, description="Most probable first.")
+    labels: list[Prediction] | None = Field(
+        default=None,
+        description="Of multi-label models: all classes that are present, by the threshold of each; most probable "
+        "first, perhaps none.",
+    )
+    label: str | None = Field(
+        default=None,
+        description="Of models that may reject: the best class; null if `rejected`.",
+        examples=["triangle"],
+    )
+    rejected: bool | None = Field(
+        default=None,
+        description="Of models that may reject: whether even the best class is less probable than the model's "
+        "threshold.",
+    )
+    mass: float | None = Field(
+        default=None,
+        description="With `labels` in the request, of softmax: the probability of these classes together, before it "
+        "was made 1.",
+    )
     error: Problem | None = None
 
 
@@ -49,7 +71,17 @@ class Classification(BaseModel):
     version: int = Field(examples=[1])
     provider: ProviderName = Field(examples=["cpu"], description="The execution provider that computed the answer.")
     precision: Precision = Field(examples=["int8"], description="The precision of the arithmetic.")
+    restricted_to: list[str] | None = Field(
+        default=None, description="The classes that `labels` in the request names; no others came into question."
+    )
     images: list[ImageResult]
+
+
+class HeadInfo(BaseModel):
+    """What the logits mean. /models/{name}/labels has the thresholds of a sigmoid head."""
+
+    kind: HeadKind = Field(description="softmax: one class for each image; sigmoid: every class by itself.")
+    rejection: Rejection | None = Field(description="Below which probability of the best class none is answered.")
 
 
 class Input(BaseModel):
@@ -112,6 +144,7 @@ class ModelInfo(BaseModel):
     weights: Weights = Field(description="`license` null: nobody has stated one.")
     training: TrainingInfo | None = Field(description="How the weights were trained; null if that is not recorded.")
     accuracy: Accuracy | None
+    head: HeadInfo
     calibration: Calibration | None = Field(description="Applied to every probability: softmax(logits / temperature).")
     classes: int
     input: Input
@@ -149,6 +182,9 @@ class LabelInfo(BaseModel):
     class_id: int
     name: str
     wnid: str | None = Field(default=None, description="The WordNet id, for ImageNet's classes.")
+    threshold: float | None = Field(
+        default=None, description="Of multi-label models: the probability from which on the class is present."
+    )
 
 
 class Accepted(BaseModel):

@@ -8,8 +8,11 @@ from typing import Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from service.runtime.card_part import CardPart
 from service.runtime.choices import FILES, FilePrecision, Precision
-from service.runtime.preprocessing import CardModel, Preprocessing
+from service.runtime.head import Head
+from service.runtime.measured import Accuracy, Calibration
+from service.runtime.preprocessing import Preprocessing
 
 # Where a bottleneck places its stride: "v1" (the paper) in the first 1x1, "v1.5" (torchvision) in the 3x3. Both have
 # weights of identical shapes: only this field tells them apart.
@@ -25,11 +28,12 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
 # What this code reads. It rises with a field without which a model would be served wrongly; other fields are simply
 # added: older code ignores them, and keeps them in the versions that it publishes. A card is written with the lowest
-# version that it needs (`ModelCard.needed_version`). 2: preprocessing other than the classic one.
+# version that it needs (`ModelCard.needed_version`). 2: heads other than plain softmax, and
+# preprocessing other than the classic one.
 SCHEMA_VERSION = 2
 
 
-class Architecture(CardModel):
+class Architecture(CardPart):
     """Everything needed, besides the weights, to rebuild the network."""
 
     depth: int
@@ -50,7 +54,7 @@ class Architecture(CardModel):
         return f"{kind}{self.depth}" + ("-cifar" if self.family == "cifar" else "")
 
 
-class Label(CardModel):
+class Label(CardPart):
     """One class. `wnid` is its WordNet id, for ImageNet classes."""
 
     name: str
@@ -63,7 +67,7 @@ class Label(CardModel):
         return unicodedata.normalize("NFC", name)
 
 
-class Weights(CardModel):
+class Weights(CardPart):
     """Where the weights come from: `source` for people, `sha256` of the imported file (None if there was none).
 
     `license` is an SPDX identifier or free text; None if nobody has stated one.
@@ -74,7 +78,7 @@ class Weights(CardModel):
     license: str | None = None
 
 
-class ImageSet(CardModel):
+class ImageSet(CardPart):
     """Images and their classes, by digest (`model_export.datasets.digests`)."""
 
     name: str
@@ -82,7 +86,7 @@ class ImageSet(CardModel):
     sha256: str
 
 
-class Training(CardModel):
+class Training(CardPart):
     """How weights were trained: what it takes to train them again.
 
     Attributes:
@@ -108,35 +112,7 @@ class Training(CardModel):
     versions: dict[str, str]
 
 
-class Accuracy(CardModel):
-    """Measured (or published) accuracy, as fractions in [0, 1].
-
-    `provider` ("pytorch" for weights) and `precision` are those of the measurement; None for published accuracy.
-    """
-
-    dataset: str
-    images: int = Field(ge=1)
-    top1: float = Field(ge=0, le=1)
-    top5: float = Field(ge=0, le=1)
-    provider: str | None = None
-    precision: Precision | None = None
-
-
-class Calibration(CardModel):
-    """Temperature scaling of the probabilities, `softmax(logits / temperature)`, and the calibration error it leaves.
-
-    "On Calibration of Modern Neural Networks" (Guo et al. 2017), section 4.2. The temperature was fitted on one half of
-    the images; the expected calibration errors (ECE, fractions in [0, 1]) were measured on the other half.
-    """
-
-    temperature: float = Field(gt=0, allow_inf_nan=False)
-    ece_before: float = Field(ge=0, le=1)
-    ece_after: float = Field(ge=0, le=1)
-    dataset: str
-    images: int = Field(ge=1)
-
-
-class Parity(CardModel):
+class Parity(CardPart):
     """How far the ONNX file is from PyTorch on the same inputs, as the export gate measured it."""
 
     batch_sizes: tuple[int, ...]
@@ -148,7 +124,7 @@ class Parity(CardModel):
 CalibrationMethod = Literal["minmax", "entropy", "percentile"]
 
 
-class Quantisation(CardModel):
+class Quantisation(CardPart):
     """How an int8 file was quantised: the method and images that set the activation ranges, and the float layers.
 
     Activations are uint8, weights symmetric int8 per channel, expressed by QuantizeLinear and DequantizeLinear nodes
@@ -161,7 +137,7 @@ class Quantisation(CardModel):
     float_layers: tuple[str, ...] = ()
 
 
-class Gate(CardModel):
+class Gate(CardPart):
     """How a lower precision compared with fp32 before it was published.
 
     All are fractions of the images. `accuracy_lost` is fp32's top-1 accuracy minus this file's (negative for a gain);
@@ -176,7 +152,7 @@ class Gate(CardModel):
     limit: float = Field(ge=0, le=1)
 
 
-class ModelFile(CardModel):
+class ModelFile(CardPart):
     """One ONNX file of the folder. The fp32 file is checked against PyTorch, the others against the fp32 file.
 
     `file` is a plain name: a card cannot lead out of its folder. `gate` is for this file's own precision, `bf16` of the
@@ -192,7 +168,7 @@ class ModelFile(CardModel):
     quantisation: Quantisation | None = None
 
 
-class ModelCard(CardModel):
+class ModelCard(CardPart):
     """Everything known about one published version of one model."""
 
     schema_version: int = Field(default=1, ge=1)
@@ -209,6 +185,7 @@ class ModelCard(CardModel):
     self_test_sha256: str
     accuracy: Accuracy | None = None
     calibration: Calibration | None = None
+    head: Head = Head()
     tools: dict[str, str]  # that exported it
     commit: str | None = None  # of the exporter's source, as in `Training`
     metadata: dict[str, str] = Field(default_factory=dict)  # the publisher's own; nothing here reads it
@@ -233,6 +210,9 @@ class ModelCard(CardModel):
     def _consistent(self) -> ModelCard:
         if len(self.labels) != self.architecture.num_classes:
             raise ValueError(f"{len(self.labels)} labels for {self.architecture.num_classes} classes")
+        self.head.check(len(self.labels))
+        if self.head.multi_label and self.calibration is not None:
+            raise ValueError("a temperature calibrates softmax, and the head is sigmoid")
         if "fp32" not in self.files:
             raise ValueError("the fp32 file is missing: every other precision is compared with it")
         if self.files["fp32"].parity is None:
@@ -253,7 +233,7 @@ class ModelCard(CardModel):
     @property
     def needed_version(self) -> int:
         """The lowest `schema_version` whose readers serve the model rightly."""
-        return 1 if self.preprocessing.is_classic else 2
+        return 1 if self.preprocessing.is_classic and self.head.is_plain else 2
 
     def to_json(self) -> str:
         """The text of `card.json`, with the `schema_version` that it needs."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from service.runtime.card_part import CardPart
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
@@ -20,13 +22,7 @@ Side = Annotated[int, Field(ge=1)]
 Grey = Annotated[int, Field(ge=0, le=255)]
 
 
-class CardModel(BaseModel):
-    """A part of a model card. Keeps the fields that it does not know."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class Preprocessing(CardModel):
+class Preprocessing(CardPart):
     """How a decoded RGB image becomes the network's input, uint8 `(channels, height, width)`.
 
     With one channel, that is the luma of the resized image (ITU-R BT.601), which the graph gives to all three channels

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.runtime.head import HeadKind
+
 
 class TopK(NamedTuple):
     """The most probable classes, best first."""
@@ -21,12 +23,23 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return exponentials
 
 
-def top_k(logits: np.ndarray, k: int, temperature: float = 1.0) -> list[TopK]:
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """The probability of each class by itself, `1 / (1 + exp(-logits))`, without overflow: `(N, classes)`."""
+    probabilities: np.ndarray = np.exp(-np.logaddexp(0, -logits))
+    return probabilities
+
+
+def probabilities_of(logits: np.ndarray, kind: HeadKind, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities `(N, classes)` of logits `(N, classes)` by the kind of head; only softmax has a temperature."""
+    return sigmoid(logits) if kind == "sigmoid" else softmax(logits, temperature)
+
+
+def top_k(logits: np.ndarray, k: int, temperature: float = 1.0, kind: HeadKind = "softmax") -> list[TopK]:
     """The `k` best classes of each row of logits `(N, classes)`; equal ones in the order of their ids.
 
     Temperature changes the probabilities, never the order: that is the logits'.
     """
-    probabilities = softmax(logits, temperature)
+    probabilities = probabilities_of(logits, kind, temperature)
     found = []
     # Sorting all classes would take ten times as long as finding the few that are at least as good as the k-th.
     for row, values, least in zip(logits, probabilities, np.partition(logits, -k, axis=1)[:, -k], strict=True):

@@ -16,7 +16,8 @@ from model_export.__main__ import main as model_export
 from model_export.export.record import publish_record
 from service.runtime.images.decoding import decode
 from service.runtime.loading import load_engine
-from service.runtime.model_card import Accuracy, Architecture, Calibration
+from service.runtime.measured import Accuracy, Calibration
+from service.runtime.model_card import Architecture
 from service.runtime.model_folder import ModelVersion, read_card
 from service.runtime.scores import top_k
 from tests.support.processes import Service

@@ -24,7 +24,7 @@ from service.runtime.faults import Fault, TruncatedImage
 from service.runtime.images.decoding import Decoded, decode
 from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.images.headers import Header, read_header
-from service.runtime.model_card import Calibration
+from service.runtime.measured import Calibration
 from service.runtime.model_folder import read_card
 from service.runtime.scores import TopK, top_k
 from service.settings import Settings

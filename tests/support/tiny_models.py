@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from model_export.weights.defaults import usual_preprocessing
 from model_export.weights.labels import imagenet_labels
 from service.runtime.graph import BATCH_DIMENSION, INPUT
+from service.runtime.head import Head
 from service.runtime.model_card import Architecture, Label, ModelCard, ModelFile, Parity, Weights
 from service.runtime.model_folder import CARD_FILE, MODEL_FILES, SELF_TEST_FILE, sha256
 from service.runtime.self_test import SelfTest
@@ -19,10 +20,13 @@ from service.runtime.self_test import SelfTest
 OPSET = 20
 IR_VERSION = 10  # the first one with this opset
 SELF_TEST_IMAGES = 4
+PLAIN = Head()
 MILLENNIUM = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def publish_tiny(architecture: Architecture, root: Path, *, version: int = 1, seed: int = 0) -> Path:
+def publish_tiny(
+    architecture: Architecture, root: Path, *, version: int = 1, seed: int = 0, head: Head = PLAIN
+) -> Path:
     """Publishes a version of a model with the name, the card and the input of an architecture, but another graph.
 
     The graph normalises the image (its feature map), takes the mean colour (its embedding) and applies one linear layer
@@ -30,6 +34,7 @@ def publish_tiny(architecture: Architecture, root: Path, *, version: int = 1, se
 
     Args:
         seed: of the weights.
+        head: for the card.
 
     Returns:
         The version folder. It appears there at once with all that belongs into it.
@@ -87,6 +92,7 @@ def publish_tiny(architecture: Architecture, root: Path, *, version: int = 1, se
         weights=Weights(source="random, for tests"),
         preprocessing=preprocessing,
         labels=imagenet_labels() if classes == 1000 else tuple(Label(name=f"class {i}") for i in range(classes)),
+        head=head,
         files={"fp32": file},
         self_test_sha256=sha256(folder / SELF_TEST_FILE),
         tools={},

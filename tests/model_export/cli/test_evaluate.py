@@ -24,6 +24,7 @@ from model_export.weights.safetensors_file import save_safetensors
 from service.app import create_app
 from service.runtime.model_card import Architecture
 from service.runtime.model_folder import read_card
+from service.runtime.scores import softmax
 from service.settings import Settings
 from tests.support.waiting import until_ready
 
@@ -186,6 +187,64 @@ def test_from_the_record_to_the_service(
 
     evaluate("resnet8-cifar", *options, "--record")
     assert read_card(models / "resnet8-cifar" / "3").calibration == card.calibration  # anew only when asked for
+
+
+def test_a_rejection_from_the_record_to_the_service(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fitted on the probabilities that the service answers with, calibration included."""
+    net = TorchPredictor(random_weights(CIFAR), "net")
+    logits = net.logits(np.stack([pixels(7, i, net.preprocessing) for i in range(IMAGES)]))
+    unsure = np.argsort(softmax(logits).max(axis=1))[: IMAGES // 2].tolist()
+    data = tmp_path / "pictures"
+    for i, answer in enumerate(logits.argmax(axis=1).tolist()):  # half of the unsure answers are wrong
+        folder = data / f"class {(answer + (unsure.index(i) % 2 if i in unsure else 0)) % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.jpg").write_bytes(picture(7, i))
+    options = ("--models-dir", models, "--provider", "cpu", "--data", data, "--record")
+    evaluate("resnet8-cifar", *options, "--calibrate")
+    evaluate("resnet8-cifar", *options, "--reject-above-error", 0.15)
+    pattern = r"below a probability of (0\.\d+); .* ([\d.]+) % are answered, ([\d.]+) % of these wrongly instead of"
+    found = re.search(pattern, capsys.readouterr().out)
+    card = read_card(models / "resnet8-cifar" / "3")
+    rejection = card.head.rejection
+    assert found
+    assert rejection is not None
+    assert [float(group) for group in found.groups()] == [
+        pytest.approx(rejection.threshold, abs=1e-3),
+        pytest.approx(100 * rejection.coverage, abs=0.01),
+        pytest.approx(100 * rejection.error, abs=0.01),
+    ]
+    assert (rejection.dataset, rejection.images) == ("pictures", IMAGES)
+    with pytest.raises(InputError, match="rejects answers by their probability, which a new calibration changes"):
+        evaluate("resnet8-cifar", *options, "--calibrate")
+
+    images = sorted(data.rglob("*.jpg"))
+    fitted = np.random.default_rng(0).permutation(IMAGES)[: IMAGES // 2].tolist()
+    app = create_app(Settings.model_validate({"models_dir": models, "provider": "cpu"}))
+    answered, wrong = [], []
+    with TestClient(app) as client:
+        until_ready(client)
+        for i, path in enumerate(images):
+            if i in fitted:
+                continue
+            jpeg = {"Content-Type": "image/jpeg"}
+            (image,) = client.post("/classify", content=path.read_bytes(), headers=jpeg).json()["images"]
+            answered.append(not image["rejected"])
+            wrong.append(image["label"] is not None and image["label"] != path.parent.name)
+    assert np.mean(answered) == rejection.coverage
+    assert sum(wrong) / sum(answered) == pytest.approx(rejection.error)
+
+
+def test_a_rejection_that_cannot_be_fitted_leaves_the_rest(
+    models: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ("--models-dir", models, "--provider", "cpu", "--data", data, "--record", "--out", tmp_path / "out")
+    assert evaluate("resnet8-cifar", *options, "--reject-above-error", 0.001) == 0
+    assert "no rejection: " in caplog.text
+    assert read_card(models / "resnet8-cifar" / "2").head.rejection is None
+    (figures,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["evaluations"]
+    assert figures["rejection"] is None
 
 
 def test_an_older_version_is_not_recorded(models: Path, data: Path) -> None:

@@ -26,6 +26,7 @@ def test_columns_of_classes(tmp_path: Path) -> None:
             answers("two", ("cat", "dog"), [[0.25, 0.75], [1, 1e-9]]),
         ],
         [None, None],
+        [None, None],
     )
     with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -139,7 +139,7 @@ def test_report(usual: Path, drawings: Drawings) -> None:
         assert part in page.text
     assert "most confident mistakes" not in page.text
     assert page.text.index("crescent 1.8%") < page.text.index("star 3.6%")  # the most confident first
-    assert [picture.width for picture in page.images("image/png")] == [1000] * 3
+    assert [picture.width for picture in page.images("image/png")] == [1000] * 4
 
 
 def test_nothing_is_fetched_and_nothing_runs(usual: Path) -> None:
@@ -187,7 +187,7 @@ def test_without_a_history(tmp_path: Path) -> None:
     page = report(tmp_path, dataset, evaluation(dataset, wrong=(0,)), recipe=[], summary=[])
     for part in ("best epoch", "Training", "Recipe"):
         assert part not in page.text
-    assert len(page.images("image/png")) == 2
+    assert len(page.images("image/png")) == 3
 
 
 def test_classes_without_images_come_last(tmp_path: Path) -> None:

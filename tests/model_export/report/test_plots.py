@@ -8,10 +8,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from model_export.evaluation.metrics import ReliabilityBins
+from model_export.evaluation.rejection import RiskCoverage
 from model_export.report.plots import (
     LABEL_GAP,
     compare_trainings,
     confusion_plot,
+    rejection_plot,
     reliability_plot,
     save_png,
     to_png,
@@ -201,3 +203,11 @@ def test_save(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes() == to_png(training_curves(rows, "x"))
     with pytest.raises(FileNotFoundError):
         save_png(training_curves(rows, "x"), tmp_path / "none" / "curves.png")
+
+
+def test_rejection() -> None:
+    curve = RiskCoverage(np.array([0.9, 0.5, 0.1]), np.array([0.2, 0.6, 1.0]), np.array([0.0, 0.1, 0.3]))
+    (axes,) = rejection_plot(curve).axes
+    error, threshold = axes.lines
+    np.testing.assert_allclose(error.get_xydata(), [[20, 0], [60, 10], [100, 30]])
+    np.testing.assert_allclose(threshold.get_ydata(), [90, 50, 10])

@@ -12,7 +12,8 @@ from model_export.nets.resnet import cifar_resnet
 from model_export.weights.loading import load_file
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import WRITER, save_safetensors
-from service.runtime.model_card import Accuracy, ImageSet, Label, Training, Weights
+from service.runtime.measured import Accuracy
+from service.runtime.model_card import ImageSet, Label, Training, Weights
 from service.runtime.preprocessing import Preprocessing
 from tests.model_export.weights.weight_files import State, assert_same, load, refusal
 

@@ -57,6 +57,7 @@ def test_parameters_have_bounds_in_query_and_form(client: TestClient) -> None:
         "model": (None, None),
         "depth": (1, 999_999_999),
         "top_k": (1, 1000),  # of resnet18
+        "labels": (None, None),
         "X-Request-Timeout-Ms": (1, 999_999_999),
     }
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]

@@ -47,6 +47,7 @@ def test_one_model(client: TestClient) -> None:
         "weights": {"source": "random, for tests", "sha256": None, "license": None},
         "training": None,
         "accuracy": None,
+        "head": {"kind": "softmax", "rejection": None},
         "calibration": None,
         "classes": 1000,
         "input": {
@@ -152,7 +153,7 @@ def test_one_that_is_not_loaded_tells_nothing_of_its_engine(tiny_dir: Path) -> N
 def test_labels(client: TestClient) -> None:
     labels = client.get("/models/resnet18/labels").json()
     assert len(labels) == 1000
-    assert labels[1] == {"class_id": 1, "name": "goldfish", "wnid": "n01443537"}
+    assert labels[1] == {"class_id": 1, "name": "goldfish", "wnid": "n01443537", "threshold": None}
 
 
 def test_unknown(client: TestClient) -> None:

@@ -75,7 +75,7 @@ def test_no_dissimilar_name_is_suggested(client: TestClient, photo: bytes, name:
     in_form = send(client, part(name, b"5"), part("file", photo))
     for response in (client.post(f"/classify?{name}=5", content=photo), in_form):
         document = problem(response, 422, "unknown-parameter")
-        assert document["remedy"] == "The parameters are model, depth, top_k."
+        assert document["remedy"] == "The parameters are model, depth, top_k, labels."
         assert "nearest" not in document
 
 
@@ -89,7 +89,7 @@ def test_a_similar_name_is_suggested(client: TestClient, photo: bytes, name: str
 def test_an_unknown_parameter_is_named_with_the_nearest_known_one(client: TestClient, photo: bytes) -> None:
     document = problem(client.post("/classify?topk=1", content=photo), 422, "unknown-parameter")
     assert (document["parameter"], document["nearest"]) == ("topk", "top_k")
-    assert document["remedy"] == "Did you mean `top_k`? The parameters are model, depth, top_k."
+    assert document["remedy"] == "Did you mean `top_k`? The parameters are model, depth, top_k, labels."
 
 
 def test_the_same_value_twice_is_allowed(client: TestClient, photo: bytes) -> None:

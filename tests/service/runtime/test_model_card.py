@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from service.runtime.head import Head
+from service.runtime.measured import Calibration, Rejection
 from service.runtime.model_card import (
     SCHEMA_VERSION,
     Architecture,
-    Calibration,
     Gate,
     ModelCard,
     ModelFile,
@@ -22,6 +23,7 @@ from service.runtime.model_card import (
 from service.runtime.model_folder import CardError, read_card
 from service.runtime.preprocessing import Preprocessing
 
+CALIBRATION = {"temperature": 1.5, "ece_before": 0.06, "ece_after": 0.01, "dataset": "pictures", "images": 1000}
 CARDS = sorted((Path(__file__).parent / "cards").glob("*.json"))
 
 
@@ -88,6 +90,30 @@ def test_preprocessing_of_schema_1_is_written_as_that(published: Path) -> None:
         assert json.loads(text)["schema_version"] == version
 
 
+def test_only_cards_that_older_code_would_serve_wrongly_have_a_later_schema_version(published: Path) -> None:
+    card = read_card(published)
+    rejection = Rejection(threshold=0.7, coverage=0.9, error=0.01, error_without=0.05, dataset="pictures", images=100)
+    heads = {1: [Head()], 2: [Head(kind="sigmoid"), Head(rejection=rejection)]}
+    for version, of_version in heads.items():
+        for head in of_version:
+            (published / "card.json").write_text(card.model_copy(update={"head": head}).to_json())
+            assert json.loads((published / "card.json").read_text())["schema_version"] == version
+            assert read_card(published).head == head
+    (published / "card.json").write_text(read_card(published).model_copy(update={"head": Head()}).to_json())
+    assert json.loads((published / "card.json").read_text())["schema_version"] == 1
+
+
+def test_one_class_needs_a_sigmoid(published: Path) -> None:
+    path = published / "card.json"
+    card = json.loads(path.read_text())
+    card["architecture"]["num_classes"], card["labels"] = 1, card["labels"][:1]
+    path.write_text(json.dumps(card))
+    with pytest.raises(CardError, match="softmax over one class always answers 1"):
+        read_card(published)
+    path.write_text(json.dumps(card | {"head": {"kind": "sigmoid"}}))
+    assert read_card(published).head.thresholds_of(1) == (0.5,)
+
+
 @pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "a/b.onnx", "..", ".", "", "a\\b", "a\n"])
 def test_a_file_is_a_plain_name(published: Path, file: str) -> None:
     path = published / "card.json"
@@ -152,8 +178,10 @@ def test_an_invalid_temperature(temperature: float) -> None:
     [
         ({"name": "../evil"}, "name"),
         ({"labels": [{"name": "only one"}]}, "1 labels for 10 classes"),
+        ({"head": {"kind": "sigmoid", "thresholds": [0.5]}}, "1 thresholds for 10 classes"),
+        ({"head": {"kind": "sigmoid"}, "calibration": CALIBRATION}, "the head is sigmoid"),
         ({"files": {}}, "the fp32 file is missing"),
-        ({"schema_version": 3}, "schema_version"),
+        ({"schema_version": SCHEMA_VERSION + 1}, "schema_version"),
         ({"files": {"fp32": {"file": "model.onnx", "sha256": "0", "bytes": 1}}}, "the fp32 file has no parity"),
         ({"files": {"fp8": {"file": "model.fp8.onnx", "sha256": "0", "bytes": 1}}}, "files.fp8"),
     ],

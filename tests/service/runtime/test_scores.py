@@ -1,11 +1,11 @@
-"""Softmax and top-k."""
+"""Softmax, sigmoid and top-k."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from service.runtime.scores import softmax, top_k
+from service.runtime.scores import probabilities_of, sigmoid, softmax, top_k
 
 
 def test_softmax() -> None:
@@ -43,3 +43,31 @@ def test_temperature_changes_probabilities_and_nothing_else() -> None:
     assert cold.class_ids.tolist() == hot.class_ids.tolist() == [1, 3, 2, 5, 0, 4]
     assert hot.probabilities[0] == pytest.approx(np.exp(0.005) / np.exp(logits / 1000).sum())
     assert cold.probabilities[0] > 0.4 > hot.probabilities[0]
+
+
+def test_sigmoid_does_not_overflow() -> None:
+    with np.errstate(all="raise", under="ignore"):
+        found = sigmoid(np.array([[-1000.0, -2.0, 0.0, 2.0, 1000.0]], np.float32))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [[0, 1 / (1 + np.exp(2)), 0.5, 1 / (1 + np.exp(-2)), 1]], rtol=1e-6)
+
+
+def test_the_kind_of_head_decides() -> None:
+    logits = np.array([[0.0, 2.0, -1.0]], np.float32)
+    np.testing.assert_array_equal(probabilities_of(logits, "softmax", 2.0), softmax(logits, 2.0))
+    np.testing.assert_array_equal(probabilities_of(logits, "sigmoid"), sigmoid(logits))
+    (best,) = top_k(logits, 2, kind="sigmoid")
+    assert best.class_ids.tolist() == [1, 0]
+    np.testing.assert_allclose(best.probabilities, [1 / (1 + np.exp(-2)), 0.5], rtol=1e-6)
+
+
+def test_saturated_probabilities_keep_the_order_of_the_logits() -> None:
+    (best,) = top_k(np.array([[100.0, 300.0, 200.0]], np.float32), 3, kind="sigmoid")
+    assert best.class_ids.tolist() == [1, 2, 0]
+    assert best.probabilities.tolist() == [1, 1, 1]
+
+
+def test_a_single_logit() -> None:
+    (best,) = top_k(np.array([[-1.0]], np.float32), 1, kind="sigmoid")
+    assert best.class_ids.tolist() == [0]
+    assert best.probabilities[0] == pytest.approx(1 / (1 + np.e))
