@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from model_export.cli.options import add_models_dir, find_version, path, positive
+from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive
 from model_export.cli.preview_text import as_json, as_text
 from model_export.disk import write_atomically
 from model_export.errors import InputError
@@ -73,7 +73,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="execution provider; auto: what the service has measured as the fastest here, else the first that works "
         "(default: auto)",
     )
-    computes.add_argument("--precision", choices=get_args(PrecisionChoice), default="auto", help="(default: auto)")
+    computes.add_argument(
+        "--precision",
+        choices=get_args(PrecisionChoice),
+        default="auto",
+        help="precision to compute in; auto: as for the provider (default: auto)",
+    )
     computes.add_argument(
         "--against",
         type=computer,
@@ -89,7 +94,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="let the decoder shrink large JPEGs (default: yes)",
     )
-    service.add_argument("--max-pixels", type=positive, default=MAX_PIXELS, help=f"(default: {MAX_PIXELS})")
+    service.add_argument(
+        "--max-pixels", type=positive, default=MAX_PIXELS, help=f"most pixels of the file (default: {MAX_PIXELS})"
+    )
     service.add_argument(
         "--cache-dir",
         type=path,
@@ -107,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
     out: Path = args.out or Path(f"{args.file.stem}.crop.png")
     if out.exists() and out.samefile(args.file):
         raise InputError(f"{out} is the picture itself: give another file with --out")
+    check_writable(out.parent)
     version = find_model(args)
     card = read_card(version.path)
     verify_digests(version.path, card)

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from starlette.testclient import TestClient
 
 from model_export.__main__ import main
+from model_export.cli.preview import CACHE, MAX_PIXELS
 from service import request_ids
 from service.app import create_app
 from service.failed_images import FailedImages
@@ -166,6 +167,7 @@ def test_a_kept_image_names_its_model(tmp_path: Path, photo: bytes, preview: Pre
         (["--model", "resnet18@2"], "resnet18 has no version 2: choose from 1"),
         (["--model", "resnet18@canary"], "resnet18 has no alias canary"),
         (["--model", "resnet18", "--out", "{file}"], "is the picture itself: give another file with --out"),
+        (["--model", "resnet18", "--out", "{file}/crop.png"], "is a file: give a folder"),
     ],
 )
 def test_errors_are_one_sentence(
@@ -214,6 +216,11 @@ def test_it_computes_on_what_the_service_has_measured_and_measures_nothing(
     (after,) = preview(picture, models=models)["answers"]
     assert after["measured"]
     assert np.allclose(*([one["probability"] for one in answer["predictions"]] for answer in (before, after)))
+
+
+def test_its_defaults_are_the_services() -> None:
+    assert str(Settings.model_fields["cache_dir"].default) == CACHE
+    assert Settings.model_fields["max_pixels"].default == MAX_PIXELS
 
 
 def test_it_needs_neither_pytorch_nor_the_server(tiny_dir: Path, picture: Path) -> None:
