@@ -11,9 +11,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service.admin import admin_port
 from service.admission import Memory
-from service.api import classify, documentation, health, models, problems
+from service.api import classify, documentation, health, models, preview, problems
 from service.api.access import Access
 from service.api.guard import Guard
+from service.api.intake import Intake
 from service.api.middleware import Forwarded, Head
 from service.backend import Backend, Runner, Work
 from service.decoders import Decoders
@@ -29,6 +30,7 @@ from service.watchdog import watching
 
 WHERE = {
     "classify": "POST /classify",
+    "preview": "POST /preview",
     "models": "/models",
     "documentation": "/docs",
     "openapi": "/openapi.json",
@@ -132,15 +134,15 @@ def create_app(
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=("Server-Timing", "Retry-After", "X-Request-ID"),
+            expose_headers=("Server-Timing", "Retry-After", "X-Request-ID", *preview.HEADERS),
         )
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
     app.add_middleware(Access, metrics=metrics)
-    failed_images = FailedImages(settings.keep_failed)
-    memory = Memory(settings.memory.requests, metrics)
-    app.include_router(classify.router(repository, lifecycle, settings, metrics, memory, guard, failed_images))
+    intake = Intake(repository, lifecycle, settings, Memory(settings.memory.requests, metrics))
+    app.include_router(classify.router(intake, settings, metrics, guard, FailedImages(settings.keep_failed)))
+    app.include_router(preview.router(intake, guard))
     places = dict(WHERE)
     if settings.admin_port is None:
         app.include_router(health.metrics_router(metrics, guard))

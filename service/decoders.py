@@ -30,6 +30,7 @@ class Outcome(Enum):
 
     DECODED = auto()  # the engine has it
     REFUSED = auto()  # it is no image, or one that is not decoded
+    SHOWN = auto()  # its pixels are the answer; the engine never sees them
     HANDED_ON = auto()  # the threads for large images have it
     NOTHING = auto()  # its client has left
 

@@ -124,6 +124,12 @@ class TooManyImages(RequestFault):
     remedy = "Split the images over several requests; the server batches them together anyway."
 
 
+class SeveralImages(RequestFault):
+    title = "The request holds several images"
+    detail = "A preview shows one image at a time; the request holds {images}."
+    remedy = "Send one request for each image."
+
+
 class AddressTooLong(RequestFault):
     title = "The URL is too long"
     detail = "The URL has {bytes} bytes; at most {max_bytes} are read."

@@ -79,6 +79,7 @@ SERVICE = {
     "local_runner": {"backend", "batch_sizes", "batching", "metrics", "model_repository"},
     "local_backend": {"backend", "local_runner", "metrics", "model_repository", "published", "settings"},
     "admission": {"backend", "deadline", "decoders", "errors", "metrics"},
+    "jobs": {"batching", "deadline", "decoders", "errors", "request_ids"},
     "pipeline": {
         "admission",
         "backend",
@@ -86,9 +87,9 @@ SERVICE = {
         "deadline",
         "decoders",
         "errors",
+        "jobs",
         "metrics",
         "model_repository",
-        "request_ids",
         "settings",
         "settings_memory",
     },

@@ -19,7 +19,9 @@ from service.runtime.faults import Fault
 log = logging.getLogger(ACCESS)
 
 # First parts of the paths that there are. Others have one label together: clients must not be able to make series.
-HANDLERS = frozenset(("classify", "models", "healthz", "metrics", "version", "docs", "openapi.json", "problems"))
+HANDLERS = frozenset(
+    ("classify", "preview", "models", "healthz", "metrics", "version", "docs", "openapi.json", "problems")
+)
 PROBES = ("healthz", "metrics")  # asked every few seconds, and of no interest while they are answered well
 CLIENT_LEFT = 499  # nginx's code for it
 

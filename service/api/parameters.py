@@ -1,4 +1,4 @@
-"""The parameters of `/classify`, from its query or the fields of its form."""
+"""The parameters of `/classify` and `/preview`, from the query or the fields of the form."""
 
 from __future__ import annotations
 
@@ -25,11 +25,16 @@ Absent = SkipJsonSchema[None]
 Whole = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
-class Parameters(BaseModel):
-    """What a request asks for."""
+class Choice(BaseModel):
+    """Which model a request asks for."""
 
     model: str | Absent = Field(default=None, description="By name, as /models lists them.")
     depth: Whole | Absent = Field(default=None, description="By depth, as /models lists them.")
+
+
+class Parameters(Choice):
+    """What a request asks for."""
+
     top_k: Whole | Absent = Field(
         default=None,
         description="How many classes to return, most probable first, at most all of the model; 5 if not given.",
@@ -53,8 +58,11 @@ NEAR = 0.7  # least similarity (of 1) of a known name that is suggested for an u
 WHOLE = re.compile(r"\s*0*([0-9]{1,9})\s*")
 
 
-def read_parameters(given: Sequence[tuple[str, str]]) -> dict[str, str]:
+def read_parameters(given: Sequence[tuple[str, str]], known: Sequence[str] = KNOWN) -> dict[str, str]:
     """The parameters of the query and the form. An empty one counts as missing: browsers send empty fields.
+
+    Args:
+        known: those that the operation has.
 
     Raises:
         InvalidParameter: one is given twice with different values.
@@ -62,10 +70,10 @@ def read_parameters(given: Sequence[tuple[str, str]]) -> dict[str, str]:
     """
     values: dict[str, str] = {}
     for name, value in given:
-        if name not in KNOWN:
-            nearest = difflib.get_close_matches(name.lower(), KNOWN, 1, cutoff=NEAR)
+        if name not in known:
+            nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=NEAR)
             suggestion = {"nearest": nearest[0]} if nearest else {}
-            raise UnknownParameter(parameter=name, known=", ".join(KNOWN), **suggestion)
+            raise UnknownParameter(parameter=name, known=", ".join(known), **suggestion)
         if value and values.setdefault(name, value) != value:
             raise InvalidParameter(parameter=name, value=value, reason=f"it is also given as '{values[name]}'.")
     return values

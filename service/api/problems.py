@@ -41,6 +41,7 @@ STATUS: dict[type[Fault], int] = {
     errors.MalformedRequest: 400,
     errors.RepeatedHeader: 400,
     errors.NoImage: 400,
+    errors.SeveralImages: 400,
     errors.AmbiguousModel: 400,
     errors.ModelNotNamed: 400,
     errors.UnknownModel: 404,

@@ -34,6 +34,7 @@ def load_engine(
     lanes: int = 1,
     max_batch: int | None = None,
     cache: Cache | None = None,
+    measures: bool = True,
     gpu: int = 0,
     gpu_decoding: bool = False,
 ) -> Engine:
@@ -47,6 +48,7 @@ def load_engine(
         max_batch: the largest batch. None: it is measured, or without a cache left to the callers.
         cache: remembers measurements. Without one nothing is measured: the first candidate that works, in the order of
             `PREFERENCE`, is taken.
+        measures: whether what the cache does not know is measured; else it is as without a cache.
         gpu: the number of the GPU, for CUDA.
         gpu_decoding: the engine takes JPEGs, too, and decodes them on its GPU, if its preprocessing is the classic one.
 
@@ -63,7 +65,7 @@ def load_engine(
     loading = _Loading(placement, SelfTest.read(folder))
     candidates = list(loading.usable(provider, precision))
     with MACHINE.together():
-        engine, error = loading.first(candidates) if cache is None else loading.fastest(candidates, cache)
+        engine, error = loading.fastest(candidates, cache, measures) if cache else loading.first(candidates)
     info = engine.info
     log.info(
         "%s %d: ready on %s in %s after %.1f s; lanes: %d, largest batch: %d, largest error: %.4f %% of the logits' "
@@ -128,14 +130,16 @@ class _Loading:
                 self._refuse(" ".join(candidate), error)
         raise self._failure()
 
-    def fastest(self, candidates: list[Candidate], cache: Cache) -> tuple[Engine, float]:
-        """The fastest proven candidate, measured or remembered, and its error in the self-test.
+    def fastest(self, candidates: list[Candidate], cache: Cache, measures: bool) -> tuple[Engine, float]:
+        """The fastest proven candidate, remembered or measured, and its error in the self-test.
 
         Raises:
             as `load_engine`.
         """
         if engine := self._remembered(candidates, cache):
             return engine
+        if not measures:
+            return self.first(candidates)
         with MACHINE.alone():
             # Meanwhile another model of the same shape may have been measured.
             if engine := self._remembered(candidates, cache):

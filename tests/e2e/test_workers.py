@@ -106,6 +106,9 @@ def test_answers_are_those_of_one_process(
         assert [p["probability"] for p in image["predictions"]] == pytest.approx(
             [p["probability"] for p in right["predictions"]], abs=2e-6
         )
+    crops = [service.post("/preview", content=photo).content for service in both]
+    assert crops[0] == crops[1]
+    assert crops[0].startswith(b"\x89PNG")
     refused = real_service.classify(photo[:-3000])
     assert (refused.status_code, refused.json()["type"]) == (422, "/problems/truncated-image")
 

@@ -18,7 +18,7 @@ from service.backend import BatchItem, Pending
 from service.deadline import Deadline
 from service.errors import ComputationFailed, DeadlineMissed, ImageTooLarge, InternalError, MemoryExhausted, Overloaded
 from service.model_repository import Model
-from service.pipeline import JPEG_COPIES, Classified
+from service.pipeline import JPEG_COPIES, Classified, Shown
 from service.runtime.engine import Engine
 from service.runtime.faults import Fault, TruncatedImage
 from service.runtime.images.decoding import Decoded, decode
@@ -130,6 +130,43 @@ def test_the_processor_decodes_what_the_engine_cannot(decoding: Decoding, photo:
     assert decoding.runners["resnet18"].unanswered == 0
     name = "resnet_jpegs_not_decoded_total"
     assert decoding.metrics.registry.get_sample_value(name, {"model": "resnet18"}) == 2
+
+
+async def shown(served: Served, name: str, image: bytes) -> Shown:
+    with Permit(served.memory) as permit:
+        return await served.pipeline(name).show(permit, image, Deadline.after(60))
+
+
+def test_a_preview_is_decoded_here_and_never_reaches_the_engine(decoding: Decoding, photo: bytes) -> None:
+    picture = decoding.run(shown(decoding, "resnet18", photo))
+    expected = decode(photo, decoding.model("resnet18").card.preprocessing, max_pixels=10**7).pixels
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(picture.png))).transpose(2, 0, 1), expected)
+    assert decoding.taken == []
+    assert decoding.memory.held == 0
+    assert images_in_service(decoding, "resnet18") == 0
+
+
+def test_a_preview_of_a_large_image_comes_from_the_threads_for_those(
+    served: Served, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def sized(*arguments: Any, **options: Any) -> Header:
+        return read_header(*arguments, **options)._replace(decode_bytes=ORDINARY_BYTES + 1)
+
+    def watched(*arguments: Any, **options: Any) -> Decoded:
+        names.append(threading.current_thread().name)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr("service.pipeline.read_header", sized)
+    monkeypatch.setattr("service.pipeline.decode", watched)
+    assert served.run(shown(served, "resnet18", photo)).png
+    assert [name.startswith("decode-large") for name in names] == [True]
+
+
+def test_a_preview_says_what_is_wrong_with_its_image(served: Served, photo: bytes) -> None:
+    with pytest.raises(TruncatedImage):
+        served.run(shown(served, "resnet18", photo[:3000]))
 
 
 def test_an_image_may_come_back_in_the_batch_of_the_one_that_is_awaited(tiny_dir: Path, photo: bytes) -> None:

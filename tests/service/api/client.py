@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import Any
 
@@ -55,3 +56,13 @@ def as_file(photo: bytes, kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.open(io.BytesIO(photo)).save(buffer, kind)
     return buffer.getvalue()
+
+
+def entry(name: str, scopes: str, rest: str = "") -> str:
+    """A key whose token is its name."""
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return f'[{name}]\nsha256 = "{digest}"\nscopes = [{scopes}]\n{rest}\n'
+
+
+def as_bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}

@@ -28,15 +28,9 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tests.fuzz.forms import result_of
 from tests.service.api.asgi import answer, scope_of
-from tests.service.api.client import problem
+from tests.service.api.client import as_bearer, entry, problem
 from tests.support.mutations import CHANGES, changed, tried
 from tests.support.waiting import until, until_ready
-
-
-def entry(name: str, scopes: str, rest: str = "") -> str:
-    """A key whose token is its name."""
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    return f'[{name}]\nsha256 = "{digest}"\nscopes = [{scopes}]\n{rest}\n'
 
 
 @pytest.fixture
@@ -65,10 +59,6 @@ def start(tiny_dir: Path) -> Iterator[Callable[..., TestClient]]:
             return client
 
         yield make
-
-
-def as_bearer(token: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {token}"}
 
 
 def counted(client: TestClient, metric: str) -> dict[str, float]:

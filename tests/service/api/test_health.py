@@ -150,11 +150,12 @@ def test_where_things_are(client: TestClient) -> None:
     for place in places.values():
         if place.startswith("/"):
             assert client.get(place).status_code == 200, place
-    assert places["classify"] == "POST /classify"
+    assert (places["classify"], places["preview"]) == ("POST /classify", "POST /preview")
 
 
-def test_the_openapi_document_describes_both_bodies_and_every_problem(client: TestClient) -> None:
-    operation = client.get("/openapi.json").json()["paths"]["/classify"]["post"]
+@pytest.mark.parametrize("path", ["/classify", "/preview"])
+def test_the_openapi_document_describes_both_bodies_and_every_problem(client: TestClient, path: str) -> None:
+    operation = client.get("/openapi.json").json()["paths"][path]["post"]
     assert set(operation["requestBody"]["content"]) == {
         "multipart/form-data",
         "image/jpeg",

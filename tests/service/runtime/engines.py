@@ -45,6 +45,7 @@ def load(
     lanes: int = 1,
     max_batch: int | None = 3,
     cache: Cache | None = None,
+    measures: bool = True,
 ) -> Engine:
     return load_engine(
         folder,
@@ -55,6 +56,7 @@ def load(
         lanes=lanes,
         max_batch=max_batch,
         cache=cache,
+        measures=measures,
     )
 
 

@@ -335,6 +335,18 @@ def test_a_candidate_that_computes_wrong_answers_is_not_measured(
     assert remembered.info.refused == first.info.refused
 
 
+def test_what_may_only_read_the_cache_measures_nothing(resnet8: Path, tmp_path: Path, speeds: Speeds) -> None:
+    cache = Cache(tmp_path / "cache")
+    first = load(resnet8, max_batch=None, cache=cache, measures=False)
+    assert first.info.tuned is None
+    assert speeds.measured == []
+    assert not (tmp_path / "cache").exists()
+    measured = load(resnet8, max_batch=None, cache=cache)
+    second = load(resnet8, max_batch=None, cache=cache, measures=False)
+    assert second.info.tuned
+    assert second.info.tuned.tuning == (measured.info.tuned and measured.info.tuned.tuning)
+
+
 def test_measurements_are_remembered(resnet8: Path, tmp_path: Path, speeds: Speeds) -> None:
     first, second = (load(resnet8, max_batch=None, cache=Cache(tmp_path), lanes=3) for _ in range(2))
     assert [(lanes, sizes) for _, _, lanes, sizes, _ in speeds.measured] == [
