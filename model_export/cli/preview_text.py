@@ -32,7 +32,8 @@ def as_text(preview: Preview, top_k: int) -> str:
             f"{preview.file}: {path.format} of {preview.size} bytes, {path.width}x{path.height} pixels, {path.mode}, "
             f"{path.bits} bits a sample",
             f"decoded in {1000 * seen.seconds:.1f} ms{''.join(f', {step}' for step in _steps(preview))}",
-            f"{preview.crop}: {width}x{height} pixels{' in grey' * (how.channels == 1)}, {_fit(how)} ({how.interpolation})",
+            f"{preview.crop}: {width}x{height} pixels, {_fit(how)} ({how.interpolation})"
+            f"{', grey' * (how.channels == 1)}",
             f"{card.name}@{card.version} on {_choice(answers[0])}; temperature {preview.temperature:g}",
             "",
             text_table(rows, right=range(1, len(rows[0]))),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from model_export.nets.resnet import ResNet
-from service.runtime.preprocessing import Preprocessing
+from service.runtime.preprocessing import Preprocessing, Views
+
+CENTRE = 4  # of the views of an image, the number of its centre
 
 
 class Normalise(nn.Module):
@@ -46,9 +50,38 @@ class ServingGraph(nn.Module):
         super().__init__()
         self.net = net
         self.normalise = Normalise(preprocessing, mean_image)
+        self.views = preprocessing.views
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 `(N, channels, H, W)` -> logits `(N, classes)`, embedding `(N, C)`, feature map `(N, C, h, w)`."""
+        """uint8 `(N, channels, H, W)` -> logits `(N, classes)`, embedding `(N, C)`, feature map `(N, C, h, w)`.
+
+        With several views, the logits are logarithms of the mean probabilities, the embedding is the mean, and the
+        feature map is that of the centre.
+        """
+        if self.views is None:
+            return self._of(images)
+        logits, embedding, feature_map = self._of(cut(images, self.views))
+        count = self.views.count
+        logarithms, embeddings, maps = (
+            output.reshape(count, -1, *output.shape[1:])
+            for output in (torch.log_softmax(logits, 1), embedding, feature_map)
+        )
+        return torch.logsumexp(logarithms, 0) - math.log(count), embeddings.mean(0), maps[CENTRE]
+
+    def _of(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         feature_map = self.net.features(self.normalise(images))
         embedding = torch.flatten(self.net.avgpool(feature_map), 1)
         return self.net.fc(embedding), embedding, feature_map
+
+
+def cut(images: Tensor, views: Views) -> Tensor:
+    """`(N, channels, H, W)` -> `(count * N, channels, size, size)`: first the top left corners of all images, then the
+    other corners, the centres, and the same mirrored.
+    """
+    height, width, size = *images.shape[2:], views.size
+    bottom, right = height - size, width - size
+    places = ((0, 0), (0, right), (bottom, 0), (bottom, right), (round(bottom / 2), round(right / 2)))
+    parts = [images[:, :, top : top + size, left : left + size] for top, left in places]
+    if views.count == 10:
+        parts += [part.flip(3) for part in parts]
+    return torch.cat(parts)

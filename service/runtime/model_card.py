@@ -211,6 +211,8 @@ class ModelCard(CardPart):
         if len(self.labels) != self.architecture.num_classes:
             raise ValueError(f"{len(self.labels)} labels for {self.architecture.num_classes} classes")
         self.head.check(len(self.labels))
+        if self.head.multi_label and self.preprocessing.views is not None:
+            raise ValueError("views average the probabilities of softmax, and the head is sigmoid")
         if self.head.multi_label and self.calibration is not None:
             raise ValueError("a temperature calibrates softmax, and the head is sigmoid")
         if "fp32" not in self.files:

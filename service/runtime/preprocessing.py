@@ -22,6 +22,18 @@ Side = Annotated[int, Field(ge=1)]
 Grey = Annotated[int, Field(ge=0, le=255)]
 
 
+class Views(CardPart):
+    """Several crops of an image, whose probabilities the graph averages (section 3.4 of the paper).
+
+    Attributes:
+        count: 5: the corners and the centre of the input. 10: also their mirror images.
+        size: the side of each, in pixels.
+    """
+
+    count: Literal[5, 10]
+    size: Side
+
+
 class Preprocessing(CardPart):
     """How a decoded RGB image becomes the network's input, uint8 `(channels, height, width)`.
 
@@ -35,6 +47,7 @@ class Preprocessing(CardPart):
         fill: the colour of the bars of a letterbox, RGB.
         window: the values of 16-bit images that become 0 and 255; what lies beyond becomes the same. None: by the bits
             that the file's sBIT chunk names, else by its largest value (`images.sixteen_bit`).
+        views: what the graph cuts out of its input; None: it takes the input as it is.
     """
 
     resize: int = Field(default=256, ge=1)
@@ -43,6 +56,7 @@ class Preprocessing(CardPart):
     fill: tuple[Grey, Grey, Grey] = (0, 0, 0)
     channels: Literal[1, 3] = 3
     window: tuple[int, int] | None = None
+    views: Views | None = None
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -56,6 +70,8 @@ class Preprocessing(CardPart):
             )
         if self.window and not 0 <= self.window[0] < self.window[1] < 2**16:
             raise ValueError(f"the window {self.window} is not two rising values from 0 to 65535")
+        if self.views and self.views.size > min(self.height, self.width):
+            raise ValueError(f"views of {self.views.size} pixels do not fit into {self.width} x {self.height}")
         mean, std = (", ".join(f"{number:g}" for number in statistic) for statistic in (self.mean, self.std))
         if max(self.mean) > 1 or max(self.std) > MAX_STD:
             raise ValueError(f"mean {mean} and std {std} are for pixels from 0 to 255: divide them by 255")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from model_export.__main__ import main
+from model_export.evaluation.crops import ten_crops
 from model_export.nets.resnet import build
 from model_export.weights.random_weights import random_weights
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import save_safetensors
+from service.runtime.images.decoding import decode
 from service.runtime.model_card import Architecture
 from service.runtime.model_folder import model_versions, read_card
+from service.runtime.scores import softmax
+from tests.service.runtime.engines import load
+from tests.service.runtime.images.pictures import encode, photograph
 
 CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
 CIFAR_OPTIONS = ["--family", "cifar", "--depth", "8"]
@@ -37,6 +43,49 @@ def test_a_file(checkpoint: Path, tmp_path: Path) -> None:
     assert card.weights.sha256
     p = card.preprocessing
     assert (p.resize, p.crop, p.interpolation, p.mean) == (36, 32, "bicubic", (0.5, 0.5, 0.5))
+
+
+def test_how_images_are_seen(checkpoint: Path, tmp_path: Path) -> None:
+    options = ["--weights", str(checkpoint), *CIFAR_OPTIONS, "--models-dir", str(tmp_path / "m"), "--name", "mine"]
+    seen = [
+        "--crop",
+        "24",
+        "40",
+        "--fit",
+        "letterbox",
+        "--fill",
+        "9",
+        "8",
+        "7",
+        "--channels",
+        "1",
+        "--window",
+        "5",
+        "99",
+    ]
+    assert main(["export", *options, *seen]) == 0
+    p = read_card(tmp_path / "m" / "mine" / "1").preprocessing
+    assert (p.shape, p.fit, p.fill, p.window) == ((1, 24, 40), "letterbox", (9, 8, 7), (5, 99))
+    engine = load(tmp_path / "m" / "mine" / "1")
+    pixels = decode(encode(photograph(50, 60)), p, max_pixels=10_000).pixels
+    assert engine.infer(pixels[None])["logits"].shape == (1, 10)
+
+
+def test_several_views_in_one_graph(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The published model answers as its weights do in 10-crop testing, of images that are squares."""
+    options = ["--weights", str(checkpoint), *CIFAR_OPTIONS, "--models-dir", str(tmp_path / "m")]
+    assert main(["export", *options, "--name", "one", "--resize", "36"]) == 0
+    assert main(["export", *options, "--name", "ten", "--resize", "36", "--views", "10"]) == 0
+    one, ten = (read_card(tmp_path / "m" / name / "1") for name in ("one", "ten"))
+    assert (ten.preprocessing.shape, ten.schema_version) == ((3, 36, 36), 1)
+    image = photograph(90, 90)
+    pixels = decode(encode(image), ten.preprocessing, max_pixels=10_000).pixels
+    crops = ten_crops(image, one.preprocessing)
+    found = softmax(load(tmp_path / "m" / "ten" / "1").infer(pixels[None])["logits"])[0]
+    expected = softmax(load(tmp_path / "m" / "one" / "1", max_batch=10).infer(crops)["logits"]).mean(axis=0)
+    assert np.abs(found - expected).max() < 1e-5
+    assert main(["export", *options, "--name", "none", "--views", "10"]) == 1
+    assert "--views needs squares that are smaller than the resized image" in capsys.readouterr().err
 
 
 def test_the_license_of_the_weights(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
