@@ -7,6 +7,12 @@ import json
 
 from model_export.weights.loading import Loaded
 from service.runtime.graph import BATCH_DIMENSION, INPUT
+from service.runtime.head import HeadKind
+
+PROBABILITIES: dict[HeadKind, str] = {
+    "softmax": "their softmax is the probabilities",
+    "sigmoid": "the sigmoid of each is the probability of its label, whatever the others are",
+}
 
 
 def onnx_metadata(loaded: Loaded, name: str) -> dict[str, str]:
@@ -18,6 +24,7 @@ def onnx_metadata(loaded: Loaded, name: str) -> dict[str, str]:
     - `name`: of the model;
     - `architecture`, `preprocessing`, `weights`: JSON objects with the fields of the model card;
     - `labels`: a JSON list of the class names, in the order of the logits; `wnids`: their WordNet ids, if any;
+    - `head`: `softmax` or `sigmoid`;
     - `input`, `output`: sentences for people;
     - `software`: what made the file.
 
@@ -41,8 +48,9 @@ def onnx_metadata(loaded: Loaded, name: str) -> dict[str, str]:
             f"Resize the shorter side to {loaded.preprocessing.resize} pixels ({loaded.preprocessing.interpolation}) "
             f"and cut out the centre, {crop} x {crop}. The graph itself subtracts the mean and divides by std."
         ),
+        "head": loaded.head.kind,
         "output": (
-            "logits: one for each label; their softmax is the probabilities. embedding: the pooled features. "
+            f"logits: one for each label; {PROBABILITIES[loaded.head.kind]}. embedding: the pooled features. "
             "feature_map: those before pooling."
         ),
         "software": f"resnet-service {importlib.metadata.version('resnet-service')}",

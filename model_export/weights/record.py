@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model_export.errors import InputError
-from service.runtime.measured import Accuracy
+from service.runtime.head import Head
+from service.runtime.measured import Accuracy, MultiLabelAccuracy
 from service.runtime.model_card import Architecture, Label, Preprocessing, Training
 
 MEAN_IMAGE = "mean_image"  # key of a tensor beside the weights: float32 (3, crop, crop) in 0 to 255
@@ -25,8 +26,9 @@ class Record(BaseModel):
     architecture: Architecture | None = None
     preprocessing: Preprocessing | None = None
     labels: tuple[Label, ...] | None = None
-    accuracy: Accuracy | None = None
+    accuracy: Accuracy | MultiLabelAccuracy | None = None
     training: Training | None = None
+    head: Head = Head()
 
 
 def record_in(content: Mapping[object, object], path: Path) -> Record:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 
 from service.runtime.choices import FILES, FilePrecision, Precision
 from service.runtime.head import Head
-from service.runtime.measured import Accuracy, Calibration
+from service.runtime.measured import Accuracy, Calibration, MultiLabelAccuracy
 
 # Where a bottleneck places its stride: "v1" (the paper) in the first 1x1, "v1.5" (torchvision) in the 3x3. Both have
 # weights of identical shapes: only this field tells them apart.
@@ -217,7 +217,7 @@ class ModelCard(_CardModel):
     labels: tuple[Label, ...]
     files: dict[FilePrecision, ModelFile]
     self_test_sha256: str
-    accuracy: Accuracy | None = None
+    accuracy: Accuracy | MultiLabelAccuracy | None = None
     calibration: Calibration | None = None
     head: Head = Head()
     tools: dict[str, str]  # that exported it
