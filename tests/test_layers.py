@@ -180,7 +180,7 @@ MODEL_EXPORT = {
     "weights": {"nets", "drawings"},
     "export": {"nets", "drawings", "weights"},
     "datasets": {"drawings", "weights"},
-    "training": {"nets", "weights", "datasets"},
+    "training": {"nets", "weights", "datasets", "evaluation"},
     "evaluation": {"weights", "datasets"},
     "quantise": {"export", "datasets", "evaluation"},
     "report": {"weights", "datasets", "training", "evaluation"},

@@ -6,6 +6,7 @@ import argparse
 
 from model_export.cli.options import path, seed
 from model_export.demo import SHIPPED, save_demo, train_demo
+from service.runtime.measured import Accuracy
 from service.runtime.model_folder import sha256
 
 
@@ -19,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     loaded = train_demo(args.seed)
     save_demo(loaded, args.out)
-    assert loaded.accuracy is not None
+    assert isinstance(loaded.accuracy, Accuracy)
     print(
         f"{args.out}: {100 * loaded.accuracy.top1:.1f} % of {loaded.accuracy.images} held-out drawings classified "
         f"correctly; SHA-256 {sha256(args.out)}"

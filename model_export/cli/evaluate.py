@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import get_args
 
 from model_export.cli.data_options import add_folds, add_layout, fold_of, layout_of, refuse_folder_options
+from model_export.cli.evaluate_multi_label import run_multi_label
 from model_export.cli.evaluation_text import class_table, figures_table, mistakes, reported_figures
 from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive, refuse, seed, share
 from model_export.cli.weight_options import add_network_options, load_weight_file
-from model_export.datasets.image_folder import OnBroken
+from model_export.datasets.checking import OnBroken
 from model_export.errors import InputError
 from model_export.evaluation.calibration import calibrate
 from model_export.evaluation.evaluate import ensemble, evaluate
@@ -62,9 +63,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "wrong, from 0 to 1",
     )
     parser.add_argument(
+        "--fit-thresholds",
+        action="store_true",
+        default=None,
+        help="fit the probability of each class from which on a multi-label model answers with it (highest F1)",
+    )
+    parser.add_argument(
         "--record",
         action="store_true",
-        help="publish accuracy, calibration and rejection as the next version of published models, with the same files",
+        help="publish accuracy and all that was fitted as the next version of published models, with the same files",
     )
     parser.add_argument(
         "--out",
@@ -124,6 +131,9 @@ def run(args: argparse.Namespace) -> int:
         fold=fold,
         layout=layout_of(args),
     )
+    if any(predictor.head.multi_label for predictor in predictors):
+        return run_multi_label(args, models, predictors, dataset)
+    refuse(args, ("fit_thresholds",), "multi-label models")
 
     evaluations = [
         evaluate(predictor, dataset, method=args.method, batch_size=args.batch_size) for predictor in predictors

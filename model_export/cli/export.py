@@ -23,6 +23,7 @@ from model_export.export.publish import publish
 from model_export.weights.defaults import Family, shortcut_of
 from model_export.weights.loading import Loaded
 from model_export.weights.random_weights import random_weights
+from service.runtime.head import Head, HeadKind
 from service.runtime.model_card import Architecture
 from service.runtime.preprocessing import Fit, Interpolation, Preprocessing
 
@@ -94,6 +95,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     file.add_argument(
         "--interpolation", choices=get_args(Interpolation), help="filter for resizing (FILE only; default: bilinear)"
     )
+    file.add_argument(
+        "--head",
+        choices=get_args(HeadKind),
+        help="what the logits mean; sigmoid: multi-label, or a single logit (FILE only; default: softmax)",
+    )
     for name, statistic in (("mean", "mean"), ("std", "standard deviation")):
         file.add_argument(
             f"--{name}",
@@ -153,7 +159,8 @@ def load(args: argparse.Namespace) -> Loaded:
         return load_random(args)
     if args.weights in get_args(TorchvisionWeights):
         return load_torchvision(args)
-    return with_preprocessing(load_weight_file(Path(args.weights), args), args)
+    loaded = with_preprocessing(load_weight_file(Path(args.weights), args), args)
+    return loaded._replace(head=Head(kind=args.head)) if args.head else loaded
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -165,7 +172,7 @@ def check_options(args: argparse.Namespace) -> None:
             "--train only applies to `--weights demo`: to train your own network, use `python -m model_export train`"
         )
     if args.weights in (*get_args(TorchvisionWeights), "demo", "random"):
-        refuse(args, ("labels", *PREPROCESSING_OPTIONS), "a FILE of weights")
+        refuse(args, ("labels", "head", *PREPROCESSING_OPTIONS), "a FILE of weights")
     if not (args.weights == "random" or args.train):
         refuse(args, ("seed",), "`--weights random` and `--weights demo --train`")
 

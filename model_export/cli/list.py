@@ -9,12 +9,26 @@ from pathlib import Path
 from model_export.cli.options import add_models_dir
 from model_export.cli.table import text_table
 from model_export.versions import served_version
+from service.runtime.measured import MultiLabelAccuracy
+from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import CardError, ModelVersion, explain_empty, model_versions, read_card
 from service.runtime.model_state import read_folder_state, read_state
 
 log = logging.getLogger(__name__)
 
-HEADER = ("NAME", "VERSION", "MEANT BY", "DEPTH", "VARIANT", "SHORTCUT", "CLASSES", "TOP-1", "MB", "FILES", "WEIGHTS")
+HEADER = (
+    "NAME",
+    "VERSION",
+    "MEANT BY",
+    "DEPTH",
+    "VARIANT",
+    "SHORTCUT",
+    "CLASSES",
+    "ACCURACY",
+    "MB",
+    "FILES",
+    "WEIGHTS",
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
                 architecture.variant,
                 architecture.shortcut or "none",
                 str(architecture.num_classes),
-                f"{100 * card.accuracy.top1:.1f} %" if card.accuracy else "?",
+                _accuracy(card),
                 f"{card.files['fp32'].bytes / 1e6:.0f}",
                 ", ".join(card.files),
                 card.weights.source,
@@ -52,6 +66,14 @@ def run(args: argparse.Namespace) -> int:
         )
     print(text_table(rows) if len(rows) > 1 else explain_empty(args.models_dir))
     return 0
+
+
+def _accuracy(card: ModelCard) -> str:
+    if card.accuracy is None:
+        return "?"
+    if isinstance(card.accuracy, MultiLabelAccuracy):
+        return f"mAP {100 * card.accuracy.mean_average_precision:.1f} %"
+    return f"{100 * card.accuracy.top1:.1f} %"
 
 
 def _meant_by(root: Path, entry: ModelVersion, numbers: list[int], default: str | None) -> list[str]:

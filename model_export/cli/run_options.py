@@ -22,7 +22,7 @@ from model_export.cli.weight_options import (
     load_weight_file,
     weights,
 )
-from model_export.datasets.image_folder import OnBroken
+from model_export.datasets.checking import OnBroken
 from model_export.errors import InputError
 from model_export.training.recipe import RECIPE_NAMES, Recipe, RecipeName, override
 from model_export.training.recipes import recipe_for

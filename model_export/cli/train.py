@@ -87,10 +87,25 @@ def run(args: argparse.Namespace) -> int:
 
 def report(trainer: Trainer, rows: Sequence[Row]) -> None:
     """Evaluates and reports the finished run, and says how to publish its best weights."""
+    from model_export.report.finished_multi_label import report_multi_label_run
     from model_export.report.finished_run import report_run  # imports matplotlib, which only reports need
 
-    evaluation = report_run(trainer, rows)
     best = trainer.folder / checkpoint.BEST
+    log_publication = "publish it: python -m model_export export --weights %s --name my-model"
+    if trainer.loss.multi_label:
+        accuracy = report_multi_label_run(trainer, rows)
+        log.info(
+            "%s: mAP %.2f %%, macro F1 %.2f %% of %d images of %s; see %s",
+            best,
+            100 * accuracy.mean_average_precision,
+            100 * accuracy.macro_f1,
+            accuracy.images,
+            accuracy.dataset,
+            trainer.folder / "report.html",
+        )
+        log.info(log_publication, shlex.quote(str(best)))
+        return
+    evaluation = report_run(trainer, rows)
     log.info(
         "%s: top-1 %.2f %%, top-5 %.2f %% of %d images of %s; see %s",
         best,
@@ -100,7 +115,7 @@ def report(trainer: Trainer, rows: Sequence[Row]) -> None:
         evaluation.dataset,
         trainer.folder / "report.html",
     )
-    log.info("publish it: python -m model_export export --weights %s --name my-model", shlex.quote(str(best)))
+    log.info(log_publication, shlex.quote(str(best)))
 
 
 def start(

@@ -26,7 +26,7 @@ class Dataset(ABC):
 
     name: str  # for logs and reports: "pictures/train", "CIFAR-10 test"
     classes: tuple[str, ...]
-    labels: np.ndarray  # int64 (N,), indices into `classes`
+    labels: np.ndarray  # int64 (N,), indices into `classes`; multi-label: float32 (N, classes), 1 for those present
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,9 +53,20 @@ class Dataset(ABC):
             OSError: an image cannot be read.
         """
         return listing_digest(
-            (f"{self.classes[label]}/{self.title(index)}", hashlib.sha256(self.read(index)).hexdigest())
-            for index, label in ((i, self.labels[i]) for i in (range(len(self)) if indices is None else indices))
+            (f"{self.label_text(index)}/{self.title(index)}", hashlib.sha256(self.read(index)).hexdigest())
+            for index in (range(len(self)) if indices is None else indices.tolist())
         )
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have any number of classes."""
+        return self.labels.ndim == 2
+
+    def label_text(self, index: int) -> str:
+        """The class of image `index`; of multi-label images `dog+person`, or nothing."""
+        if self.multi_label:
+            return "+".join(self.classes[i] for i in np.flatnonzero(self.labels[index]))
+        return self.classes[self.labels[index]]
 
     def image(self, index: int, window: tuple[int, int] | None = None) -> Image.Image:
         """Image `index`, decoded as the service decodes it: RGB, upright, uncropped.

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import get_args
 
 from model_export.datasets.base import Data
+from model_export.datasets.checking import OnBroken
 from model_export.datasets.cifar10 import open_cifar10
 from model_export.datasets.drawings import open_drawings
 from model_export.datasets.holding_out import Fold
-from model_export.datasets.image_folder import OnBroken, open_folder
+from model_export.datasets.image_folder import open_folder
 from model_export.datasets.in_memory import InMemory
 from model_export.datasets.layout import AUTO, Layout
+from model_export.datasets.multi_label_folder import is_multi_label, open_multi_label
 from model_export.drawings.pictures import CLASSES, SIDES, STYLES, Difficulty
+from model_export.drawings.several import LEAST_SIDE, MOST_FIGURES
 from model_export.errors import InputError
 
 NAMED = ("cifar10", "drawings")  # data sets that are not folders
@@ -23,6 +26,7 @@ DRAWING_OPTIONS = {
     "side": f"pixels of a square picture, {SIDES[0]} to {SIDES[1]}",
     "difficulty": ", ".join(get_args(Difficulty)),
     "classes": f"some of {'+'.join(CLASSES)}",
+    "figures": f"most classes in a picture, 1 to {MOST_FIGURES}: multi-label, from side={LEAST_SIDE} on",
     "seed": "a whole number",
 }
 
@@ -39,9 +43,10 @@ def open_data(
     """Opens the data set that a user names.
 
     Args:
-        spec: `DIR`, a folder of images; `cifar10` or `cifar10:PATH`; `drawings` or, for example,
-            `drawings:train=4096,val=1024,side=32,difficulty=hard,classes=circle+ring,seed=0`. A folder with such a
-            name is given as `./drawings`.
+        spec: `DIR`, a folder of images, one folder for each class or with a `labels.csv`; `cifar10` or `cifar10:PATH`;
+            `drawings` or, for example,
+            `drawings:train=4096,val=1024,side=32,difficulty=hard,classes=circle+ring,figures=3,seed=0`. A folder with
+            such a name is given as `./drawings`.
         val_share, broken, layout: for folders only; see `open_folder`.
         seed, fold: of the images that are kept for validation; drawings come with a validation part of their own.
 
@@ -58,6 +63,8 @@ def open_data(
         if colon and not rest:
             raise InputError(f"{spec} lacks its path: give `cifar10`, or `cifar10:PATH`")
         return open_cifar10(Path(rest) if rest else None, seed=seed, fold=fold)
+    if is_multi_label(Path(spec)):
+        return open_multi_label(Path(spec), val_share=val_share, seed=seed, fold=fold, broken=broken, layout=layout)
     return open_folder(Path(spec), val_share=val_share, seed=seed, fold=fold, broken=broken, layout=layout)
 
 
@@ -75,12 +82,16 @@ def _drawings_with(options: dict[str, str]) -> Data:
         raise InputError(f"drawings have no difficulty {difficulty!r}: {_allowed()}")
     if "side" in options:
         style = style.square(_number(options, "side", 0, *SIDES))
+    figures = _number(options, "figures", 1, 1, MOST_FIGURES) if "figures" in options else None
+    if figures is not None and min(style.shorter_side) < LEAST_SIDE:
+        raise InputError(f"drawings cannot have side={options['side']} with figures={figures}: {_allowed()}")
     data = open_drawings(
         train=_number(options, "train", 4096, 1),
         val=_number(options, "val", 1024, 1),
         classes=tuple(options["classes"].split("+")) if "classes" in options else CLASSES,
         style=style,
         seed=_number(options, "seed", 0, 0),
+        figures=figures,
     )
     if max(style.shorter_side) <= HELD_SIDE:
         return Data(InMemory.of(data.train), InMemory.of(data.val))

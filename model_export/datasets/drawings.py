@@ -8,6 +8,7 @@ import numpy as np
 
 from model_export.datasets.base import Data, Dataset
 from model_export.drawings.pictures import CLASSES, STANDARD, Style, picture
+from model_export.drawings.several import several, shown
 from model_export.errors import InputError
 
 
@@ -58,14 +59,55 @@ class Drawings(Dataset):
         return f"drawing {self.first + index} (seed {self.seed})"
 
 
+class DrawingsOfSeveral(Drawings):
+    """The same with up to `figures` classes in each picture, or none: `labels` are float32 (N, classes)."""
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        count: int,
+        figures: int,
+        first: int = 0,
+        classes: tuple[str, ...] = CLASSES,
+        style: Style = STANDARD,
+    ) -> None:
+        super().__init__(seed=seed, count=count, first=first, classes=classes, style=style)
+        self.figures = figures
+        self.name = f"drawings of up to {figures}, {first} to {first + count - 1} (seed {seed})"
+        self.labels = np.zeros((count, len(classes)), np.float32)
+        for i in range(count):
+            self.labels[i, shown(seed, first + i, figures, len(classes))] = 1
+
+    def read(self, index: int) -> bytes:
+        return several(self.seed, self.first + index, self.figures, self.style, self.classes)
+
+    def digest(self, indices: np.ndarray | None = None) -> str:
+        return hashlib.sha256(f"{super().digest(indices)} {self.figures}".encode()).hexdigest()
+
+
 def open_drawings(
-    *, train: int, val: int, classes: tuple[str, ...] = CLASSES, style: Style = STANDARD, seed: int = 0
+    *,
+    train: int,
+    val: int,
+    classes: tuple[str, ...] = CLASSES,
+    style: Style = STANDARD,
+    seed: int = 0,
+    figures: int | None = None,
 ) -> Data:
     """`train` drawings to train on and the next `val` of the same series to validate on.
+
+    Args:
+        figures: if given, pictures show up to so many classes, or none (multi-label).
 
     Raises:
         InputError: as `Drawings`.
     """
+    if figures is not None:
+        return Data(
+            DrawingsOfSeveral(seed=seed, count=train, figures=figures, classes=classes, style=style),
+            DrawingsOfSeveral(seed=seed, count=val, figures=figures, first=train, classes=classes, style=style),
+        )
     return Data(
         Drawings(seed=seed, count=train, classes=classes, style=style),
         Drawings(seed=seed, count=val, first=train, classes=classes, style=style),

@@ -26,6 +26,8 @@ class Fold(NamedTuple):
 def hold_out(whole: Dataset, *, share: float = 0.1, seed: int = 0, fold: Fold | None = None) -> tuple[Subset, Subset]:
     """The images to train on and those to validate on; every class is divided by itself (stratified).
 
+    Multi-label images are divided by the rarest class that each of them has; those without any, by themselves.
+
     Args:
         share: of every class, to validate on; every class of two images or more has at least one in each part.
         seed: decides which images these are; with `fold`, which images each fold holds.
@@ -51,8 +53,9 @@ def _in_share(whole: Dataset, share: float, seed: int) -> np.ndarray:
     """Which images are validated on: bool (N,)."""
     check_share(share)
     chosen = np.zeros(len(whole), dtype=bool)
-    for label in range(len(whole.classes)):
-        members = np.flatnonzero(whole.labels == label)
+    strata = _strata(whole)
+    for label in range(len(whole.classes) + 1):
+        members = np.flatnonzero(strata == label)
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         chosen[np.random.default_rng((seed, label)).permutation(members)[: max(0, count)]] = True
     if not chosen.any():
@@ -66,13 +69,22 @@ def _in_fold(whole: Dataset, fold: Fold, seed: int) -> np.ndarray:
         raise InputError(
             f"there is no fold {fold.number} of {fold.of}: give `--folds K`, at least 2, and `--fold 1` to K"
         )
-    counts = np.bincount(whole.labels, minlength=len(whole.classes))
+    strata = _strata(whole)
+    counts = np.bincount(strata, minlength=len(whole.classes))
     if counts.max() < fold.of:
         raise InputError(
             f"{whole.name} has at most {counts.max()} images of a class, too few for {fold.of} folds: give fewer folds"
         )
     shuffled = np.random.default_rng((seed, FOLDS)).permutation(len(whole))
-    by_class = shuffled[np.argsort(whole.labels[shuffled], kind="stable")]
+    by_class = shuffled[np.argsort(strata[shuffled], kind="stable")]
     chosen = np.zeros(len(whole), dtype=bool)
     chosen[by_class[fold.number - 1 :: fold.of]] = True
     return chosen
+
+
+def _strata(whole: Dataset) -> np.ndarray:
+    """What each image is divided by: int64 (N,) class ids; `len(whole.classes)` for images without a class."""
+    if not whole.multi_label:
+        return whole.labels
+    rarity = np.where(whole.labels > 0, whole.labels.sum(axis=0), np.inf)  # (N, classes)
+    return np.where(whole.labels.any(axis=1), rarity.argmin(axis=1), len(whole.classes))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from model_export.datasets.base import MAX_PIXELS, Data, Dataset, describe_fault
+from model_export.datasets.base import Data, Dataset
+from model_export.datasets.checking import OnBroken, check_images
 from model_export.datasets.digests import listing_digest
 from model_export.datasets.display_names import differ_in_case, exact, printable
 from model_export.datasets.holding_out import Fold, check_share, hold_out
@@ -23,14 +21,8 @@ from model_export.datasets.split_names import names_a_split
 from model_export.datasets.splits import Splits, find_splits, holds_only_held_out
 from model_export.errors import InputError, shortlist
 from model_export.paths import expand_home
-from model_export.progress import Progress
-from service.runtime.faults import ImageFault
-from service.runtime.images.decoding import load_pixels, open_image
-from service.runtime.machine import usable_cores
 
 logger = logging.getLogger(__name__)
-
-OnBroken = Literal["refuse", "skip"]
 
 
 class ImageFolder(Dataset):
@@ -211,52 +203,15 @@ def _classes(tree: Tree) -> str:
 def _decoded(tree: Tree, broken: OnBroken, *, shown: bool) -> ImageFolder:
     """The images of a tree that can be decoded. Each file is read once, to decode it and for its digest."""
     name = _name(tree.root)
-    whole: list[tuple[Path, int]] = []
-    digests = bytearray()
-    faults = []
-    with (
-        ThreadPool(usable_cores()) as pool,
-        Progress(f"{name}: checking", len(tree.files), unit="image", shown=shown) as progress,
-    ):
-        checked = pool.imap(_check, (path for path, _ in tree.files), chunksize=16)
-        for file, (digest, fault) in zip(tree.files, checked, strict=True):
-            if fault is None:
-                whole.append(file)
-                digests += digest
-            else:
-                faults.append(f"{printable(file[0])} ({fault})")
-            progress.advance()
-    if faults and broken == "refuse":
-        raise InputError(
-            f"{len(faults)} of the {len(tree.files)} images in {printable(tree.root)} cannot be used: "
-            f"{shortlist(faults)}: replace them, or leave them out with `--ignore NAME` (`train` and `evaluate` "
-            "also have `--broken skip`)"
-        )
-    for fault in faults:
-        logger.warning("left out: %s", fault)
-    labels = np.array([label for _, label in whole], dtype=np.int64)
+    paths, every = [path for path, _ in tree.files], np.array([label for _, label in tree.files], dtype=np.int64)
+    whole, digests = check_images(name, tree.root, paths, broken, shown=shown)
+    labels = every[whole]
     counts = np.bincount(labels, minlength=len(tree.classes))
     if empty := [str(tree.root / tree.classes[i]) for i in np.flatnonzero(counts == 0)]:
         raise InputError(
             f"all images in {shortlist(map(printable, empty))} are broken: put whole ones there, or remove the folder"
         )
-    per_file = np.frombuffer(bytes(digests), np.uint8).reshape(-1, hashlib.sha256().digest_size)
-    return ImageFolder(name, tree.root, tree.classes, [path for path, _ in whole], labels, per_file)
-
-
-def _check(path: Path) -> tuple[bytes, str | None]:
-    """The SHA-256 of an image file, and what is wrong with it: None if it can be decoded."""
-    digest = b""
-    try:
-        data = path.read_bytes()
-        digest = hashlib.sha256(data).digest()
-        opened = open_image(data, MAX_PIXELS)
-        # A JPEG is read to its end at any scale, and decodes much faster at an eighth.
-        opened.image.draft(None, (1, 1))
-        load_pixels(opened)
-    except (ImageFault, OSError) as error:
-        return digest, describe_fault(error)
-    return digest, None
+    return ImageFolder(name, tree.root, tree.classes, [paths[i] for i in whole], labels, digests)
 
 
 def _check_classes(tree: Tree) -> None:

@@ -95,8 +95,12 @@ def draw(label: int, rng: Generator, style: Style = STANDARD) -> Image.Image:
     Raises:
         IndexError: there is no such class.
     """
-    size = _size(rng, style)
-    figure = mask(label, size, rng, style)
+    return coloured(mask(label, picture_size(rng, style), rng, style), rng, style)
+
+
+def coloured(figure: Image.Image, rng: Generator, style: Style) -> Image.Image:
+    """A picture (RGB) of a figure, which is given as by `mask`: coloured, shaded, with strokes and noise."""
+    size = figure.size
     ground_colour, figure_colour = _colours(rng, style)
     # Shading is a fraction of the contrast: the figure never merges with its ground.
     contrast = float(np.abs(LUMA @ (figure_colour - ground_colour)))
@@ -205,7 +209,7 @@ def _rotation(angle: float) -> np.ndarray:
     return np.array([[c, -s], [s, c]])
 
 
-def _size(rng: Generator, style: Style) -> tuple[int, int]:
+def picture_size(rng: Generator, style: Style) -> tuple[int, int]:
     """Width and height, landscape or portrait."""
     shorter = int(rng.integers(*style.shorter_side, endpoint=True))
     longer = int(shorter * rng.uniform(1, style.max_aspect))

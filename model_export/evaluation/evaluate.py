@@ -20,7 +20,7 @@ from service.runtime.images.decoding import decode
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import Label
 from service.runtime.preprocessing import Preprocessing
-from service.runtime.scores import softmax
+from service.runtime.scores import probabilities_of
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,24 @@ def evaluate(
         shown: whether progress is shown.
 
     Raises:
-        InputError: the data set is empty, has a broken image, or has classes that the model does not know.
+        InputError: the data set is empty, has a broken image, or has classes that the model does not know; or one of
+            both is multi-label.
     """
+    if predictor.head.multi_label or dataset.multi_label:
+        raise InputError(
+            f"{predictor.name} has a {predictor.head.kind} head, and the images of {dataset.name} have "
+            f"{'any number of classes' if dataset.multi_label else 'one class each'}: give data of the same kind"
+        )
+    labels = class_ids(dataset, predictor)[dataset.labels]
+    probabilities = mean_probabilities(predictor, dataset, method=method, batch_size=batch_size, shown=shown)
+    classes = tuple(label.name for label in predictor.labels)
+    return Evaluation(predictor.name, dataset.name, method, classes, labels, probabilities)
+
+
+def mean_probabilities(
+    predictor: Predictor, dataset: Dataset, *, method: Method, batch_size: int, shown: bool
+) -> np.ndarray:
+    """The probabilities of each image, a mean over its views: float32 (N, classes). Raises as `evaluate`."""
     if not len(dataset):
         raise InputError(f"{dataset.name} holds no images to evaluate on: give another data set")
     p = predictor.preprocessing
@@ -50,17 +66,15 @@ def evaluate(
             f"{predictor.name} does not take squares in colour, cut out of the image, as {method} does: evaluate it "
             "with 1-crop"
         )
-    labels = class_ids(dataset, predictor)[dataset.labels]
     probabilities = np.empty((len(dataset), len(predictor.labels)), np.float32)
     images_per_batch = max(1, batch_size // 10) if method == "10-crop" else batch_size
     done = 0
     with Progress(f"{predictor.name}: {method} on {dataset.name}", len(dataset), shown=shown) as progress:
         for batch in _decoded_ahead(dataset, predictor.preprocessing, method, images_per_batch):
-            probabilities[done : done + len(batch)] = _mean_softmax(predictor, batch, batch_size)
+            probabilities[done : done + len(batch)] = _mean_over_views(predictor, batch, batch_size)
             done += len(batch)
             progress.advance(len(batch))
-    classes = tuple(label.name for label in predictor.labels)
-    return Evaluation(predictor.name, dataset.name, method, classes, labels, probabilities)
+    return probabilities
 
 
 def ensemble(evaluations: Sequence[Evaluation]) -> Evaluation:
@@ -144,8 +158,8 @@ def _views(dataset: Dataset, index: int, preprocessing: Preprocessing, method: M
     return [resized_whole(image, side, preprocessing.interpolation) for side in shorter_sides(preprocessing.height)]
 
 
-def _mean_softmax(predictor: Predictor, batch: Sequence[Views], batch_size: int) -> np.ndarray:
-    """The mean softmax over the views of each image: float64 (images, classes)."""
+def _mean_over_views(predictor: Predictor, batch: Sequence[Views], batch_size: int) -> np.ndarray:
+    """The mean of the probabilities over the views of each image: float64 (images, classes)."""
     by_size: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)  # image number, view
     for image, views in enumerate(batch):
         for same_size in views:
@@ -157,5 +171,6 @@ def _mean_softmax(predictor: Predictor, batch: Sequence[Views], batch_size: int)
         views_per_batch = max(1, batch_size * usual // (height * width))
         for start in range(0, len(numbered), views_per_batch):
             images, views = zip(*numbered[start : start + views_per_batch], strict=True)
-            np.add.at(total, list(images), softmax(predictor.logits(np.stack(views)).astype(np.float64)))
-    return total / total.sum(axis=1, keepdims=True)
+            logits = predictor.logits(np.stack(views)).astype(np.float64)
+            np.add.at(total, list(images), probabilities_of(logits, predictor.head.kind))
+    return total / [[sum(map(len, views))] for views in batch]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from model_export.datasets.base import Dataset
 from model_export.datasets.by_name import is_folder, open_data
+from model_export.datasets.checking import OnBroken
 from model_export.datasets.holding_out import Fold
-from model_export.datasets.image_folder import OnBroken, open_images
+from model_export.datasets.image_folder import open_images
 from model_export.datasets.layout import AUTO, Layout
+from model_export.datasets.multi_label_folder import is_multi_label, open_multi_label_images
 
 
 def evaluation_images(
@@ -36,4 +38,6 @@ def evaluation_images(
         return open_data(spec, val_share=share, seed=seed, fold=fold, broken=broken, layout=layout).val
     if not is_folder(spec):
         return open_data(spec).held_out
+    if is_multi_label(Path(spec)):
+        return open_multi_label_images(Path(spec), broken=broken, layout=layout)
     return open_images(Path(spec), broken=broken, layout=layout)

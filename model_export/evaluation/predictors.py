@@ -16,6 +16,7 @@ from model_export.weights.loading import Loaded
 from service.runtime.choices import FILES, PrecisionChoice, ProviderChoice
 from service.runtime.engine import DynamicEngine, Engine
 from service.runtime.graph import INPUT
+from service.runtime.head import Head
 from service.runtime.loading import load_engine
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import Architecture, Label
@@ -37,6 +38,7 @@ class Predictor(ABC):
     architecture: Architecture
     preprocessing: Preprocessing
     labels: tuple[Label, ...]
+    head: Head
 
     @abstractmethod
     def logits(self, images: np.ndarray) -> np.ndarray:
@@ -60,6 +62,7 @@ class TorchPredictor(Predictor):
         self.architecture = loaded.net.architecture
         self.preprocessing = loaded.preprocessing
         self.labels = loaded.labels
+        self.head = loaded.head
         self.device = device
         self.graph = loaded.serving_graph().to(device)
 
@@ -88,6 +91,7 @@ class OnnxPredictor(Predictor):
         self.architecture = card.architecture
         self.preprocessing = card.preprocessing
         self.labels = card.labels
+        self.head = card.head
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Raises InputError if the images do not have the crop's size and the graph takes no other."""

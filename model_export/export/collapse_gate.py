@@ -10,6 +10,7 @@ import numpy as np
 from model_export.drawings.samples import sample_images
 from model_export.errors import CheckFailed
 from service.runtime.engine import Engine
+from service.runtime.head import Head
 from service.runtime.preprocessing import Preprocessing
 
 # Smallest accepted spread of the answers. Networks of every family and depth have more than 0.14, untrained ones too.
@@ -17,12 +18,14 @@ from service.runtime.preprocessing import Preprocessing
 # 0.02.
 MIN_SPREAD = 0.02
 
+PLAIN = Head()
+
 
 class Collapsed(CheckFailed):
     """The network answers nearly the same to every picture; nothing is published."""
 
 
-def check_collapse(engine: Engine, preprocessing: Preprocessing) -> float:
+def check_collapse(engine: Engine, preprocessing: Preprocessing, head: Head = PLAIN) -> float:
     """Checks that the network tells black, white, noise and drawings apart.
 
     It does not if its mean and std have another scale than in training, or if it has lost a layer.
@@ -39,8 +42,9 @@ def check_collapse(engine: Engine, preprocessing: Preprocessing) -> float:
     drawings = sample_images(5, preprocessing)
     pictures = np.concatenate([np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), noise, drawings])
     answers = engine.infer(pictures, ("logits", "embedding"))
-    # Softmax ignores a constant added to all logits.
-    logits = answers["logits"] - answers["logits"].mean(axis=1, keepdims=True)
+    logits = answers["logits"]
+    if head.kind == "softmax":  # it ignores a constant added to all logits
+        logits = logits - logits.mean(axis=1, keepdims=True)
     spread = min(_spread(logits), _spread(answers["embedding"]))
     if not spread >= MIN_SPREAD:  # true for NaN too
         raise Collapsed(

@@ -7,7 +7,13 @@ import json
 
 from model_export.weights.loading import Loaded
 from service.runtime.graph import BATCH_DIMENSION, INPUT
+from service.runtime.head import HeadKind
 from service.runtime.preprocessing import Preprocessing
+
+PROBABILITIES: dict[HeadKind, str] = {
+    "softmax": "their softmax is the probabilities",
+    "sigmoid": "the sigmoid of each is the probability of its label, whatever the others are",
+}
 
 
 def onnx_metadata(loaded: Loaded, name: str) -> dict[str, str]:
@@ -19,6 +25,7 @@ def onnx_metadata(loaded: Loaded, name: str) -> dict[str, str]:
     - `name`: of the model;
     - `architecture`, `preprocessing`, `weights`: JSON objects with the fields of the model card;
     - `labels`: a JSON list of the class names, in the order of the logits; `wnids`: their WordNet ids, if any;
+    - `head`: `softmax` or `sigmoid`;
     - `input`, `output`: sentences for people;
     - `software`: what made the file.
 
@@ -40,8 +47,9 @@ def onnx_metadata(loaded: Loaded, name: str) -> dict[str, str]:
             f"{INPUT}: uint8 [{', '.join(map(str, (BATCH_DIMENSION, *loaded.preprocessing.shape)))}], "
             f"{in_words(loaded.preprocessing)} The graph itself subtracts the mean and divides by std."
         ),
+        "head": loaded.head.kind,
         "output": (
-            "logits: one for each label; their softmax is the probabilities. embedding: the pooled features. "
+            f"logits: one for each label; {PROBABILITIES[loaded.head.kind]}. embedding: the pooled features. "
             "feature_map: those before pooling."
         ),
         "software": f"resnet-service {importlib.metadata.version('resnet-service')}",

@@ -49,16 +49,17 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
 
     Raises:
         ExportError, ParityFailed, Collapsed: nothing is published.
-        ValueError: the name is not valid.
+        ValueError: the name is not valid, or the head does not fit the number of classes.
         OSError: the folder cannot be written.
     """
-    net, preprocessing = loaded.net, loaded.preprocessing
+    net, preprocessing, head = loaded.net, loaded.preprocessing, loaded.head
     name = name or net.architecture.name
     if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError(
             f"{name!r} is not a valid model name: use lower-case letters, digits, '.', '_' and '-', and begin with a "
             "letter or digit"
         )
+    head.check(net.architecture.num_classes)
     model_root = root / name
     with staging_folder(model_root) as staging:
         onnx_path = staging / MODEL_FILES["fp32"]
@@ -78,7 +79,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
             100 * parity.top1_agreement,
             100 * parity.top5_agreement,
         )
-        check_collapse(engine, preprocessing)
+        check_collapse(engine, preprocessing, head)
         make_self_test(reference).write(staging)
         card = ModelCard(
             name=name,
@@ -90,6 +91,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
             training=loaded.training,
             preprocessing=preprocessing,
             labels=loaded.labels,
+            head=head,
             files={
                 "fp32": ModelFile(
                     file=onnx_path.name, sha256=sha256(onnx_path), bytes=onnx_path.stat().st_size, parity=parity

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from model_export.errors import InputError
 from model_export.export.publish import publish_changed
 from service.runtime.head import Head
-from service.runtime.measured import Accuracy, Calibration, Rejection
+from service.runtime.measured import Accuracy, Calibration, MultiLabelAccuracy, Rejection
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import ModelVersion, model_versions, read_card
 
 
 def publish_record(
     version: ModelVersion,
-    accuracy: Accuracy,
+    accuracy: Accuracy | MultiLabelAccuracy,
     *,
     calibration: Calibration | None = None,
     rejection: Rejection | None = None,
+    thresholds: Sequence[float] | None = None,
 ) -> ModelCard:
     """Publishes what was measured as the model's next version, which shares the files of this one.
 
     Args:
-        calibration, rejection: None keeps the version's own.
+        calibration, rejection, thresholds: None keeps the version's own.
+        thresholds: of the classes of a multi-label model.
 
     Raises:
         InputError: a later version is published, which the next one would replace with older files; or the rejection
@@ -35,6 +39,8 @@ def publish_record(
             check_rejection_fits(version)
     if rejection is not None:
         changes["head"] = Head(rejection=rejection)
+    if thresholds is not None:
+        changes["head"] = Head(kind="sigmoid", thresholds=tuple(thresholds))
     return publish_changed(version, changes)
 
 

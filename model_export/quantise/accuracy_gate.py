@@ -11,6 +11,8 @@ import numpy as np
 
 from model_export.datasets.base import Dataset
 from model_export.errors import CheckFailed, InputError
+from model_export.evaluation.answers import answers as answers_of
+from model_export.evaluation.answers import same_answers
 from model_export.evaluation.evaluate import class_ids
 from model_export.evaluation.predictors import OnnxPredictor, Predictor
 from model_export.progress import Progress
@@ -100,6 +102,8 @@ def check_enough(dataset: Dataset, limit: float) -> None:
 def compare(fp32: OnnxPredictor, engines: Sequence[Engine], dataset: Dataset) -> list[Comparison]:
     """Runs every image of a data set on the fp32 model and on each engine.
 
+    Multi-label models are compared by agreement only: an image counts if all of its present classes are the same.
+
     Raises:
         InputError: an image is broken or missing.
     """
@@ -108,14 +112,14 @@ def compare(fp32: OnnxPredictor, engines: Sequence[Engine], dataset: Dataset) ->
     with Progress(f"comparing with fp32 on {dataset.name}", len(dataset), unit="image") as progress:
         for batch in batches(dataset, fp32.preprocessing, BATCH):
             for engine, predicted in zip((fp32.engine, *engines), answers, strict=True):
-                predicted.append(engine.infer(batch)["logits"].argmax(axis=1))
+                predicted.append(answers_of(engine.infer(batch)["logits"], fp32.head))
             progress.advance(len(batch))
     expected, *others = (np.concatenate(predicted) for predicted in answers)
     labels = None if ids is None else ids[dataset.labels]
     comparisons = []
-    for engine, classes in zip(engines, others, strict=True):
-        lost = None if labels is None else _share(expected == labels) - _share(classes == labels)
-        comparisons.append(Comparison(engine.info.provider, _share(classes == expected), lost))
+    for engine, found in zip(engines, others, strict=True):
+        lost = None if labels is None else same_answers(expected, labels) - same_answers(found, labels)
+        comparisons.append(Comparison(engine.info.provider, same_answers(found, expected), lost))
     return comparisons
 
 
@@ -147,7 +151,10 @@ def describe(comparison: Comparison) -> str:
 
 
 def _class_ids_if_known(dataset: Dataset, model: Predictor) -> np.ndarray | None:
-    """As `class_ids`; None, with a log line, if there are no labels or the model does not know them."""
+    """As `class_ids`; None, with a log line, if there are no labels, the model does not know them or is multi-label."""
+    if model.head.multi_label:
+        log.info("multi-label models are compared by agreement with fp32")
+        return None
     if not dataset.classes:
         log.info("%s has no labels: only agreement with fp32 is measured", dataset.name)
         return None
@@ -156,8 +163,3 @@ def _class_ids_if_known(dataset: Dataset, model: Predictor) -> np.ndarray | None
     except InputError as error:
         log.warning("only agreement with fp32 is measured: %s", error)
         return None
-
-
-def _share(correct: np.ndarray) -> float:
-    """The fraction of `True` in bool (N,)."""
-    return float(np.mean(correct))

@@ -29,6 +29,7 @@ from model_export.quantise.ranges import activation_ranges
 from model_export.quantise.sensitivity import Int8Probe, choose_float_layers
 from service.runtime.choices import FILES, FilePrecision, Precision
 from service.runtime.engine import Engine
+from service.runtime.head import Head
 from service.runtime.model_card import CalibrationMethod, ModelCard, ModelFile, Quantisation
 from service.runtime.model_folder import MODEL_FILES, ModelVersion, sha256
 from service.runtime.preprocessing import Preprocessing
@@ -113,6 +114,7 @@ def publish_quantised(
                         calibration_images=calibration_images,
                         sensitivity_images=sensitivity_images,
                         target=1 - limit,
+                        head=fp32.head,
                     )
                     onnx.save(model, path)
                 elif precision == "fp16":
@@ -177,6 +179,7 @@ def _make_int8(
     calibration_images: int,
     sensitivity_images: int,
     target: float,
+    head: Head,
 ) -> tuple[ModelProto, Quantisation]:
     """The graph in int8, calibrated; layers are in float where it takes them to reach the `target` agreement."""
     model = onnx.load(fp32)
@@ -188,7 +191,8 @@ def _make_int8(
     others = sample(
         dataset, sensitivity_images, skip=max(0, min(calibration_images, len(dataset) - sensitivity_images))
     )
-    probe = Int8Probe(fp32, _pixels(others, preprocessing), lambda float_layers: to_int8(model, ranges, float_layers))
+    pixels = _pixels(others, preprocessing)
+    probe = Int8Probe(fp32, pixels, lambda float_layers: to_int8(model, ranges, float_layers), head)
     float_layers = choose_float_layers(probe, list(layer_nodes(model)), target)
     return to_int8(model, ranges, float_layers), Quantisation(
         method=method, dataset=dataset.name, images=len(calibration), float_layers=float_layers

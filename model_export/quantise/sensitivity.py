@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from onnx import ModelProto
 
+from model_export.evaluation.answers import answers, same_answers
 from model_export.evaluation.sessions import open_graph
-from model_export.export.parity_gate import agreement
 from model_export.progress import Progress
 from service.runtime.engine import DynamicEngine, Engine
+from service.runtime.head import Head
 from service.runtime.machine import usable_cores
 from service.runtime.providers import open_session
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 MAX_FLOAT_LAYERS = 4
 MAX_SINGLE_LAYERS = 16  # measured one by one, from the stages that gain most
 BATCH = 8
+PLAIN = Head()
 
 Quantiser = Callable[[Collection[str]], ModelProto]  # layers in float -> the graph, the other layers in int8
 
@@ -40,12 +42,14 @@ class Trial(NamedTuple):
     effect: Effect
 
 
-def signal_to_noise(logits: np.ndarray, fp32: np.ndarray) -> float:
+def signal_to_noise(logits: np.ndarray, fp32: np.ndarray, head: Head = PLAIN) -> float:
     """The signal-to-quantisation-noise ratio of logits (N, classes), in dB.
 
-    The mean of each row is subtracted from both: the softmax does not depend on it.
+    With softmax, the mean of each row is subtracted from both: the softmax does not depend on it.
     """
-    signal, quantised = (values - values.mean(axis=1, keepdims=True) for values in (fp32, logits))
+    signal, quantised = fp32, logits
+    if head.kind == "softmax":
+        signal, quantised = (values - values.mean(axis=1, keepdims=True) for values in (fp32, logits))
     noise = np.square(quantised - signal, dtype=np.float64).sum()
     return float(10 * np.log10(np.square(signal, dtype=np.float64).sum() / max(noise, 1e-30)))
 
@@ -57,16 +61,18 @@ class Int8Probe:
         fp32: the file to compare with.
         images: uint8 (N, channels, height, width).
         quantiser: makes the graphs to measure.
+        head: of the model; says what counts as the same answer.
     """
 
-    def __init__(self, fp32: Path, images: np.ndarray, quantiser: Quantiser) -> None:
-        self.images, self.quantiser = images, quantiser
+    def __init__(self, fp32: Path, images: np.ndarray, quantiser: Quantiser, head: Head = PLAIN) -> None:
+        self.images, self.quantiser, self.head = images, quantiser, head
         self.expected = self._logits(DynamicEngine.of(open_session(fp32, "cpu", threads=usable_cores())))
 
     def effect(self, float_layers: Collection[str]) -> Effect:
         engine = DynamicEngine.of(open_graph(self.quantiser(float_layers), precision="int8"))
         logits = self._logits(engine)
-        return Effect(signal_to_noise(logits, self.expected), agreement(logits, self.expected, 1))
+        same = same_answers(*(answers(each, self.head) for each in (logits, self.expected)))
+        return Effect(signal_to_noise(logits, self.expected, self.head), same)
 
     def _logits(self, engine: Engine) -> np.ndarray:
         starts = range(0, len(self.images), BATCH)

@@ -18,9 +18,10 @@ from model_export.training import checkpoint
 from model_export.training.history import Row
 from model_export.training.recipe import describe
 from model_export.training.trainer import Trainer
-from model_export.weights.loading import load_file
+from model_export.weights.loading import Loaded, load_file
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import save_safetensors
+from service.runtime.measured import Accuracy, MultiLabelAccuracy
 
 
 def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
@@ -46,13 +47,7 @@ def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
     write_report(
         trainer.folder / "report.html",
         title=f"{architecture.name} on {trainer.data.train.name}",
-        summary=[
-            ("best epoch", f"{best.epoch:.4g} of {rows[-1].epoch:.4g}"),
-            ("training images", str(len(trainer.data.train))),
-            *accuracy_rows(trainer.data, best, evaluation),
-            ("time", f"{rows[-1].seconds / 60:.1f} min, {rows[-1].images_per_s:.0f} images/s"),
-            *((name, str(value)) for name, value in trainer.about.items() if value is not None),
-        ],
+        summary=summary_of(trainer, rows),
         recipe=describe(trainer.recipe),
         rows=rows,
         evaluation=evaluation,
@@ -71,30 +66,53 @@ def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
     return evaluation
 
 
-def accuracy_rows(data: Data, best: Row, evaluation: Evaluation) -> list[tuple[str, str]]:
+def summary_of(trainer: Trainer, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Names and values for the top of the report."""
+    best = min(rows, key=lambda row: row.val_error)
+    return [
+        ("best epoch", f"{best.epoch:.4g} of {rows[-1].epoch:.4g}"),
+        ("training images", str(len(trainer.data.train))),
+        *accuracy_rows(trainer.data, best),
+        ("time", f"{rows[-1].seconds / 60:.1f} min, {rows[-1].images_per_s:.0f} images/s"),
+        *((name, str(value)) for name, value in trainer.about.items() if value is not None),
+    ]
+
+
+def accuracy_rows(data: Data, best: Row) -> list[tuple[str, str]]:
     """What the accuracy on the page was measured on, and what the best weights were chosen by."""
     chosen = f"{len(data.val)} images, {data.val.name}"
     if data.test is None:
         remark = "these images have chosen the weights, so it may be a little too good; a test part would tell"
         return [("chosen by", chosen), ("accuracy", f"of the same images: {remark}")]
     return [
-        ("chosen by", f"{chosen}: top-1 {100 * (1 - best.val_error):.2f}%"),
-        ("accuracy", f"of {len(evaluation.labels)} images, {data.test.name}, used once, after the training"),
+        ("chosen by", f"{chosen}: {'mAP' if best.multi_label else 'top-1'} {100 * (1 - best.val_error):.2f}%"),
+        ("accuracy", f"of {len(data.test)} images, {data.test.name}, used once, after the training"),
     ]
 
 
 def _evaluate_best(trainer: Trainer) -> Evaluation:
     """Evaluates the best weights and writes them again, with their accuracy in the file's record."""
+    loaded, predictor = load_best(trainer)
+    evaluation = evaluate(predictor, trainer.data.held_out)
+    save_best(trainer, loaded, accuracy_of(evaluation))
+    return evaluation
+
+
+def load_best(trainer: Trainer) -> tuple[Loaded, TorchPredictor]:
+    """A run's best weights, on its device."""
     path = trainer.folder / checkpoint.BEST
     loaded = load_file(path)
-    predictor = TorchPredictor(loaded, str(path), "cuda" if trainer.device.type == "cuda" else "cpu")
-    evaluation = evaluate(predictor, trainer.data.held_out)
+    return loaded, TorchPredictor(loaded, str(path), "cuda" if trainer.device.type == "cuda" else "cpu")
+
+
+def save_best(trainer: Trainer, loaded: Loaded, accuracy: Accuracy | MultiLabelAccuracy) -> None:
+    """Writes the best weights again, with their accuracy in the file's record."""
     record = Record(
         architecture=loaded.net.architecture,
         preprocessing=loaded.preprocessing,
         labels=loaded.labels,
-        accuracy=accuracy_of(evaluation),
+        accuracy=accuracy,
         training=loaded.training,
+        head=loaded.head,
     )
-    save_safetensors(loaded.net.state_dict(), path, record, loaded.mean_image)
-    return evaluation
+    save_safetensors(loaded.net.state_dict(), trainer.folder / checkpoint.BEST, record, loaded.mean_image)

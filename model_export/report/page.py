@@ -138,17 +138,17 @@ def _plots(rows: Sequence[Row], evaluation: Evaluation) -> list[Plot]:
     plots = []
     if rows:
         alt = "Error, loss and learning rate against epochs"
-        plots.append(_plot("Training", alt, training_curves(rows, alt)))
+        plots.append(as_plot("Training", alt, training_curves(rows, alt)))
     alt = "True against predicted classes"
-    plots.append(_plot("Confusion", alt, confusion_plot(confusion_matrix(evaluation), evaluation.classes, alt)))
+    plots.append(as_plot("Confusion", alt, confusion_plot(confusion_matrix(evaluation), evaluation.classes, alt)))
     alt = "Accuracy against confidence"
-    plots.append(_plot("Calibration", alt, reliability_plot(reliability_bins(evaluation), alt)))
+    plots.append(as_plot("Calibration", alt, reliability_plot(reliability_bins(evaluation), alt)))
     alt = "Error of the answers against the share of images that are answered"
-    plots.append(_plot("Rejection", alt, rejection_plot(risk_coverage(evaluation), alt)))
+    plots.append(as_plot("Rejection", alt, rejection_plot(risk_coverage(evaluation), alt)))
     return plots
 
 
-def _plot(heading: str, alt: str, figure: Figure) -> Plot:
+def as_plot(heading: str, alt: str, figure: Figure) -> Plot:
     return Plot(heading, alt, _data_uri("image/png", to_png(figure)))
 
 

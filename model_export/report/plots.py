@@ -71,9 +71,10 @@ def training_curves(rows: Sequence[Row], title: str) -> Figure:
     marker = _marker(rows)
     for axes, name, scale in ((error, "error", 100), (loss, "loss", 1)):
         train, val = (np.array([getattr(row, f"{part}_{name}") for row in rows]) * scale for part in ("train", "val"))
-        axes.plot(epochs, train, color=BLUE, linewidth=1.2, linestyle="--", marker=marker, label="training")
+        if axes is loss or not rows[-1].multi_label:  # whose errors in training and validation are two measures
+            axes.plot(epochs, train, color=BLUE, linewidth=1.2, linestyle="--", marker=marker, label="training")
         axes.plot(epochs, val, color=VERMILION, linewidth=2.4, marker=marker, label="validation")
-        _style(axes, f"{name} (%)" if name == "error" else name)
+        _style(axes, name if name == "loss" else "1 - mAP (%)" if rows[-1].multi_label else "error (%)")
         finite = [value for value in (*train, *val) if np.isfinite(value)]  # a diverged training has NaN or infinity
         axes.set_ylim(0, (1.05 * max(finite, default=0)) or 1)
     error.set_xlim(0, (1.01 * max(epochs)) or 1)

@@ -19,6 +19,20 @@ def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     return weights.astype(np.float32)
 
 
+def presence_weights(labels: np.ndarray) -> np.ndarray:
+    """Weights with which a class counts as much where it is present as where it is not: float32 (classes,).
+
+    A class that every image has, or none, has weight 1.
+
+    Args:
+        labels: float32 (N, classes), 1 for the classes of an image.
+    """
+    present = labels.sum(axis=0, dtype=np.float64)
+    absent = len(labels) - present
+    weights = np.divide(absent, present, out=np.ones(len(present)), where=(present > 0) & (absent > 0))
+    return weights.astype(np.float32)
+
+
 def balanced_epoch(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """As many images as there are, in random order, with equally many of every class (but for one).
 

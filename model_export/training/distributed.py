@@ -38,6 +38,13 @@ class Processes(NamedTuple):
         dist.all_reduce(sums)
         return sums.tolist()
 
+    def gathered(self, value: T) -> list[T]:
+        """The value of every process, in their order. All have to call this."""
+        values: list[T | None] = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return cast("list[T]", values)
+
     def share_buffers(self, net: nn.Module) -> None:
         """Copies the first process's batch-norm statistics, which checkpoints hold, to all processes."""
         if self.world > 1:

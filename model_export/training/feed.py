@@ -13,12 +13,14 @@ from model_export.training.loader import Batch, evaluation_batches, training_bat
 from model_export.training.machine import Machine
 from model_export.training.plan import Plan
 from model_export.training.start import Start
+from model_export.training.validation import check_measurable
 
 
 class Feed:
     """One process's share of the images of a run."""
 
     def __init__(self, data: Data, start: Start, plan: Plan, machine: Machine, device: torch.device) -> None:
+        check_measurable(data.val)
         self.data, self.start, self.plan, self.machine, self.device = data, start, plan, machine, device
         self.normalise = Normalise(start.preprocessing, start.mean_image).to(device)
 
@@ -43,7 +45,7 @@ class Feed:
         )
 
     def to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Normalised images, float32 (N, 3, height, width), and labels, int64 (N,)."""
+        """Normalised images, float32 (N, 3, height, width), and labels, as in `Batch`."""
         images = batch.images.to(self.device, non_blocking=True).to(memory_format=self.machine.memory_format)
         if batch.colours is not None:
             images = images.float() + batch.colours.to(self.device, non_blocking=True)[:, :, None, None]

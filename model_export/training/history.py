@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ TENSORBOARD_FOLDER = "tensorboard"
 class Row(NamedTuple):
     """The metrics of one evaluation. Training figures are means over the augmented images since the previous row.
 
-    Errors are fractions.
+    Errors are fractions. Of multi-label runs, `train_error` is the share of classes that are wrongly present or absent
+    at a probability of one half, and `val_error` is 1 - mAP, by which the best weights are chosen.
     """
 
     step: int  # optimiser steps so far
@@ -31,9 +33,13 @@ class Row(NamedTuple):
     train_error: float
     val_loss: float
     val_error: float
-    val_top5_error: float
+    val_top5_error: float  # NaN of multi-label runs
     images_per_s: float  # of training, without evaluation
     seconds: float  # of work since the run began, across interruptions
+
+    @property
+    def multi_label(self) -> bool:
+        return math.isnan(self.val_top5_error)
 
 
 def stalled(rows: Sequence[Row]) -> int:
@@ -44,6 +50,12 @@ def stalled(rows: Sequence[Row]) -> int:
 
 def summary(row: Row) -> str:
     """A row as a line of the log."""
+    if row.multi_label:
+        return (
+            f"epoch {row.epoch:.4g}: training loss {row.train_loss:.3f}, {100 * row.train_error:.1f} % wrong; "
+            f"validation loss {row.val_loss:.3f}, mAP {100 * (1 - row.val_error):.1f} %; "
+            f"{row.images_per_s:.0f} images/s"
+        )
     return (
         f"epoch {row.epoch:.4g}: training loss {row.train_loss:.3f}, error {100 * row.train_error:.1f} %; "
         f"validation loss {row.val_loss:.3f}, error {100 * row.val_error:.1f} % "
@@ -94,6 +106,8 @@ class TensorBoard:
 
     def add(self, row: Row) -> None:
         for name, value in row._asdict().items():
+            if name == "val_top5_error" and row.multi_label:
+                continue
             if name.startswith(("train_", "val_")):  # grouped by metric, so that both curves share a chart
                 part, _, metric = name.partition("_")
                 self.writer.add_scalar(f"{metric}/{part}", value, row.step)

@@ -31,12 +31,14 @@ from service.runtime.preprocessing import Preprocessing
 
 PREFETCH = 2  # batches per worker
 
+Label = int | Tensor  # a class id; multi-label: float32 (classes,)
+
 
 class Batch(NamedTuple):
     """Images as they leave a worker."""
 
     images: Tensor  # uint8 (N, channels, height, width)
-    labels: Tensor  # int64 (N,)
+    labels: Tensor  # int64 (N,); multi-label: float32 (N, classes)
     colours: Tensor | None = None  # float32 (N, 3), 0 to 255: the colour shift of each image, with `pca_colour`
 
 
@@ -44,7 +46,7 @@ class WorkerDied(InputError):
     """A process that reads images has ended."""
 
 
-class _TrainingImages(TorchDataset[tuple[Tensor, int, Tensor]]):
+class _TrainingImages(TorchDataset[tuple[Tensor, Label, Tensor]]):
     """Augmented images by `Key`."""
 
     def __init__(self, dataset: Dataset, recipe: Recipe, palette: Palette, seed: int) -> None:
@@ -52,7 +54,7 @@ class _TrainingImages(TorchDataset[tuple[Tensor, int, Tensor]]):
         r, g, b = np.rint(palette.mean).astype(int).tolist()
         self.fill = (r, g, b)  # of borders and erased rectangles: zero, once the mean is subtracted
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, Tensor]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, Label, Tensor]:
         again = (key.time,) if key.time else ()
         rng = np.random.default_rng((self.seed, VIEW, key.epoch, key.image, *again))
         recipe = self.recipe
@@ -62,10 +64,10 @@ class _TrainingImages(TorchDataset[tuple[Tensor, int, Tensor]]):
             erase(pixels, self.fill, rng)
         pixels = with_channels(pixels, recipe.channels)
         shift = colour_shift(self.palette, recipe.pca_colour, rng) if recipe.pca_colour else np.zeros(3, np.float32)
-        return torch.from_numpy(pixels), int(self.dataset.labels[key.image]), torch.from_numpy(shift)
+        return torch.from_numpy(pixels), _label(self.dataset, key.image), torch.from_numpy(shift)
 
 
-class _EvaluationImages(TorchDataset[tuple[Tensor, int]]):
+class _EvaluationImages(TorchDataset[tuple[Tensor, Label]]):
     """Images by index, preprocessed as the service does it."""
 
     def __init__(self, dataset: Dataset, preprocessing: Preprocessing) -> None:
@@ -74,9 +76,13 @@ class _EvaluationImages(TorchDataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Label]:
         image = read_image(self.dataset, index, self.preprocessing.window)
-        return torch.from_numpy(network_input(image, self.preprocessing)), int(self.dataset.labels[index])
+        return torch.from_numpy(network_input(image, self.preprocessing)), _label(self.dataset, index)
+
+
+def _label(dataset: Dataset, index: int) -> Label:
+    return torch.from_numpy(dataset.labels[index]) if dataset.multi_label else int(dataset.labels[index])
 
 
 def read_image(dataset: Dataset, index: int, window: tuple[int, int] | None = None) -> Image.Image:

@@ -44,11 +44,17 @@ class Plan(NamedTuple):
         """This process's plan of a run.
 
         Args:
-            labels: int64 (N,), of the training set.
+            labels: int64 (N,), of the training set; multi-label: float32 (N, classes).
 
         Raises:
-            InputError: a batch cannot be divided among the processes and the parts of `accumulate`.
+            InputError: a batch cannot be divided among the processes and the parts of `accumulate`; or images have
+                several labels, and sampling is to be balanced.
         """
+        if recipe.sampling == "balanced" and labels.ndim == 2:
+            raise InputError(
+                "images with several labels cannot be drawn equally often for each class: leave `--sampling balanced` "
+                "out; `--class-weights balanced` makes up for rare classes"
+            )
         known = labels.tobytes() if recipe.sampling == "balanced" else b""
         plan = cls(len(labels), recipe, 0, seed, processes.rank, processes.world, known)
         if plan.batch_size % (plan.world * recipe.accumulate):

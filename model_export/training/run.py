@@ -9,8 +9,8 @@ from typing import TypedDict
 
 from model_export.datasets.base import Data
 from model_export.datasets.by_name import is_folder, open_data
+from model_export.datasets.checking import OnBroken
 from model_export.datasets.holding_out import Fold
-from model_export.datasets.image_folder import OnBroken
 from model_export.datasets.layout import Layout
 from model_export.paths import expand_home
 from model_export.training import checkpoint

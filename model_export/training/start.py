@@ -20,6 +20,7 @@ from model_export.weights.defaults import usual_preprocessing
 from model_export.weights.labels import imagenet_labels
 from model_export.weights.loading import Loaded
 from model_export.weights.record import MEAN_IMAGE, Record
+from service.runtime.head import Head
 from service.runtime.model_card import Architecture, Label, Weights
 from service.runtime.preprocessing import Preprocessing
 
@@ -35,10 +36,13 @@ class Start(NamedTuple):
     mean_image: Tensor | None  # float32 (3, height, width), 0 to 255
     palette: Palette
     weights: Weights | None = None  # trained ones that it starts from
+    head: Head = Head()
 
     @property
     def record(self) -> Record:
-        return Record(architecture=self.net.architecture, preprocessing=self.preprocessing, labels=self.labels)
+        return Record(
+            architecture=self.net.architecture, preprocessing=self.preprocessing, labels=self.labels, head=self.head
+        )
 
     def content(self) -> checkpoint.Content:
         """What `resume` needs, except the weights."""
@@ -73,8 +77,10 @@ def begin(
         net.load_state_dict(state, strict=False)
         log.info("weights of %s, with %s", loaded.weights.source, "its classes" if same_classes else "a new last layer")
 
+    head = Head(kind="sigmoid" if train.multi_label else "softmax")
+    head.check(len(labels))
     preprocessing, mean_image, palette = _normalisation(architecture, recipe, train, loaded)
-    return Start(net, labels, preprocessing, mean_image, palette, loaded.weights if loaded else None)
+    return Start(net, labels, preprocessing, mean_image, palette, loaded.weights if loaded else None, head)
 
 
 def resume(content: checkpoint.Content) -> Start:
@@ -85,7 +91,15 @@ def resume(content: checkpoint.Content) -> Start:
     assert record.labels is not None
     palette = Palette(*(np.array(values) for values in content["palette"]))
     weights = Weights.model_validate(content["started_from"]) if content.get("started_from") else None
-    return Start(build(record.architecture), record.labels, record.preprocessing, content[MEAN_IMAGE], palette, weights)
+    return Start(
+        build(record.architecture),
+        record.labels,
+        record.preprocessing,
+        content[MEAN_IMAGE],
+        palette,
+        weights,
+        record.head,
+    )
 
 
 def fit_sizes(recipe: Recipe, loaded: Loaded, given: set[str]) -> Recipe:

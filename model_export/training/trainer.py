@@ -41,7 +41,7 @@ from model_export.training.recipe import Recipe
 from model_export.training.start import Start
 from model_export.training.state import RunState
 from model_export.training.stopping import Stopped, StopSignal
-from model_export.training.validation import validate
+from model_export.training.validation import VALIDATION
 
 log = logging.getLogger(__name__)
 
@@ -175,12 +175,12 @@ class Trainer:
         return state.rows
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser; the loss and the share of wrong answers over this process's batch."""
+        """One step of the optimiser; the loss and the error (`Loss.error`) over this process's batch."""
         state, recipe = self.state, self.recipe
         for group in state.optimizer.param_groups:
             group["lr"] = state.schedule.lr(state.step)
-        x, labels = self.feed.to_device(batch)  # (N, 3, size, size), (N,)
-        y = F.one_hot(labels, self.net.architecture.num_classes).float()  # (N, classes)
+        x, labels = self.feed.to_device(batch)  # (N, 3, size, size); (N,), or multi-label (N, classes)
+        y = labels if self.loss.multi_label else F.one_hot(labels, self.net.architecture.num_classes).float()
         x, y = mix(x, y, recipe, np.random.default_rng((self.seed, MIX, state.step, self.processes.rank)))
 
         state.optimizer.zero_grad(set_to_none=True)
@@ -193,7 +193,7 @@ class Trainer:
                 part_loss = self.loss(logits.float(), part_y) / len(parts)
                 state.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
-            error += (logits.argmax(1) != part_y.argmax(1)).float().mean() / len(parts)
+            error += self.loss.error(logits, part_y) / len(parts)
         state.scaler.step(state.optimizer)
         state.scaler.update()
 
@@ -215,7 +215,7 @@ class Trainer:
                 update_bn((self.feed.to_device(batch)[0] for batch in extra), net)
         self.processes.share_buffers(net)
         batches = map(self.feed.to_device, self._stoppable(self.feed.validation()))
-        val = validate(net, batches, self.autocast, self.processes)
+        val = VALIDATION[self.loss.multi_label](net, batches, self.autocast, self.processes)
         self._set_training()
         loss, wrong, images = self.processes.total(*state.sums.tolist())
         row = Row(

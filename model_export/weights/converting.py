@@ -43,6 +43,8 @@ def check_convertible(loaded: Loaded, target: Target) -> None:
             "a v1 network, and its bottlenecks have their stride in the 3x3 convolution (v1.5): it would load the "
             "weights and silently give other answers"
         )
+    elif loaded.head.multi_label:
+        fault = "a multi-label network, and its files cannot say so: softmax would be taken of its logits"
     elif further:
         fields = ", ".join(f"{field} {value}" for field, value in further.items())
         fault = f"a network whose images are prepared with {fields}, and its files cannot say so"

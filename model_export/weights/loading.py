@@ -21,7 +21,8 @@ from model_export.weights.hub_folder import HubFolder, read_hub_folder
 from model_export.weights.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.weights.reading import WeightFile, read_weights
 from model_export.weights.state_dict import is_head
-from service.runtime.measured import Accuracy
+from service.runtime.head import Head
+from service.runtime.measured import Accuracy, MultiLabelAccuracy
 from service.runtime.model_card import Architecture, Label, Training, Variant, Weights
 from service.runtime.model_folder import sha256
 from service.runtime.preprocessing import Preprocessing
@@ -40,9 +41,10 @@ class Loaded(NamedTuple):
     weights: Weights
     labels: tuple[Label, ...]  # empty only if `load_file` was told that they are not needed
     preprocessing: Preprocessing
-    accuracy: Accuracy | None
+    accuracy: Accuracy | MultiLabelAccuracy | None
     mean_image: Tensor | None = None  # float32 (3, crop, crop) in 0 to 255, with `preprocessing.mean_image`
     training: Training | None = None  # None if the file does not record it
+    head: Head = Head()
 
     def serving_graph(self) -> ServingGraph:
         """The network as it is exported and evaluated: uint8 images in."""
@@ -134,6 +136,7 @@ def load_file(
         content.record.accuracy,
         content.mean_image,
         content.record.training,
+        content.record.head,
     )
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model_export.errors import InputError
-from service.runtime.measured import Accuracy
+from service.runtime.head import Head
+from service.runtime.measured import Accuracy, MultiLabelAccuracy
 from service.runtime.model_card import Architecture, Label, Training
 from service.runtime.preprocessing import Preprocessing
 
@@ -26,8 +27,9 @@ class Record(BaseModel):
     architecture: Architecture | None = None
     preprocessing: Preprocessing | None = None
     labels: tuple[Label, ...] | None = None
-    accuracy: Accuracy | None = None
+    accuracy: Accuracy | MultiLabelAccuracy | None = None
     training: Training | None = None
+    head: Head = Head()
 
 
 def record_in(content: Mapping[object, object], path: Path) -> Record:

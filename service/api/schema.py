@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from service.references import State
 from service.runtime.choices import Precision, ProviderName
 from service.runtime.head import HeadKind
-from service.runtime.measured import Accuracy, Calibration, Rejection
+from service.runtime.measured import Accuracy, Calibration, MultiLabelAccuracy, Rejection
 from service.runtime.model_card import Gate, ImageSet, Shortcut, Variant, Weights
 from service.runtime.preprocessing import Fit, Interpolation
 
@@ -143,7 +143,7 @@ class ModelInfo(BaseModel):
     parameters: int
     weights: Weights = Field(description="`license` null: nobody has stated one.")
     training: TrainingInfo | None = Field(description="How the weights were trained; null if that is not recorded.")
-    accuracy: Accuracy | None
+    accuracy: Accuracy | MultiLabelAccuracy | None
     head: HeadInfo
     calibration: Calibration | None = Field(description="Applied to every probability: softmax(logits / temperature).")
     classes: int

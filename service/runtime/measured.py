@@ -26,6 +26,24 @@ class Accuracy(CardPart):
     precision: Precision | None = None
 
 
+class MultiLabelAccuracy(CardPart):
+    """What `Accuracy` is for multi-label models. Shares; `provider` and `precision` as there.
+
+    Attributes:
+        mean_average_precision: over the classes that have images (mAP, without interpolation).
+        micro_f1: of all decisions together, at the thresholds of the card.
+        macro_f1: the mean over the classes that have images.
+    """
+
+    dataset: str
+    images: int = Field(ge=1)
+    mean_average_precision: Share
+    micro_f1: Share
+    macro_f1: Share
+    provider: str | None = None
+    precision: Precision | None = None
+
+
 class Calibration(CardPart):
     """Temperature scaling of the probabilities, `softmax(logits / temperature)`, and the calibration error it leaves.
 

@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from service.runtime.card_part import CardPart
 from service.runtime.choices import FILES, FilePrecision, Precision
 from service.runtime.head import Head
-from service.runtime.measured import Accuracy, Calibration
+from service.runtime.measured import Accuracy, Calibration, MultiLabelAccuracy
 from service.runtime.preprocessing import Preprocessing
 
 # Where a bottleneck places its stride: "v1" (the paper) in the first 1x1, "v1.5" (torchvision) in the 3x3. Both have
@@ -183,7 +183,7 @@ class ModelCard(CardPart):
     labels: tuple[Label, ...]
     files: dict[FilePrecision, ModelFile]
     self_test_sha256: str
-    accuracy: Accuracy | None = None
+    accuracy: Accuracy | MultiLabelAccuracy | None = None
     calibration: Calibration | None = None
     head: Head = Head()
     tools: dict[str, str]  # that exported it

@@ -47,7 +47,22 @@ def test_a_file(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_how_images_are_seen(checkpoint: Path, tmp_path: Path) -> None:
     options = ["--weights", str(checkpoint), *CIFAR_OPTIONS, "--models-dir", str(tmp_path / "m"), "--name", "mine"]
-    seen = "--crop 24 40 --fit letterbox --fill 9 8 7 --channels 1 --window 5 99".split()
+    seen = [
+        "--crop",
+        "24",
+        "40",
+        "--fit",
+        "letterbox",
+        "--fill",
+        "9",
+        "8",
+        "7",
+        "--channels",
+        "1",
+        "--window",
+        "5",
+        "99",
+    ]
     assert main(["export", *options, *seen]) == 0
     p = read_card(tmp_path / "m" / "mine" / "1").preprocessing
     assert (p.shape, p.fit, p.fill, p.window) == ((1, 24, 40), "letterbox", (9, 8, 7), (5, 99))

@@ -1,0 +1,116 @@
+"""What `evaluate` does with multi-label models: figures, thresholds, files and the record."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from model_export.cli.table import text_table
+from model_export.datasets.base import Dataset
+from model_export.errors import InputError
+from model_export.evaluation.average_precision import mean_average_precision
+from model_export.evaluation.multi_label import (
+    MultiLabelEvaluation,
+    accuracy_of,
+    best_thresholds,
+    class_scores,
+    evaluate_multi_label,
+    fit_thresholds,
+    macro_f1,
+    micro_f1,
+)
+from model_export.evaluation.multi_label_recording import write_multi_label_files
+from model_export.evaluation.predictors import OnnxPredictor, Predictor
+from model_export.export.record import publish_record
+from service.runtime.model_folder import ModelVersion
+
+log = logging.getLogger(__name__)
+
+HEADER = ("MODEL", "mAP", "MICRO F1", "MACRO F1", "IMAGES")
+CLASS_HEADER = ("CLASS", "IMAGES", "AVG PRECISION", "PRECISION", "RECALL", "F1", "THRESHOLD", "BEST THRESHOLD")
+MOST_CLASSES = 20  # of the weakest classes
+
+
+def run_multi_label(
+    args: argparse.Namespace, models: Sequence[object], predictors: Sequence[Predictor], dataset: Dataset
+) -> int:
+    """Raises InputError if an option is not for multi-label models, or the data is not multi-label."""
+    softmax_only = {"--calibrate": args.calibrate, "--reject-above-error": args.reject_above_error is not None}
+    if given := [option for option, is_given in softmax_only.items() if is_given]:
+        raise InputError(f"{given[0]} only applies to models with a softmax head: leave it out")
+    evaluations = [
+        evaluate_multi_label(predictor, dataset, method=args.method, batch_size=args.batch_size)
+        for predictor in predictors
+    ]
+    accuracies = [accuracy_of(evaluation) for evaluation in evaluations]  # which refuses images without any class
+    print(f"{args.method} on {dataset.name}, {len(dataset)} images\n")
+    print(_figures(evaluations))
+    print(f"\n{_class_table(evaluations[-1])}")
+    fitted = [_fitted(evaluation) if args.fit_thresholds else None for evaluation in evaluations]
+    if args.out:
+        from model_export.report.multi_label_page import write_multi_label_report  # imports matplotlib
+
+        write_multi_label_files(args.out, dataset, evaluations)
+        write_multi_label_report(
+            args.out / "report.html",
+            title=f"{evaluations[-1].model} on {dataset.name}",
+            summary=[("method", args.method)],
+            recipe=[],
+            rows=[],
+            evaluation=evaluations[-1],
+        )
+        log.info("%s: wrote evaluation.json, predictions.csv and report.html", args.out)
+    if args.record:
+        for model, predictor, accuracy, fit in zip(models, predictors, accuracies, fitted, strict=True):
+            assert isinstance(model, ModelVersion)  # see check_recordable
+            assert isinstance(predictor, OnnxPredictor)
+            if fit is not None:
+                accuracy = accuracy_of(fit)
+            info = predictor.engine.info
+            accuracy = accuracy.model_copy(update={"provider": info.provider, "precision": info.precision})
+            thresholds = None if fit is None else fit.thresholds.tolist()
+            card = publish_record(model, accuracy, thresholds=thresholds)
+            log.info("%s %d: recorded, as version %d with the same files", model.name, model.version, card.version)
+    return 0
+
+
+def _fitted(evaluation: MultiLabelEvaluation) -> MultiLabelEvaluation | None:
+    """The half that the thresholds were not fitted on, with them; None, with a warning, if they cannot be fitted."""
+    try:
+        thresholds, held_out = fit_thresholds(evaluation)
+    except InputError as error:
+        log.warning("no thresholds: %s", error)
+        return None
+    after = held_out.with_thresholds(thresholds)
+    print(
+        f"\n{evaluation.model}: thresholds from {thresholds.min():.3f} to {thresholds.max():.3f}; on the half of the "
+        f"images that they were not fitted on, macro F1 {100 * macro_f1(held_out):.2f} % before, "
+        f"{100 * macro_f1(after):.2f} % after"
+    )
+    return after
+
+
+def _figures(evaluations: Sequence[MultiLabelEvaluation]) -> str:
+    rows: list[tuple[str, ...]] = [HEADER]
+    for evaluation in evaluations:
+        precision = mean_average_precision(evaluation.present, evaluation.probabilities)
+        shares = (precision, micro_f1(evaluation), macro_f1(evaluation))
+        rows.append((evaluation.model, *(f"{100 * share:.2f} %" for share in shares), str(len(evaluation.present))))
+    return text_table(rows, right=range(1, len(HEADER)))
+
+
+def _class_table(evaluation: MultiLabelEvaluation) -> str:
+    """The scores of the classes that have images, the lowest average precision first; at most `MOST_CLASSES`."""
+    scores, best = class_scores(evaluation), best_thresholds(evaluation)
+    images = evaluation.present.sum(axis=0)
+    weakest = [int(i) for i in np.argsort(scores.average_precision, kind="stable") if images[i]]  # NaN comes last
+    rows: list[tuple[str, ...]] = [CLASS_HEADER]
+    for i in weakest[:MOST_CLASSES]:
+        shares = ("-" if np.isnan(values[i]) else f"{100 * values[i]:.1f} %" for values in scores)
+        thresholds = (f"{values[i]:.3f}" for values in (evaluation.thresholds, best))
+        rows.append((evaluation.classes[i], str(images[i]), *shares, *thresholds))
+    shown = f"the {MOST_CLASSES} weakest classes" if len(weakest) > MOST_CLASSES else "every class"
+    return f"{shown} ({evaluation.model}):\n{text_table(rows, right=range(1, len(CLASS_HEADER)))}"
