@@ -117,7 +117,7 @@ def test_a_life(tmp_path: Path, start_service: Callable[..., Service], photo: by
     # A calibration is a version of its own: the one before still answers as it did.
     calibration = Calibration(temperature=3.0, ece_before=0.3, ece_after=0.1, dataset="pictures", images=100)
     before = life.right(LARGE, 2)
-    publish_record(ModelVersion(LARGE, 2, root / LARGE / "2"), accuracy(), calibration)
+    publish_record(ModelVersion(LARGE, 2, root / LARGE / "2"), accuracy(), calibration=calibration)
     life.means(f"?model={LARGE}", LARGE, 3)
     assert life.right(LARGE, 3) != before == life.right(LARGE, 2)
 

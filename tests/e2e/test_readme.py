@@ -46,7 +46,7 @@ def run(block: Block, url: str, folder: Path) -> str:
 def shape(value: object) -> object:
     """A JSON value without what differs between machines; names, sizes, labels and problems stay."""
     if isinstance(value, dict):
-        differing = ("probability", "class_id", "provider", "precision")
+        differing = ("probability", "class_id", "provider", "precision", "request_id")
         return {key: None if key in differing else shape(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [shape(inner) for inner in value]

@@ -106,9 +106,11 @@ def test_it_answers_as_the_service_to_the_digit_and_sees_the_same(
                 assert found["temperature"] == (2.5 if model == "resnet8-cifar" else 1)
 
 
-def test_what_it_prints_for_people(tiny_dir: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_it_prints_for_people(
+    tiny_dir: Path, tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["preview", str(picture), "--provider", "cpu", "--models-dir", str(tiny_dir), "--top-k", "3"]
-    assert main(command) == 0
+    assert main([*command, "--cache-dir", str(tmp_path / "cache")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{picture}: JPEG of {picture.stat().st_size} bytes, ")
     assert lines[1].startswith("decoded in ")
