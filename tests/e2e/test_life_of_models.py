@@ -145,7 +145,7 @@ def test_a_life(tmp_path: Path, start_service: Callable[..., Service], photo: by
     assert model_export(["remove", f"{SMALL}@2", "--models-dir", str(root)]) == 1
     life.tell("promote", f"{SMALL}@1")
     life.tell("remove", f"{SMALL}@2")
-    publish_record(ModelVersion(SMALL, 1, root / SMALL / "1"), accuracy(), None)
+    publish_record(ModelVersion(SMALL, 1, root / SMALL / "1"), accuracy())
     life.tell("promote", f"{SMALL}@3")
     life.means(f"?model={SMALL}", SMALL, 3)
     assert life.right(SMALL, 3) == life.right(SMALL, 1)
