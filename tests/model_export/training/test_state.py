@@ -20,7 +20,7 @@ KEYS = {
     "training_seconds", "best",
 }  # fmt: skip
 # What it holds since; runs of earlier versions resume without.
-KEYS |= {"training", "started_from"}
+KEYS |= {"training", "started_from", "head"}
 MACHINE_KEYS = {"device", "precision", "channels_last", "compile", "workers", "checkpoint_minutes", "keep"}
 
 
