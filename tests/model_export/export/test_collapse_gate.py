@@ -7,6 +7,7 @@ import torch
 
 from model_export.export.collapse_gate import MIN_SPREAD, Collapsed, check_collapse
 from model_export.weights.random_weights import random_weights
+from service.runtime.head import Head
 from service.runtime.model_card import Architecture
 from tests.model_export.export.test_parity_gate import CIFAR, PLAIN
 from tests.model_export.export.torch_engine import TorchEngine
@@ -29,3 +30,12 @@ def test_a_network_that_answers_the_same_to_everything_is_stopped(layer: str) ->
         loaded.net.get_submodule(layer).weight.zero_()  # type: ignore[operator]
     with pytest.raises(Collapsed, match=r"answers nearly the same to every picture: .* Check that mean and std"):
         check_collapse(TorchEngine(loaded.serving_graph()), loaded.preprocessing)
+
+
+def test_a_single_logit_passes_by_itself() -> None:
+    """Softmax would ignore it."""
+    loaded = random_weights(CIFAR.model_copy(update={"num_classes": 1}))
+    engine = TorchEngine(loaded.serving_graph())
+    assert check_collapse(engine, loaded.preprocessing, Head(kind="sigmoid")) > MIN_SPREAD
+    with pytest.raises(Collapsed):
+        check_collapse(engine, loaded.preprocessing)

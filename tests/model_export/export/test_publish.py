@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from model_export.export.parity_gate import ParityFailed
 from model_export.export.publish import next_version, publish, publish_changed
 from model_export.weights.loading import Loaded
 from model_export.weights.random_weights import random_weights
+from service.runtime.head import Head
 from service.runtime.model_card import Architecture, ModelCard
 from service.runtime.model_folder import CardError, ModelVersion, model_versions, read_card, verify_digests
 from service.runtime.self_test import SelfTest
@@ -182,3 +184,15 @@ def test_a_process_killed_at_any_step_leaves_nothing_half_written(
         assert publish(loaded, folder, "m").version == version
         for entry in model_versions(folder):
             verify_digests(entry.path, read_card(entry.path))
+
+
+def test_the_head_is_in_the_card_and_in_the_file(loaded: Loaded, tmp_path: Path) -> None:
+    one = random_weights(Architecture(depth=8, family="cifar", shortcut="A", num_classes=1))
+    with pytest.raises(ValueError, match="softmax over one class always answers 1"):
+        publish(one, tmp_path)
+    assert not list(tmp_path.iterdir())
+    card = publish(one._replace(head=Head(kind="sigmoid")), tmp_path, "single")
+    assert read_card(tmp_path / "single" / "1").head == card.head == Head(kind="sigmoid")
+    metadata_props = {entry.key: entry.value for entry in onnx.load(tmp_path / "single/1/model.onnx").metadata_props}
+    assert metadata_props["head"] == "sigmoid"
+    assert "the sigmoid of each is the probability" in metadata_props["output"]

@@ -14,6 +14,7 @@ from model_export.quantise.graphs import layer_nodes
 from model_export.quantise.int8 import to_int8
 from model_export.quantise.ranges import activation_ranges
 from model_export.quantise.sensitivity import Int8Probe, choose_float_layers, group_by_stage, signal_to_noise
+from service.runtime.head import Head
 from service.runtime.preprocessing import Preprocessing
 
 IMAGES = sample_images(48, Preprocessing(resize=32, crop=32))
@@ -68,3 +69,9 @@ def test_signal_to_noise() -> None:
     fp32 -= fp32.mean(axis=1, keepdims=True)
     assert signal_to_noise(1.1 * fp32, fp32) == pytest.approx(20, abs=1e-3)  # a tenth of the amplitude
     assert signal_to_noise(fp32 + np.arange(4, dtype=np.float32)[:, None], fp32) > 100  # the softmax is the same
+
+
+def test_a_common_shift_of_all_logits_matters_to_a_sigmoid() -> None:
+    fp32 = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    assert signal_to_noise(fp32 + 1, fp32, Head(kind="sigmoid")) < 10
+    assert signal_to_noise(1.1 * fp32[:, :1], fp32[:, :1], Head(kind="sigmoid")) == pytest.approx(20, abs=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model_export.training.balance import balanced_epoch, class_weights
+from model_export.training.balance import balanced_epoch, class_weights, presence_weights
 
 LABELS = np.array([1] * 20 + [0] * 7 + [3] * 3)  # none of class 2
 
@@ -35,3 +35,10 @@ def test_what_is_left_over_goes_to_different_classes() -> None:
     labels = np.append(labels, 1)
     sizes = {tuple(np.bincount(labels[balanced_epoch(labels, np.random.default_rng(i))[0]])) for i in range(8)}
     assert sizes == {(5, 6), (6, 5)}
+
+
+def test_presence_weights() -> None:
+    labels = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]], np.float32)
+    found = presence_weights(labels)
+    assert found.dtype == np.float32
+    assert found.tolist() == [3, 1, 1]

@@ -71,3 +71,9 @@ def test_the_extra_epoch_begins_after_the_run_at_full_size() -> None:
     assert {key.size for key in keys} == {recipe.size}
     assert len(keys) == 30  # in every process
     assert plan.extra_epoch(10_000)[0].steps == 36  # all of the epoch
+
+
+def test_several_labels_cannot_be_drawn_equally_often() -> None:
+    recipe = override(RECIPES["paper-cifar"], {"sampling": "balanced"})
+    with pytest.raises(InputError, match="leave `--sampling balanced` out; `--class-weights balanced` makes up"):
+        Plan.of(recipe, np.zeros((96, 3), np.float32), 0, Processes(0, 1, torch.device("cpu")))
