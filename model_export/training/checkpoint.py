@@ -54,9 +54,18 @@ def load(folder: Path) -> Content:
     except Exception as error:  # damaged pickle opcodes raise all kinds of exceptions
         fault = type(error).__name__
         raise InputError(f"{path} is damaged or not a checkpoint ({fault}): restore it or train again") from error
+    if isinstance(content, dict) and content.get("format") == 1:
+        _upgrade_from_1(content)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of this version's `train`: train again")
     return content
+
+
+def _upgrade_from_1(content: Content) -> None:
+    """Format 1 said of `freeze` only whether all but the last layer is frozen; since 2 it is a stage, or None."""
+    last_stage = "conv4" if content["architecture"]["family"] == "cifar" else "conv5"
+    content["recipe"]["freeze"] = last_stage if content["recipe"]["freeze"] else None
+    content["format"] = 2
 
 
 @contextmanager
