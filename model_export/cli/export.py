@@ -160,7 +160,9 @@ def load(args: argparse.Namespace) -> Loaded:
     if args.weights in get_args(TorchvisionWeights):
         return load_torchvision(args)
     loaded = with_preprocessing(load_weight_file(Path(args.weights), args), args)
-    return loaded._replace(head=Head(kind=args.head)) if args.head else loaded
+    if args.head is None or args.head == loaded.head.kind:
+        return loaded
+    return loaded._replace(head=Head(kind=args.head), accuracy=None)  # which was measured with the other head
 
 
 def check_options(args: argparse.Namespace) -> None:

@@ -52,7 +52,8 @@ def add_data(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--data",
         metavar="SPEC",
-        help="what to train on: a folder with train/CLASS/*.jpg and val/ or test/ beside it, or with CLASS/*.jpg; "
+        help="what to train on: a folder with train/CLASS/*.jpg and val/ or test/ beside it, or with CLASS/*.jpg; or "
+        "with a labels.csv in each part, for several labels; "
         "cifar10 or cifar10:PATH; drawings or drawings:side=32,train=4096,val=1024,difficulty=hard,...",
     )
 

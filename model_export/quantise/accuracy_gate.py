@@ -152,8 +152,8 @@ def describe(comparison: Comparison) -> str:
 
 def _class_ids_if_known(dataset: Dataset, model: Predictor) -> np.ndarray | None:
     """As `class_ids`; None, with a log line, if there are no labels, the model does not know them or is multi-label."""
-    if model.head.multi_label:
-        log.info("multi-label models are compared by agreement with fp32")
+    if model.head.multi_label or dataset.multi_label:
+        log.info("with several labels for an image, only agreement with fp32 is measured")
         return None
     if not dataset.classes:
         log.info("%s has no labels: only agreement with fp32 is measured", dataset.name)

@@ -14,6 +14,7 @@ from model_export.nets.resnet import build
 from model_export.weights.random_weights import random_weights
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import save_safetensors
+from service.runtime.head import Head
 from service.runtime.images.decoding import decode
 from service.runtime.model_card import Architecture
 from service.runtime.model_folder import model_versions, read_card
@@ -122,6 +123,7 @@ def test_the_license_of_the_weights(checkpoint: Path, tmp_path: Path, capsys: py
             ["--weights", "imagenet", "--depth", "18", "--resize", "300"],
             "--resize only applies to a FILE of weights",
         ),
+        (["--weights", "demo", "--head", "sigmoid"], "--head only applies to a FILE of weights: leave it out"),
         (["--weights", "net.pth", "--seed", "0"], "--seed only applies to `--weights random`"),
     ],
 )
@@ -134,6 +136,14 @@ def test_errors_are_one_sentence(
     assert error.startswith("error: ")
     assert "Traceback" not in error
     assert list(model_versions(tmp_path / "models")) == []
+
+
+def test_the_head_of_weights_from_elsewhere(checkpoint: Path, tmp_path: Path) -> None:
+    options = ["--weights", str(checkpoint), "--name", "net", "--models-dir", str(tmp_path / "m")]
+    assert main(["export", *options, "--head", "sigmoid"]) == 0
+    assert read_card(tmp_path / "m" / "net" / "1").head == Head(kind="sigmoid")
+    assert main(["export", *options]) == 0
+    assert read_card(tmp_path / "m" / "net" / "2").head == Head()
 
 
 @pytest.mark.parametrize(

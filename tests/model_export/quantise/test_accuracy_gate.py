@@ -23,7 +23,9 @@ from model_export.quantise.accuracy_gate import (
 from model_export.quantise.fp16 import to_fp16
 from model_export.quantise.images import batches, sample
 from service.runtime.engine import EngineInfo
+from service.runtime.head import Head
 from service.runtime.model_folder import ModelVersion
+from service.runtime.scores import sigmoid
 from service.runtime.self_test import SelfTest, SelfTestFailed
 
 
@@ -74,6 +76,30 @@ def test_without_usable_labels_only_agreement_is_measured(
     images.classes, images.labels = classes, np.zeros(8, np.int64)
     assert compare(fp32, [fp32.engine], images) == [Comparison("cpu", 1.0, None)]
     assert "nly agreement with fp32 is measured" in caplog.text
+
+
+def test_of_multi_label_models_all_present_classes_have_to_agree(fp32: OnnxPredictor, data: Data) -> None:
+    images = sample(data.val, 24)
+    logits = np.concatenate([fp32.logits(batch) for batch in batches(images, fp32.preprocessing, 8)])
+    median = tuple(np.median(sigmoid(logits), axis=0).tolist())
+
+    class Shifted:
+        """Agrees on the best class of every image, and not on how many are present."""
+
+        info = EngineInfo("cpu", "fp32")
+
+        def infer(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            return {"logits": fp32.logits(images) + np.float32(0.05)}
+
+    head, fp32.head = fp32.head, Head(kind="sigmoid", thresholds=median)
+    try:
+        same, other = compare(fp32, [fp32.engine, Shifted()], images)  # type: ignore[list-item]
+    finally:
+        fp32.head = head
+    changed = (sigmoid(logits + np.float32(0.05)) >= median) != (sigmoid(logits) >= median)
+    assert same == Comparison("cpu", 1.0, None)
+    assert other == Comparison("cpu", pytest.approx(1 - changed.any(axis=1).mean()), None)
+    assert other.top1_agreement < 1
 
 
 def test_the_worst_provider_counts(data: Data) -> None:

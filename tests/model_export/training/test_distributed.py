@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model_export.errors import InputError
 from model_export.training import distributed
-from model_export.training.distributed import SyncBatchNorm, join_processes, synchronise_batch_norms
+from model_export.training.distributed import Processes, SyncBatchNorm, join_processes, synchronise_batch_norms
 
 
 def share_of_two(rank: int, folder: str) -> None:
@@ -26,6 +26,8 @@ def share_of_two(rank: int, folder: str) -> None:
     half = x[rank::2].clone().requires_grad_()
     y = net(half)
     (y.square().sum() / 2).backward()
+    processes = Processes(rank, 2, torch.device("cpu"))
+    assert processes.gathered(("rank", rank)) == [("rank", 0), ("rank", 1)]
     torch.save((y.detach(), half.grad, net.state_dict()), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

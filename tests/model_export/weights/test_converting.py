@@ -21,6 +21,7 @@ from model_export.weights.converting import (
 from model_export.weights.labels import imagenet_labels
 from model_export.weights.loading import Loaded, load_file
 from model_export.weights.random_weights import random_weights
+from service.runtime.head import Head
 from service.runtime.model_card import Architecture, Label, Weights
 from service.runtime.preprocessing import Preprocessing
 from tests.model_export.weights.weight_files import assert_same, meta_resnet
@@ -101,6 +102,12 @@ def test_what_the_target_does_not_have(architecture: Architecture, changes: dict
     with pytest.raises(InputError, match=re.escape(fault)) as caught:
         check_convertible(held, "timm")
     assert str(caught.value).startswith("net.pth cannot be converted for timm")
+
+
+def test_multi_label_weights_are_refused() -> None:
+    held = Loaded(meta_resnet(18), Weights(source="net.pth"), LABELS, Preprocessing(), accuracy=None)
+    with pytest.raises(InputError, match="a multi-label network, and its files cannot say so"):
+        check_convertible(held._replace(head=Head(kind="sigmoid")), "torchvision")
 
 
 def test_basic_blocks_have_no_variant() -> None:
