@@ -55,7 +55,7 @@ def start(root: Path, models: int, tree: Path | None, cache: Path) -> Start:
     names = ",".join(f"net-{number:02d}" for number in range(models))
     remembered = "full" if any(cache.iterdir()) else "empty"
     with service({"models-dir": root, "models": names, "cache-dir": cache}, tree) as running:
-        return Start(str(tree or "this"), remembered, running.ready_s, resident_mb(running.pid))
+        return Start(tree.name if tree else "this", remembered, running.ready_s, resident_mb(running.pid))
 
 
 def main() -> None:
