@@ -19,7 +19,7 @@ from tests.support.processes import Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-DEPTHS = (18, 50, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (34, 101, 152)))
+DEPTHS = (18, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (34, 50, 101, 152)))
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

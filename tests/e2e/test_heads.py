@@ -97,6 +97,7 @@ def test_a_multi_label_model(tmp_path: Path, start_service: Callable[..., Servic
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_a_rejecting_model(tmp_path: Path, start_service: Callable[..., Service]) -> None:
     data, models, out = tmp_path / "data", tmp_path / "models", tmp_path / "out"
     tell("draw", data, "--train", 400, "--val", 200, "--side", 32, "--difficulty", "easy", "--classes", *CLASSES)

@@ -53,8 +53,14 @@ def predictions(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("kind", ["letterbox", "squash", "grey"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [
+        ("letterbox", 1),
+        ("grey", 2),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("letterbox", 2), ("squash", 1), ("grey", 1))),
+    ],
+)
 def test_train_export_evaluate_and_serve_agree_to_the_image(
     kind: str, workers: int, tmp_path: Path, start_service: Callable[..., Service]
 ) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from service.runtime.build import COMMIT
 from service.runtime.model_folder import read_card, sha256
 
@@ -28,6 +30,7 @@ for command in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_training_export_and_quantisation(tmp_path: Path) -> None:
     for number in (1, 2):
         folder = tmp_path / f"run {number}"
