@@ -120,3 +120,12 @@ def test_what_a_card_cannot_express_of_transformers(fields: dict[str, Any], faul
     with pytest.raises(InputError, match=re.escape(fault)) as caught:
         transformers_preprocessing(fields, PATH)
     assert "--" not in str(caught.value)  # the options are those of one command, the file may be read by any
+
+
+@pytest.mark.parametrize(
+    ("crop_mode", "fit", "fill"), [("squash", "squash", (0, 0, 0)), ("border", "letterbox", (124, 116, 104))]
+)
+def test_what_timm_does_with_whole_images(crop_mode: str, fit: str, fill: tuple[int, int, int]) -> None:
+    """Borders have the mean colour, and sizes need not be square."""
+    found = timm_preprocessing({"crop_mode": crop_mode, "crop_pct": 1.0, "input_size": [3, 192, 320]}, PATH)
+    assert (found.fit, found.fill, found.shape) == (fit, fill, (3, 192, 320))
