@@ -130,7 +130,7 @@ def with_views(loaded: Loaded, count: int) -> Preprocessing:
         InputError: there is nothing to cut crops out of.
     """
     p = loaded.preprocessing
-    if p.fit != "crop" or p.height != p.width or p.resize == p.height:
+    if not p.cuts_a_square or p.resize == p.height:
         raise InputError("--views needs squares that are smaller than the resized image: leave it out")
     views = {"count": count, "size": p.height}
     return Preprocessing.model_validate(p.model_dump() | {"crop": p.resize, "views": views})

@@ -61,7 +61,7 @@ def mean_probabilities(
     if not len(dataset):
         raise InputError(f"{dataset.name} holds no images to evaluate on: give another data set")
     p = predictor.preprocessing
-    if method != "1-crop" and (p.fit != "crop" or p.height != p.width or p.channels != 3):
+    if method != "1-crop" and not (p.cuts_a_square and p.channels == 3):
         raise InputError(
             f"{predictor.name} does not take squares in colour, cut out of the image, as {method} does: evaluate it "
             "with 1-crop"

@@ -45,6 +45,10 @@ def check_convertible(loaded: Loaded, target: Target) -> None:
         )
     elif loaded.head.multi_label:
         fault = "a multi-label network, and its files cannot say so: softmax would be taken of its logits"
+    elif preprocessing.fit == "crop" and not preprocessing.cuts_a_square:
+        fault = (
+            f"a network for images of {preprocessing.width} x {preprocessing.height} pixels, and its own are squares"
+        )
     elif further:
         fields = ", ".join(f"{field} {value}" for field, value in further.items())
         fault = f"a network whose images are prepared with {fields}, and its files cannot say so"

@@ -94,6 +94,11 @@ class Preprocessing(CardPart):
         return self.channels, self.height, self.width
 
     @property
+    def cuts_a_square(self) -> bool:
+        """Whether the input is a square out of the resized image, as in the paper."""
+        return self.fit == "crop" and self.height == self.width
+
+    @property
     def is_classic(self) -> bool:
         """Whether it is the resize and the centre square of the paper, in colour: all that readers of schema 1 know."""
-        return self.fit == "crop" and self.height == self.width and self.channels == 3 and self.window is None
+        return self.cuts_a_square and self.channels == 3 and self.window is None

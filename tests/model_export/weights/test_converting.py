@@ -92,6 +92,11 @@ def test_timm_resizes_to_the_same_side() -> None:
         (Architecture(depth=50, variant="v1", num_classes=3), {}, "silently give other answers"),
         (Architecture(depth=18, num_classes=3), {"mean_image": True}, "are prepared with mean_image True"),
         (Architecture(depth=18, num_classes=3), {"fit": "squash"}, "are prepared with fit squash"),
+        (
+            Architecture(depth=18, num_classes=3),
+            {"crop": (160, 224)},
+            "images of 224 x 160 pixels, and its own are squares",
+        ),
     ],
 )
 def test_what_the_target_does_not_have(architecture: Architecture, changes: dict[str, Any], fault: str) -> None:
