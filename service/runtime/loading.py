@@ -136,28 +136,32 @@ class _Loading:
         Raises:
             as `load_engine`.
         """
-        if engine := self._remembered(candidates, cache):
+        of_files, of_shape = (key(self._placement, candidates) for key in (key_of_files, key_of_shape))
+        untried = [of_files, of_shape]  # what was measured of these very files, or of other weights of the same shape
+        if engine := self._remembered(untried, cache):
             return engine
         if not measures:
             return self.first(candidates)
         with MACHINE.alone():
             # Meanwhile another model of the same shape may have been measured.
-            if engine := self._remembered(candidates, cache):
+            if engine := self._remembered(untried, cache):
                 return engine
             tuning = self._measure(candidates)
-        key = key_of_shape if self._is_typical else key_of_files
-        cache.keep(key(self._placement, candidates), tuning)
+        cache.keep(of_shape if self._is_typical else of_files, tuning)
         return self._ready_as(Tuned(tuning, False))
 
-    def _remembered(self, candidates: list[Candidate], cache: Cache) -> tuple[Engine, float] | None:
-        """As what was measured of these very files, or of other weights of the same shape, if that works here, too."""
-        for key in (key_of_files, key_of_shape):
-            if tuning := cache.find(key(self._placement, candidates)):
+    def _remembered(self, keys: list[dict[str, str]], cache: Cache) -> tuple[Engine, float] | None:
+        """As what is remembered under the first of the keys, if that works here, too. A key that leads to what does not
+        is taken out.
+        """
+        for key in list(keys):
+            if tuning := cache.find(key):
                 try:
                     return self._ready_as(Tuned(tuning, True))
                 except (ProviderUnavailable, SelfTestFailed):
                     # With these weights it does not; or something has changed that the key does not hold.
                     self._is_typical = False
+                    keys.remove(key)
         return None
 
     def _measure(self, candidates: list[Candidate]) -> Tuning:

@@ -402,7 +402,9 @@ def test_weights_that_do_not_run_as_others_of_their_shape_are_measured_for_thems
 ) -> None:
     one, other = (publish_tiny(NET, tmp_path / str(seed), seed=seed) for seed in (1, 2))
     broken = False
-    all_providers(lambda session, lanes: wrong(session) if broken and session.provider == "openvino" else session)
+    opened = all_providers(
+        lambda session, lanes: wrong(session) if broken and session.provider == "openvino" else session
+    )
     speeds.single = {("openvino", "fp32", 1): 500.0}
     cache = Cache(tmp_path / "cache")
 
@@ -412,7 +414,10 @@ def test_weights_that_do_not_run_as_others_of_their_shape_are_measured_for_thems
 
     assert taken(one) == ("openvino", False)
     broken = True
+    before = len(opened.calls)
     assert taken(other) == ("cuda", False)
+    # As remembered, once; then each of three to be measured, and the fastest.
+    assert [provider for _, provider, _ in opened.calls[before:]].count("openvino") == 2
     assert taken(other) == ("cuda", True)
     broken = False
     assert taken(one) == ("openvino", True)
