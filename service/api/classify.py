@@ -50,9 +50,9 @@ def router(
             engine = model.status.info  # of a model that is active
             assert engine is not None
             answers = await unless_disconnected(request.receive, work)
-            keep_failed(model, uploads, answers)
         classified = [answer for answer in answers if isinstance(answer, Classified)]
         if len(classified) < len(answers):
+            keep_failed(model, uploads, answers)
             answers = [
                 diagnose(answer, upload, request) if isinstance(answer, Fault) else answer
                 for upload, answer in zip(uploads, answers, strict=True)
