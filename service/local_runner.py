@@ -58,8 +58,7 @@ class LocalRunner:
         self._failures = 0  # consecutive, over all lanes
         self._broken = False
         self._counting = threading.Lock()
-        calibration = model.card.calibration
-        self._temperature = calibration.temperature if calibration else 1.0
+        self._temperature = model.card.temperature
         self._head = model.card.head.kind
         best = engine.info.tuned.tuning.best if engine.info.tuned else None
         self._running = metrics.running.labels(model=model.name)

@@ -34,7 +34,7 @@ def as_text(preview: Preview, top_k: int) -> str:
             f"decoded in {1000 * seen.seconds:.1f} ms{''.join(f', {step}' for step in _steps(preview))}",
             f"{preview.crop}: {width}x{height} pixels, {_fit(how)} ({how.interpolation})"
             f"{', grey' * (how.channels == 1)}",
-            f"{card.name}@{card.version} on {_choice(answers[0])}; temperature {preview.temperature:g}",
+            f"{card.name}@{card.version} on {_choice(answers[0])}; temperature {card.temperature:g}",
             "",
             text_table(rows, right=range(1, len(rows[0]))),
             "",
@@ -59,7 +59,7 @@ def as_json(preview: Preview) -> dict[str, object]:
         "preprocessing": card.preprocessing.model_dump(mode="json"),
         "model": card.name,
         "version": card.version,
-        "temperature": preview.temperature,
+        "temperature": card.temperature,
         "answers": [
             {
                 "provider": one.info.provider,

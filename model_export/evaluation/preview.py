@@ -81,11 +81,6 @@ class Preview(NamedTuple):
     answers: tuple[Answer, ...]
     difference: Difference | None
 
-    @property
-    def temperature(self) -> float:
-        """Of the softmax; 1 without calibration."""
-        return _temperature(self.card)
-
 
 def see(data: bytes, preprocessing: Preprocessing, *, max_pixels: int, scaled: bool) -> Seen:
     """Decodes a file as the service does. Raises ImageFault as `decode` does."""
@@ -103,7 +98,7 @@ def answer(engine: Engine, card: ModelCard, pixels: np.ndarray) -> Answer:
     started = time.perf_counter()
     outputs = engine.infer(pixels[None], ("logits", "embedding"))
     seconds = time.perf_counter() - started
-    (classes,) = top_k(outputs["logits"], len(card.labels), _temperature(card), card.head.kind)
+    (classes,) = top_k(outputs["logits"], len(card.labels), card.temperature, card.head.kind)
     return Answer(engine.info, classes, float(np.linalg.norm(outputs["embedding"][0])), seconds)
 
 
@@ -113,7 +108,3 @@ def compare(one: Answer, other: Answer) -> Difference:
     class_id = int(differences.argmax())
     same_class = bool(one.classes.class_ids[0] == other.classes.class_ids[0])
     return Difference(float(differences[class_id]), class_id, same_class)
-
-
-def _temperature(card: ModelCard) -> float:
-    return card.calibration.temperature if card.calibration else 1.0

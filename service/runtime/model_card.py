@@ -233,6 +233,11 @@ class ModelCard(CardPart):
         return self.files["fp32"].bf16 if precision == "bf16" else self.files[FILES[precision]].gate
 
     @property
+    def temperature(self) -> float:
+        """Of the softmax; 1 without a calibration."""
+        return self.calibration.temperature if self.calibration else 1.0
+
+    @property
     def needed_version(self) -> int:
         """The lowest `schema_version` whose readers serve the model rightly."""
         return 1 if self.preprocessing.is_classic and self.head.is_plain else 2
