@@ -101,10 +101,13 @@ def classes_of(values: Mapping[str, str], model: Model) -> tuple[int, ...] | Non
     if value is None:
         return None
     names = [label.name for label in model.card.labels]
+    ids_of: dict[str, list[int]] = {}  # an address has room for thousands of names: none of them is searched for
+    for class_id, name in enumerate(names):
+        ids_of.setdefault(name, []).append(class_id)
     found: set[int] = set()
     unknown: list[str] = []
     for given in filter(None, (part.strip() for part in value.split(","))):
-        ids = [class_id for class_id, name in enumerate(names) if name == unicodedata.normalize("NFC", given)]
+        ids = ids_of.get(unicodedata.normalize("NFC", given), [])
         if len(ids) > 1:
             reason = f"{model.name} has several classes '{given}': give one by its id ({', '.join(map(str, ids))})."
             raise InvalidParameter(parameter="labels", value=value, reason=reason)
@@ -114,7 +117,8 @@ def classes_of(values: Mapping[str, str], model: Model) -> tuple[int, ...] | Non
             unknown.append(given)
         found.update(ids)
     if unknown or not found:
-        missing = f"{model.name} has no class {' or '.join(map(repr, unknown))}: " if unknown else ""
+        which = " or ".join([*map(repr, unknown[:CLASSES_NAMED]), *["others"] * (len(unknown) > CLASSES_NAMED)])
+        missing = f"{model.name} has no class {which}: " if unknown else ""
         some = ", ".join(names[:CLASSES_NAMED]) + (", ..." if len(names) > CLASSES_NAMED else "")
         reason = f"{missing}give names or ids of classes as /models/{model.name}/labels lists them, such as {some}."
         raise InvalidParameter(parameter="labels", value=value, reason=reason)

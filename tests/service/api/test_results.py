@@ -259,3 +259,12 @@ def counted(client: TestClient, model: str) -> dict[str, float]:
         for sample in family.samples
         if sample.name == "resnet_predicted_classes_total" and sample.labels["model"] == model
     }
+
+
+def test_of_thousands_of_unknown_classes_a_few_are_named(served: TestClient, photo: bytes) -> None:
+    labels = ",".join(f"x{number}" for number in range(8000))
+    response = served.post("/classify", data={"labels": labels}, files=form(photo))
+    assert response.status_code == 422
+    reason = response.json()["reason"]
+    assert "has no class 'x0' or 'x1' or 'x2' or 'x3' or 'x4' or others: " in reason
+    assert len(reason) < 500
