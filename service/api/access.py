@@ -23,6 +23,7 @@ HANDLERS = frozenset(
     ("classify", "preview", "models", "healthz", "metrics", "version", "docs", "openapi.json", "problems")
 )
 PROBES = ("healthz", "metrics")  # asked every few seconds, and of no interest while they are answered well
+MOST_CHARACTERS = 1000  # of what a client has sent, in a line: an address may have 65,535
 CLIENT_LEFT = 499  # nginx's code for it
 
 
@@ -72,7 +73,7 @@ def refused(fault: Fault, request_id: str, client: tuple[str, int] | None) -> No
     """The line of a request that never became one: its connection was at fault, or what came over it."""
     fields = {"client": client[0] if client else "-", "problem": fault.slug}
     said = " ".join(f"{name}={value}" for name, value in fields.items())
-    log.info("refused: %a %s", str(fault), said, extra={"request_id": request_id, "fields": fields})
+    log.info("refused: %a %s", str(fault)[:MOST_CHARACTERS], said, extra={"request_id": request_id, "fields": fields})
 
 
 def note(request: Request, **facts: object) -> None:
@@ -94,7 +95,7 @@ def _write(scope: Scope, headers: Headers, handler: str, status: int, took: floa
     level = logging.DEBUG if handler in PROBES and status < 300 else logging.INFO
     if not log.isEnabledFor(level):
         return
-    method, path, ms = scope["method"], quote(scope["path"]), round(1000 * took, 1)
+    method, path, ms = scope["method"], quote(scope["path"][:MOST_CHARACTERS]), round(1000 * took, 1)
     noted: dict[str, object] = {}
     if client := scope.get("client"):
         noted["client"] = client[0]

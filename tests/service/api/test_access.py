@@ -95,6 +95,12 @@ def test_no_client_writes_a_line_of_its_own(client: TestClient, caplog: pytest.L
     assert all(len(record.getMessage().splitlines()) == 1 for record in caplog.records)
 
 
+def test_no_client_fills_the_log_with_one_line(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    client.get("/" + "a" * 50_000)
+    assert lines(caplog)[-1]["path"] == "/" + "a" * 999
+    assert len(caplog.records[-1].getMessage()) < 1200
+
+
 def test_probes_are_of_interest_only_if_they_fail(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     for path in ("/healthz/live", "/healthz/ready", "/metrics"):
         assert client.get(path).status_code == 200
