@@ -117,23 +117,26 @@ def run(args: argparse.Namespace) -> int:
     if args.license is not None:
         loaded = loaded._replace(weights=loaded.weights.model_copy(update={"license": args.license}))
     if args.views:
-        loaded = loaded._replace(preprocessing=with_views(loaded, args.views))
+        loaded = with_views(loaded, args.views)
     card = publish(loaded, args.models_dir, args.name or default_name)
     log.info("%s: published as version %d in %s", card.name, card.version, args.models_dir / card.name)
     return 0
 
 
-def with_views(loaded: Loaded, count: int) -> Preprocessing:
-    """The preprocessing of a graph that averages over several crops of what was the resized centre square.
+def with_views(loaded: Loaded, count: int) -> Loaded:
+    """The network with a graph that averages over several crops of what was the resized centre square.
 
     Raises:
-        InputError: there is nothing to cut crops out of.
+        InputError: there is nothing to cut crops out of, or the head is not softmax.
     """
     p = loaded.preprocessing
+    if loaded.head.multi_label:
+        raise InputError("--views averages the probabilities of softmax, and the head is sigmoid: leave it out")
     if not p.cuts_a_square or p.resize == p.height:
         raise InputError("--views needs squares that are smaller than the resized image: leave it out")
     views = {"count": count, "size": p.height}
-    return Preprocessing.model_validate(p.model_dump() | {"crop": p.resize, "views": views})
+    preprocessing = Preprocessing.model_validate(p.model_dump() | {"crop": p.resize, "views": views})
+    return loaded._replace(preprocessing=preprocessing, accuracy=None)  # which was measured with one crop
 
 
 def license_text(text: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from model_export.__main__ import main
+from model_export.cli.export import with_views
 from model_export.evaluation.crops import ten_crops
 from model_export.nets.resnet import build
 from model_export.weights.random_weights import random_weights
@@ -16,6 +17,7 @@ from model_export.weights.record import Record
 from model_export.weights.safetensors_file import save_safetensors
 from service.runtime.head import Head
 from service.runtime.images.decoding import decode
+from service.runtime.measured import Accuracy
 from service.runtime.model_card import Architecture
 from service.runtime.model_folder import model_versions, read_card
 from service.runtime.scores import softmax
@@ -87,6 +89,15 @@ def test_several_views_in_one_graph(checkpoint: Path, tmp_path: Path, capsys: py
     assert np.abs(found - expected).max() < 1e-5
     assert main(["export", *options, "--name", "none", "--views", "10"]) == 1
     assert "--views needs squares that are smaller than the resized image" in capsys.readouterr().err
+    multi_label = [*options, "--name", "none", "--resize", "36", "--views", "10", "--head", "sigmoid"]
+    assert main(["export", *multi_label]) == 1
+    assert capsys.readouterr().err.endswith("the head is sigmoid: leave it out\n")
+
+
+def test_accuracy_of_one_crop_is_not_that_of_several() -> None:
+    accuracy = Accuracy(dataset="pictures", images=100, top1=0.9, top5=1.0)
+    loaded = random_weights(Architecture(depth=18))._replace(accuracy=accuracy)
+    assert with_views(loaded, 5).accuracy is None
 
 
 def test_the_license_of_the_weights(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
