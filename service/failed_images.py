@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from service import request_ids
@@ -63,16 +64,14 @@ def _keep(folder: Path, stem: str, images: Sequence[tuple[int, bytes]], facts: M
 
 def _make_room(folder: Path, size: int) -> None:
     """Removes the oldest images until another fits. Several processes may do so at a time."""
-    kept = sorted(folder.glob("*.image"))  # their names begin with the time
-    sizes = [path.stat().st_size for path in kept if path.exists()]
-    total = sum(sizes)
-    for path, own in zip(kept, sizes, strict=False):
-        if len(kept) < MOST_IMAGES and total + size <= MOST_BYTES:
-            return
+    kept: list[tuple[Path, int]] = []
+    for path in sorted(folder.glob("*.image")):  # their names begin with the time
+        with suppress(FileNotFoundError):
+            kept.append((path, path.stat().st_size))
+    while kept and (len(kept) >= MOST_IMAGES or sum(own for _, own in kept) + size > MOST_BYTES):
+        path, _ = kept.pop(0)
         path.unlink(missing_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)
-        kept = kept[1:]
-        total -= own
 
 
 def _write(path: Path, data: bytes) -> None:
