@@ -17,6 +17,7 @@ from service.errors import RequestTooLarge
 from service.settings import Settings
 from tests.support.balancer import CLASSIFY, MODEL, Balancer, Known, load, ports, problem, wrong
 from tests.support.processes import JPEG, Service
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -112,7 +113,8 @@ def test_headers_pass_and_internal_paths_are_hidden(
     response = balancer.post(CLASSIFY, known[0].jpeg, {**JPEG, "X-Request-ID": "order-66"})
     assert "inference;dur=" in response.headers["server-timing"]
     assert response.headers.get_list("x-request-id") == ["order-66"]
-    assert sum("[order-66] POST /classify 200 in " in replica.log.read_text() for replica in replicas) == 1
+    line = "[order-66] POST /classify 200 in "  # which is written once the answer has been sent
+    until(lambda: sum(line in replica.log.read_text() for replica in replicas) == 1)
     unsafe = balancer.get("/models", headers={"X-Request-ID": 'a"b'})
     assert re.fullmatch("[0-9a-f]{32}", unsafe.headers["x-request-id"])
 

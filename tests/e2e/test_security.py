@@ -82,6 +82,9 @@ def test_the_log_and_the_metrics_name_the_key(
         assert service.post("/classify", content=photo, headers=JPEG | KEY).status_code == 200
     assert service.classify(photo).status_code == 401
     assert 'resnet_key_requests_total{key="all",status="200"} 4.0' in service.get("/metrics", headers=KEY).text
+    until(
+        lambda: service.log.read_text().count(" POST /classify 200 in ") == 4
+    )  # written once the answer has been sent
     log = service.log.read_text()
     lines = [line.split() for line in log.splitlines() if " POST /classify 200 in " in line]
     assert sum("key=all" in words for words in lines) == len(lines) == 4
