@@ -269,6 +269,12 @@ def test_the_settings_need_no_engine() -> None:
     assert not imported("import service.__main__") & {"onnxruntime", "fastapi", "uvicorn", "PIL"}
 
 
+def test_the_client_needs_neither_server_nor_engine() -> None:
+    loaded = imported("import service.client")
+    assert "httpx" in loaded
+    assert not loaded & (SERVER | {"onnxruntime", "pydantic", "PIL", "numpy"})
+
+
 def test_the_service_never_imports_torch(tiny_dir: Path) -> None:
     loaded = imported(
         f"""

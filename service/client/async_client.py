@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -68,10 +69,11 @@ class AsyncClient:
         top_k: int | None = None,
         labels: Classes | None = None,
         deadline: float | None = None,
-    ) -> AsyncIterator[Outcome[Classification]]:
+    ) -> AsyncGenerator[Outcome[Classification], None]:
         """Classifies any number of images, and yields what becomes of them.
 
-        Takes images ahead of the outcomes, at most 2 * `concurrency`; outcomes do not wait for the next image.
+        Takes images ahead of the outcomes, at most 2 * `concurrency`; outcomes do not wait for the next image. To leave
+        earlier, `aclose` it: that cancels the requests that have been sent.
         """
         connection.check_concurrency(concurrency)
         self._limit(deadline)
@@ -127,7 +129,8 @@ class AsyncClient:
         async def work(image: Image) -> NDArray[np.float32]:
             return await self._run(calls.embed(await _read(image), model, depth, normalize), limit)
 
-        rows = [outcome.result() async for outcome in in_tasks(work, several(images), concurrency, ordered=True)]
+        async with aclosing(in_tasks(work, several(images), concurrency, ordered=True)) as outcomes:
+            rows = [outcome.result() async for outcome in outcomes]
         if not rows:
             raise ValueError("there are no images to embed")
         return np.concatenate(rows)

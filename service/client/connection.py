@@ -32,11 +32,14 @@ def options(url: str, api_key: str | None, verify: Verify) -> dict[str, Any]:
         raise ValueError(f"{url!r} is not the address of a service: give one like http://127.0.0.1:8000")
     headers = {"User-Agent": "resnet-service-client"}
     if api_key is not None:
-        if not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
-            raise ValueError("the key has characters that no key has: copy it again, without line breaks")
+        key = api_key.strip()  # files of keys end in a line break
+        if not (key and key.isascii() and key.isprintable()):
+            raise ValueError("the key is empty or has characters that no key has: copy it again")
         # Not as Authorization, which httpx takes for the name and password of a proxy, from the address or ~/.netrc.
-        headers["X-API-Key"] = api_key.strip()
-    if isinstance(verify, str | PathLike):
+        headers["X-API-Key"] = key
+    if address.scheme == "http":
+        verify = False  # there is no certificate, and loading those of certifi takes 20 ms
+    elif isinstance(verify, str | PathLike):
         verify = ssl.create_default_context(cafile=verify)
     # A connection for each thread or task: their number is limited where they are started.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=IDLE_S)

@@ -149,7 +149,7 @@ class Model:
     document: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outcome(Generic[T]):
     """What became of one image of many: `answer` or `error`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -35,7 +35,7 @@ def without(number: int, image: Image, error: ResnetError | OSError) -> Outcome[
 
 def in_threads(
     work: Callable[[Image, Callable[[float], None]], T], images: Iterable[Image], concurrency: int, ordered: bool
-) -> Iterator[Outcome[T]]:
+) -> Generator[Outcome[T], None, None]:
     """
     Args:
         work: makes the answer for an image; takes a function that waits for some seconds and raises Stopped if the
@@ -99,7 +99,7 @@ async def in_tasks(
     images: Iterable[Image] | AsyncIterable[Image],
     concurrency: int,
     ordered: bool,
-) -> AsyncIterator[Outcome[T]]:
+) -> AsyncGenerator[Outcome[T], None]:
     """As `in_threads`, on an asyncio loop."""
     places = asyncio.Semaphore(HELD * concurrency)
     turns = asyncio.Semaphore(concurrency)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -89,11 +90,12 @@ class Client:
         top_k: int | None = None,
         labels: Classes | None = None,
         deadline: float | None = None,
-    ) -> Iterator[Outcome[Classification]]:
+    ) -> Generator[Outcome[Classification], None, None]:
         """Classifies any number of images, in requests of one image each, and yields what becomes of them.
 
-        An image that cannot be read or is refused is an outcome with an error. Refused calls, which no image could
-        change (an unknown model, a wrong key), end the iteration.
+        An image that cannot be read or is refused is an outcome with an error. A refusal that no other image would
+        change (an unknown model, a wrong key) ends the iteration. To leave earlier, `close` it: that waits for the
+        answers to requests that have been sent.
 
         Args:
             images: may be endless: at most 2 * `concurrency` images are held. The next one is taken when an outcome is.
@@ -175,7 +177,8 @@ class Client:
         def work(image: Image, pause: Callable[[float], None]) -> NDArray[np.float32]:
             return self._run(calls.embed(read_image(image), model, depth, normalize), limit, pause)
 
-        rows = [outcome.result() for outcome in in_threads(work, several(images), concurrency, ordered=True)]
+        with closing(in_threads(work, several(images), concurrency, ordered=True)) as outcomes:
+            rows = [outcome.result() for outcome in outcomes]
         if not rows:
             raise ValueError("there are no images to embed")
         return np.concatenate(rows)
