@@ -126,6 +126,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         responses=problems.responses(),
+        generate_unique_id_function=lambda route: route.name,  # generated clients have functions with these names
     )
     problems.install(app)
     if settings.cors_origins:

@@ -1,4 +1,4 @@
-"""`service.client` against the real service."""
+"""`service.client` against the real service, and a client that is generated from the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from service.client import AsyncClient, Client, DeadlineMissed, Refused
 from service.client.streams import HELD
 from tests.service.api.client import entry
 from tests.service.client.scripted import Blocking
+from tests.support.generated_client import Generated, generate
 from tests.support.processes import Service
+from tests.support.waiting import until
+
+Either = Blocking | Generated
 
 pytestmark = pytest.mark.e2e
 
@@ -28,12 +32,23 @@ def service(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     started.stop()
 
 
-@pytest.fixture(params=[Client, AsyncClient], ids=["sync", "async"])
-def client(request: pytest.FixtureRequest, service: Service) -> Blocking:
-    return Blocking(request.param, service.url)
+@pytest.fixture(scope="module")
+def generated(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Generated]:
+    folder = tmp_path_factory.mktemp("generated")
+    generate(service.url, folder)
+    with Generated(folder, service.url) as client:
+        yield client
 
 
-def test_one_image(client: Blocking, service: Service, photo: bytes, tmp_path: Path) -> None:
+@pytest.fixture(params=["sync", "async", pytest.param("generated", marks=pytest.mark.slow)])
+def client(request: pytest.FixtureRequest, service: Service) -> Blocking | Generated:
+    if request.param == "generated":
+        made: Generated = request.getfixturevalue("generated")
+        return made
+    return Blocking(Client if request.param == "sync" else AsyncClient, service.url)
+
+
+def test_one_image(client: Either, service: Service, photo: bytes, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(photo)
     told = service.classify(photo, "?top_k=2").json()
     answer = client.classify(tmp_path / "photo.jpg", top_k=2)
@@ -42,10 +57,10 @@ def test_one_image(client: Blocking, service: Service, photo: bytes, tmp_path: P
     found = [(one.class_id, one.label, one.probability) for one in answer.predictions]
     assert found == [tuple(one.values()) for one in told["images"][0]["predictions"]]
     assert answer.milliseconds.keys() == {"decode", "queue", "inference", "total"}
-    assert answer.request_id in service.log.read_text()
+    until(lambda: answer.request_id in service.log.read_text())
 
 
-def test_what_is_asked_for_is_answered(client: Blocking, photo: bytes) -> None:
+def test_what_is_asked_for_is_answered(client: Either, photo: bytes) -> None:
     assert client.classify(photo, depth=18).model == "resnet18"
     answer = client.classify(io.BytesIO(photo), labels=["class 2", 3])
     assert answer.restricted_to == ("class 2", "class 3")
@@ -53,7 +68,7 @@ def test_what_is_asked_for_is_answered(client: Blocking, photo: bytes) -> None:
     assert sum(one.probability for one in answer.predictions) == pytest.approx(1, abs=1e-5)
 
 
-def test_refusals(client: Blocking, photo: bytes) -> None:
+def test_refusals(client: Either, photo: bytes) -> None:
     with pytest.raises(Refused, match="The image is truncated") as raised:
         client.classify(photo[:1000])
     problem = raised.value.problem
@@ -67,7 +82,7 @@ def test_refusals(client: Blocking, photo: bytes) -> None:
         assert raised.value.whatever_the_image
 
 
-def test_models_and_preview(client: Blocking, photo: bytes) -> None:
+def test_models_and_preview(client: Either, photo: bytes) -> None:
     models = {model.name: model for model in client.models()}
     assert models.keys() == {"resnet18", "resnet8-cifar"}
     model = models["resnet8-cifar"]
@@ -80,7 +95,7 @@ def test_models_and_preview(client: Blocking, photo: bytes) -> None:
     assert client.ready()
 
 
-def test_a_stream_with_a_broken_image(client: Blocking, photo: bytes) -> None:
+def test_a_stream_with_a_broken_image(client: Either, photo: bytes) -> None:
     outcomes = client.classify_many([photo, photo[:1000], photo], top_k=1)
     assert [type(outcome.error) for outcome in outcomes] == [type(None), Refused, type(None)]
     assert outcomes[0].result().predictions == outcomes[2].result().predictions

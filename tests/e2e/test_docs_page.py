@@ -50,7 +50,7 @@ def test_an_upload_tried_in_the_page_is_classified(
         return wait.until(lambda page: page.find_element(By.CSS_SELECTOR, selector))
 
     browser.get(f"{service.url}/docs")
-    operation = "#operations-classification-classify_classify_post"
+    operation = "#operations-classification-classify"
     find(f"{operation} .opblock-summary-control").click()
     find(f"{operation} .try-out__btn").click()
     find(f"{operation} input[type=file]").send_keys(str(upload))
