@@ -17,7 +17,9 @@ from http import HTTPStatus
 # What no other image would change: who calls, where, and with which parameters. Types that are not known are judged by
 # their status.
 ALWAYS_REFUSED_STATUSES = frozenset((401, 403, 404, 405, 407))
-ALWAYS_REFUSED_PROBLEMS = frozenset(("ambiguous-model", "model-not-named", "invalid-parameter", "unknown-parameter"))
+ALWAYS_REFUSED_PROBLEMS = frozenset(
+    ("ambiguous-model", "model-not-named", "invalid-parameter", "not-explainable", "unknown-parameter")
+)
 NO_TYPE = "about:blank"  # of a problem that is its status and nothing more (RFC 9457, section 4.2.1)
 
 

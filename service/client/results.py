@@ -100,7 +100,7 @@ class Explanation(Computed):
         width, height: of the upright image, in pixels.
         box: left, top, right and bottom of what the network saw, in pixels of the upright image. It may reach beyond
             the image.
-        classes: most probable first, or as they were asked for.
+        classes: most probable first.
     """
 
     width: int

@@ -125,8 +125,8 @@ class Client:
         """The class activation maps of one image, as arrays.
 
         Args:
-            classes: by names or ids; None: the most probable ones, `top_k` of them.
-            top_k: None: 1.
+            classes: by names or ids; None: all of the model.
+            top_k: how many of them, most probable first; None: those that `classes` names, else 1.
         """
         limit = self._limit(deadline)
         return self._run(calls.explain(read_image(image), model, depth, classes, top_k), limit)

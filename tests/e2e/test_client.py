@@ -8,9 +8,11 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from model_export.drawings.pictures import picture
 from service.client import AsyncClient, Client, DeadlineMissed, Refused
 from service.client.streams import HELD
 from tests.service.api.client import entry
@@ -93,6 +95,49 @@ def test_models_and_preview(client: Either, photo: bytes) -> None:
     assert 'format="JPEG"' in preview.decoded
     assert Image.open(io.BytesIO(preview.png)).size == (32, 32)
     assert client.ready()
+
+
+def test_an_explanation(client: Either, photo: bytes) -> None:
+    answer = client.classify(photo, top_k=3)
+    found = client.explain(photo, top_k=3)
+    assert (found.model, found.width, found.height) == (answer.model, answer.width, answer.height)
+    assert [one.label for one in found.classes] == [one.label for one in answer.predictions]
+    for one in found.classes:
+        assert (one.map.dtype, one.map.ndim) == (np.float32, 2)
+        assert one.map.mean() + one.bias == pytest.approx(one.logit, abs=1e-4)
+    left, top, right, bottom = found.box
+    assert 0 <= left < right <= found.width
+    assert 0 <= top < bottom <= found.height
+    named = client.explain(photo, classes=["class 2", 7], depth=8)
+    assert {one.class_id for one in named.classes} == {2, 7}
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient], ids=["sync", "async"])
+def test_an_explanation_as_a_picture(service: Service, kind: type[Client] | type[AsyncClient], photo: bytes) -> None:
+    client = Blocking(kind, service.url)
+    best = client.classify(photo).best.class_id
+    assert Image.open(io.BytesIO(client.explain_png(photo))).size == Image.open(io.BytesIO(photo)).size
+    assert client.explain_png(photo) == client.explain_png(photo, label=best)
+    assert client.explain_png(photo) != client.explain_png(photo, label=f"class {(best + 1) % 10}")
+
+
+def test_embeddings(client: Either, service: Service, photo: bytes) -> None:
+    images = [photo, picture(7, 3), photo]
+    rows = client.embed(images)
+    assert rows.dtype == np.float32
+    told = service.post("/embed", files=[("file", image) for image in images]).json()
+    np.testing.assert_allclose(rows, [entry["embedding"] for entry in told["images"]], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(client.embed(images, normalize=True), axis=1), 1, atol=1e-5)
+    assert rows.shape == (3, 64)
+    assert client.embed([photo], model="resnet18").shape == (1, 512)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient], ids=["sync", "async"])
+def test_the_image_that_cannot_be_embedded(
+    service: Service, kind: type[Client] | type[AsyncClient], photo: bytes
+) -> None:
+    with pytest.raises(Refused, match="The image is truncated"):
+        Blocking(kind, service.url).embed([photo, photo[:1000]])
 
 
 def test_a_stream_with_a_broken_image(client: Either, photo: bytes) -> None:

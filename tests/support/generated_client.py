@@ -12,9 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from service.client import Classification, Model, Outcome, Preview, Problem, Refused, results
+from service.client import Classification, Explanation, Model, Outcome, Preview, Problem, Refused, results
 from service.client.images import read_image
 
 GENERATOR = "openapi-python-client==0.29.1"
@@ -81,6 +83,17 @@ class Generated:
                 answer = results.classification({**document, "images": [entry]}, "", "")
                 outcomes.append(Outcome(number, image, answer))
         return outcomes
+
+    def explain(self, image: Any, **parameters: Any) -> Explanation:
+        response = self._call("explanation.explain", body=_file(image), **_listed(parameters))
+        return results.explanation(response.parsed.to_dict(), response.headers["X-Request-ID"])
+
+    def embed(self, images: Iterable[Any], *, normalize: bool = False, **parameters: Any) -> NDArray[np.float32]:
+        """As JSON: the generator knows one form of answer for each call, and takes the first."""
+        form = _module("models.embed_files_body").EmbedFilesBody(file=[_file(image) for image in images])
+        wanted = _module("models.embed_normalize").EmbedNormalize("true" if normalize else "false")
+        document = self._call("explanation.embed", body=form, normalize=wanted, **parameters).parsed.to_dict()
+        return np.array([entry["embedding"] for entry in document["images"]], np.float32)
 
     def preview(self, image: Any, **parameters: Any) -> Preview:
         response = self._call("classification.preview", body=_file(image), **parameters)
