@@ -8,6 +8,12 @@
 `AsyncClient` is the same for asyncio. Importing this package brings no server, no engine and no NumPy.
 """
 
+try:
+    import httpx  # noqa: F401
+except ModuleNotFoundError as error:
+    error.add_note("service.client needs an extra: pip install 'resnet-service[client]'")
+    raise
+
 from service.client.async_client import AsyncClient
 from service.client.errors import (
     ConnectionFailed,

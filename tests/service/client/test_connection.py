@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,10 @@ def test_wrong_numbers() -> None:
         check(1, -1)
     with pytest.raises(ValueError, match="at least 1, not 0"):
         check_concurrency(0)
+
+
+def test_what_to_install_without_httpx() -> None:
+    program = "import sys; sys.modules['httpx'] = None; import service.client"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ModuleNotFoundError" in finished.stderr
+    assert "pip install 'resnet-service[client]'" in finished.stderr
