@@ -36,8 +36,9 @@ def install(app: FastAPI, repository: Repository) -> None:
     def openapi() -> dict[str, Any]:
         document = generate()
         _without_validation_errors(document)
-        classes = (model.card.architecture.num_classes for model in repository.models)
-        _limit_top_k(document["paths"]["/classify"]["post"], max(classes, default=1))
+        classes = max((model.card.architecture.num_classes for model in repository.models), default=1)
+        for path in ("/classify", "/explain"):
+            _limit_top_k(document["paths"][path]["post"], classes)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -79,7 +79,7 @@ def test_a_key_given_in_the_page_is_sent(
     find(".auth-container input").send_keys("token")
     find(".auth-container .authorize").click()
     find(".close-modal").click()
-    operation = "#operations-operations-prometheus_metrics_get"
+    operation = "#operations-operations-prometheus"
     find(f"{operation} .opblock-summary-control").click()
     find(f"{operation} .try-out__btn").click()
     find(f"{operation} .execute").click()
