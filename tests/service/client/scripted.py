@@ -61,7 +61,7 @@ class Scripted:
 
     Attributes:
         received: every request.
-        most: how many were in the server at once at most.
+        most: how many were being decided about at once at most.
     """
 
     def __init__(self, *script: Act, each: Callable[[Received], Act] | None = None) -> None:
@@ -76,6 +76,7 @@ class Scripted:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
                 outer._answer(self)
@@ -87,6 +88,7 @@ class Scripted:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+            request_queue_size = 128
             block_on_close = False
 
             def handle_error(self, *_: object) -> None:  # a client that has left

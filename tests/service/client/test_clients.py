@@ -9,6 +9,7 @@ import math
 import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 
 import numpy as np
@@ -245,10 +246,15 @@ def test_wrong_settings(connect: Connect, wrong: dict[str, object]) -> None:
         connect("http://127.0.0.1:1", **wrong).models()
 
 
+def slowly(request: Received) -> Reply:
+    time.sleep(0.005)
+    return CLASSIFIED
+
+
 def test_an_endless_stream_that_the_caller_leaves() -> None:
     """As many images are taken as may be held, and no more."""
     taken = itertools.count()
-    with serving(CLASSIFIED) as server, Client(server.url) as client:
+    with serving(each=slowly) as server, Client(server.url) as client:
         outcomes = client.classify_many((b"%d" % number for number in taken), concurrency=2)
         assert [next(outcomes).number for _ in range(10)] == list(range(10))
         outcomes.close()
@@ -270,7 +276,7 @@ def test_an_endless_async_stream_that_the_caller_leaves() -> None:
             assert len(asyncio.all_tasks()) == 1
 
     taken = itertools.count()
-    with serving(CLASSIFIED) as server:
+    with serving(each=slowly) as server:
         asyncio.run(leave(server.url))
     assert next(taken) <= 10 + HELD * 2
     assert server.most <= 2
