@@ -51,16 +51,15 @@ class Problem:
         status = document["status"]
         if not isinstance(status, int):
             raise TypeError("status is not a number")
-        known = ("type", "title", "detail", "remedy", "request_id")
-        texts = {name: str(document.get(name, "")) for name in known}
-        members = {name: value for name, value in document.items() if name not in (*known, "status")}
+        missing = {"type": NO_TYPE, "title": _phrase(status), "detail": "", "remedy": "", "request_id": ""}
+        texts = {name: str(document.get(name, default)) for name, default in missing.items()}
+        members = {name: value for name, value in document.items() if name not in (*missing, "status")}
         return cls(**texts, status=status, members=members)
 
     @classmethod
     def of_status(cls, status: int, detail: str) -> Problem:
         """For an answer without a document."""
-        title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Unknown status"
-        return cls(NO_TYPE, title, status, detail)
+        return cls(NO_TYPE, _phrase(status), status, detail)
 
     def __str__(self) -> str:
         return " ".join(filter(None, (f"{self.title} ({self.status}).", self.detail, self.remedy)))
@@ -115,3 +114,8 @@ class DeadlineMissed(ResnetError):
 
 class ConnectionFailed(ResnetError):
     """No connection, or one that broke. `__cause__` is the error of httpx."""
+
+
+def _phrase(status: int) -> str:
+    """What a status means, in words."""
+    return HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Unknown status"

@@ -158,6 +158,7 @@ def test_keys_and_a_prefix(tiny_dir: Path, tmp_path: Path, start_service: Callab
         assert raised.value.whatever_the_image
 
 
+@pytest.mark.slow
 def test_a_deadline_that_the_service_keeps(
     tiny_dir: Path, held: Path, start_service: Callable[..., Service], photo: bytes
 ) -> None:

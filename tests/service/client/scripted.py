@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -61,11 +63,15 @@ class Scripted:
 
     Attributes:
         received: every request.
-        most: how many were being decided about at once at most.
+        connections: how many were accepted, also those whose handshake failed.
+        most: how many requests were being decided about at once at most.
     """
 
-    def __init__(self, *script: Act, each: Callable[[Received], Act] | None = None) -> None:
+    def __init__(
+        self, *script: Act, each: Callable[[Received], Act] | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.received: list[Received] = []
+        self.connections = 0
         self.most = 0
         self._now = 0
         self._script = script
@@ -91,11 +97,16 @@ class Scripted:
             request_queue_size = 128
             block_on_close = False
 
+            def get_request(self) -> tuple[socket.socket, Any]:
+                connection, address = super().get_request()
+                outer.connections += 1
+                return (tls.wrap_socket(connection, server_side=True) if tls else connection), address
+
             def handle_error(self, *_: object) -> None:  # a client that has left
                 pass
 
         self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
@@ -134,8 +145,10 @@ class Scripted:
 
 
 @contextmanager
-def serving(*script: Act, each: Callable[[Received], Act] | None = None) -> Iterator[Scripted]:
-    server = Scripted(*script, each=each)
+def serving(
+    *script: Act, each: Callable[[Received], Act] | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[Scripted]:
+    server = Scripted(*script, each=each, tls=tls)
     try:
         yield server
     finally:

@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,6 @@ from service.client import (
     Unavailable,
     exchange,
 )
-from service.client.connection import RETRIES
 from service.client.streams import HELD
 from tests.service.client.scripted import CLASSIFIED, CLOSE, HANG, Blocking, Received, Reply, problem, serving
 from tests.support.processes import free_port
@@ -291,33 +291,16 @@ def test_leaving_ends_the_wait_for_another_try() -> None:
         assert len(server.received) <= 2
 
 
-def test_a_certificate_that_is_not_trusted(connect: Connect) -> None:
-    """The certificate stays what it is: no second try."""
+def test_certificates(connect: Connect, tmp_path: Path) -> None:
+    """One that is not trusted stays what it is: no second try."""
     authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    accepted = 0
-
-    def accept() -> None:
-        nonlocal accepted
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            accepted += 1
-            with connection:
-                try:
-                    context.wrap_socket(connection, server_side=True)
-                except OSError:
-                    continue
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=accept)
-        thread.start()
+    with serving(CLASSIFIED, tls=context) as server:
+        assert connect(server.url, verify=tmp_path / "ca.pem").classify(b"image").best
+        assert server.connections == 1
         with pytest.raises(ConnectionFailed, match="CERTIFICATE_VERIFY_FAILED"):
-            connect(f"https://127.0.0.1:{listening.getsockname()[1]}").models()
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join()
-    assert RETRIES > 0
-    assert accepted == 1
+            connect(server.url).classify(b"image")
+        assert server.connections == 2
+        assert connect(server.url, verify=False).classify(b"image").best

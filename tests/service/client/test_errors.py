@@ -9,6 +9,7 @@ from service.api.problems import document, status_of
 from service.client import errors
 from service.client.errors import Problem, Refused
 from service.errors import RequestFault, fault_types
+from service.runtime.faults import TruncatedImage
 
 # What has to do with the images: their number, bytes, form and way here.
 OF_IMAGES = {
@@ -19,8 +20,6 @@ OF_IMAGES = {
 
 
 def test_a_problem_of_the_service() -> None:
-    from service.runtime.faults import TruncatedImage
-
     problem = Problem.read(document(TruncatedImage(received=7), "/prefix", "id"))
     assert (problem.type, problem.slug, problem.status) == ("/prefix/problems/truncated-image", "truncated-image", 422)
     assert (problem.title, problem.remedy) == (TruncatedImage.title, TruncatedImage.remedy)
@@ -32,6 +31,11 @@ def test_a_problem_of_the_service() -> None:
 def test_what_is_no_problem(wrong: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError)):
         Problem.read(wrong)
+
+
+def test_a_document_of_another_server() -> None:
+    problem = Problem.read({"status": 404, "error": "Not Found"})
+    assert (problem.type, problem.title, problem.members) == ("about:blank", "Not Found", {"error": "Not Found"})
 
 
 def test_a_status_that_nobody_knows() -> None:
