@@ -36,9 +36,10 @@ def generate(url: str, folder: Path) -> None:
     environment = folder / "generator"
     venv.create(environment, with_pip=True)
     install = [environment / "bin" / "pip", "install", "--quiet", GENERATOR]
-    installed = subprocess.run(install, capture_output=True, text=True, timeout=250)
-    if installed.returncode:
-        pytest.skip(f"{GENERATOR} cannot be installed: {installed.stderr[-300:]}")
+    try:
+        subprocess.run(install, capture_output=True, text=True, timeout=180, check=True)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"{GENERATOR} cannot be installed: {str(error.stderr)[-300:]}")
     (folder / "config.yml").write_text(CONFIG)
     command = [environment / "bin" / "openapi-python-client", "generate", "--url", f"{url}/openapi.json"]
     command += ["--meta", "none", "--output-path", folder / PACKAGE, "--config", folder / "config.yml"]
