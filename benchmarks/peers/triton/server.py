@@ -4,6 +4,8 @@ The server is the one in PyTriton's wheel, without PyTriton: the wheel has no ON
 for batches. They come as several requests, each with one image.
 """
 
+from __future__ import annotations  # those of Triton do not exist yet when this is imported
+
 import os
 import sys
 
