@@ -49,6 +49,7 @@ class Peer:
         variables: its environment variables.
         headers: of every request, beside its content type.
         interpreter: makes its environment.
+        carried: the version of the server that the package carries, if it is not the package's own.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Peer:
     variables: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     interpreter: str = sys.executable
+    carried: str | None = None
 
     def python(self) -> Path:
         """The interpreter of its environment, which is made on first use. Raises EnvironmentFailed."""
@@ -69,8 +71,11 @@ class Peer:
         return environment(self.name, HERE / self.name / "requirements.txt", self.interpreter)
 
     def version(self, python: Path) -> str:
-        """The installed version of its package; `this` for our own service."""
-        return "this" if self.package is None else version(python, self.package)
+        """The installed version, of its package or of what that carries; `this` for our own service."""
+        if self.package is None:
+            return "this"
+        installed = version(python, self.package)
+        return f"{self.carried} ({self.package} {installed})" if self.carried else installed
 
 
 def _script(name: str) -> Path:
@@ -223,6 +228,7 @@ def peers(service_options: Sequence[str] = ()) -> dict[str, Peer]:
             predicted=lambda answer: int(answer["outputs"][0]["data"][0]),
             headers={"Inference-Header-Content-Length": str(BINARY_HEADER)},
             interpreter="/usr/bin/python3",  # Triton loads the interpreter's shared library, which Debian's has
+            carried="2.51.0",
         ),
         Peer(
             "torchserve",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.peers import catalogue
 from benchmarks.peers.catalogue import HERE, OURS, STUB, Place, peers
 from benchmarks.peers.environments import SHARED, shared_pins
 from benchmarks.peers.model import MAX_BATCH, WINDOW_S
@@ -94,3 +95,10 @@ def test_the_engine_is_the_same_in_every_environment() -> None:
     assert shared_pins(constraints, "NumPy==1.26.4  # older\ntriton==1") == ["onnxruntime==1.31.1"]
     pinned = shared_pins(Path("docker/constraints.txt").read_text())
     assert len(pinned) == len(SHARED)
+
+
+def test_the_version_is_that_of_the_server_which_a_package_carries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "version", lambda python, package: "0.7.0")
+    assert peers()["triton"].version(Path("python")) == "2.51.0 (nvidia-pytriton 0.7.0)"
+    assert peers()["litserve"].version(Path("python")) == "0.7.0"
+    assert peers()[OURS].version(Path("python")) == "this"
