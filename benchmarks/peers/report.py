@@ -159,7 +159,9 @@ def plot(settings: Sequence[Setting], engines: Sequence[EngineName], path: Path)
 def _bars(panel: Axes, rows: Sequence[Setting], name: str, title: str) -> None:
     """Draws medians as bars, with a line from the lowest to the highest."""
     for position, setting in enumerate(rows):
-        values = [figures[name] for figures in setting.rounds]
+        values = [figures[name] for figures in setting.rounds if name in figures]
+        if not values:  # no answer came in time
+            continue
         middle = statistics.median(values)
         panel.barh(position, middle, color=BLUE if setting.peer == OURS else GREY)
         panel.plot([min(values), max(values)], [position, position], color="black", linewidth=1.5)

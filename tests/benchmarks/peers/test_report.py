@@ -97,6 +97,12 @@ def test_without_an_open_loop_its_table_is_left_out() -> None:
     assert "%" not in markdown([Setting("peer", "fp32", rounds=[closed])], ["fp32"])
 
 
+def test_a_server_that_answered_nothing_in_time_is_plotted_without_latency(tmp_path: Path) -> None:
+    silent = {name: value for name, value in figures(0).items() if not name.endswith((".p50", ".p95", ".p99"))}
+    plot([setting(OURS, "fp32", 60), Setting("slow", "fp32", rounds=[silent])], ["fp32"], tmp_path / "peers.png")
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_plot_is_a_png(settings: list[Setting], tmp_path: Path) -> None:
     plot(settings, ["fp32", "ours"], tmp_path / "new" / "peers.png")
     assert (tmp_path / "new" / "peers.png").read_bytes().startswith(b"\x89PNG")
