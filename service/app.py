@@ -13,6 +13,8 @@ from service.admin import admin_port
 from service.admission import Memory
 from service.api import classify, documentation, health, models, preview, problems
 from service.api.access import Access
+from service.api.classification import Classification
+from service.api.dialects import sagemaker, tensorflow_serving, torchserve
 from service.api.guard import Guard
 from service.api.intake import Intake
 from service.api.middleware import Forwarded, Head
@@ -31,6 +33,9 @@ from service.watchdog import watching
 WHERE = {
     "classify": "POST /classify",
     "preview": "POST /preview",
+    "tensorflow_serving": "POST /v1/models/{name}:predict",
+    "torchserve": "POST /predictions/{name}",
+    "sagemaker": "POST /invocations",
     "models": "/models",
     "documentation": "/docs",
     "openapi": "/openapi.json",
@@ -141,8 +146,12 @@ def create_app(
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
     app.add_middleware(Access, metrics=metrics)
     intake = Intake(repository, lifecycle, settings, Memory(settings.memory.requests, metrics))
-    app.include_router(classify.router(intake, settings, metrics, guard, FailedImages(settings.keep_failed)))
+    classification = Classification(intake, metrics, guard, FailedImages(settings.keep_failed))
+    app.include_router(classify.router(classification, settings, metrics, guard))
     app.include_router(preview.router(intake, guard))
+    app.include_router(tensorflow_serving.router(classification, repository))
+    app.include_router(sagemaker.router(classification))
+    app.include_router(torchserve.router(classification, ready))
     places = dict(WHERE)
     if settings.admin_port is None:
         app.include_router(health.metrics_router(metrics, guard))

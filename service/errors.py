@@ -126,7 +126,7 @@ class TooManyImages(RequestFault):
 
 class SeveralImages(RequestFault):
     title = "The request holds several images"
-    detail = "A preview shows one image at a time; the request holds {images}."
+    detail = "This call takes one image at a time; the request holds {images}."
     remedy = "Send one request for each image."
 
 
@@ -151,7 +151,7 @@ class RequestTimeout(RequestFault):
 class UnsupportedMediaType(RequestFault):
     title = "The content type is not supported"
     detail = "The request's content type is {content_type}."
-    remedy = "Send one image as image/jpeg, image/png or image/webp, or any number as multipart/form-data."
+    remedy = "Send one image as image/jpeg, image/png or image/webp, or any number as a form or as JSON with base64."
 
 
 class UnsupportedEncoding(RequestFault):

@@ -20,9 +20,12 @@ log = logging.getLogger(ACCESS)
 
 # First parts of the paths that there are. Others have one label together: clients must not be able to make series.
 HANDLERS = frozenset(
-    ("classify", "preview", "models", "healthz", "metrics", "version", "docs", "openapi.json", "problems")
+    (
+        *("classify", "preview", "models", "healthz", "metrics", "version", "docs", "openapi.json", "problems"),
+        *("v1", "predictions", "invocations", "ping"),  # of other servers' protocols
+    )
 )
-PROBES = ("healthz", "metrics")  # asked every few seconds, and of no interest while they are answered well
+PROBES = ("healthz", "metrics", "ping")  # asked every few seconds, and of no interest while they are answered well
 MOST_CHARACTERS = 1000  # of what a client has sent, in a line: an address may have 65,535
 CLIENT_LEFT = 499  # nginx's code for it
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request, Response
@@ -13,11 +13,12 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from service import errors
+from service import errors, json_faults
 from service.admission import Memory, Permit
 from service.api.access import CLIENT_LEFT, note
 from service.api.forms import FIELD, media_type
 from service.api.guard import Handler
+from service.api.json_images import JSON_TYPE
 from service.api.parameters import TIMEOUT_HEADER, depth_of, read_parameters, seconds_of
 from service.api.results import Wanted
 from service.api.uploads import FORM, IMAGE_TYPES, Body, Upload, only_header, read_body
@@ -30,12 +31,25 @@ from service.settings import Settings
 
 T = TypeVar("T")
 
+# How a protocol reads the body of a request.
+Reader = Callable[[Request, Settings, Permit], Awaitable[Body]]
+
 BINARY = {"type": "string", "format": "binary"}
+TEXT = {"type": "string", "format": "base64", "description": "The bytes of the file in base64, or as a data URL."}
+ENCODED = {
+    "oneOf": [
+        TEXT,
+        {"type": "object", "properties": {"b64": TEXT}, "required": ["b64"], "additionalProperties": False},
+    ]
+}
 FAULTS = (
     *errors.fault_types(ImageFault),
     errors.MalformedRequest,
     errors.RepeatedHeader,
     errors.NoImage,
+    json_faults.MalformedJson,
+    json_faults.NotBase64,
+    json_faults.AddressAsImage,
     errors.AmbiguousModel,
     errors.ModelNotNamed,
     errors.UnknownModel,
@@ -74,8 +88,21 @@ def request_body(max_images: int, parameters: Mapping[str, object]) -> dict[str,
         "patternProperties": {f"^{name}$": schema for name, schema in parameters.items()},
         "additionalProperties": False,
     }
+    json = {
+        "type": "object",
+        "properties": {
+            "image": ENCODED,
+            "images": {"type": "array", "items": ENCODED, "minItems": 1, "maxItems": max_images},
+            **parameters,
+        },
+        "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
+        "additionalProperties": False,
+    }
     raw = {media_type: {"schema": BINARY} for media_type in IMAGE_TYPES}
-    return {"required": True, "content": {"multipart/form-data": {"schema": form}, **raw}}
+    return {
+        "required": True,
+        "content": {"multipart/form-data": {"schema": form}, **raw, JSON_TYPE: {"schema": json}},
+    }
 
 
 class Order(NamedTuple):
@@ -103,55 +130,76 @@ class Intake:
         """What a request holds until its answer."""
         return Permit(self._memory)
 
-    async def take(self, request: Request, permit: Permit, known: Sequence[str]) -> Order:
+    async def take(
+        self,
+        request: Request,
+        permit: Permit,
+        known: Sequence[str],
+        *,
+        model: str | None = None,
+        read: Reader = read_body,
+    ) -> Order:
         """Reads a request. What can be refused without its body is refused before that is read.
 
         Args:
             permit: holds the bytes, and the model.
             known: the parameters that the operation has.
+            model: the reference in the path, if it names one. Then `known` has neither model nor depth.
+            read: reads the body.
 
         Raises:
             Fault: one of `FAULTS`.
         """
         query = QueryParams(request.scope["query_string"]).multi_items()
         deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
-        model, pipeline, wanted = self._select(request, query, known)
-        self._check_early(request, query, pipeline, deadline)
-        uploads, fields = await self._read(request, permit, deadline)
+        chosen, pipeline, wanted = self._select(request, query, known, model)
+        self._check_early(request, query, pipeline, deadline, final=model is not None)
+        uploads, fields = await self._read(request, permit, deadline, read)
         if fields or pipeline.room.closed:  # closed: another version has come meanwhile
-            model, pipeline, wanted = self._select(request, [*query, *fields], known)
+            chosen, pipeline, wanted = self._select(request, [*query, *fields], known, model)
         note(request, images=len(uploads))
         permit.enter(pipeline.room)
         deadline = min(deadline, Deadline.after(self._settings.request_timeout))
-        return Order(model, pipeline, wanted, uploads, deadline)
+        return Order(chosen, pipeline, wanted, uploads, deadline)
 
     def _select(
-        self, request: Request, given: Sequence[tuple[str, str]], known: Sequence[str]
+        self, request: Request, given: Sequence[tuple[str, str]], known: Sequence[str], reference: str | None
     ) -> tuple[Model, Pipeline, Wanted]:
         """What the request asks for: model, pipeline and what it wants to know."""
         values = read_parameters(given, known)
-        model = self._repository.select(values.get("model"), depth_of(values, self._repository))
+        model = self._repository.select(reference or values.get("model"), depth_of(values, self._repository))
         request.state.model = model.name
         note(request, model=f"{model.name}@{model.version}")
         return model, self._lifecycle.active(model), Wanted.by(values, model)
 
     def _check_early(
-        self, request: Request, query: Sequence[tuple[str, str]], pipeline: Pipeline, deadline: Deadline
+        self,
+        request: Request,
+        query: Sequence[tuple[str, str]],
+        pipeline: Pipeline,
+        deadline: Deadline,
+        *,
+        final: bool,
     ) -> None:
-        """Raises Overloaded or DeadlineMissed before the body is read. A form may still name another model."""
+        """Raises Overloaded or DeadlineMissed before the body is read.
+
+        Args:
+            final: the body does not name another model, as a form or JSON else may.
+        """
         rooms = [pipeline.room]
         content_type = media_type(request.headers.get("content-type", ""))
-        if content_type == FORM and not any(name in ("model", "depth") and value for name, value in query):
+        named = final or any(name in ("model", "depth") and value for name, value in query)
+        if not named and content_type in (FORM, JSON_TYPE):
             rooms = [each.room for each in self._lifecycle.actives]
         min(rooms, key=lambda room: room.wait).check(deadline)
 
-    async def _read(self, request: Request, permit: Permit, deadline: Deadline) -> Body:
-        """The body. Raises DeadlineMissed if it has not arrived by then, and as `read_body` does."""
+    async def _read(self, request: Request, permit: Permit, deadline: Deadline, read: Reader) -> Body:
+        """The body. Raises DeadlineMissed if it has not arrived by then, and as `read` does."""
         if deadline.at == math.inf:
-            return await read_body(request, self._settings, permit)
+            return await read(request, self._settings, permit)
         try:
             async with asyncio.timeout(deadline.left):
-                return await read_body(request, self._settings, permit)
+                return await read(request, self._settings, permit)
         except TimeoutError:
             raise deadline.missed("its body took longer to arrive") from None
 

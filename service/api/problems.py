@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,7 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from service import errors, request_ids
+from service import errors, json_faults, request_ids
 from service.api.access import note
 from service.errors import InternalError, InvalidParameter, MalformedRequest, MethodNotAllowed, NotFound, fault_types
 from service.runtime import faults
@@ -42,6 +43,9 @@ STATUS: dict[type[Fault], int] = {
     errors.RepeatedHeader: 400,
     errors.NoImage: 400,
     errors.SeveralImages: 400,
+    json_faults.MalformedJson: 400,
+    json_faults.NotBase64: 422,
+    json_faults.AddressAsImage: 422,
     errors.AmbiguousModel: 400,
     errors.ModelNotNamed: 400,
     errors.UnknownModel: 404,
@@ -122,12 +126,19 @@ def document(fault: Fault, root_path: str = "", request_id: str = "") -> dict[st
     }
 
 
-def response(request: Request, fault: Fault) -> JSONResponse:
-    # Inside a mounted application, `root_path` is the mount's.
-    root_path = request.scope.get("app_root_path", request.scope.get("root_path", ""))
+def response(request: Request, fault: Fault, form: Callable[[Fault], object] | None = None) -> JSONResponse:
+    """The answer to a request with this fault.
+
+    Args:
+        form: makes what another protocol says of a fault, as JSON; by default it is a problem document.
+    """
     note(request, problem=fault.slug)
     # Here too, for the answer to an unexpected error: it is made outside of all other middleware.
     headers = {**headers_of(fault), request_ids.HEADER: request_ids.current()}
+    if form is not None:
+        return JSONResponse(form(fault), status_of(fault), headers)
+    # Inside a mounted application, `root_path` is the mount's.
+    root_path = request.scope.get("app_root_path", request.scope.get("root_path", ""))
     return JSONResponse(document(fault, root_path), status_of(fault), headers, media_type=MEDIA_TYPE)
 
 
