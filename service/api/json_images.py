@@ -82,9 +82,9 @@ def layout_of_classify(members: Mapping[str, object]) -> Content:
         found = "both image and images" if "image" in members else "neither image nor images"
         raise MalformedJson(reason=f"it has {found}", expected=EXPECTED)
     if "image" in members:
-        return Content([Encoded("image", text_of(members["image"], "image"))], fields)
+        return Content([image_of(members["image"], "image")], fields)
     listed = list_of(members["images"], "images", EXPECTED)
-    return Content([Encoded(place, text_of(value, place)) for place, value in listed], fields)
+    return Content([image_of(value, place) for place, value in listed], fields)
 
 
 def list_of(value: object, name: str, expected: str) -> list[tuple[str, object]]:
@@ -94,15 +94,15 @@ def list_of(value: object, name: str, expected: str) -> list[tuple[str, object]]
     return [(f"{name}[{index}]", entry) for index, entry in enumerate(value)]
 
 
-def text_of(value: object, place: str) -> str:
-    """The text of an image. Raises MalformedJson."""
+def image_of(value: object, place: str) -> Encoded:
+    """An image as base64, as a data URL or as `{"b64": base64}`. Raises MalformedJson."""
     if isinstance(value, dict) and list(value) == ["b64"]:
-        return text_of(value["b64"], f"{place}.b64")
+        value, place = value["b64"], f"{place}.b64"
     if not isinstance(value, str):
         raise MalformedJson(
             reason=f"{place} is {described(value)}, not an image", expected='an image as base64 or {"b64": "base64"}'
         )
-    return value
+    return Encoded(place, value)
 
 
 def fields_of(members: Mapping[str, object]) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from service.api.classification import Classification, server_timing
 from service.api.dialects.errors import formed, message
-from service.api.json_images import Content, Encoded, described, fields_of, list_of, text_of
+from service.api.json_images import Content, Encoded, described, fields_of, image_of, list_of
 from service.api.redaction import redacted
 from service.api.results import by_class, by_label, entry
 from service.api.uploads import read_json
@@ -115,9 +115,11 @@ def _image(value: object, place: str) -> Encoded:
     if isinstance(value, dict) and "b64" not in value:
         name, value = _input(value, place)
         place = f"{place}.{name}"
+    if isinstance(value, dict) and "b64" in value:
+        value = {"b64": value["b64"]}
     if isinstance(value, list):
         raise MalformedJson(reason=f"{place} is a list, as of pixels", expected=EXPECTED)
-    return Encoded(place, text_of(value, place))
+    return image_of(value, place)
 
 
 def _input(members: Mapping[str, object], place: str) -> tuple[str, object]:
