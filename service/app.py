@@ -10,10 +10,8 @@ from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 
 from service.admin import admin_port
-from service.admission import Memory
-from service.api import classify, documentation, health, models, preview, problems
+from service.api import classify, documentation, embed, explain, health, models, preview, problems
 from service.api.access import Access
-from service.api.classification import Classification
 from service.api.dialects import sagemaker, tensorflow_serving, torchserve
 from service.api.guard import Guard
 from service.api.intake import Intake
@@ -32,6 +30,8 @@ from service.watchdog import watching
 
 WHERE = {
     "classify": "POST /classify",
+    "explain": "POST /explain",
+    "embed": "POST /embed",
     "preview": "POST /preview",
     "tensorflow_serving": "POST /v1/models/{name}:predict",
     "torchserve": "POST /predictions/{name}",
@@ -139,19 +139,20 @@ def create_app(
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=("Server-Timing", "Retry-After", "X-Request-ID", *preview.HEADERS),
+            expose_headers=("Server-Timing", "Retry-After", "X-Request-ID", *preview.HEADERS, embed.SHAPE_HEADER),
         )
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
     app.add_middleware(Access, metrics=metrics)
-    intake = Intake(repository, lifecycle, settings, Memory(settings.memory.requests, metrics))
-    classification = Classification(intake, metrics, guard, FailedImages(settings.keep_failed))
-    app.include_router(classify.router(classification, settings, metrics, guard))
+    intake = Intake(repository, lifecycle, settings, metrics, FailedImages(settings.keep_failed))
+    app.include_router(classify.router(intake, settings, metrics, guard))
+    app.include_router(explain.router(intake, metrics, guard))
+    app.include_router(embed.router(intake, settings, metrics, guard))
     app.include_router(preview.router(intake, guard))
-    app.include_router(tensorflow_serving.router(classification, repository))
-    app.include_router(sagemaker.router(classification))
-    app.include_router(torchserve.router(classification, ready))
+    app.include_router(tensorflow_serving.router(intake, repository, metrics, guard))
+    app.include_router(sagemaker.router(intake, metrics, guard))
+    app.include_router(torchserve.router(intake, metrics, guard, ready))
     places = dict(WHERE)
     if settings.admin_port is None:
         app.include_router(health.metrics_router(metrics, guard))

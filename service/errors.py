@@ -94,6 +94,12 @@ class SeveralImages(RequestFault):
     remedy = "Send one request for each image."
 
 
+class NotExplainable(RequestFault):
+    title = "The model's answers cannot be explained"
+    detail = "{model} cannot be explained: {reason}."
+    remedy = "Choose another model with `?model=`, or publish this one again from its weights, with this release."
+
+
 class AddressTooLong(RequestFault):
     title = "The URL is too long"
     detail = "The URL has {bytes} bytes; at most {max_bytes} are read."

@@ -21,7 +21,17 @@ log = logging.getLogger(ACCESS)
 # First parts of the paths that there are. Others have one label together: clients must not be able to make series.
 HANDLERS = frozenset(
     (
-        *("classify", "preview", "models", "healthz", "metrics", "version", "docs", "openapi.json", "problems"),
+        "classify",
+        "explain",
+        "embed",
+        "preview",
+        "models",
+        "healthz",
+        "metrics",
+        "version",
+        "docs",
+        "openapi.json",
+        "problems",
         *("v1", "predictions", "invocations", "ping"),  # of other servers' protocols
     )
 )

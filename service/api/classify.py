@@ -8,41 +8,35 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic_core import to_json
 
 from service.api import problems, schema
-from service.api.classification import Classification, server_timing
+from service.api.bodies import FAULTS, request_body
 from service.api.guard import Guard
-from service.api.intake import FAULTS, request_body, route_of
+from service.api.intake import Intake, counted, route_of, to_its_end
 from service.api.parameters import KNOWN, SCHEMAS, TIMEOUT_HEADER, Parameters, Timeout
-from service.api.results import entry
-from service.errors import ServerFault
+from service.api.results import Wanted, answered_by, entry, server_timing
 from service.metrics import Metrics
-from service.pipeline import Classified
-from service.runtime.faults import Fault
 from service.settings import Settings
 
 
-def router(classification: Classification, settings: Settings, metrics: Metrics, guard: Guard) -> APIRouter:
+def router(intake: Intake, settings: Settings, metrics: Metrics, guard: Guard) -> APIRouter:
     async def answer(request: Request) -> Response:
-        model, engine, wanted, uploads, answers = await classification.answer(request, KNOWN)
-        if isinstance(answers[0], Fault) and (len(answers) == 1 or all(isinstance(a, ServerFault) for a in answers)):
-            raise answers[0]  # the status of the only image, or the server's fault for all of them
-        if any(isinstance(answer, ServerFault) for answer in answers):
-            metrics.partial.labels(model.name).inc()
+        with intake.permit() as permit:
+            order = await intake.take(request, permit, KNOWN, Wanted.by)
+            answers = await intake.answers(request, permit, order, order.wanted.computed)
+        root_path = request.scope.get("root_path", "")
         body = {  # a `schema.Classification`
-            "model": model.name,
-            "depth": model.depth,
-            "version": model.card.version,
-            "provider": engine.provider,
-            "precision": engine.precision,
-            **wanted.restriction,
+            **answered_by(order.model),
+            **order.wanted.restriction,
             "images": [
-                entry(upload, answer, wanted, request.scope.get("root_path", ""))
-                for upload, answer in zip(uploads, answers, strict=True)
+                entry(upload, answer, order.wanted, root_path)
+                for upload, answer in zip(order.uploads, answers, strict=True)
             ],
         }
-        headers = server_timing([answer for answer in answers if isinstance(answer, Classified)])
-        return Response(to_json(body), media_type="application/json", headers=headers)
+        return Response(to_json(body), media_type="application/json", headers=server_timing(answers))
 
-    routes = APIRouter(tags=["classification"], route_class=route_of(classification.protected(answer)))
+    routes = APIRouter(
+        tags=["classification"],
+        route_class=route_of(counted(to_its_end(guard.protect("classify", answer)), metrics)),
+    )
 
     @routes.post(
         "/classify",

@@ -1,11 +1,11 @@
-"""What `/classify` and `/preview` do alike: from a request to a model, images and a deadline, and to its end."""
+"""What calls with images do alike: from a request to a model, images and a deadline, and to its end."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -13,104 +13,44 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from service import errors, json_faults
+from service import errors
 from service.admission import Memory, Permit
+from service.answers import Classified
 from service.api.access import CLIENT_LEFT, note
-from service.api.forms import FIELD, media_type
+from service.api.forms import media_type
 from service.api.guard import Handler
 from service.api.json_images import JSON_TYPE
 from service.api.parameters import TIMEOUT_HEADER, depth_of, read_parameters, seconds_of
-from service.api.results import Wanted
-from service.api.uploads import FORM, IMAGE_TYPES, Body, Upload, only_header, read_body
+from service.api.problems import status_of
+from service.api.uploads import FORM, Body, Upload, diagnose, only_header, read_body
 from service.deadline import Deadline
+from service.errors import ServerFault
+from service.failed_images import FailedImages
 from service.lifecycle import Lifecycle
+from service.metrics import Metrics
 from service.model_repository import Model, Repository
 from service.pipeline import Pipeline
-from service.runtime.faults import ImageFault
+from service.runtime.faults import Fault
+from service.runtime.graph import Output
 from service.settings import Settings
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 # How a protocol reads the body of a request.
 Reader = Callable[[Request, Settings, Permit], Awaitable[Body]]
 
-BINARY = {"type": "string", "format": "binary"}
-TEXT = {"type": "string", "format": "base64", "description": "The bytes of the file in base64, or as a data URL."}
-ENCODED = {
-    "oneOf": [
-        TEXT,
-        {"type": "object", "properties": {"b64": TEXT}, "required": ["b64"], "additionalProperties": False},
-    ]
-}
-FAULTS = (
-    *errors.fault_types(ImageFault),
-    errors.MalformedRequest,
-    errors.RepeatedHeader,
-    errors.NoImage,
-    json_faults.MalformedJson,
-    json_faults.NotBase64,
-    json_faults.AddressAsImage,
-    errors.AmbiguousModel,
-    errors.ModelNotNamed,
-    errors.UnknownModel,
-    errors.RequestTooLarge,
-    errors.TooManyImages,
-    errors.UnsupportedMediaType,
-    errors.UnsupportedEncoding,
-    errors.InvalidParameter,
-    errors.UnknownParameter,
-    errors.ComputationFailed,
-    errors.ModelNotReady,
-    errors.ModelFailed,
-    errors.MemoryExhausted,
-    errors.Stopping,
-    errors.Overloaded,
-    errors.DeadlineMissed,
-)
 
+class Order(NamedTuple, Generic[W]):
+    """What a request asks for.
 
-def request_body(max_images: int, parameters: Mapping[str, object]) -> dict[str, object]:
-    """The OpenAPI `requestBody` of an operation with these parameters, by name."""
-    images = "The image" if max_images == 1 else "One or more images"
-    form = {
-        "type": "object",
-        "required": [FIELD],
-        "properties": {
-            FIELD: {
-                "type": "array",
-                "items": BINARY,
-                "minItems": 1,
-                "maxItems": max_images,
-                "description": f"{images}. The parameters of the query may be fields, too.",
-            },
-        },
-        # Not `properties`: Swagger UI would fill the parameters in and send what it filled in.
-        "patternProperties": {f"^{name}$": schema for name, schema in parameters.items()},
-        "additionalProperties": False,
-    }
-    json = {
-        "type": "object",
-        "properties": {
-            "image": ENCODED,
-            "images": {"type": "array", "items": ENCODED, "minItems": 1, "maxItems": max_images},
-            **parameters,
-        },
-        "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
-        "additionalProperties": False,
-    }
-    raw = {media_type: {"schema": BINARY} for media_type in IMAGE_TYPES}
-    return {
-        "required": True,
-        "content": {"multipart/form-data": {"schema": form}, **raw, JSON_TYPE: {"schema": json}},
-    }
-
-
-class Order(NamedTuple):
-    """What a request asks for."""
+    Attributes:
+        wanted: what it wants to know of the images.
+    """
 
     model: Model
     pipeline: Pipeline
-    wanted: Wanted
+    wanted: W
     uploads: list[Upload]
     deadline: Deadline
 
@@ -119,12 +59,19 @@ class Intake:
     """Takes orders."""
 
     def __init__(
-        self, repository: Repository, lifecycle: Lifecycle[Pipeline], settings: Settings, memory: Memory
+        self,
+        repository: Repository,
+        lifecycle: Lifecycle[Pipeline],
+        settings: Settings,
+        metrics: Metrics,
+        failed_images: FailedImages,
     ) -> None:
         self._repository = repository
         self._lifecycle = lifecycle
         self._settings = settings
-        self._memory = memory
+        self._metrics = metrics
+        self._failed_images = failed_images
+        self._memory = Memory(settings.memory.requests, metrics)
 
     def permit(self) -> Permit:
         """What a request holds until its answer."""
@@ -135,60 +82,112 @@ class Intake:
         request: Request,
         permit: Permit,
         known: Sequence[str],
+        read: Callable[[Mapping[str, str], Model], W],
         *,
         model: str | None = None,
-        read: Reader = read_body,
-    ) -> Order:
+        body: Reader = read_body,
+    ) -> Order[W]:
         """Reads a request. What can be refused without its body is refused before that is read.
 
         Args:
             permit: holds the bytes, and the model.
             known: the parameters that the operation has.
-            model: the reference in the path, if it names one. Then `known` has neither model nor depth.
-            read: reads the body.
+            read: what the parameters' values want to know of the images. May raise InvalidParameter.
+            model: the reference in the path, if the path names a model. `known` has neither model nor depth then.
+            body: reads the body.
 
         Raises:
             Fault: one of `FAULTS`.
         """
         query = QueryParams(request.scope["query_string"]).multi_items()
         deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
-        chosen, pipeline, wanted = self._select(request, query, known, model)
-        self._check_early(request, query, pipeline, deadline, final=model is not None)
-        uploads, fields = await self._read(request, permit, deadline, read)
+        chosen, pipeline, wanted = self._select(request, query, known, read, model)
+        self._check_early(request, query, pipeline, deadline, named=model is not None)
+        uploads, fields = await self._read(request, permit, deadline, body)
         if fields or pipeline.room.closed:  # closed: another version has come meanwhile
-            chosen, pipeline, wanted = self._select(request, [*query, *fields], known, model)
+            chosen, pipeline, wanted = self._select(request, [*query, *fields], known, read, model)
         note(request, images=len(uploads))
         permit.enter(pipeline.room)
         deadline = min(deadline, Deadline.after(self._settings.request_timeout))
         return Order(chosen, pipeline, wanted, uploads, deadline)
 
     def _select(
-        self, request: Request, given: Sequence[tuple[str, str]], known: Sequence[str], reference: str | None
-    ) -> tuple[Model, Pipeline, Wanted]:
+        self,
+        request: Request,
+        given: Sequence[tuple[str, str]],
+        known: Sequence[str],
+        read: Callable[[Mapping[str, str], Model], W],
+        reference: str | None,
+    ) -> tuple[Model, Pipeline, W]:
         """What the request asks for: model, pipeline and what it wants to know."""
         values = read_parameters(given, known)
         model = self._repository.select(reference or values.get("model"), depth_of(values, self._repository))
         request.state.model = model.name
         note(request, model=f"{model.name}@{model.version}")
-        return model, self._lifecycle.active(model), Wanted.by(values, model)
+        return model, self._lifecycle.active(model), read(values, model)
 
-    def _check_early(
+    async def answers(
         self,
         request: Request,
-        query: Sequence[tuple[str, str]],
-        pipeline: Pipeline,
-        deadline: Deadline,
+        permit: Permit,
+        order: Order[Any],
+        top_k: int,
+        outputs: Sequence[Output] = (),
         *,
-        final: bool,
+        together: bool = False,
+    ) -> list[Classified | Fault]:
+        """What the pipeline answers for each image of an order.
+
+        Args:
+            together: whether the images have one answer, so that a fault of one is a fault of all.
+
+        Raises:
+            Fault: of the only image, or of one of several that have one answer, with its number as `image`; or the
+                server's for all of them.
+            ClientDisconnect
+        """
+        uploads = order.uploads
+        work = order.pipeline.classify(permit, [upload.data for upload in uploads], top_k, order.deadline, outputs)
+        answers = await unless_disconnected(request.receive, work)
+        if all(isinstance(answer, Classified) for answer in answers):
+            return answers
+        self._keep_failed(order, answers)
+        answers = [
+            diagnose(answer, upload, request) if isinstance(answer, Fault) else answer
+            for upload, answer in zip(uploads, answers, strict=True)
+        ]
+        faults = [(number, answer) for number, answer in enumerate(answers) if isinstance(answer, Fault)]
+        number, first = faults[0]
+        if together and len(answers) > 1:
+            first.members["image"] = number
+        if together or len(answers) == 1 or all(isinstance(answer, ServerFault) for answer in answers):
+            raise first
+        if any(isinstance(answer, ServerFault) for answer in answers):
+            self._metrics.partial.labels(order.model.name).inc()
+        return answers
+
+    def _keep_failed(self, order: Order[Any], answers: Sequence[Classified | Fault]) -> None:
+        """What failed for want of time or room would not fail again, and is not kept."""
+        found = [
+            (number, upload.data)
+            for number, (upload, answer) in enumerate(zip(order.uploads, answers, strict=True))
+            if isinstance(answer, errors.ComputationFailed | errors.InternalError)
+        ]
+        self._failed_images.keep(
+            found, {"model": order.model.name, "version": order.model.version, "images": len(answers)}
+        )
+
+    def _check_early(
+        self, request: Request, query: Sequence[tuple[str, str]], pipeline: Pipeline, deadline: Deadline, *, named: bool
     ) -> None:
         """Raises Overloaded or DeadlineMissed before the body is read.
 
         Args:
-            final: the body does not name another model, as a form or JSON else may.
+            named: whether the path names the model. If neither it nor the query does, a form or JSON still may.
         """
         rooms = [pipeline.room]
         content_type = media_type(request.headers.get("content-type", ""))
-        named = final or any(name in ("model", "depth") and value for name, value in query)
+        named = named or any(name in ("model", "depth") and value for name, value in query)
         if not named and content_type in (FORM, JSON_TYPE):
             rooms = [each.room for each in self._lifecycle.actives]
         min(rooms, key=lambda room: room.wait).check(deadline)
@@ -222,6 +221,24 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
     finally:
         leaving.cancel()
         working.cancel()
+
+
+def counted(handler: Handler, metrics: Metrics) -> Handler:
+    """The handler, which counts every request by model, status and problem."""
+
+    async def counting(request: Request) -> Response:
+        status, problem = 500, errors.InternalError.slug
+        try:
+            response = await handler(request)
+            status, problem = response.status_code, ""
+            return response
+        except Fault as fault:
+            status, problem = status_of(fault), fault.slug
+            raise
+        finally:
+            metrics.requests.labels(getattr(request.state, "model", "unknown"), status, problem).inc()
+
+    return counting
 
 
 def to_its_end(handler: Handler) -> Handler:

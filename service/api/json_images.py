@@ -16,7 +16,6 @@ from typing import NamedTuple
 from pydantic_core import from_json
 
 from service.admission import Permit
-from service.api.parameters import SCHEMAS
 from service.errors import TooManyImages
 from service.json_faults import AddressAsImage, MalformedJson, NotBase64
 
@@ -29,6 +28,8 @@ SMALL = 65_536  # bytes of a body that is parsed and decoded sooner than a threa
 SLICE = 2**20  # characters decoded at once, a multiple of four: other threads get their turn in between
 
 EXPECTED = '{"image": "base64 or a data URL"} or {"images": ["...", {"b64": "..."}]}, with parameters as members'
+WHOLE_NUMBERS = ("depth", "top_k")
+PARAMETERS = "depth and top_k as whole numbers, other parameters as texts"
 
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]{1,20})://", re.IGNORECASE)
 FILE_NAME = re.compile(r"[^\0-\x1f\x7f]{1,255}\.[A-Za-z0-9]{2,5}")
@@ -109,13 +110,15 @@ def fields_of(members: Mapping[str, object]) -> list[tuple[str, str]]:
     """Parameters as the query would give them. Raises MalformedJson if one has the wrong type, or is endless."""
     fields = []
     for name, value in members.items():
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)  # 5.0 is a whole number in JSON, too
-        wanted = SCHEMAS.get(name, {}).get("type")  # names that no call has are refused later, like those of the query
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        if wanted and not (is_whole if wanted == "integer" else isinstance(value, str)):
-            a_type = "a whole number" if wanted == "integer" else "a text"
-            raise MalformedJson(reason=f"{name} is {described(value)}, not {a_type}", expected=f"{name} as {a_type}")
+        if name in WHOLE_NUMBERS:
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)  # 5.0 is a whole number in JSON, too
+            fits = isinstance(value, int) and not isinstance(value, bool)
+        else:
+            fits = isinstance(value, str)
+        if not fits:
+            wanted = "a whole number" if name in WHOLE_NUMBERS else "a text"
+            raise MalformedJson(reason=f"{name[:100]} is {described(value)}, not {wanted}", expected=PARAMETERS)
         text = str(value)
         if max(len(name), len(text)) > MOST_CHARACTERS:
             raise MalformedJson(

@@ -46,6 +46,7 @@ STATUS: dict[type[Fault], int] = {
     json_faults.MalformedJson: 400,
     json_faults.NotBase64: 422,
     json_faults.AddressAsImage: 422,
+    errors.NotExplainable: 422,
     errors.AmbiguousModel: 400,
     errors.ModelNotNamed: 400,
     errors.UnknownModel: 404,

@@ -18,13 +18,15 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
-from service.api.classification import Classification, server_timing
-from service.api.dialects.errors import formed, message
+from service.api.dialects.calls import classified, formed, message
+from service.api.guard import Guard
+from service.api.intake import Intake, counted, to_its_end
 from service.api.json_images import Content, Encoded, described, fields_of, image_of, list_of
 from service.api.redaction import redacted
-from service.api.results import by_class, by_label, entry
+from service.api.results import Wanted, answered, by_class, by_label, server_timing
 from service.api.uploads import read_json
 from service.json_faults import MalformedJson
+from service.metrics import Metrics
 from service.model_repository import Model, Repository
 from service.runtime.faults import Fault
 
@@ -43,9 +45,7 @@ PREFIX = "/v1/models/{name}"
 VERSIONED = (PREFIX, PREFIX + "/versions/{label}", PREFIX + "/labels/{label}")
 
 
-async def predict(
-    classification: Classification, request: Request, known: Sequence[str], model: str | None
-) -> Response:
+async def predict(intake: Intake, request: Request, known: Sequence[str], model: str | None) -> Response:
     """Answers a request of the predict API.
 
     Args:
@@ -59,11 +59,10 @@ async def predict(
         return content
 
     read = functools.partial(read_json, layout=layout)
-    found = await classification.answer(request, known, model=model, read=read, by_default_all=True)
-    answers = found.every()
+    wanted, answers = await classified(intake, request, known, Wanted.by_or_all, model=model, body=read)
     body: dict[str, object]
-    if found.wanted.narrowed:
-        entries = [entry(None, answer, found.wanted) for answer in answers]
+    if wanted.narrowed:
+        entries = [answered(answer, wanted) for answer in answers]
         body = {"outputs" if columnar else "predictions": entries}
     else:
         classes = [int(answer.top.class_ids[0]) for answer in answers]
@@ -147,15 +146,14 @@ def reference(request: Request) -> str:
     return f"{name}@{label}" if label else str(name)
 
 
-def router(classification: Classification, repository: Repository) -> APIRouter:
+def router(intake: Intake, repository: Repository, metrics: Metrics, guard: Guard) -> APIRouter:
     async def predicted(request: Request) -> Response:
-        return await predict(classification, request, KNOWN, reference(request))
+        return await predict(intake, request, KNOWN, reference(request))
 
-    async def classified(request: Request) -> Response:
+    async def labelled(request: Request) -> Response:
         read = functools.partial(read_json, layout=layout_of_examples)
-        found = await classification.answer(request, KNOWN, model=reference(request), read=read)
-        answers = found.every()
-        results = [[list(pair) for pair in by_label(answer, found.wanted).items()] for answer in answers]
+        wanted, answers = await classified(intake, request, KNOWN, Wanted.by, model=reference(request), body=read)
+        results = [[list(pair) for pair in by_label(answer, wanted).items()] for answer in answers]
         return Response(to_json({"results": results}), media_type="application/json", headers=server_timing(answers))
 
     async def models(request: Request) -> Response:
@@ -180,8 +178,9 @@ def router(classification: Classification, repository: Repository) -> APIRouter:
 
     routes = APIRouter()
     for path in VERSIONED:
-        routes.add_route(f"{path}:predict", formed(classification.protected(predicted), error), ["POST"])
-        routes.add_route(f"{path}:classify", formed(classification.protected(classified), error), ["POST"])
+        for method, handler in (("predict", predicted), ("classify", labelled)):
+            protected = counted(to_its_end(guard.protect("classify", handler)), metrics)
+            routes.add_route(f"{path}:{method}", formed(protected, error), ["POST"])
         routes.add_route(path, formed(status, error), ["GET"])
     routes.add_route("/v1/models", models, ["GET"])
     return routes

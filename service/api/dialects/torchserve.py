@@ -13,10 +13,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
-from service.api.classification import Classification, server_timing
-from service.api.dialects.errors import formed, message
+from service.api.dialects.calls import classified, formed, message
+from service.api.guard import Guard
+from service.api.intake import Intake, counted, to_its_end
 from service.api.problems import status_of
-from service.api.results import by_label
+from service.api.results import Wanted, by_label, server_timing
+from service.metrics import Metrics
 from service.runtime.faults import Fault
 
 KNOWN = ("top_k", "labels")
@@ -43,22 +45,22 @@ def reference(request: Request) -> str:
     return f"{name}@{version.removesuffix('.0')}" if version else str(name)
 
 
-def router(classification: Classification, ready: Callable[[], bool]) -> APIRouter:
+def router(intake: Intake, metrics: Metrics, guard: Guard, ready: Callable[[], bool]) -> APIRouter:
     """`ready`: as of `health.router`."""
 
     async def answer(request: Request) -> Response:
-        found = await classification.answer(request, KNOWN, model=reference(request))
-        one = found.only()
-        headers = server_timing([one])
-        return Response(to_json(by_label(one, found.wanted)), media_type="application/json", headers=headers)
+        wanted, answers = await classified(intake, request, KNOWN, Wanted.by, model=reference(request), one=True)
+        body = to_json(by_label(answers[0], wanted))
+        return Response(body, media_type="application/json", headers=server_timing(answers))
 
     async def ping(request: Request) -> Response:
         """SageMaker reads the status, TorchServe's clients the body."""
         return JSONResponse({"status": "Healthy"}) if ready() else JSONResponse({"status": "Unhealthy"}, 503)
 
     routes = APIRouter()
+    protected = counted(to_its_end(guard.protect("classify", answer)), metrics)
     for path in ("/predictions/{name}", "/predictions/{name}/{version}"):
         # `curl -T photo.jpg` of TorchServe's examples is a PUT.
-        routes.add_route(path, formed(classification.protected(answer), error), ["POST", "PUT"])
+        routes.add_route(path, formed(protected, error), ["POST", "PUT"])
     routes.add_route("/ping", ping, ["GET"])
     return routes

@@ -68,8 +68,12 @@ def test_one_bad_image_among_many_is_an_error_for_it_alone(client: TestClient, t
     assert [entry["error"]["type"] for entry in found[1:]] == ["/problems/empty-image", "/problems/not-an-image"]
 
 
-def test_a_preview_takes_json_too(client: TestClient, photo: bytes, text: str) -> None:
+def test_all_calls_with_images_take_json(client: TestClient, photo: bytes, text: str) -> None:
     assert client.post("/preview", json={"image": text}).content == client.post("/preview", content=photo).content
+    for path, parameters in (("/explain", {"classes": "7", "top_k": 1}), ("/embed", {"normalize": "true"})):
+        answer = client.post(path, json={"image": text, **parameters})
+        assert answer.status_code == 200
+        assert answer.json() == client.post(path, params=parameters, content=photo).json()
 
 
 @pytest.mark.parametrize(
@@ -172,8 +176,10 @@ def test_of_a_member_that_is_there_twice_the_last_counts(memory: Memory) -> None
 
 
 def test_names_that_no_call_has_are_refused_like_those_of_the_query(client: TestClient, text: str) -> None:
-    document = problem(client.post("/classify", json={"image": text, "tpo_k": 2}), 422, "unknown-parameter")
+    document = problem(client.post("/classify", json={"image": text, "tpo_k": "2"}), 422, "unknown-parameter")
     assert document["nearest"] == "top_k"
+    document = problem(client.post("/classify", json={"image": text, "tpo_k": 2}), 400, "malformed-json")
+    assert document["remedy"] == "Send depth and top_k as whole numbers, other parameters as texts."
     document = problem(client.post("/classify", json={"image": text, "top_k": 0}), 422, "invalid-parameter")
     assert document["value"] == "0"
 

@@ -1,0 +1,61 @@
+"""What the calls of other protocols do alike: they answer all images or none, and have errors of their own form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fastapi import Request, Response
+
+from service.answers import Classified
+from service.api import problems
+from service.api.guard import Handler
+from service.api.intake import Intake, Reader
+from service.api.results import Wanted
+from service.api.uploads import read_body
+from service.errors import SeveralImages
+from service.runtime.faults import Fault
+
+
+async def classified(
+    intake: Intake,
+    request: Request,
+    known: Sequence[str],
+    wanted: Callable[..., Wanted],
+    *,
+    model: str | None = None,
+    body: Reader = read_body,
+    one: bool = False,
+) -> tuple[Wanted, list[Classified]]:
+    """What the request wants, and the answer for each of its images.
+
+    Args:
+        known, model, body: as of `Intake.take`; `wanted` is its `read`.
+        one: whether the call takes one image only.
+
+    Raises:
+        Fault: that of the first image without an answer, or of the request.
+    """
+    with intake.permit() as permit:
+        order = await intake.take(request, permit, known, wanted, model=model, body=body)
+        if one and len(order.uploads) > 1:
+            raise SeveralImages(images=len(order.uploads))
+        answers = await intake.answers(request, permit, order, order.wanted.computed, together=True)
+    return order.wanted, [answer for answer in answers if isinstance(answer, Classified)]
+
+
+def formed(handler: Handler, form: Callable[[Fault], object]) -> Handler:
+    """The handler, whose faults are answered with what `form` makes of them; status and headers stay the same."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except Fault as fault:
+            return problems.response(request, fault, form)
+
+    return answered
+
+
+def message(fault: Fault) -> str:
+    """What a problem document says in several members, in one text."""
+    place = f"Image {fault.members['image']} (from 0): " if "image" in fault.members else ""
+    return f"{place}{fault} {fault.advice()}"
