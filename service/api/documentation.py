@@ -37,7 +37,9 @@ def install(app: FastAPI, repository: Repository) -> None:
         document = generate()
         _without_validation_errors(document)
         classes = (model.card.architecture.num_classes for model in repository.models)
-        _limit_top_k(document["paths"]["/classify"]["post"], max(classes, default=1))
+        most = max(classes, default=1)
+        for path in ("/classify", "/explain"):
+            _limit_top_k(document["paths"][path]["post"], most)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
