@@ -187,8 +187,8 @@ class Intake:
         """
         rooms = [pipeline.room]
         content_type = media_type(request.headers.get("content-type", ""))
-        named = named or any(name in ("model", "depth") and value for name, value in query)
-        if not named and content_type in (FORM, JSON_TYPE):
+        may_name = not named and content_type in (FORM, JSON_TYPE)
+        if may_name and not any(name in ("model", "depth") and value for name, value in query):
             rooms = [each.room for each in self._lifecycle.actives]
         min(rooms, key=lambda room: room.wait).check(deadline)
 

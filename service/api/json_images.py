@@ -24,8 +24,9 @@ JSON_TYPE = "application/json"
 MOST_VALUES = 10_000
 VALUES_OF_IMAGE = 8  # besides, for each image that a request may have
 MOST_CHARACTERS = 65_535  # of a parameter: as many as an address may have
+COPIES = 2  # of a body, while it is read: its bytes and its texts
 SMALL = 65_536  # bytes of a body that is parsed and decoded sooner than a thread would begin
-SLICE = 2**20  # characters decoded at once, a multiple of four: other threads get their turn in between
+SLICE = 2**20  # bytes looked at or decoded at once: other threads get their turn in between
 
 EXPECTED = '{"image": "base64 or a data URL"} or {"images": ["...", {"b64": "..."}]}, with parameters as members'
 WHOLE_NUMBERS = ("depth", "top_k")
@@ -67,7 +68,7 @@ async def read_images(
     Raises:
         MalformedJson, NotBase64, AddressAsImage, TooManyImages, MemoryExhausted
     """
-    permit.reserve_bytes(len(body))
+    permit.reserve_bytes((COPIES - 1) * len(body))
     if len(body) <= SMALL:
         return _read(body, layout, max_images)
     return await asyncio.to_thread(_read, body, layout, max_images)
@@ -152,7 +153,8 @@ def _read(body: bytearray, layout: Layout, max_images: int) -> tuple[list[bytes]
 
 
 def _parse(body: bytearray, most_values: int) -> dict[str, object]:
-    if sum(body.count(sign) for sign in b"[{,") > most_values:
+    slices = (body[at : at + SLICE] for at in range(0, len(body), SLICE))
+    if sum(piece.count(sign) for piece in slices for sign in b"[{,") > most_values:
         raise MalformedJson(
             reason=f"it has more than {most_values} values, as pixels written as numbers have",
             expected="image files in base64, not pixels",
@@ -180,12 +182,31 @@ def _decode(image: Encoded) -> bytes:
     elif FILE_NAME.fullmatch(text):
         raise NotBase64(place=place, reason="it looks like the name of a file")
     try:
-        data = text[start:].encode("ascii").translate(URL_SAFE, b"\r\n\t ").rstrip(b"=")
-        if len(data) % 4 == 1:
-            raise NotBase64(place=place, reason="it ends too soon, or something was lost")
-        return b"".join(
-            binascii.a2b_base64(data[at : at + SLICE] + b"=" * (-len(data[at : at + SLICE]) % 4), strict_mode=True)
-            for at in range(0, len(data), SLICE)
-        )
+        return _from_base64(text, start)
     except (UnicodeEncodeError, binascii.Error):
         raise NotBase64(place=place, reason="it has other characters than A to Z, a to z, 0 to 9, + and /") from None
+    except EOFError:
+        raise NotBase64(place=place, reason="it ends too soon, or something was lost") from None
+
+
+def _from_base64(text: str, start: int) -> bytes:
+    """The bytes that a text means from `start` on: both alphabets of RFC 4648, with blanks and line ends.
+
+    Raises:
+        EOFError: it ends within a byte.
+        UnicodeEncodeError, binascii.Error: it has other characters.
+    """
+    end = len(text.rstrip("=\r\n\t "))
+    decoded, rest = [], b""
+    for at in range(start, end, SLICE):
+        piece = rest + text[at : min(at + SLICE, end)].encode("ascii").translate(URL_SAFE, b"\r\n\t ")
+        if b"=" in piece:  # within the text: what follows would count as another one
+            raise binascii.Error
+        whole = len(piece) - len(piece) % 4
+        decoded.append(binascii.a2b_base64(piece[:whole], strict_mode=True))
+        rest = piece[whole:]
+    if len(rest) == 1:
+        raise EOFError
+    if rest:
+        decoded.append(binascii.a2b_base64(rest + b"=" * (4 - len(rest)), strict_mode=True))
+    return b"".join(decoded)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from service.admission import Permit
 from service.api.forms import Part, media_type, read_form
-from service.api.json_images import JSON_TYPE, Layout, layout_of_classify, read_images
+from service.api.json_images import COPIES, JSON_TYPE, Layout, layout_of_classify, read_images
 from service.errors import NoImage, RepeatedHeader, RequestTooLarge, UnsupportedEncoding, UnsupportedMediaType
 from service.runtime.faults import CorruptImage, Fault, NotAnImage, TruncatedImage
 from service.settings import Settings
@@ -76,7 +76,8 @@ async def read_json(request: Request, settings: Settings, permit: Permit, layout
     """
     _refuse_encoding(request)
     body = bytearray()
-    async for chunk in _limited(request, permit, settings.max_request_bytes, RequestTooLarge):
+    most = min(settings.max_request_bytes, permit.most_bytes // COPIES)  # a larger one would never find memory
+    async for chunk in _limited(request, permit, most, RequestTooLarge):
         body += chunk
     images, fields = await read_images(body, permit, layout, settings.max_images)
     return Body([Upload(image, None) for image in images], fields)

@@ -8,6 +8,7 @@ import json
 import textwrap
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,11 +18,14 @@ from starlette.testclient import TestClient
 from service.admission import Memory, Permit
 from service.api import json_images
 from service.api.json_images import Content, layout_of_classify, read_images
+from service.app import create_app
 from service.errors import MemoryExhausted, TooManyImages
 from service.json_faults import AddressAsImage, MalformedJson, NotBase64
 from service.metrics import Metrics
+from service.settings import Settings
 from tests.service.api.client import form, problem
 from tests.service.api.conftest import LIMITS
+from tests.support.waiting import until_ready
 
 JSON = {"content-type": "application/json"}
 
@@ -103,6 +107,13 @@ def test_slices_make_no_difference(data: bytes, size: int) -> None:
         patch.setattr(json_images, "SLICE", size)
         body = {"images": [base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode().rstrip("=")]}
         assert read(body, Memory(10**9, Metrics()))[0] == [data, data]
+
+
+def test_padding_within_a_text_is_refused_wherever_it_is(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_images, "SLICE", 4)
+    for text in ("AA==AAAA", "AAAA=AAA", "AAA=AAAA"):
+        with pytest.raises(NotBase64):
+            read({"image": text}, memory)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +233,17 @@ def test_both_the_text_and_its_bytes_are_paid_for() -> None:
         asyncio.run(read_images(bytearray(body), permit, layout, 1))
         assert held == [len(body)]  # besides the body, which `read_body` has paid for
     assert memory.held == 0
+
+
+def test_a_body_that_would_never_find_memory_is_too_large(tiny_dir: Path) -> None:
+    """Its texts take as much as its bytes: a budget that suits forms of this size may be too small for it."""
+    limits = {"max_request_bytes": 12 * 2**20, "max_images": 1, "memory_budget": 100 * 2**20, "decode_threads": 1}
+    settings = Settings.model_validate({"models_dir": tiny_dir, "provider": "cpu", "max_batch": 1, **limits})
+    with TestClient(create_app(settings)) as client:
+        until_ready(client)
+        body = b'{"image": "%s"}' % (b"A" * 8 * 2**20)
+        document = problem(client.post("/classify", content=body, headers=JSON), 413, "request-too-large")
+        assert document["max_bytes"] == 100 * 2**20 // 4 // 2 // 2
 
 
 def test_large_bodies_leave_the_event_loop_free(memory: Memory) -> None:

@@ -9,9 +9,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from service.api.dialects.tensorflow_serving import layout_of_examples, layout_of_predict
+from service.api.json_images import Layout, layout_of_classify
 from service.app import create_app
+from service.json_faults import MalformedJson
 from service.runtime.model_card import Architecture
 from service.settings import Settings
 from tests.service.api.client import as_bearer, entry, form
@@ -139,6 +144,29 @@ def test_the_classify_api(client: TestClient, photo: bytes, text: str) -> None:
 )
 def test_errors(client: TestClient, body: bytes, status: int, part: str) -> None:
     assert part in error(client.post(f"{MODEL}:predict", content=body), status)
+
+
+NAMES = st.sampled_from(["b64", "image_bytes", "a", "parameters", "top_k", "labels", "image", "images"])
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.sampled_from(["", "AAAA", "é"])),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=3)),
+    max_leaves=12,
+)
+
+
+@given(
+    layout=st.sampled_from([layout_of_predict, layout_of_examples, layout_of_classify]),
+    members=st.dictionaries(
+        st.one_of(NAMES, st.sampled_from(["instances", "inputs", "examples"])), VALUES, min_size=1, max_size=3
+    ),
+)
+def test_any_json_is_images_or_an_error(layout: Layout, members: dict[str, object]) -> None:
+    try:
+        content = layout(members)
+    except MalformedJson:
+        return
+    assert content.images
+    assert all(isinstance(value, str) for pair in (*content.images, *content.fields) for value in pair)
 
 
 def test_one_bad_image_is_the_error_of_the_request(client: TestClient, text: str) -> None:
