@@ -25,6 +25,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.api.client import form, problem
 from tests.service.api.conftest import LIMITS
+from tests.support.mutations import tried
 from tests.support.waiting import until_ready
 
 JSON = {"content-type": "application/json"}
@@ -101,6 +102,7 @@ def test_escaped_slashes_as_php_writes_them(memory: Memory, photo: bytes, text: 
     assert read(b'{"image": "%s"}' % text.replace("/", "\\/").encode(), memory) == ([photo], [])
 
 
+@tried(60)
 @given(data=st.binary(max_size=200), size=st.sampled_from([4, 8, 1024]))
 def test_slices_make_no_difference(data: bytes, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

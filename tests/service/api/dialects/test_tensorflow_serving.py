@@ -20,6 +20,7 @@ from service.json_faults import MalformedJson
 from service.runtime.model_card import Architecture
 from service.settings import Settings
 from tests.service.api.client import as_bearer, entry, form
+from tests.support.mutations import tried
 from tests.support.tiny_models import publish_tiny
 from tests.support.waiting import until, until_ready
 
@@ -154,6 +155,7 @@ VALUES = st.recursive(
 )
 
 
+@tried(300)
 @given(
     layout=st.sampled_from([layout_of_predict, layout_of_examples, layout_of_classify]),
     members=st.dictionaries(
