@@ -120,7 +120,8 @@ class DataPlane:
         wanted = wanted_of(request.outputs, card)
         images = images_of(request.inputs, card.preprocessing.shape, self._settings.max_images, permit)
         permit.enter(pipeline.room)
-        answers = await pipeline.classify(permit, images, 1, ends, outputs=computed_for(wanted))
+        top_k = card.architecture.num_classes if card.head.multi_label else 1  # what the metrics count
+        answers = await pipeline.classify(permit, images, top_k, ends, outputs=computed_for(wanted))
         computed = []
         for number, answer in enumerate(answers):
             if isinstance(answer, Fault):

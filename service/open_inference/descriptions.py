@@ -63,7 +63,8 @@ def describe(model: Model, repository: Repository) -> ModelMetadata:
         each.version for each in repository.versions if each.name == model.name and each.status.state == "ready"
     )
     classes = (card.architecture.num_classes,)
-    shapes: dict[str, tuple[int, ...]] = {**card.output_shapes, **dict.fromkeys(OF_CLASSES, classes)}
+    shapes: dict[str, tuple[int, ...]] = {name: shape for name, shape in card.output_shapes.items()}
+    shapes |= dict.fromkeys(OF_CLASSES, classes)
     return ModelMetadata(
         model.name,
         tuple(map(str, ready)),
