@@ -8,9 +8,10 @@ from __future__ import annotations
 import binascii
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
+from pydantic_core import from_json
 
 from service.admission import Permit
 from service.open_inference.datatypes import BYTES, LENGTH, UINT8
@@ -23,10 +24,11 @@ SIZE = "binary_data_size"
 BINARY_OUTPUT = "binary_data"  # of one output
 BINARY_OUTPUTS = "binary_data_output"  # of all that do not say it themselves
 
-# Values, lists and objects in one JSON text. More of them would hold up the event loop for longer than 50 ms.
-MOST_VALUES = 2**19
-VALUE_BYTES = 64  # of memory, at most, that one of them takes
-MESSAGE_CHARACTERS = 300
+# Of one JSON text. Every parser holds up the event loop, on a thread too: these keep that below about 50 ms.
+MOST_BYTES = 8 * 2**20
+MOST_VALUES = 2**19  # with lists and objects
+MOST_KEYS = 1024
+VALUE_BYTES = 64  # of memory, at most, that a value takes
 
 
 class _Part(BaseModel):
@@ -36,9 +38,9 @@ class _Part(BaseModel):
 class _Input(_Part):
     name: str
     datatype: str
-    shape: list[int]
+    shape: Annotated[list[int], FailFast()]
     parameters: dict[str, Parameter] | None = None
-    data: list[Any] | None = None
+    data: Any = None
 
 
 class _Output(_Part):
@@ -49,8 +51,8 @@ class _Output(_Part):
 class _Request(_Part):
     id: str | None = None
     parameters: dict[str, Parameter] | None = None
-    inputs: list[_Input]
-    outputs: list[_Output] | None = None
+    inputs: Annotated[list[_Input], FailFast()]
+    outputs: Annotated[list[_Output] | None, FailFast()] = None
 
 
 def parse(
@@ -72,16 +74,7 @@ def parse(
         pixels = InputTensor(INPUT, UINT8, (1, *shape), raw=body)
         return InferRequest(name, [pixels], version, parameters={BINARY_OUTPUTS: True})
     text = body if length == len(body) else body[:length]
-    values = sum(text.count(mark) for mark in (b",", b"[", b"{", b":"))
-    if values > MOST_VALUES:
-        raise invalid(f"the JSON has {values} values; at most {MOST_VALUES} are read: send tensors as binary data")
-    permit.reserve_bytes(VALUE_BYTES * values)
-    try:
-        request = _Request.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
-        raise invalid(f"the request is not as the protocol says: {where}{first['msg']}"[:MESSAGE_CHARACTERS]) from None
+    request = _read(text, permit)
     return InferRequest(
         name,
         _inputs(request.inputs, memoryview(body)[length:], permit),
@@ -90,6 +83,26 @@ def parse(
         request.parameters or {},
         [RequestedOutput(output.name, output.parameters or {}) for output in request.outputs or ()],
     )
+
+
+def _read(text: bytes, permit: Permit) -> _Request:
+    """Raises ProtocolError or MemoryExhausted."""
+    if len(text) > MOST_BYTES:
+        raise invalid(f"the JSON has {len(text)} bytes; at most {MOST_BYTES} are read: send tensors as binary data")
+    values = sum(text.count(mark) for mark in (b",", b"[", b"{"))
+    if values > MOST_VALUES:
+        raise invalid(f"the JSON has {values} values; at most {MOST_VALUES} are read: send tensors as binary data")
+    if text.count(b":") > MOST_KEYS:
+        raise invalid(f"the JSON has more than {MOST_KEYS} colons: no request of the protocol needs as many members")
+    permit.reserve_bytes(VALUE_BYTES * values)
+    try:
+        return _Request.model_validate(from_json(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        said = f"{'.'.join(('request', *map(str, first['loc'])))}: {first['msg']}"
+        raise invalid(f"the request is not as the protocol says: {said}") from None
+    except ValueError as error:
+        raise invalid(f"the request is not JSON: {error}") from None
 
 
 def _length(header: str, available: int) -> int:
@@ -162,8 +175,9 @@ def _files(tensor: InputTensor, sizes: str, rest: memoryview, permit: Permit) ->
 
 def _values(given: _Input, permit: Permit) -> list[Any]:
     """The data, flat; strings of BYTES are base64. Raises ProtocolError."""
-    assert given.data is not None
     data = given.data
+    if not isinstance(data, list):
+        raise invalid(f"the data of input '{given.name}' is no list")
     for level, size in enumerate(given.shape):
         if not (data and isinstance(data[0], list)):
             break
