@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from fastapi import Request, Response
@@ -22,7 +21,7 @@ from service.api.guard import Handler
 from service.api.json_images import JSON_TYPE
 from service.api.parameters import TIMEOUT_HEADER, depth_of, read_parameters, seconds_of
 from service.api.problems import status_of
-from service.api.uploads import FORM, Body, Upload, diagnose, only_header, read_body
+from service.api.uploads import FORM, Body, Upload, arriving, diagnose, only_header, read_body
 from service.deadline import Deadline
 from service.errors import ServerFault
 from service.failed_images import FailedImages
@@ -38,7 +37,7 @@ T = TypeVar("T")
 W = TypeVar("W")
 
 # How a protocol reads the body of a request.
-Reader = Callable[[Request, Settings, Permit], Awaitable[Body]]
+Reader = Callable[[Request, Settings, Permit], Coroutine[Any, Any, Body]]
 
 
 class Order(NamedTuple, Generic[W]):
@@ -56,7 +55,11 @@ class Order(NamedTuple, Generic[W]):
 
 
 class Intake:
-    """Takes orders."""
+    """Takes orders.
+
+    Attributes:
+        memory: what all requests hold together, those of other protocols too.
+    """
 
     def __init__(
         self,
@@ -71,11 +74,11 @@ class Intake:
         self._settings = settings
         self._metrics = metrics
         self._failed_images = failed_images
-        self._memory = Memory(settings.memory.requests, metrics)
+        self.memory = Memory(settings.memory.requests, metrics)
 
     def permit(self) -> Permit:
         """What a request holds until its answer."""
-        return Permit(self._memory)
+        return Permit(self.memory)
 
     async def take(
         self,
@@ -103,7 +106,7 @@ class Intake:
         deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
         chosen, pipeline, wanted = self._select(request, query, known, read, model)
         self._check_early(request, query, pipeline, deadline, named=model is not None)
-        uploads, fields = await self._read(request, permit, deadline, body)
+        uploads, fields = await arriving(body(request, self._settings, permit), deadline)
         if fields or pipeline.room.closed:  # closed: another version has come meanwhile
             chosen, pipeline, wanted = self._select(request, [*query, *fields], known, read, model)
         note(request, images=len(uploads))
@@ -191,16 +194,6 @@ class Intake:
         if may_name and not any(name in ("model", "depth") and value for name, value in query):
             rooms = [each.room for each in self._lifecycle.actives]
         min(rooms, key=lambda room: room.wait).check(deadline)
-
-    async def _read(self, request: Request, permit: Permit, deadline: Deadline, read: Reader) -> Body:
-        """The body. Raises DeadlineMissed if it has not arrived by then, and as `read` does."""
-        if deadline.at == math.inf:
-            return await read(request, self._settings, permit)
-        try:
-            async with asyncio.timeout(deadline.left):
-                return await read(request, self._settings, permit)
-        except TimeoutError:
-            raise deadline.missed("its body took longer to arrive") from None
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

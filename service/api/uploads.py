@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import math
 import re
-from collections.abc import AsyncGenerator
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import Request
 
 from service.admission import Permit
 from service.api.forms import Part, media_type, read_form
 from service.api.json_images import COPIES, JSON_TYPE, Layout, layout_of_classify, read_images
+from service.deadline import Deadline
 from service.errors import NoImage, RepeatedHeader, RequestTooLarge, UnsupportedEncoding, UnsupportedMediaType
 from service.runtime.faults import CorruptImage, Fault, NotAnImage, TruncatedImage
 from service.settings import Settings
 from service.upload_faults import FileNameAsImage, FormAsImage, ImageTooLarge, TextEncodedImage
+
+T = TypeVar("T")
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 FORM = "multipart/form-data"
@@ -55,7 +60,7 @@ async def read_body(request: Request, settings: Settings, permit: Permit, layout
         UnsupportedMediaType, UnsupportedEncoding, RepeatedHeader, MalformedRequest, NoImage, TooManyImages,
         RequestTooLarge, ImageTooLarge, MemoryExhausted; those of `read_json`
     """
-    _refuse_encoding(request)
+    check_encoding(request)
     header = only_header(request, "Content-Type") or ""
     content_type = media_type(header)
     if content_type == FORM:
@@ -65,7 +70,25 @@ async def read_body(request: Request, settings: Settings, permit: Permit, layout
         return await read_json(request, settings, permit, layout)
     if content_type in REFUSED_TYPES:
         raise UnsupportedMediaType(content_type=content_type)
-    return Body([Upload(await _read(request, permit, settings.max_image_bytes), None)], [])
+    return Body([Upload(await read_whole(request, permit, settings.max_image_bytes, ImageTooLarge), None)], [])
+
+
+async def arriving(body: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+    """Awaits a body. Raises DeadlineMissed if it has not arrived by then."""
+    if deadline.at == math.inf:
+        return await body
+    try:
+        async with asyncio.timeout(deadline.left):
+            return await body
+    except TimeoutError:
+        raise deadline.missed("its body took longer to arrive") from None
+
+
+def check_encoding(request: Request) -> None:
+    """Raises UnsupportedEncoding, or RepeatedHeader."""
+    encoding = (only_header(request, "Content-Encoding") or "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedEncoding(encoding=encoding)
 
 
 async def read_json(request: Request, settings: Settings, permit: Permit, layout: Layout) -> Body:
@@ -74,7 +97,7 @@ async def read_json(request: Request, settings: Settings, permit: Permit, layout
     Raises:
         UnsupportedEncoding, RepeatedHeader, RequestTooLarge, MemoryExhausted; those of `read_images`
     """
-    _refuse_encoding(request)
+    check_encoding(request)
     body = bytearray()
     most = min(settings.max_request_bytes, permit.most_bytes // COPIES)  # a larger one would never find memory
     async for chunk in _limited(request, permit, most, RequestTooLarge):
@@ -110,13 +133,6 @@ def diagnose(fault: Fault, upload: Upload, request: Request) -> Fault:
     return fault
 
 
-def _refuse_encoding(request: Request) -> None:
-    """Raises UnsupportedEncoding if the body is encoded."""
-    encoding = (only_header(request, "Content-Encoding") or "").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedEncoding(encoding=encoding)
-
-
 def _image_file_name(data: bytes) -> str | None:
     """The file name of an image, if that is all the data is."""
     try:
@@ -147,9 +163,17 @@ def _describe(images: list[Part], parts: list[Part]) -> str:
     return f"no file chosen in {names}" if all(part.is_unfilled for part in parts) else f"fields {names}"
 
 
-async def _read(request: Request, permit: Permit, max_bytes: int) -> bytes:
+async def read_whole(request: Request, permit: Permit, max_bytes: int, too_large: type[Fault]) -> bytes:
+    """The body as it is.
+
+    Args:
+        permit: holds its bytes.
+
+    Raises:
+        MemoryExhausted, or `too_large` beyond `max_bytes`.
+    """
     body: io.BytesIO | None = None
-    async for chunk in _limited(request, permit, max_bytes, ImageTooLarge):
+    async for chunk in _limited(request, permit, max_bytes, too_large):
         if body is None:
             body = io.BytesIO(chunk)  # shares it; the usual body of one piece is never copied
             body.seek(0, io.SEEK_END)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fastapi import Request, Response
+from fastapi import Request
+from fastapi.responses import JSONResponse
 
+from service import request_ids
 from service.answers import Classified
-from service.api import problems
-from service.api.guard import Handler
+from service.api.access import note
 from service.api.intake import Intake, Reader
+from service.api.problems import Form, headers_of, status_of
 from service.api.results import Wanted
 from service.api.uploads import read_body
 from service.errors import SeveralImages
@@ -43,16 +45,19 @@ async def classified(
     return order.wanted, [answer for answer in answers if isinstance(answer, Classified)]
 
 
-def formed(handler: Handler, form: Callable[[Fault], object]) -> Handler:
-    """The handler, whose faults are answered with what `form` makes of them; status and headers stay the same."""
+def form(said: Callable[[Fault], object]) -> Form:
+    """The form of errors of a protocol.
 
-    async def answered(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except Fault as fault:
-            return problems.response(request, fault, form)
+    Args:
+        said: what the protocol says of a fault, as JSON.
+    """
 
-    return answered
+    def response(request: Request, fault: Fault) -> JSONResponse:
+        note(request, problem=fault.slug)
+        headers = {**headers_of(fault), request_ids.HEADER: request_ids.current()}
+        return JSONResponse(said(fault), status_of(fault), headers)
+
+    return response
 
 
 def message(fault: Fault) -> str:

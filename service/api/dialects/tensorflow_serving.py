@@ -18,16 +18,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
-from service.api.dialects.calls import classified, formed, message
+from service.api.dialects.calls import classified, message
 from service.api.guard import Guard
 from service.api.intake import Intake, counted, to_its_end
 from service.api.json_images import Content, Encoded, described, fields_of, image_of, list_of
-from service.api.redaction import redacted
 from service.api.results import Wanted, answered, by_class, by_label, server_timing
 from service.api.uploads import read_json
 from service.json_faults import MalformedJson
 from service.metrics import Metrics
 from service.model_repository import Model, Repository
+from service.redaction import redacted
 from service.runtime.faults import Fault
 
 # Parameters beside the model, which the path names.
@@ -180,8 +180,8 @@ def router(intake: Intake, repository: Repository, metrics: Metrics, guard: Guar
     for path in VERSIONED:
         for method, handler in (("predict", predicted), ("classify", labelled)):
             protected = counted(to_its_end(guard.protect("classify", handler)), metrics)
-            routes.add_route(f"{path}:{method}", formed(protected, error), ["POST"])
-        routes.add_route(path, formed(status, error), ["GET"])
+            routes.add_route(f"{path}:{method}", protected, ["POST"])
+        routes.add_route(path, status, ["GET"])
     routes.add_route("/v1/models", models, ["GET"])
     return routes
 

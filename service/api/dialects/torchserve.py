@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
-from service.api.dialects.calls import classified, formed, message
+from service.api.dialects.calls import classified, message
 from service.api.guard import Guard
 from service.api.intake import Intake, counted, to_its_end
 from service.api.problems import status_of
@@ -61,6 +61,6 @@ def router(intake: Intake, metrics: Metrics, guard: Guard, ready: Callable[[], b
     protected = counted(to_its_end(guard.protect("classify", answer)), metrics)
     for path in ("/predictions/{name}", "/predictions/{name}/{version}"):
         # `curl -T photo.jpg` of TorchServe's examples is a PUT.
-        routes.add_route(path, formed(protected, error), ["POST", "PUT"])
+        routes.add_route(path, protected, ["POST", "PUT"])
     routes.add_route("/ping", ping, ["GET"])
     return routes
