@@ -62,5 +62,5 @@ def form(said: Callable[[Fault], object]) -> Form:
 
 def message(fault: Fault) -> str:
     """What a problem document says in several members, in one text."""
-    place = f"Image {fault.members['image']} (from 0): " if "image" in fault.members else ""
+    place = f"image {fault.members['image']} of the request: " if "image" in fault.members else ""
     return f"{place}{fault} {fault.advice()}"

@@ -174,7 +174,7 @@ def test_any_json_is_images_or_an_error(layout: Layout, members: dict[str, objec
 def test_one_bad_image_is_the_error_of_the_request(client: TestClient, text: str) -> None:
     """Predictions have no place for it."""
     response = client.post(f"{MODEL}:predict", json={"instances": [{"b64": text}, {"b64": "AAAA"}]})
-    assert error(response, 422).startswith("Image 1 (from 0): The upload is not a JPEG")
+    assert error(response, 422).startswith("image 1 of the request: The upload is not a JPEG")
     assert response.headers["x-request-id"]
 
 
@@ -182,6 +182,15 @@ def test_models_that_there_are_not(client: TestClient, text: str) -> None:
     for path in ("/v1/models/nix", f"{MODEL}/versions/7", f"{MODEL}/labels/canary"):
         assert "No model with the name" in error(client.get(path), 404)
         assert "No model with the name" in error(client.post(f"{path}:predict", json={"instances": [text]}), 404)
+
+
+def test_paths_and_methods_that_there_are_not(client: TestClient) -> None:
+    assert "/v1/nix" in error(client.get("/v1/nix"), 404)
+    response = client.get(f"{MODEL}/versions/1:nix/x")
+    assert "no path" in error(response, 404)
+    response = client.delete(MODEL)
+    assert "does not answer DELETE" in error(response, 405)
+    assert response.headers["allow"]
 
 
 def test_the_list_and_the_status_of_models(client: TestClient) -> None:
