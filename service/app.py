@@ -10,11 +10,14 @@ from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 
 from service.admin import admin_port
-from service.api import classify, documentation, embed, explain, health, models, preview, problems
+from service.api import classify, dialects, documentation, embed, explain, health, models, preview, problems
 from service.api.access import Access
+from service.api.dialects import sagemaker, tensorflow_serving, torchserve
 from service.api.guard import Guard
 from service.api.intake import Intake
 from service.api.middleware import Forwarded, Head
+from service.api.open_inference import errors as open_inference_errors
+from service.api.open_inference import routes as open_inference
 from service.backend import Backend, Runner, Work
 from service.decoders import Decoders
 from service.failed_images import FailedImages
@@ -22,6 +25,8 @@ from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
 from service.model_repository import Model, Repository, open_repository
+from service.open_inference.data_plane import DataPlane
+from service.open_inference.errors import ProtocolError
 from service.pipeline import Pipeline
 from service.runtime.build import this_build
 from service.settings import Settings
@@ -32,7 +37,11 @@ WHERE = {
     "explain": "POST /explain",
     "embed": "POST /embed",
     "preview": "POST /preview",
+    "tensorflow_serving": "POST /v1/models/{name}:predict",
+    "torchserve": "POST /predictions/{name}",
+    "sagemaker": "POST /invocations",
     "models": "/models",
+    "open_inference": "/v2",
     "documentation": "/docs",
     "openapi": "/openapi.json",
     "live": "/healthz/live",
@@ -129,14 +138,18 @@ def create_app(
         responses=problems.responses(),
         generate_unique_id_function=lambda route: route.name,  # generated clients have functions with these names
     )
-    problems.install(app)
+    problems.install(app, {"v2": open_inference_errors.response, **dialects.FORMS})
+    app.add_exception_handler(ProtocolError, open_inference_errors.handle)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=("Server-Timing", "Retry-After", "X-Request-ID", *preview.HEADERS, embed.SHAPE_HEADER),
+            expose_headers=(
+                *("Server-Timing", "Retry-After", "X-Request-ID", "Inference-Header-Content-Length"),
+                *(*preview.HEADERS, embed.SHAPE_HEADER),
+            ),
         )
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
@@ -147,13 +160,20 @@ def create_app(
     app.include_router(explain.router(intake, metrics, guard))
     app.include_router(embed.router(intake, settings, metrics, guard))
     app.include_router(preview.router(intake, guard))
+    app.include_router(tensorflow_serving.router(intake, repository, metrics, guard))
+    app.include_router(sagemaker.router(intake, metrics, guard))
+    app.include_router(torchserve.router(intake, metrics, guard, ready))
+    plane = DataPlane(repository, lifecycle, settings, intake.memory, metrics, ready)
+    app.include_router(open_inference.infer_router(plane, metrics, guard))
     places = dict(WHERE)
     if settings.admin_port is None:
         app.include_router(health.metrics_router(metrics, guard))
+        app.include_router(open_inference.statistics_router(plane, guard))  # before /v2/models/{name}
         # Before /models/{name}, whose methods another method of /models/reload would be told otherwise.
         app.include_router(models.reload_router(backend.reload, guard))
     else:
         del places["metrics"], places["version"]
+    app.include_router(open_inference.router(plane))
     app.include_router(models.router(repository, settings.models_dir))
     app.include_router(health.router(ready))
     app.include_router(problems.router())

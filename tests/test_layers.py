@@ -56,6 +56,7 @@ SERVICE = {
     "rates": set(),
     "batching": {"batch_sizes", "rates"},
     "errors": set(),
+    "json_faults": {"errors"},
     "upload_faults": set(),
     "deadline": {"errors"},
     "settings_buckets": set(),
@@ -100,18 +101,34 @@ SERVICE = {
         "settings_memory",
         "upload_faults",
     },
+    "redaction": set(),
+    "open_inference": {
+        "admission",
+        "answers",
+        "deadline",
+        "errors",
+        "lifecycle",
+        "metrics",
+        "model_repository",
+        "pipeline",
+        "redaction",
+        "settings",
+    },
     "api": {
         "admission",
         "answers",
         "deadline",
         "errors",
         "failed_images",
+        "json_faults",
         "keys",
         "lifecycle",
         "logs",
         "metrics",
         "pipeline",
         "model_repository",
+        "open_inference",
+        "redaction",
         "references",
         "request_ids",
         "settings",
@@ -128,6 +145,7 @@ SERVICE = {
         "lifecycle",
         "local_backend",
         "metrics",
+        "open_inference",
         "pipeline",
         "model_repository",
         "settings",
@@ -235,7 +253,7 @@ def test_the_runtime_imports_only_along_the_arrows(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in modules("service") if "runtime" not in p.parts], ids=name)
 def test_the_service_imports_only_along_the_arrows(path: Path) -> None:
     part = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
-    own = {part} if part in ("api", "client", "workers") else set()
+    own = {part} if part in ("api", "client", "open_inference", "workers") else set()
     assert parts(path, "service") <= SERVICE[part] | own | {"runtime"}
     assert not parts(path, "model_export")
 

@@ -32,9 +32,10 @@ HANDLERS = frozenset(
         "docs",
         "openapi.json",
         "problems",
+        *("v1", "v2", "predictions", "invocations", "ping"),  # of other servers' protocols
     )
 )
-PROBES = ("healthz", "metrics")  # asked every few seconds, and of no interest while they are answered well
+PROBES = ("healthz", "metrics", "v2/health", "ping")  # asked every few seconds, of no interest while answered well
 MOST_CHARACTERS = 1000  # of what a client has sent, in a line: an address may have 65,535
 CLIENT_LEFT = 499  # nginx's code for it
 
@@ -76,9 +77,9 @@ class Access:
         finally:
             took = time.perf_counter() - started
             self._metrics.in_flight.dec()
-            handler = _handler(scope)
+            handler = handler_of(scope)
             self._metrics.http.labels(handler, status).observe(took)
-            _write(scope, headers, handler, status, took)
+            _write(scope, headers, status, took)
 
 
 def refused(fault: Fault, request_id: str, client: tuple[str, int] | None) -> None:
@@ -98,13 +99,15 @@ def _notes(scope: Scope) -> dict[str, object]:
     return notes
 
 
-def _handler(scope: Scope) -> str:
+def handler_of(scope: Scope) -> str:
+    """The first part of the path, if there are such paths."""
     first = get_route_path(scope).strip("/").partition("/")[0]
     return first if first in HANDLERS else "other"
 
 
-def _write(scope: Scope, headers: Headers, handler: str, status: int, took: float) -> None:
-    level = logging.DEBUG if handler in PROBES and status < 300 else logging.INFO
+def _write(scope: Scope, headers: Headers, status: int, took: float) -> None:
+    is_probe = get_route_path(scope).strip("/").startswith(PROBES)
+    level = logging.DEBUG if is_probe and status < 300 else logging.INFO
     if not log.isEnabledFor(level):
         return
     method, path, ms = scope["method"], quote(scope["path"][:MOST_CHARACTERS]), round(1000 * took, 1)

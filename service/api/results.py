@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,17 +60,26 @@ class Wanted(NamedTuple):
     Attributes:
         top_k: how many classes to answer with.
         classes: the ids of the only classes that come into question, ascending; None for all.
+        narrowed: whether the request says how many classes, or which.
     """
 
     card: ModelCard
     top_k: int
     classes: tuple[int, ...] | None = None
+    narrowed: bool = False
 
     @classmethod
     def by(cls, values: Mapping[str, str], model: Model) -> Wanted:
         """By the parameters of a request. Raises InvalidParameter."""
         classes = classes_of(values, model)
-        return cls(model.card, top_k_of(values, model, classes), classes)
+        narrowed = "top_k" in values or classes is not None
+        return cls(model.card, top_k_of(values, model, classes), classes, narrowed)
+
+    @classmethod
+    def by_or_all(cls, values: Mapping[str, str], model: Model) -> Wanted:
+        """As `by`, but all classes if the request says neither how many nor which."""
+        wanted = cls.by(values, model)
+        return wanted if wanted.narrowed else wanted._replace(top_k=model.card.architecture.num_classes)
 
     @property
     def computed(self) -> int:
@@ -91,13 +100,37 @@ def entry(upload: Upload, answer: Classified | Fault, wanted: Wanted, root_path:
     named = given(upload)
     if isinstance(answer, Fault):
         return named | {"error": problems.document(answer, root_path)}
-    return named | {"width": answer.width, "height": answer.height, **_predicted(answer.top, wanted)}
+    return named | answered(answer, wanted)
 
 
-def _predicted(top: TopK, wanted: Wanted) -> dict[str, object]:
+def answered(answer: Classified, wanted: Wanted) -> dict[str, object]:
+    """The entry of an answered image, without its name."""
+    return {"width": answer.width, "height": answer.height, **_predicted(answer.top, wanted)}
+
+
+def by_label(answer: Classified, wanted: Wanted) -> dict[str, float]:
+    """The probabilities of the wanted classes by label, most probable first.
+
+    Of classes with the same label, each less probable one has its class id behind it: `crane (517)`.
+    """
+    found: dict[str, float] = {}
+    for prediction in _predicted(answer.top, wanted)["predictions"]:
+        label = prediction["label"]
+        found[f"{label} ({prediction['class_id']})" if label in found else label] = prediction["probability"]
+    return found
+
+
+def by_class(top: TopK) -> list[float]:
+    """The probabilities of all classes, by class id. `top` holds all of them."""
+    probabilities = np.empty(len(top.class_ids))
+    probabilities[top.class_ids] = top.probabilities
+    return probabilities.round(6).tolist()
+
+
+def _predicted(top: TopK, wanted: Wanted) -> dict[str, Any]:
     """The classes of one image, as the model's head and the request say."""
     head, labels = wanted.card.head, wanted.card.labels
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     ids, probabilities = top.class_ids.tolist(), top.probabilities.tolist()
     if wanted.classes is not None:
         chosen = np.isin(top.class_ids, wanted.classes)

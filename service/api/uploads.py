@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import math
 import re
-from collections.abc import AsyncGenerator
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import Request
 
 from service.admission import Permit
 from service.api.forms import Part, media_type, read_form
+from service.api.json_images import COPIES, JSON_TYPE, Layout, layout_of_classify, read_images
+from service.deadline import Deadline
 from service.errors import NoImage, RepeatedHeader, RequestTooLarge, UnsupportedEncoding, UnsupportedMediaType
 from service.runtime.faults import CorruptImage, Fault, NotAnImage, TruncatedImage
 from service.settings import Settings
 from service.upload_faults import FileNameAsImage, FormAsImage, ImageTooLarge, TextEncodedImage
+
+T = TypeVar("T")
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 FORM = "multipart/form-data"
@@ -22,7 +28,7 @@ URLENCODED = "application/x-www-form-urlencoded"
 
 # Types that are certainly not images. Under any other type the bytes decide: clients send images as image/jpg, as
 # application/octet-stream, as curl's default for forms, and without a type.
-REFUSED_TYPES = ("application/json", "text/html", "application/xml", "multipart/mixed", "multipart/related")
+REFUSED_TYPES = ("text/html", "application/xml", "multipart/mixed", "multipart/related")
 
 # Does not look for `form-data`: given another content type, curl writes `attachment` instead.
 FORM_START = re.compile(rb"\s*--[^\r\n]+\r?\n(?:[\w-]+:[^\r\n]*\r?\n)*Content-Disposition:", re.IGNORECASE)
@@ -37,33 +43,67 @@ class Upload(NamedTuple):
 
 
 class Body(NamedTuple):
-    """The images of a request, and the other fields if it is a form."""
+    """The images of a request, and the other fields of a form or of JSON."""
 
     uploads: list[Upload]
     fields: list[tuple[str, str]]
 
 
-async def read_body(request: Request, settings: Settings, permit: Permit) -> Body:
-    """Reads the images of a request: one as the raw body, or any number in a multipart form.
+async def read_body(request: Request, settings: Settings, permit: Permit, layout: Layout = layout_of_classify) -> Body:
+    """Reads the images of a request: one as the raw body, or any number in a multipart form or in JSON.
 
     Args:
         permit: holds the body's bytes.
+        layout: of JSON.
 
     Raises:
         UnsupportedMediaType, UnsupportedEncoding, RepeatedHeader, MalformedRequest, NoImage, TooManyImages,
-        RequestTooLarge, ImageTooLarge, MemoryExhausted
+        RequestTooLarge, ImageTooLarge, MemoryExhausted; those of `read_json`
     """
-    encoding = (only_header(request, "Content-Encoding") or "").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedEncoding(encoding=encoding)
+    check_encoding(request)
     header = only_header(request, "Content-Type") or ""
     content_type = media_type(header)
     if content_type == FORM:
         chunks = _limited(request, permit, settings.max_request_bytes, RequestTooLarge)
         return _body_of_form(await read_form(header, chunks, max_files=settings.max_images))
+    if content_type == JSON_TYPE:
+        return await read_json(request, settings, permit, layout)
     if content_type in REFUSED_TYPES:
         raise UnsupportedMediaType(content_type=content_type)
-    return Body([Upload(await _read(request, permit, settings.max_image_bytes), None)], [])
+    return Body([Upload(await read_whole(request, permit, settings.max_image_bytes, ImageTooLarge), None)], [])
+
+
+async def arriving(body: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+    """Awaits a body. Raises DeadlineMissed if it has not arrived by then."""
+    if deadline.at == math.inf:
+        return await body
+    try:
+        async with asyncio.timeout(deadline.left):
+            return await body
+    except TimeoutError:
+        raise deadline.missed("its body took longer to arrive") from None
+
+
+def check_encoding(request: Request) -> None:
+    """Raises UnsupportedEncoding, or RepeatedHeader."""
+    encoding = (only_header(request, "Content-Encoding") or "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedEncoding(encoding=encoding)
+
+
+async def read_json(request: Request, settings: Settings, permit: Permit, layout: Layout) -> Body:
+    """Reads the images of a JSON body, whatever content type the request has.
+
+    Raises:
+        UnsupportedEncoding, RepeatedHeader, RequestTooLarge, MemoryExhausted; those of `read_images`
+    """
+    check_encoding(request)
+    body = bytearray()
+    most = min(settings.max_request_bytes, permit.most_bytes // COPIES)  # a larger one would never find memory
+    async for chunk in _limited(request, permit, most, RequestTooLarge):
+        body += chunk
+    images, fields = await read_images(body, permit, layout, settings.max_images)
+    return Body([Upload(image, None) for image in images], fields)
 
 
 def only_header(request: Request, name: str) -> str | None:
@@ -123,9 +163,17 @@ def _describe(images: list[Part], parts: list[Part]) -> str:
     return f"no file chosen in {names}" if all(part.is_unfilled for part in parts) else f"fields {names}"
 
 
-async def _read(request: Request, permit: Permit, max_bytes: int) -> bytes:
+async def read_whole(request: Request, permit: Permit, max_bytes: int, too_large: type[Fault]) -> bytes:
+    """The body as it is.
+
+    Args:
+        permit: holds its bytes.
+
+    Raises:
+        MemoryExhausted, or `too_large` beyond `max_bytes`.
+    """
     body: io.BytesIO | None = None
-    async for chunk in _limited(request, permit, max_bytes, ImageTooLarge):
+    async for chunk in _limited(request, permit, max_bytes, too_large):
         if body is None:
             body = io.BytesIO(chunk)  # shares it; the usual body of one piece is never copied
             body.seek(0, io.SEEK_END)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from base64 import b64encode
 
 import schemathesis
 from hypothesis import strategies as st
@@ -20,7 +21,10 @@ def picture(kind: str) -> bytes:
 
 PICTURES = {f"image/{kind}": picture(kind) for kind in ("jpeg", "png", "webp")}
 
+TEXTS = [b64encode(data).decode() for data in PICTURES.values()]
+
 schemathesis.openapi.format("binary", st.sampled_from(sorted(PICTURES.values())))
+schemathesis.openapi.format("base64", st.sampled_from(sorted([*TEXTS, f"data:image/png;base64,{TEXTS[1]}"])))
 for media_type, data in PICTURES.items():
     schemathesis.openapi.media_type(media_type, st.just(data))
 

@@ -57,7 +57,7 @@ def test_an_accident_has_its_id_too(
     def fail(*args: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("service.api.intake.read_body", fail)
+    monkeypatch.setattr("service.api.intake.read_parameters", fail)
     response = client.post("/classify", content=b"x", headers={"x-request-id": "order-66"})
     assert response.status_code == 500
     assert response.headers.get_list("x-request-id") == ["order-66"]
