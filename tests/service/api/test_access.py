@@ -102,7 +102,7 @@ def test_no_client_fills_the_log_with_one_line(client: TestClient, caplog: pytes
 
 
 def test_probes_are_of_interest_only_if_they_fail(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
-    for path in ("/healthz/live", "/healthz/ready", "/metrics"):
+    for path in ("/healthz/live", "/healthz/ready", "/metrics", "/v2/health/live", "/v2/health/ready"):
         assert client.get(path).status_code == 200
     assert client.get("/healthz/nothing").status_code == 404
     assert [line["path"] for line in lines(caplog)] == ["/healthz/nothing"]
