@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable, Iterable
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from service.batching import BatchTiming
 from service.model_repository import Model, Repository
 from service.published import Listing
 from service.runtime.engine import EngineInfo, Image
+from service.runtime.graph import Output
 from service.runtime.scores import TopK
 
-# The answer to one image: its best classes, and how long its batch took.
-Pending = asyncio.Future[tuple[TopK, BatchTiming]]
+
+class Answer(NamedTuple):
+    """What was computed for one image.
+
+    Attributes:
+        outputs: those of the graph that were asked for, float32, as in `ModelCard.output_shapes`.
+    """
+
+    top: TopK
+    outputs: Mapping[Output, np.ndarray] = {}
+
+
+# The answer to one image, and how long its batch took.
+Pending = asyncio.Future[tuple[Answer, BatchTiming]]
 
 
 class BatchItem(Protocol):
@@ -26,6 +41,10 @@ class BatchItem(Protocol):
     @property
     def top_k(self) -> int:
         """How many classes to answer with."""
+
+    @property
+    def outputs(self) -> Sequence[Output]:
+        """Which outputs of the graph to answer with, besides."""
 
     @property
     def deadline(self) -> float:

@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
 from typing import NamedTuple
 
-from service.errors import Overloaded, TooMuchMemory
+from service.errors import Overloaded
 from service.rates import DrainRate
+from service.upload_faults import TooMuchMemory
 
 # How fast one thread decodes large images, in bytes per second, until it has been measured: some 40 megapixels.
 EXPECTED_RATE = 2e8

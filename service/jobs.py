@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from service import request_ids
 from service.batching import Closed, Expired
 from service.deadline import Deadline
@@ -16,6 +18,7 @@ from service.decoders import Outcome
 from service.errors import ComputationFailed, InternalError, ServerFault, Stopping
 from service.runtime.engine import Image
 from service.runtime.faults import Fault, ImageFault
+from service.runtime.graph import Output
 from service.runtime.images.decoding import Decoded
 from service.runtime.images.encoded import EncodedJpeg
 
@@ -27,13 +30,15 @@ class Job:
     """Created on the event loop, decoded on a thread, then delivered there: as an item of a batch, or as a preview.
 
     Attributes:
+        data: the file; or pixels, uint8 `(channels, height, width)`, as the network sees them.
+        outputs: of the graph, to answer with.
         pending: gets the answer. On the event loop.
         deliver: called on the thread with what has been decoded.
         by_engine: whether the engine may decode it.
         decoding, decoded: when its decoding began and ended.
     """
 
-    data: bytes
+    data: bytes | np.ndarray
     top_k: int
     deadline: float
     pending: asyncio.Future[Any]
@@ -41,6 +46,7 @@ class Job:
     request_id: str = field(default_factory=request_ids.current)
     arrived: float = field(default_factory=time.perf_counter)
     by_engine: bool = False
+    outputs: Sequence[Output] = ()
     decoding: float = 0.0
     decoded: float = 0.0
     picture: Decoded | EncodedJpeg | None = None

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from service.backend import BatchItem, NotDecoded, Pending, Work
+from service.backend import Answer, BatchItem, NotDecoded, Pending, Work
 from service.batch_sizes import ExactSizes, PaddedSizes
 from service.batching import Batcher
 from service.metrics import Metrics
 from service.model_repository import Model
 from service.runtime.engine import Engine
+from service.runtime.graph import OUTPUTS, Output
 from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.scores import TopK, top_k
 
@@ -62,7 +63,7 @@ class LocalRunner:
         self._head = model.card.head.kind
         best = engine.info.tuned.tuning.best if engine.info.tuned else None
         self._running = metrics.running.labels(model=model.name)
-        self._batcher: Batcher[BatchItem, TopK] = Batcher(
+        self._batcher: Batcher[BatchItem, Answer] = Batcher(
             self._run,
             sizes=PaddedSizes(seconds) if (seconds := engine.seconds) else ExactSizes(engine.info.batch_sizes),
             lanes=engine.info.lanes,
@@ -105,14 +106,14 @@ class LocalRunner:
         """Finishes what is queued. Blocks."""
         self._batcher.close()
 
-    def _run(self, items: Sequence[BatchItem], alone: bool) -> list[TopK | Exception]:
+    def _run(self, items: Sequence[BatchItem], alone: bool) -> list[Answer | Exception]:
         self._running.inc(len(items))
         try:
             return self._results(items, alone)
         finally:
             self._running.dec(len(items))
 
-    def _results(self, items: Sequence[BatchItem], alone: bool) -> list[TopK | Exception]:
+    def _results(self, items: Sequence[BatchItem], alone: bool) -> list[Answer | Exception]:
         """Computes a batch. If the engine fails, computes each item once more by itself: only the guilty one fails."""
         try:
             return self._answers(items, alone)
@@ -122,7 +123,7 @@ class LocalRunner:
                 raise
             message = "%s: a batch of %d failed, so each image runs by itself: %s"
             log.warning(message, self._name, len(items), error, extra=_requests_of(items))
-        results: list[TopK | Exception] = []
+        results: list[Answer | Exception] = []
         for item in items:
             if self._broken:
                 results.append(EngineBroken(f"{self._name}: the engine has failed {FAILURES} times in a row"))
@@ -134,19 +135,22 @@ class LocalRunner:
                 results.append(error)
         return results
 
-    def _answers(self, items: Sequence[BatchItem], alone: bool) -> list[TopK | Exception]:
+    def _answers(self, items: Sequence[BatchItem], alone: bool) -> list[Answer | Exception]:
         """The answers to a batch. Raises what the engine raises.
 
         NotDecoded for a JPEG whose logits are not finite, NotFinite for any other image.
         """
-        logits = self._logits(items, alone)
+        outputs = self._infer(items, alone)
+        logits = outputs["logits"]
         finite = np.isfinite(logits).all(axis=1)
         best = iter(top_k(logits[finite], max(item.top_k for item in items), self._temperature, self._head))
-        results: list[TopK | Exception] = []
-        for item, is_finite in zip(items, finite, strict=True):
+        results: list[Answer | Exception] = []
+        for row, (item, is_finite) in enumerate(zip(items, finite, strict=True)):
             if is_finite:
                 ids, probabilities = next(best)
-                results.append(TopK(ids[: item.top_k], probabilities[: item.top_k]))
+                # Copies: a view would hold the whole batch's memory.
+                own: dict[Output, np.ndarray] = {name: outputs[name][row].copy() for name in item.outputs}
+                results.append(Answer(TopK(ids[: item.top_k], probabilities[: item.top_k]), own))
             elif isinstance(item.image, EncodedJpeg):
                 results.append(NotDecoded())
             else:
@@ -154,10 +158,15 @@ class LocalRunner:
                 results.append(NotFinite("the network's logits for this image are not finite"))
         return results
 
-    def _logits(self, items: Sequence[BatchItem], alone: bool) -> np.ndarray:
-        """float32 `(N, classes)`. Re-raises the engine's exceptions; counts those on a single image."""
+    def _infer(self, items: Sequence[BatchItem], alone: bool) -> dict[Output, np.ndarray]:
+        """The logits, and what else some of the items ask for, by name; float32 `(N, ...)`.
+
+        Re-raises the engine's exceptions; counts those on a single image.
+        """
+        asked = {name for item in items for name in item.outputs}
+        wanted = tuple(name for name in OUTPUTS if name == "logits" or name in asked)
         try:
-            logits = self._engine.infer([item.image for item in items], alone=alone)["logits"]
+            outputs = self._engine.infer([item.image for item in items], outputs=wanted, alone=alone)
         except Exception as error:
             if len(items) > 1:  # each of them runs again by itself: a batch may only be too large for the memory
                 raise
@@ -170,7 +179,7 @@ class LocalRunner:
             raise
         with self._counting:
             self._failures = 0
-        return logits
+        return outputs
 
 
 def _requests_of(items: Sequence[BatchItem]) -> dict[str, str]:

@@ -25,11 +25,12 @@ from service.backend import NotDecoded, Pending, Runner
 from service.batching import Expired
 from service.deadline import Deadline
 from service.decoders import Decoders, Outcome
-from service.errors import ImageTooLarge, ServerFault
+from service.errors import ServerFault
 from service.jobs import Job, end, expire, fail
 from service.metrics import MOST_CLASSES, STAGES, Metrics, Stage
 from service.model_repository import Model
 from service.runtime.faults import Fault
+from service.runtime.graph import Output
 from service.runtime.images import encoded
 from service.runtime.images.decoding import Decoded, decode
 from service.runtime.images.headers import Header, read_header
@@ -37,6 +38,7 @@ from service.runtime.images.preview import DecodePath, decode_path, to_png
 from service.runtime.scores import TopK
 from service.settings import Settings
 from service.settings_memory import ORDINARY_BYTES
+from service.upload_faults import ImageTooLarge
 
 # Copies of a JPEG on its way to an engine that decodes, beside the upload: without its metadata, in the memory shared
 # with the engine process, and in that process.
@@ -51,6 +53,7 @@ class Classified(NamedTuple):
         seconds: by stage; `decode` on a core of the pool, `queue` waiting for a decode thread and then for the engine,
             `inference` of the whole batch. The metrics and the Server-Timing header read the same numbers.
         batch_size: images in its batch.
+        outputs: of the graph, those that were asked for, as in `ModelCard.output_shapes`.
     """
 
     top: TopK
@@ -58,6 +61,7 @@ class Classified(NamedTuple):
     height: int
     seconds: Mapping[Stage, float]
     batch_size: int
+    outputs: Mapping[Output, np.ndarray]
 
 
 class Shown(NamedTuple):
@@ -87,6 +91,7 @@ class Pipeline:
         self._decoders = decoders
         self._preprocessing = model.card.preprocessing
         self._pixel_bytes = math.prod(model.card.preprocessing.shape)
+        self._output_bytes = {name: 4 * math.prod(shape) for name, shape in model.card.output_shapes.items()}
         self._max_image_bytes = settings.max_image_bytes
         self._limits: _Limits = {"max_pixels": settings.max_pixels, "scaled": settings.scaled_decoding}
         # Looked up once: a label costs as much as counting.
@@ -104,22 +109,33 @@ class Pipeline:
         self._not_decoded = metrics.not_decoded.labels(model=model.name)
 
     async def classify(
-        self, permit: Permit, images: Sequence[bytes], top_k: int, deadline: Deadline
+        self,
+        permit: Permit,
+        images: Sequence[bytes | np.ndarray],
+        top_k: int,
+        deadline: Deadline,
+        outputs: Sequence[Output] = (),
     ) -> list[Classified | Fault]:
         """Classifies each image on its own: a fault takes the place of that image's answer only.
+
+        Args:
+            images: files; or pixels as the network sees them, uint8 `(channels, height, width)` of the card.
+            outputs: of the graph, to answer with.
 
         Raises:
             Overloaded, DeadlineMissed, MemoryExhausted: no image was looked at.
         """
         decodes = self._runner.decodes
         copies = JPEG_COPIES * sum(min(len(data), encoded.MAX_BYTES) for data in images) if decodes else 0
+        each = self._pixel_bytes + sum(self._output_bytes[name] for name in outputs)
         try:
-            self._admit(permit, len(images), len(images) * self._pixel_bytes + copies, deadline)
+            self._admit(permit, len(images), len(images) * each + copies, deadline)
         except ServerFault as fault:
             self._failed(fault.slug).inc(len(images))
             raise
         jobs = [
-            Job(data, top_k, deadline.at, self._runner.pending(), self._compute, by_engine=decodes) for data in images
+            Job(data, top_k, deadline.at, self._runner.pending(), self._compute, by_engine=decodes, outputs=outputs)
+            for data in images
         ]
         if decodes:
             for job in jobs:
@@ -191,6 +207,10 @@ class Pipeline:
         if job.pending.done():
             return Outcome.NOTHING
         try:
+            if isinstance(job.data, np.ndarray):
+                job.decoding = job.decoded = time.perf_counter()
+                job.picture = Decoded(job.data, width=job.data.shape[2], height=job.data.shape[1])
+                return job.deliver(job)
             if len(job.data) > self._max_image_bytes:
                 raise ImageTooLarge(bytes=len(job.data), max_bytes=self._max_image_bytes)
             if header is None:
@@ -218,6 +238,7 @@ class Pipeline:
 
     def _show(self, job: Job) -> Outcome:
         assert isinstance(job.picture, Decoded)
+        assert isinstance(job.data, bytes)
         shown = to_png(job.picture.pixels), decode_path(job.data, self._preprocessing, **self._limits)
         job.pending.get_loop().call_soon_threadsafe(end, job.pending, shown)
         return Outcome.SHOWN
@@ -238,10 +259,10 @@ class Pipeline:
         try:
             pending = job.pending
             try:
-                top, timing = await pending
+                answer, timing = await pending
             except NotDecoded:
                 self._decode_after_all(job, request, pending)  # unless its callback has been first
-                top, timing = await job.pending
+                answer, timing = await job.pending
         except Exception as error:
             return job.fault(error, deadline)
         assert job.picture is not None
@@ -251,7 +272,7 @@ class Pipeline:
             "inference": timing.ran,
             "total": time.perf_counter() - job.arrived,
         }
-        return Classified(top, job.picture.width, job.picture.height, seconds, timing.batch_size)
+        return Classified(answer.top, job.picture.width, job.picture.height, seconds, timing.batch_size, answer.outputs)
 
     def _observe(self, answer: Classified | Fault) -> None:
         """Counts an answered image."""

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from service import errors, request_ids
+from service import errors, request_ids, upload_faults
 from service.api.access import note
 from service.errors import InternalError, InvalidParameter, MalformedRequest, MethodNotAllowed, NotFound, fault_types
 from service.runtime import faults
@@ -31,11 +31,11 @@ STATUS: dict[type[Fault], int] = {
     faults.NotAnImage: 422,
     faults.TruncatedImage: 422,
     faults.CorruptImage: 422,
-    errors.ImageTooLarge: 413,
-    errors.TooMuchMemory: 413,
-    errors.FormAsImage: 422,
-    errors.FileNameAsImage: 422,
-    errors.TextEncodedImage: 422,
+    upload_faults.ImageTooLarge: 413,
+    upload_faults.TooMuchMemory: 413,
+    upload_faults.FormAsImage: 422,
+    upload_faults.FileNameAsImage: 422,
+    upload_faults.TextEncodedImage: 422,
     # the whole request
     errors.UnreadableRequest: 400,
     errors.MalformedRequest: 400,

@@ -11,19 +11,10 @@ from starlette.requests import Request
 
 from service.admission import Permit
 from service.api.forms import Part, media_type, read_form
-from service.errors import (
-    FileNameAsImage,
-    FormAsImage,
-    ImageTooLarge,
-    NoImage,
-    RepeatedHeader,
-    RequestTooLarge,
-    TextEncodedImage,
-    UnsupportedEncoding,
-    UnsupportedMediaType,
-)
+from service.errors import NoImage, RepeatedHeader, RequestTooLarge, UnsupportedEncoding, UnsupportedMediaType
 from service.runtime.faults import CorruptImage, Fault, NotAnImage, TruncatedImage
 from service.settings import Settings
+from service.upload_faults import FileNameAsImage, FormAsImage, ImageTooLarge, TextEncodedImage
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 FORM = "multipart/form-data"

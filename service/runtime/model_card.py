@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from service.runtime.card_part import CardPart
 from service.runtime.choices import FILES, FilePrecision, Precision
+from service.runtime.graph import Output
 from service.runtime.head import Head
 from service.runtime.measured import Accuracy, Calibration, MultiLabelAccuracy
 from service.runtime.preprocessing import Preprocessing
@@ -46,6 +47,16 @@ class Architecture(CardPart):
     def has_bottlenecks(self) -> bool:
         """Whether the network has bottlenecks; only then do v1 and v1.5 differ."""
         return self.family == "imagenet" and self.depth >= 50
+
+    @property
+    def channels(self) -> int:
+        """Of the last feature map (table 1 and section 4.2 of the paper)."""
+        return 64 if self.family == "cifar" else 2048 if self.has_bottlenecks else 512
+
+    @property
+    def halvings(self) -> int:
+        """How often the network halves height and width, rounding up."""
+        return 2 if self.family == "cifar" else 5
 
     @property
     def name(self) -> str:
@@ -231,6 +242,18 @@ class ModelCard(CardPart):
     def gate(self, precision: Precision) -> Gate | None:
         """How a precision compared with fp32; None if it was not compared."""
         return self.files["fp32"].bf16 if precision == "bf16" else self.files[FILES[precision]].gate
+
+    @property
+    def output_shapes(self) -> dict[Output, tuple[int, ...]]:
+        """Of the graph's outputs for one image, all float32."""
+        views = self.preprocessing.views
+        height, width = (views.size, views.size) if views else self.preprocessing.shape[1:]
+        channels, halved = self.architecture.channels, 2**self.architecture.halvings
+        return {
+            "logits": (self.architecture.num_classes,),
+            "embedding": (channels,),
+            "feature_map": (channels, -(-height // halved), -(-width // halved)),
+        }
 
     @property
     def temperature(self) -> float:

@@ -7,12 +7,14 @@ import functools
 import logging
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from service.backend import NotDecoded, Pending, Runner
 from service.batching import Expired
+from service.model_repository import Model
 from service.runtime.engine import Image
+from service.runtime.graph import Output
 from service.runtime.images.encoded import EncodedJpeg
 from service.workers.memory import ABSENT, SharedMemory
 from service.workers.messages import (
@@ -27,6 +29,7 @@ from service.workers.messages import (
     Request,
     Shown,
     Stop,
+    from_bits,
     pack_done,
     received,
 )
@@ -42,6 +45,7 @@ class SharedItem(NamedTuple):
     top_k: int
     deadline: float
     request_id: str = ""
+    outputs: Sequence[Output] = ()
 
 
 class EngineSide:
@@ -144,16 +148,17 @@ class EngineSide:
         model, runner = self._loaded[request.model]
         pending = runner.pending()
         self.pending[request.slot] = pending
-        pending.add_done_callback(functools.partial(self._finish, request, runner))
+        pending.add_done_callback(functools.partial(self._finish, request, model, runner))
         image: Image
         if request.jpeg_bytes:
             data = bytes(self._memory.jpeg(request.slot, request.jpeg_bytes))
             image = EncodedJpeg(data, request.width, request.height)
         else:
             image = self._memory.pixels(request.slot, model.card.preprocessing.shape)
-        runner.submit(SharedItem(image, request.top_k, request.deadline, request.request_id), pending)
+        item = SharedItem(image, request.top_k, request.deadline, request.request_id, from_bits(request.outputs))
+        runner.submit(item, pending)
 
-    def _finish(self, request: Request, runner: Runner, pending: Pending) -> None:
+    def _finish(self, request: Request, model: Model, runner: Runner, pending: Pending) -> None:
         del self.pending[request.slot]
         if not self._open:  # the slot belongs to another worker by now
             return
@@ -166,10 +171,14 @@ class EngineSide:
             done = done._replace(outcome=Outcome.NOT_DECODED)
         elif not pending.exception():  # the runner has logged any other exception
             try:
-                top, timing = pending.result()
+                (top, outputs), timing = pending.result()
                 shared = self._memory.top(request.slot, request.top_k)
                 shared.class_ids[:] = top.class_ids
                 shared.probabilities[:] = top.probabilities
+                if outputs:
+                    places = self._memory.outputs(request.slot, model.card.output_shapes)
+                    for name, array in outputs.items():
+                        places[name][:] = array
                 done = Done(request.slot, Outcome.ANSWERED, *timing)
             except Exception:  # the worker waits for its slot in any case
                 log.exception("an answer could not be handed to worker %d", self._worker)

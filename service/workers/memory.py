@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import mmap
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from service.runtime.graph import Output
 from service.runtime.scores import TopK
 
 ABSENT, CAUGHT_UP, LOADED = -1, 0, 1
@@ -27,6 +29,7 @@ class Layout(NamedTuple):
     pixel_bytes: int  # of the largest input
     classes: int  # of the model with the most
     jpeg_bytes: int = 0  # of the largest JPEG that is handed over; 0 for none
+    output_numbers: int = 0  # of all outputs of the graph together, for one image of the model with the most
 
     @property
     def numbers_bytes(self) -> int:
@@ -38,9 +41,16 @@ class Layout(NamedTuple):
         return -(-max(self.pixel_bytes, self.jpeg_bytes) // 8) * 8
 
     @property
+    def outputs_at(self) -> int:
+        """Where in a slot the outputs of the graph begin, in bytes."""
+        return self.top_at + 8 * self.classes
+
+    @property
     def slot_bytes(self) -> int:
-        """Pixels of one byte each, or a JPEG; then a class id and a probability of four bytes each for every class."""
-        return _whole_pages(self.top_at + 8 * self.classes)
+        """Pixels of one byte each, or a JPEG; then four bytes each for the class id and the probability of every class,
+        and for every number of the outputs.
+        """
+        return _whole_pages(self.outputs_at + 4 * self.output_numbers)
 
     @property
     def bytes(self) -> int:
@@ -107,6 +117,16 @@ class SharedMemory:
         start = self._start(slot) + self.layout.top_at
         ids = np.frombuffer(self._map, np.int32, k, start)
         return TopK(ids, np.frombuffer(self._map, np.float32, k, start + 4 * k))
+
+    def outputs(self, slot: int, shapes: Mapping[Output, tuple[int, ...]]) -> dict[Output, np.ndarray]:
+        """float32 of these shapes, written by the engine and read by the worker. Each has its own place."""
+        start = self._start(slot) + self.layout.outputs_at
+        arrays: dict[Output, np.ndarray] = {}
+        for name, shape in shapes.items():
+            size = math.prod(shape)
+            arrays[name] = np.frombuffer(self._map, np.float32, size, start).reshape(shape)
+            start += 4 * size
+        return arrays
 
     def _start(self, slot: int) -> int:
         return self.layout.numbers_bytes + slot * self.layout.slot_bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -17,18 +17,20 @@ from service.model_repository import Model, Repository
 from service.published import Listing, Stamp
 from service.request_ids import MAX_CHARACTERS
 from service.runtime.engine import EngineInfo
+from service.runtime.graph import OUTPUTS, Output
 from service.settings import Settings
 from service.workers.memory import Layout
 
 MAX_BYTES = 1 << 16  # of a message; more records are split over several messages
 
-# From worker to engine: slot, model, top_k, deadline; of a JPEG its bytes, width and height; the id of its request.
+# From worker to engine: slot, model, top_k, deadline; of a JPEG its bytes, width and height; its outputs as
+# bits; the id of its request.
 HELLO = b"h"  # the worker listens
 SUBMIT = b"s"
 WITHDRAW = b"w"
 RELEASE = b"r"  # no request of this worker uses the model any more
 RELOAD = b"l"  # look at the model folder
-_REQUEST = struct.Struct(f"<cIHHdIII{MAX_CHARACTERS}s")
+_REQUEST = struct.Struct(f"<cIHHdIIIB{MAX_CHARACTERS}s")
 
 # From engine to worker.
 _DONE = b"d"
@@ -61,6 +63,7 @@ class Request(NamedTuple):
     jpeg_bytes: int = 0  # 0: the slot has pixels
     width: int = 0
     height: int = 0
+    outputs: int = 0  # of the graph: a bit for each, in their order
     request_id: str = ""
 
     def pack(self) -> bytes:
@@ -70,6 +73,14 @@ class Request(NamedTuple):
     def unpack(cls, message: bytes) -> Request:
         *numbers, request_id = _REQUEST.unpack(message)
         return cls(*numbers)._replace(request_id=request_id.rstrip(b"\0").decode())
+
+
+def to_bits(outputs: Sequence[Output]) -> int:
+    return sum(1 << OUTPUTS.index(name) for name in outputs)
+
+
+def from_bits(bits: int) -> tuple[Output, ...]:
+    return tuple(name for position, name in enumerate(OUTPUTS) if bits >> position & 1)
 
 
 class Outcome(IntEnum):

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from service.backend import Runner
 from service.model_repository import Model
+from service.runtime.model_card import ModelCard
 from service.workers.memory import Layout, SharedMemory
 
 SLOTS = 1024  # images that one worker can have in the engine process; its decode threads wait for a free slot
 
 # What the shared memory has room for besides the models at the start. Pages take memory only once they are written.
 MORE_MODELS, LEAST_PIXEL_BYTES, LEAST_CLASSES = 16, 3 * 512**2, 1000
+LEAST_OUTPUT_NUMBERS = 1000 + 2048 + 2048 * 7**2  # of a ResNet-50
 
 
 class Loaded(NamedTuple):
@@ -37,7 +39,13 @@ def layout_for(models: Sequence[Model], workers: int, jpeg_bytes: int = 0) -> La
         pixel_bytes=max(LEAST_PIXEL_BYTES, *(math.prod(card.preprocessing.shape) for card in cards)),
         jpeg_bytes=jpeg_bytes,
         classes=max(LEAST_CLASSES, *(card.architecture.num_classes for card in cards)),
+        output_numbers=max(LEAST_OUTPUT_NUMBERS, *map(output_numbers, cards)),
     )
+
+
+def output_numbers(card: ModelCard) -> int:
+    """Of all outputs of the graph together, for one image."""
+    return sum(map(math.prod, card.output_shapes.values()))
 
 
 class ModelTable(dict[int, Loaded]):
@@ -53,6 +61,7 @@ class ModelTable(dict[int, Loaded]):
         for what, size, most in (
             ("its input has {} bytes", math.prod(card.preprocessing.shape), layout.pixel_bytes),
             ("it has {} classes", card.architecture.num_classes, layout.classes),
+            ("its outputs have {} numbers", output_numbers(card), layout.output_numbers),
             ("with it, {} models are loaded", len(self) + 1, layout.models),
         ):
             if size > most:

@@ -6,15 +6,17 @@ import asyncio
 import queue
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from service.backend import BatchItem, Failed, NotDecoded, Pending, Ready, Work
+from service.backend import Answer, BatchItem, Failed, NotDecoded, Pending, Ready, Work
 from service.batching import BatchTiming, Expired
 from service.model_repository import Model, Repository
 from service.published import Listing
+from service.runtime.graph import Output
 from service.runtime.images.encoded import EncodedJpeg
+from service.runtime.model_card import ModelCard
 from service.runtime.scores import TopK
 from service.workers.memory import CAUGHT_UP, LOADED, SharedMemory
 from service.workers.messages import (
@@ -32,6 +34,7 @@ from service.workers.messages import (
     Stop,
     Unpacker,
     received,
+    to_bits,
 )
 
 BEAT_S = 0.5  # between the signs of life of a process
@@ -48,6 +51,8 @@ class _Waiting(NamedTuple):
     pending: Pending
     model: int
     top_k: int
+    outputs: Sequence[Output]
+    card: ModelCard
 
 
 class RemoteBackend:
@@ -123,8 +128,7 @@ class RemoteBackend:
     def _outcome(self, news: News) -> Ready | Failed:
         if news.info:
             self._indices[news.model] = news.index
-            shape = news.model.card.preprocessing.shape
-            return Ready(news.info, RemoteRunner(self, news.index, shape, news.info.decodes))
+            return Ready(news.info, RemoteRunner(self, news.index, news.model.card, news.info.decodes))
         assert news.reason is not None
         return Failed(news.reason)
 
@@ -170,19 +174,21 @@ class RemoteBackend:
         self._loop.remove_reader(self._sock)
         self._sock.close()
 
-    def submit(self, model: int, shape: tuple[int, int, int], item: BatchItem, pending: Pending) -> None:
+    def submit(self, model: int, card: ModelCard, item: BatchItem, pending: Pending) -> None:
         slot = self._free.get()
         if pending.done():  # cancelled or too late, while it was decoded or waited for the slot
             self._free.put(slot)
             return
         image = item.image
         request = Request(SUBMIT, slot, model, item.top_k, item.deadline, request_id=item.request_id)
+        if item.outputs:
+            request = request._replace(outputs=to_bits(item.outputs))
         if isinstance(image, EncodedJpeg):
             self.memory.jpeg(slot, len(image.data))[:] = image.data
             request = request._replace(jpeg_bytes=len(image.data), width=image.width, height=image.height)
         else:
-            self.memory.pixels(slot, shape)[:] = image
-        self._waiting[slot] = _Waiting(pending, model, item.top_k)
+            self.memory.pixels(slot, card.preprocessing.shape)[:] = image
+        self._waiting[slot] = _Waiting(pending, model, item.top_k, item.outputs, card)
         self._slots[pending] = slot
         self._count(model, 1)
         self._send(request)
@@ -221,7 +227,7 @@ class RemoteBackend:
             self.memory.unanswered[self.worker, model] += images
 
     def _finish(self, done: Done) -> None:
-        pending, model, top_k = self._waiting.pop(done.slot)
+        pending, model, top_k, names, card = self._waiting.pop(done.slot)
         del self._slots[pending]
         self._count(model, -1)
         if not pending.done():  # the client is still there
@@ -232,7 +238,9 @@ class RemoteBackend:
             elif done.outcome is Outcome.ANSWERED:
                 ids, probabilities = self.memory.top(done.slot, top_k)
                 timing = BatchTiming(done.queued, done.ran, done.batch_size)
-                pending.set_result((TopK(ids.copy(), probabilities.copy()), timing))
+                places = self.memory.outputs(done.slot, card.output_shapes) if names else {}
+                outputs = {name: places[name].copy() for name in names}
+                pending.set_result((Answer(TopK(ids.copy(), probabilities.copy()), outputs), timing))
             else:
                 pending.set_exception(EngineFailed("the engine process could not compute this image: see its log"))
         self._free.put(done.slot)
@@ -241,11 +249,11 @@ class RemoteBackend:
 class RemoteRunner:
     """One ready model of a `RemoteBackend`. A `Runner`."""
 
-    def __init__(self, backend: RemoteBackend, index: int, shape: tuple[int, int, int], decodes: bool = False) -> None:
+    def __init__(self, backend: RemoteBackend, index: int, card: ModelCard, decodes: bool = False) -> None:
         self.decodes = decodes
         self._backend = backend
         self._index = index
-        self._shape = shape
+        self._card = card
         self._unanswered = backend.memory.unanswered[:, index]
         self._per_second = backend.memory.per_second[index : index + 1]
 
@@ -263,4 +271,4 @@ class RemoteRunner:
         return pending
 
     def submit(self, item: BatchItem, pending: Pending) -> None:
-        self._backend.submit(self._index, self._shape, item, pending)
+        self._backend.submit(self._index, self._card, item, pending)

@@ -7,6 +7,8 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from service.admission import Memory, Permit
 from service.backend import Runner
 from service.deadline import Deadline
@@ -18,6 +20,7 @@ from service.model_repository import Model, open_repository
 from service.pipeline import Classified, Pipeline
 from service.runtime.engine import Engine
 from service.runtime.faults import Fault
+from service.runtime.graph import Output
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -60,10 +63,15 @@ class Served:
         return self.lifecycle.active(self.model(name))
 
     async def classify(
-        self, name: str, images: Sequence[bytes], top_k: int, deadline: Deadline | None = None
+        self,
+        name: str,
+        images: Sequence[bytes | np.ndarray],
+        top_k: int,
+        deadline: Deadline | None = None,
+        outputs: Sequence[Output] = (),
     ) -> list[Classified | Fault]:
         with Permit(self.memory) as permit:
-            return await self.pipeline(name).classify(permit, images, top_k, deadline or Deadline.after(60))
+            return await self.pipeline(name).classify(permit, images, top_k, deadline or Deadline.after(60), outputs)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)

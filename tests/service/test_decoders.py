@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from service.decoders import Decoders, Outcome
-from service.errors import Overloaded, TooMuchMemory
+from service.errors import Overloaded
+from service.upload_faults import TooMuchMemory
 from tests.support.waiting import until
 
 TIMEOUT_S = 10

@@ -6,12 +6,13 @@ import string
 
 import pytest
 
-from service import errors
+from service import errors, upload_faults
 from service.errors import Overloaded, fault_types
 from service.runtime import faults
 from service.runtime.faults import Fault
 
 ALL = list(fault_types())
+assert upload_faults.ImageTooLarge in ALL
 
 
 def example(cls: type[Fault]) -> Fault:

@@ -24,6 +24,7 @@ from service.metrics import Metrics
 from service.model_repository import Model, Status, open_repository
 from service.published import Stamp
 from service.runtime.engine import DynamicEngine, Engine, EngineInfo
+from service.runtime.graph import Output
 from service.runtime.model_card import ModelFile
 from service.runtime.model_folder import read_card
 from service.runtime.providers import ProviderUnavailable
@@ -39,6 +40,7 @@ class Picture(NamedTuple):
     top_k: int = 1
     deadline: float = math.inf
     request_id: str = "some-request"
+    outputs: Sequence[Output] = ()
 
 
 class ScriptedEngine:
@@ -50,12 +52,14 @@ class ScriptedEngine:
     def __init__(self, *ends: Exception | None) -> None:
         self._ends = list(ends)
         self.batches: list[int] = []
+        self.outputs: list[tuple[Output, ...]] = []
 
-    def infer(self, images: Sequence[np.ndarray], *, alone: bool) -> dict[str, np.ndarray]:
+    def infer(self, images: Sequence[np.ndarray], *, outputs: Sequence[Output], alone: bool) -> dict[str, np.ndarray]:
         self.batches.append(len(images))
         if self._ends and (error := self._ends.pop(0)):
             raise error
-        return {"logits": np.zeros((len(images), 10), np.float32)}
+        self.outputs.append(tuple(outputs))
+        return {name: np.zeros((len(images), 10), np.float32) for name in outputs}
 
     def prepare_thread(self) -> None:
         """Nothing to prepare."""
@@ -100,6 +104,22 @@ def outcomes(runner: LocalRunner, images: int) -> list[str]:
         return asyncio.run(asyncio.wait_for(run(), 10))
     finally:
         runner.close()
+
+
+def test_only_batches_that_hold_such_an_item_compute_more_than_logits(runner: Callable[..., LocalRunner]) -> None:
+    engine = ScriptedEngine()
+    made = runner(engine)
+
+    async def scenario() -> None:
+        for outputs in ((), ("feature_map", "embedding"), ()):
+            pending = made.pending()
+            made.submit(Picture(np.zeros((3, 32, 32), np.uint8), outputs=outputs), pending)
+            answer, _ = await pending
+            assert tuple(answer.outputs) == outputs
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+    made.close()
+    assert engine.outputs == [("logits",), ("logits", "embedding", "feature_map"), ("logits",)]
 
 
 def test_an_engine_that_fails_batch_after_batch_is_given_up_once(runner: Callable[..., LocalRunner]) -> None:
@@ -147,14 +167,14 @@ class PickyEngine(ScriptedEngine):
         super().__init__()
         self._most = most
 
-    def infer(self, images: Sequence[np.ndarray], *, alone: bool) -> dict[str, np.ndarray]:
+    def infer(self, images: Sequence[np.ndarray], *, outputs: Sequence[Output], alone: bool) -> dict[str, np.ndarray]:
         if len(images) > self._most:
             self.batches.append(len(images))
             raise RuntimeError("no memory for this batch")
         if any(image[0, 0, 0] == 13 for image in images):
             self.batches.append(len(images))
             raise RuntimeError("thirteen")
-        return super().infer(images, alone=alone)
+        return super().infer(images, outputs=outputs, alone=alone)
 
 
 def answers(runner: LocalRunner, *values: int) -> list[str]:
@@ -212,10 +232,12 @@ def test_batches_without_memory_on_several_lanes_break_nothing(runner: Callable[
     class Crowded(PickyEngine):
         info = EngineInfo("cpu", "fp32", batch_sizes=(1, 2), lanes=4)
 
-        def infer(self, images: Sequence[np.ndarray], *, alone: bool) -> dict[str, np.ndarray]:
+        def infer(
+            self, images: Sequence[np.ndarray], *, outputs: Sequence[Output], alone: bool
+        ) -> dict[str, np.ndarray]:
             if len(images) > 1:
                 together.wait()
-            return super().infer(images, alone=alone)
+            return super().infer(images, outputs=outputs, alone=alone)
 
     made = runner(Crowded(most=1), told.append, max_wait=10)
     assert answers(made, *range(8)) == ["answered"] * 8
@@ -228,10 +250,10 @@ def test_padded_batches_are_split_by_how_long_their_sizes_take(runner: Callable[
     def batches(engine: ScriptedEngine) -> list[int]:
         started, gate, infer = threading.Event(), threading.Event(), engine.infer
 
-        def held(images: Sequence[np.ndarray], *, alone: bool) -> dict[str, np.ndarray]:
+        def held(images: Sequence[np.ndarray], **options: Any) -> dict[str, np.ndarray]:
             started.set()
             assert gate.wait(10)
-            return infer(images, alone=alone)
+            return infer(images, **options)
 
         engine.infer = held  # type: ignore[method-assign]
         made = runner(engine)

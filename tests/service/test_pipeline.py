@@ -16,11 +16,12 @@ from PIL import Image
 from service.admission import Permit
 from service.backend import BatchItem, Pending
 from service.deadline import Deadline
-from service.errors import ComputationFailed, DeadlineMissed, ImageTooLarge, InternalError, MemoryExhausted, Overloaded
+from service.errors import ComputationFailed, DeadlineMissed, InternalError, MemoryExhausted, Overloaded
 from service.model_repository import Model
 from service.pipeline import JPEG_COPIES, Classified, Shown
 from service.runtime.engine import Engine
 from service.runtime.faults import Fault, TruncatedImage
+from service.runtime.graph import OUTPUTS, Output
 from service.runtime.images.decoding import Decoded, decode
 from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.images.headers import Header, read_header
@@ -29,6 +30,7 @@ from service.runtime.model_folder import read_card
 from service.runtime.scores import TopK, top_k
 from service.settings import Settings
 from service.settings_memory import ORDINARY_BYTES
+from service.upload_faults import ImageTooLarge
 from tests.service.served import Served
 from tests.support.engines import decodes, hold, record_sizes
 from tests.support.folders import copied
@@ -72,6 +74,31 @@ def test_the_answer_is_the_engines(served: Served, photo: bytes) -> None:
     assert answer.top.class_ids.tolist() == expected.class_ids.tolist()
     np.testing.assert_allclose(answer.top.probabilities, expected.probabilities, rtol=1e-4)
     assert (answer.width, answer.height) == (decoded.width, decoded.height)
+
+
+def test_pixels_get_the_answer_of_their_file_and_outputs_of_the_graph(served: Served, photo: bytes) -> None:
+    card = served.model("resnet18").card
+    pixels = decode(photo, card.preprocessing, max_pixels=10**9).pixels
+    answers = served.run(served.classify("resnet18", [photo, pixels], 5, outputs=OUTPUTS))
+    expected = served.engines["resnet18"].infer(pixels[None], OUTPUTS)
+    sizes = []
+    for answer in answers:
+        assert isinstance(answer, Classified)
+        sizes.append((answer.width, answer.height))
+        assert {name: array.shape for name, array in answer.outputs.items()} == card.output_shapes
+        for name in OUTPUTS:
+            np.testing.assert_allclose(answer.outputs[name], expected[name][0], rtol=1e-4, atol=1e-5)
+    assert sizes == [Image.open(io.BytesIO(photo)).size, (224, 224)]
+
+
+def test_memory_is_held_for_pixels_and_outputs(served: Served, photo: bytes) -> None:
+    async def held(*outputs: Output) -> int:
+        with Permit(served.memory) as permit:
+            await served.pipeline("resnet18").classify(permit, [photo] * 3, 1, Deadline.after(60), outputs)
+            return served.memory.held
+
+    assert served.run(held()) == 3 * 3 * 224**2
+    assert served.run(held("embedding", "feature_map")) == 3 * (3 * 224**2 + 4 * (512 + 512 * 7**2))
 
 
 class Decoding(Served):
@@ -501,8 +528,8 @@ def test_logits_that_are_not_finite_are_an_error_for_their_image_alone(
     engine = served.engines["resnet8-cifar"]
     infer = engine.infer
 
-    def overflowing(images: Sequence[np.ndarray], *, alone: bool) -> dict[str, np.ndarray]:
-        logits = infer(images, alone=alone)["logits"].copy()
+    def overflowing(images: Sequence[np.ndarray], **options: Any) -> dict[str, np.ndarray]:
+        logits = infer(images, **options)["logits"].copy()
         logits[np.std(images, axis=(1, 2, 3)) == 0, 3] = value
         return {"logits": logits}
 

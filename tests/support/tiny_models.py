@@ -29,8 +29,9 @@ def publish_tiny(
 ) -> Path:
     """Publishes a version of a model with the name, the card and the input of an architecture, but another graph.
 
-    The graph normalises the image (its feature map), takes the mean colour (its embedding) and applies one linear layer
-    with seeded random weights.
+    The graph normalises the image and takes means of squares of it: the first three channels of a feature map of the
+    architecture's shape, whose others are zero. Its mean is the embedding; one linear layer with seeded random weights
+    follows.
 
     Args:
         seed: of the weights.
@@ -49,27 +50,39 @@ def publish_tiny(
     mean = np.float32(255) * np.float32(preprocessing.mean).reshape(1, 3, 1, 1)
     scale = 1 / (np.float32(255) * np.float32(preprocessing.std).reshape(1, 3, 1, 1))
 
+    channels, cells = architecture.channels, preprocessing.height // 2**architecture.halvings
+    square = [preprocessing.height // cells] * 2
+    constants = {
+        "mean": mean,
+        "scale": scale,
+        "weight": weight,
+        "bias": bias,
+        "pads": np.array([0, 0, 0, 0, 0, channels - 3, 0, 0]),
+        "first": np.array([0]),
+        "last": np.array([3]),
+        "axis": np.array([1]),
+    }
     path = folder / MODEL_FILES["fp32"]
     graph = helper.make_graph(
         [
             helper.make_node("Cast", [INPUT], ["pixels"], to=TensorProto.FLOAT),
             helper.make_node("Sub", ["pixels", "mean"], ["centred"]),
-            helper.make_node("Mul", ["centred", "scale"], ["feature_map"]),
+            helper.make_node("Mul", ["centred", "scale"], ["normalised"]),
+            helper.make_node("AveragePool", ["normalised"], ["squares"], kernel_shape=square, strides=square),
+            helper.make_node("Pad", ["squares", "pads"], ["feature_map"]),
             helper.make_node("GlobalAveragePool", ["feature_map"], ["pooled"]),
             helper.make_node("Flatten", ["pooled"], ["embedding"]),
-            helper.make_node("Gemm", ["embedding", "weight", "bias"], ["logits"]),
+            helper.make_node("Slice", ["embedding", "first", "last", "axis"], ["colour"]),
+            helper.make_node("Gemm", ["colour", "weight", "bias"], ["logits"]),
         ],
         "tiny",
         [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [BATCH_DIMENSION, 3, crop, crop])],
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, [BATCH_DIMENSION, classes]),
-            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [BATCH_DIMENSION, 3]),
-            helper.make_tensor_value_info("feature_map", TensorProto.FLOAT, [BATCH_DIMENSION, 3, crop, crop]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [BATCH_DIMENSION, channels]),
+            helper.make_tensor_value_info("feature_map", TensorProto.FLOAT, [BATCH_DIMENSION, channels, cells, cells]),
         ],
-        [
-            numpy_helper.from_array(array, name)
-            for name, array in {"mean": mean, "scale": scale, "weight": weight, "bias": bias}.items()
-        ],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model, full_check=True)

@@ -13,9 +13,13 @@ from model_export.drawings.samples import sample_images
 from model_export.export.onnx_export import ExportError, _check, export_onnx, folded
 from model_export.export.parity_gate import FLOOR, torch_answers
 from model_export.nets.resnet import IMAGENET_BLOCKS, build
+from model_export.nets.serving_graph import ServingGraph
 from model_export.weights.random_weights import random_weights
 from service.runtime.engine import DynamicEngine
+from service.runtime.graph import OUTPUTS
 from service.runtime.model_card import Architecture
+from service.runtime.model_folder import read_card
+from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import open_session
 
 
@@ -37,6 +41,27 @@ def test_the_interface(model: onnx.ModelProto) -> None:
         "embedding": ["batch", 512],
         "feature_map": ["batch", 512, 7, 7],
     }
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        Architecture(depth=8, family="cifar", num_classes=3),
+        Architecture(depth=18, num_classes=3),
+        Architecture(depth=50, num_classes=3),
+    ],
+    ids=lambda architecture: architecture.name,
+)
+@pytest.mark.parametrize("crop", [(32, 32), (75, 97)])
+def test_the_card_tells_the_outputs_shapes(architecture: Architecture, crop: tuple[int, int], models_dir: Path) -> None:
+    loaded = random_weights(architecture)
+    preprocessing = Preprocessing(resize=128, crop=crop)
+    card = read_card(models_dir / "resnet18" / "1").model_copy(
+        update={"architecture": architecture, "preprocessing": preprocessing}
+    )
+    with torch.no_grad():
+        outputs = ServingGraph(loaded.net, preprocessing).eval()(torch.zeros((2, 3, *crop), dtype=torch.uint8))
+    assert {name: tuple(output.shape[1:]) for name, output in zip(OUTPUTS, outputs, strict=True)} == card.output_shapes
 
 
 def test_batch_norms_are_folded_and_weights_are_inside(model: onnx.ModelProto, models_dir: Path) -> None:

@@ -9,9 +9,11 @@ import sys
 import numpy as np
 import pytest
 
+from service.runtime.graph import Output
 from service.workers.memory import ABSENT, Layout, MemoryNotShared, SharedMemory
 
-LAYOUT = Layout(workers=2, models=3, slots=4, pixel_bytes=75, classes=7)
+LAYOUT = Layout(workers=2, models=3, slots=4, pixel_bytes=75, classes=7, output_numbers=13)
+OUTPUT_SHAPES: dict[Output, tuple[int, ...]] = {"logits": (7,), "embedding": (2,), "feature_map": (2, 1, 2)}
 
 
 @pytest.fixture
@@ -31,7 +33,12 @@ def test_nothing_overlaps(memory: SharedMemory) -> None:
         top = memory.top(slot, LAYOUT.classes)
         top.class_ids[:] = 100 + slot
         top.probabilities[:] = slot / 10
+        outputs = memory.outputs(slot, OUTPUT_SHAPES)
+        for number, array in enumerate(outputs.values()):
+            array[:] = 10 * slot + number
     for slot in slots:
+        for number, array in enumerate(memory.outputs(slot, OUTPUT_SHAPES).values()):
+            assert (array == 10 * slot + number).all()
         assert (memory.pixels(slot, (3, 5, 5)) == slot).all()
         assert (memory.top(slot, LAYOUT.classes).class_ids == 100 + slot).all()
         assert (memory.top(slot, LAYOUT.classes).probabilities == np.float32(slot / 10)).all()
@@ -51,6 +58,7 @@ def test_a_smaller_network_uses_a_part_of_a_slot(memory: SharedMemory) -> None:
 def test_another_process_sees_it(memory: SharedMemory) -> None:
     memory.pixels(5, (3, 5, 5))[2, 4, 4] = 77
     program = f"""
+from service.runtime.graph import Output
 from service.workers.memory import ABSENT, Layout, MemoryNotShared, SharedMemory
 memory = SharedMemory(Layout(*{tuple(LAYOUT)}), {memory.fd})
 assert memory.pixels(5, (3, 5, 5))[2, 4, 4] == 77

@@ -9,14 +9,32 @@ from service.runtime.engine import EngineInfo
 from service.runtime.model_card import Label
 from service.runtime.tuning import Measured, Tuned, Tuning
 from service.settings import Settings
-from service.workers.messages import MAX_BYTES, SUBMIT, Done, Mark, News, Outcome, Request, Stop, Unpacker, pack_done
+from service.workers.messages import (
+    MAX_BYTES,
+    SUBMIT,
+    Done,
+    Mark,
+    News,
+    Outcome,
+    Request,
+    Stop,
+    Unpacker,
+    from_bits,
+    pack_done,
+    to_bits,
+)
 
 
 def test_requests() -> None:
     for request_id in ("", "order-66", "x" * 64):
-        request = Request(SUBMIT, slot=70_000, model=3, top_k=1000, request_id=request_id)
+        request = Request(SUBMIT, slot=70_000, model=3, top_k=1000, request_id=request_id, outputs=5)
         assert Request.unpack(request.pack()) == request
         assert len(request.pack()) < 128
+
+
+def test_outputs_as_bits() -> None:
+    assert [from_bits(bits) for bits in range(4)] == [(), ("logits",), ("embedding",), ("logits", "embedding")]
+    assert all(to_bits(from_bits(bits)) == bits for bits in range(8))
 
 
 def test_done_in_one_message() -> None:

@@ -18,7 +18,7 @@ import PIL.Image
 import pytest
 import uvloop
 
-from service.backend import Failed, NotDecoded, Pending, Ready
+from service.backend import Answer, Failed, NotDecoded, Pending, Ready
 from service.batching import Expired
 from service.local_backend import open_engine
 from service.local_runner import LocalRunner
@@ -26,6 +26,7 @@ from service.metrics import Metrics
 from service.model_repository import Model, Repository, open_repository
 from service.published import Listing
 from service.runtime.engine import Image
+from service.runtime.graph import OUTPUTS, Output
 from service.runtime.images.decoding import decode
 from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.scores import TopK
@@ -33,13 +34,12 @@ from service.settings import Settings
 from service.workers.engine_side import EngineSide, SharedItem
 from service.workers.memory import ABSENT, CAUGHT_UP, LOADED, Layout, SharedMemory
 from service.workers.messages import Mark, News, Shown, Stop, Unpacker, received
-from service.workers.model_table import Loaded
+from service.workers.model_table import Loaded, output_numbers
 from service.workers.worker_side import ENGINE_PROCESS, EngineFailed, RemoteBackend, RemoteRunner
 from tests.support.engines import decodes, failing, hold
 from tests.support.waiting import async_until
 
 SIDE = 32
-SHAPE = 3, SIDE, SIDE
 WORKER = 1
 SEND_BUFFER = 65_536  # bytes
 
@@ -61,7 +61,15 @@ class Sides:
         self.engine = open_engine(self.models[0], settings)
         self.runner = LocalRunner(self.models[0], self.engine, Metrics())
         self.info = self.engine.info
-        layout = Layout(workers=2, models=2, slots=slots, pixel_bytes=3 * SIDE**2, classes=10, jpeg_bytes=jpeg_bytes)
+        layout = Layout(
+            workers=2,
+            models=2,
+            slots=slots,
+            pixel_bytes=3 * SIDE**2,
+            classes=10,
+            jpeg_bytes=jpeg_bytes,
+            output_numbers=output_numbers(self.models[0].card),
+        )
         self.memory = SharedMemory.create(layout)
         self.heard: list[str] = []
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -83,7 +91,7 @@ class Sides:
             on_stop=lambda number: self.heard.append(f"stop {number}"),
             on_lost=lambda: self.heard.append("lost"),
         )
-        self.remote = RemoteRunner(self.worker_side, 0, SHAPE)
+        self.remote = RemoteRunner(self.worker_side, 0, self.models[0].card)
         self.loaded: list[tuple[Model, Ready | Failed]] = []
 
     async def attach(self) -> None:
@@ -149,10 +157,10 @@ def test_pendings_are_those_of_the_engine(tiny_dir: Path) -> None:
         direct = [sides.runner.pending() for _ in range(6)]
         for pixels, pending in zip(pictures(6), direct, strict=True):
             sides.runner.submit(SharedItem(pixels, 3, math.inf), pending)
-        expected = [top for top, _ in await asyncio.gather(*direct)]
+        expected = [answer.top for answer, _ in await asyncio.gather(*direct)]
         found = await asyncio.gather(*(sides.submit(pixels) for pixels in pictures(6)))
-        for (top, timing), right in zip(found, expected, strict=True):
-            assert isinstance(top, TopK)
+        for ((top, outputs), timing), right in zip(found, expected, strict=True):
+            assert outputs == {}
             assert top.class_ids.tolist() == right.class_ids.tolist()
             np.testing.assert_allclose(top.probabilities, right.probabilities, rtol=1e-5)
             assert timing.ran > 0
@@ -164,17 +172,36 @@ def test_pendings_are_those_of_the_engine(tiny_dir: Path) -> None:
     run(tiny_dir, scenario)
 
 
+def test_outputs_of_the_graph_are_those_of_the_engine(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        asked: list[tuple[Output, ...]] = [("feature_map",), (), ("embedding", "logits"), OUTPUTS]
+        items = [
+            SharedItem(pixels, 3, math.inf, outputs=names) for pixels, names in zip(pictures(4), asked, strict=True)
+        ]
+        pendings = [sides.remote.pending() for _ in items]
+        for item, pending in zip(items, pendings, strict=True):
+            sides.remote.submit(item, pending)
+        expected = sides.engine.infer(pictures(4), OUTPUTS)
+        for row, ((answer, _), names) in enumerate(zip(await asyncio.gather(*pendings), asked, strict=True)):
+            assert set(answer.outputs) == set(names)
+            for name in names:
+                assert answer.outputs[name].shape == sides.models[0].card.output_shapes[name]
+                np.testing.assert_allclose(answer.outputs[name], expected[name][row], rtol=1e-4, atol=1e-5)
+
+    run(tiny_dir, scenario)
+
+
 def test_jpegs_reach_an_engine_that_decodes_and_come_back_if_it_cannot(tiny_dir: Path, photo: bytes) -> None:
     jpeg = EncodedJpeg(photo, *PIL.Image.open(io.BytesIO(photo)).size)
 
     async def scenario(sides: Sides) -> None:
         broken = [False, True, False]
         taken = decodes(sides.engine, sides.models[0].card.preprocessing, lambda: broken.pop(0))
-        for outcome in (TopK, NotDecoded, TopK):
+        for outcome in (Answer, NotDecoded, Answer):
             (found,) = await asyncio.gather(sides.submit(jpeg), return_exceptions=True)
             assert isinstance(found[0] if isinstance(found, tuple) else found, outcome)
         (decoded, _) = await sides.submit(decode(photo, sides.models[0].card.preprocessing, max_pixels=10**9).pixels)
-        assert isinstance(decoded, TopK)
+        assert isinstance(decoded, Answer)
         assert taken[:3] == [jpeg] * 3
         assert sides.free_slots() == 8
 
@@ -205,7 +232,7 @@ def test_an_image_expires_in_the_engine_process(tiny_dir: Path) -> None:
         gate.set()
         with pytest.raises(Expired):
             await late
-        assert len((await early)[0].class_ids) == len((await running)[0].class_ids) == 3
+        assert len((await early)[0].top.class_ids) == len((await running)[0].top.class_ids) == 3
         assert sides.free_slots() == 8
 
     run(tiny_dir, scenario)
@@ -226,7 +253,7 @@ def test_a_worker_gives_signs_of_life_and_sees_those_of_the_engine_process(tiny_
 
 def test_an_image_for_a_model_that_has_gone_gives_its_slot_back(tiny_dir: Path) -> None:
     async def scenario(sides: Sides) -> None:
-        gone = RemoteRunner(sides.worker_side, 1, SHAPE)
+        gone = RemoteRunner(sides.worker_side, 1, sides.models[0].card)
         pending = gone.pending()
         gone.submit(SharedItem(pictures(1)[0], 3, math.inf), pending)
         with pytest.raises(EngineFailed):
@@ -257,8 +284,8 @@ def test_a_model_is_released_after_its_last_image(tiny_dir: Path) -> None:
 def test_images_get_the_number_of_classes_that_they_ask_for(tiny_dir: Path) -> None:
     async def scenario(sides: Sides) -> None:
         found = await asyncio.gather(*(sides.submit(pixels, k) for k, pixels in zip((1, 10), pictures(2), strict=True)))
-        assert [len(top.class_ids) for top, _ in found] == [1, 10]
-        assert found[1][0].probabilities.sum() == pytest.approx(1)
+        assert [len(answer.top.class_ids) for answer, _ in found] == [1, 10]
+        assert found[1][0].top.probabilities.sum() == pytest.approx(1)
 
     run(tiny_dir, scenario)
 
@@ -414,7 +441,9 @@ def test_an_answer_that_cannot_be_handed_over_gives_its_slot_back(
 ) -> None:
     async def scenario(sides: Sides) -> None:
         shapeless = TopK(np.arange(2), np.zeros(2, np.float32))  # three were asked for
-        monkeypatch.setattr("service.local_runner.top_k", lambda logits, k, temperature: [shapeless] * len(logits))
+        monkeypatch.setattr(
+            "service.local_runner.top_k", lambda logits, k, temperature, kind: [shapeless] * len(logits)
+        )
         with pytest.raises(EngineFailed, match="see its log"):
             await sides.submit(pictures(1)[0], top_k=3)
         assert sides.free_slots() == 8
@@ -448,7 +477,7 @@ def test_without_a_free_slot_a_decode_thread_waits(tiny_dir: Path) -> None:
         gate.set()
         await first
         await waiting
-        assert len((await second)[0].class_ids) == 1
+        assert len((await second)[0].top.class_ids) == 1
 
     run(tiny_dir, scenario, slots=1)
 
