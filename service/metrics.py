@@ -6,7 +6,8 @@ import fcntl
 import os
 import threading
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -15,7 +16,8 @@ from service.runtime.build import this_build
 from service.settings_buckets import SECONDS
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Gauge, Histogram
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+    from prometheus_client.samples import Sample
 
 Stage = Literal["decode", "queue", "inference", "total"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -168,14 +170,28 @@ class Metrics:
 
     def text(self) -> bytes:
         """The Prometheus text format. With workers: the sum of all processes, and `process_` of the engine's."""
-        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client import generate_latest
+
+        with self._complete() as registry:
+            return generate_latest(registry)
+
+    def samples(self, *names: str) -> list[Sample]:
+        """The samples of these metrics. With workers: the sums of all processes."""
+        with self._complete() as registry:
+            return [sample for metric in registry.collect() if metric.name in names for sample in metric.samples]
+
+    @contextmanager
+    def _complete(self) -> Iterator[CollectorRegistry]:
+        """What there is to read: this registry, or with workers one over all processes."""
+        from prometheus_client import CollectorRegistry
         from prometheus_client.multiprocess import MultiProcessCollector
         from prometheus_client.process_collector import ProcessCollector
 
         if FOLDER not in os.environ:
-            return generate_latest(self.registry)
+            yield self.registry
+            return
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         ProcessCollector(pid=self._engine_pid, registry=together)
         with locked(os.environ[FOLDER], fcntl.LOCK_SH):
-            return generate_latest(together)
+            yield together

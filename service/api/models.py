@@ -10,9 +10,9 @@ from fastapi import APIRouter
 from service.api import schema
 from service.api.guard import Guard
 from service.api.problems import responses
-from service.api.redaction import redacted
 from service.errors import NotFound, UnknownModel
 from service.model_repository import Model, Repository
+from service.redaction import redacted
 from service.runtime.preprocessing import Preprocessing
 from service.runtime.tuning import Tuned
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.api.redaction import redacted
+from service.redaction import redacted
 
 DIGEST = "0123456789abcdef" * 4
 

@@ -1,0 +1,92 @@
+"""What the protocol says about the server and its models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from service.model_repository import Model, Repository
+from service.open_inference.answers import NAMES, OF_CLASSES
+from service.open_inference.datatypes import FP32, UINT8
+from service.redaction import redacted
+from service.runtime.build import this_build
+from service.runtime.graph import INPUT
+
+SERVER = "resnet-service"
+PLATFORM = "onnx_onnxv1"  # as the protocol writes it: framework and format
+EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "schedule_policy", "statistics")
+STATES = {"ready": "READY", "loading": "LOADING", "failed": "UNAVAILABLE"}
+ANY = -1  # a size that each request chooses
+
+
+class ServerMetadata(NamedTuple):
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class TensorMetadata(NamedTuple):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(NamedTuple):
+    """Attributes:
+    versions: those that are ready, ascending.
+    """
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+class IndexEntry(NamedTuple):
+    """One version in the repository index. `state`: READY, LOADING or UNAVAILABLE, and then the reason."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+def server() -> ServerMetadata:
+    return ServerMetadata(SERVER, this_build().version, EXTENSIONS)
+
+
+def describe(model: Model, repository: Repository) -> ModelMetadata:
+    """A model's tensors. Its input has one datatype here, the pixels'; encoded images (BYTES `[N]`) are taken, too."""
+    card = model.card
+    ready = sorted(
+        each.version for each in repository.versions if each.name == model.name and each.status.state == "ready"
+    )
+    classes = (card.architecture.num_classes,)
+    shapes: dict[str, tuple[int, ...]] = {name: shape for name, shape in card.output_shapes.items()}
+    shapes |= dict.fromkeys(OF_CLASSES, classes)
+    return ModelMetadata(
+        model.name,
+        tuple(map(str, ready)),
+        PLATFORM,
+        (TensorMetadata(INPUT, UINT8, (ANY, *card.preprocessing.shape)),),
+        tuple(TensorMetadata(name, FP32, (ANY, *shapes[name])) for name in NAMES),
+    )
+
+
+def index(repository: Repository, *, ready_only: bool) -> Iterator[IndexEntry]:
+    """Every version that is known, by name and version."""
+    entries = [
+        IndexEntry(
+            model.name,
+            str(model.version),
+            STATES[model.status.state],
+            redacted(model.status.reason or "", model.path),
+        )
+        for model in repository.versions
+    ]
+    entries += [
+        IndexEntry(stamp.path.parent.name, stamp.path.name, STATES["failed"], redacted(reason, stamp.path))
+        for stamp, reason in repository.unreadable.items()
+    ]
+    return (entry for entry in sorted(entries) if entry.state == STATES["ready"] or not ready_only)
