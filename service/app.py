@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
@@ -23,6 +23,7 @@ from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
 from service.model_repository import Model, Repository, open_repository
+from service.open_inference.data_plane import DataPlane
 from service.pipeline import Pipeline
 from service.runtime.build import this_build
 from service.settings import Settings
@@ -48,6 +49,7 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     serving: Callable[[], bool] = lambda: True,
+    closing: asyncio.Event | None = None,
     opens_admin_port: bool = True,
     before_listening: Callable[[], Awaitable[None]] | None = None,
     on_fatal: Callable[[Exception], None] = lambda error: None,
@@ -60,6 +62,7 @@ def create_app(
     Args:
         metrics: where everything is counted, by default in a registry of its own.
         serving: whether load balancers may send requests here, besides the models; False while shutting down.
+        closing: set once the HTTP port closes, for the gRPC port to do the same; by default it closes at the end.
         opens_admin_port: False for a worker: the engine process opens it.
         before_listening: awaited while loading has begun and before the server accepts connections.
         on_fatal: as in `Lifecycle`.
@@ -95,11 +98,21 @@ def create_app(
     def ready() -> bool:
         return lifecycle.ready and serving()
 
+    memory = Memory(settings.memory.requests, metrics)
+    plane = DataPlane(repository, lifecycle, settings, memory, metrics, ready)
+
     async def load() -> None:
         await lifecycle.load()
         if lifecycle.ready:
             lifecycle.announce()
             await lifecycle.follow()
+
+    def grpc_port() -> AbstractAsyncContextManager[None]:
+        if settings.grpc_port is None:
+            return nullcontext()
+        from service.grpc_api.port import GrpcPort  # needs what an extra installs
+
+        return GrpcPort(settings, settings.grpc_port, plane, guard, metrics, ready, closing or asyncio.Event())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -111,7 +124,8 @@ def create_app(
             try:
                 if before_listening:
                     await before_listening()
-                yield
+                async with grpc_port():
+                    yield
             finally:
                 loading.cancel()
             await asyncio.to_thread(decoders.shutdown)
@@ -140,7 +154,7 @@ def create_app(
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
     app.add_middleware(Access, metrics=metrics)
-    intake = Intake(repository, lifecycle, settings, Memory(settings.memory.requests, metrics))
+    intake = Intake(repository, lifecycle, settings, memory)
     app.include_router(classify.router(intake, settings, metrics, guard, FailedImages(settings.keep_failed)))
     app.include_router(preview.router(intake, guard))
     places = dict(WHERE)

@@ -125,6 +125,9 @@ SERVICE = {
         "settings",
         "upload_faults",
     },
+    "grpc_api": {
+        *("admission", "api", "deadline", "errors", "keys", "metrics", "open_inference", "request_ids", "settings"),
+    },
     "admin": {"api", "connections", "metrics", "server", "settings", "sockets", "tls", "uvicorn_protocol"},
     "app": {
         "admin",
@@ -133,6 +136,7 @@ SERVICE = {
         "backend",
         "decoders",
         "failed_images",
+        "grpc_api",
         "lifecycle",
         "local_backend",
         "metrics",
@@ -176,6 +180,7 @@ SERVICE = {
         *(
             "app",
             "counter_files",
+            "grpc_api",
             "keys",
             "logs",
             "metrics",
@@ -243,7 +248,7 @@ def test_the_runtime_imports_only_along_the_arrows(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in modules("service") if "runtime" not in p.parts], ids=name)
 def test_the_service_imports_only_along_the_arrows(path: Path) -> None:
     part = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
-    own = {part} if part in ("api", "open_inference", "workers") else set()
+    own = {part} if part in ("api", "grpc_api", "open_inference", "workers") else set()
     assert parts(path, "service") <= SERVICE[part] | own | {"runtime"}
     assert not parts(path, "model_export")
 

@@ -36,12 +36,12 @@ class Visit:
     """A call that the guard has let in.
 
     Attributes:
-        status: the HTTP status it is counted with; the caller sets it once it is known. A fault that passes the guard
+        http_status: the one it is counted with; the caller sets it once it is known. A fault that passes the guard
             brings its own.
     """
 
     def __init__(self) -> None:
-        self.status = 500
+        self.http_status = 500
 
 
 class Guard:
@@ -82,15 +82,15 @@ class Guard:
                 try:
                     response = await handler(request)
                 except RequestValidationError:
-                    visit.status = 422
+                    visit.http_status = 422
                     raise
                 except ClientDisconnect:
-                    visit.status = CLIENT_LEFT
+                    visit.http_status = CLIENT_LEFT
                     raise
                 except asyncio.CancelledError:  # the server stops
-                    visit.status = status_of(Stopping(retry_after=1))
+                    visit.http_status = status_of(Stopping(retry_after=1))
                     raise
-                visit.status = response.status_code
+                visit.http_status = response.status_code
             return response
 
         return guarded
@@ -121,12 +121,12 @@ class Guard:
             with key.allowance if key else nullcontext():
                 yield visit
         except Fault as fault:
-            visit.status = status_of(fault)
+            visit.http_status = status_of(fault)
             if isinstance(fault, Unauthorized) and "error" not in fault.members:
                 name = ANONYMOUS
             raise
         finally:
-            self._metrics.key_requests.labels(name, visit.status).inc()
+            self._metrics.key_requests.labels(name, visit.http_status).inc()
             note(key=name)
 
     def credentials(self, scope: Scope) -> Sequence[Security]:
