@@ -87,7 +87,8 @@ class GrpcPort:
         else:
             self._server.add_insecure_port(address)
         await self._server.start()
-        log.info("gRPC on %s", address)
+        if settings.workers == 1:  # else the engine process says it
+            log.info("gRPC on %s", address)
         self._until_closed = asyncio.create_task(self._close())
 
     async def __aexit__(

@@ -274,6 +274,8 @@ class Supervisor:
             host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
             scheme = "https" if self._settings.tls_certificate else "http"
             log.info("%d workers on %s://%s:%d", self._settings.workers, scheme, host, self._settings.port)
+            if self._settings.grpc_port is not None:
+                log.info("gRPC on %s:%d", host, self._settings.grpc_port)
             self._announce()
 
     @property

@@ -83,6 +83,7 @@ def test_a_cancelled_call_withdraws_its_images(service: Service, held: Path, por
     assert "Traceback" not in service.log.read_text()
 
 
+@pytest.mark.slow
 def test_an_overdue_call_gives_its_place_back(service: Service, held: Path, port: int) -> None:
     held.touch()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -109,6 +110,7 @@ def test_what_has_begun_is_finished_at_the_end(service: Service, held: Path, por
     assert "Traceback" not in service.log.read_text()
 
 
+@pytest.mark.slow
 def test_what_does_not_end_is_refused(held: Path, tiny_dir: Path, start_service: Start, port: int) -> None:
     service = start_service(
         tiny_dir, provider="cpu", max_batch=1, grpc_port=port, shutdown_delay=0, shutdown_timeout=1, hang_timeout=60
@@ -124,6 +126,24 @@ def test_what_does_not_end_is_refused(held: Path, tiny_dir: Path, start_service:
         assert dict(error.trailing_metadata())["problem"] == "stopping"
     held.unlink()
     service.process.wait(60)
+
+
+@pytest.mark.slow
+def test_further_signals_cut_calls_off(service: Service, held: Path, port: int) -> None:
+    held.touch()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = infer(channel)
+        until_in_service(service, 1)
+        service.process.send_signal(signal.SIGTERM)
+        until(lambda: not listens(port))
+
+        def ended() -> bool:
+            service.process.send_signal(signal.SIGTERM)  # several at once would count as one
+            return service.process.poll() is not None
+
+        until(ended)
+        assert service.process.returncode == 0
+        assert call.exception(timeout=30).code() is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.slow
