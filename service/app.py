@@ -16,6 +16,8 @@ from service.api.access import Access
 from service.api.guard import Guard
 from service.api.intake import Intake
 from service.api.middleware import Forwarded, Head
+from service.api.open_inference import errors as open_inference_errors
+from service.api.open_inference import routes as open_inference
 from service.backend import Backend, Runner, Work
 from service.decoders import Decoders
 from service.failed_images import FailedImages
@@ -24,6 +26,7 @@ from service.local_backend import LocalBackend
 from service.metrics import Metrics
 from service.model_repository import Model, Repository, open_repository
 from service.open_inference.data_plane import DataPlane
+from service.open_inference.errors import ProtocolError
 from service.pipeline import Pipeline
 from service.runtime.build import this_build
 from service.settings import Settings
@@ -33,6 +36,7 @@ WHERE = {
     "classify": "POST /classify",
     "preview": "POST /preview",
     "models": "/models",
+    "open_inference": "/v2",
     "documentation": "/docs",
     "openapi": "/openapi.json",
     "live": "/healthz/live",
@@ -141,14 +145,18 @@ def create_app(
         lifespan=lifespan,
         responses=problems.responses(),
     )
-    problems.install(app)
+    problems.install(app, {"v2": open_inference_errors.response})
+    app.add_exception_handler(ProtocolError, open_inference_errors.handle)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=("Server-Timing", "Retry-After", "X-Request-ID", *preview.HEADERS),
+            expose_headers=(
+                *("Server-Timing", "Retry-After", "X-Request-ID", "Inference-Header-Content-Length"),
+                *preview.HEADERS,
+            ),
         )
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
@@ -157,13 +165,16 @@ def create_app(
     intake = Intake(repository, lifecycle, settings, memory)
     app.include_router(classify.router(intake, settings, metrics, guard, FailedImages(settings.keep_failed)))
     app.include_router(preview.router(intake, guard))
+    app.include_router(open_inference.infer_router(plane, metrics, guard))
     places = dict(WHERE)
     if settings.admin_port is None:
         app.include_router(health.metrics_router(metrics, guard))
+        app.include_router(open_inference.statistics_router(plane, guard))  # before /v2/models/{name}
         # Before /models/{name}, whose methods another method of /models/reload would be told otherwise.
         app.include_router(models.reload_router(backend.reload, guard))
     else:
         del places["metrics"], places["version"]
+    app.include_router(open_inference.router(plane))
     app.include_router(models.router(repository, settings.models_dir))
     app.include_router(health.router(ready))
     app.include_router(problems.router())

@@ -21,9 +21,9 @@ log = logging.getLogger(ACCESS)
 
 # First parts of the paths that there are. Others have one label together: clients must not be able to make series.
 HANDLERS = frozenset(
-    ("classify", "preview", "models", "healthz", "metrics", "version", "docs", "openapi.json", "problems")
+    ("classify", "preview", "models", "healthz", "metrics", "version", "docs", "openapi.json", "problems", "v2")
 )
-PROBES = ("healthz", "metrics")  # asked every few seconds, and of no interest while they are answered well
+PROBES = ("healthz", "metrics", "v2/health")  # asked every few seconds, and of no interest while they are answered well
 MOST_CHARACTERS = 1000  # of what a client has sent, in a line: an address may have 65,535
 CLIENT_LEFT = 499  # nginx's code for it
 
@@ -65,9 +65,9 @@ class Access:
         finally:
             took = time.perf_counter() - started
             self._metrics.in_flight.dec()
-            handler = _handler(scope)
+            handler = handler_of(scope)
             self._metrics.http.labels(handler, status).observe(took)
-            _write(scope, headers, handler, status, took)
+            _write(scope, headers, status, took)
 
 
 def refused(fault: Fault, request_id: str, client: tuple[str, int] | None) -> None:
@@ -87,13 +87,15 @@ def _notes(scope: Scope) -> dict[str, object]:
     return notes
 
 
-def _handler(scope: Scope) -> str:
+def handler_of(scope: Scope) -> str:
+    """The first part of the path, if there are such paths."""
     first = get_route_path(scope).strip("/").partition("/")[0]
     return first if first in HANDLERS else "other"
 
 
-def _write(scope: Scope, headers: Headers, handler: str, status: int, took: float) -> None:
-    level = logging.DEBUG if handler in PROBES and status < 300 else logging.INFO
+def _write(scope: Scope, headers: Headers, status: int, took: float) -> None:
+    is_probe = get_route_path(scope).strip("/").startswith(PROBES)
+    level = logging.DEBUG if is_probe and status < 300 else logging.INFO
     if not log.isEnabledFor(level):
         return
     noted: dict[str, object] = {}

@@ -20,7 +20,7 @@ from service.api.forms import FIELD, media_type
 from service.api.guard import Handler
 from service.api.parameters import TIMEOUT_HEADER, depth_of, read_parameters, seconds_of
 from service.api.results import Wanted
-from service.api.uploads import FORM, IMAGE_TYPES, Body, Upload, only_header, read_body
+from service.api.uploads import FORM, IMAGE_TYPES, Upload, only_header, read_body
 from service.deadline import Deadline
 from service.lifecycle import Lifecycle
 from service.model_repository import Model, Repository
@@ -117,7 +117,7 @@ class Intake:
         deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
         model, pipeline, wanted = self._select(request, query, known)
         self._check_early(request, query, pipeline, deadline)
-        uploads, fields = await self._read(request, permit, deadline)
+        uploads, fields = await arriving(read_body(request, self._settings, permit), deadline)
         if fields or pipeline.room.closed:  # closed: another version has come meanwhile
             model, pipeline, wanted = self._select(request, [*query, *fields], known)
         note(request, images=len(uploads))
@@ -145,15 +145,16 @@ class Intake:
             rooms = [each.room for each in self._lifecycle.actives]
         min(rooms, key=lambda room: room.wait).check(deadline)
 
-    async def _read(self, request: Request, permit: Permit, deadline: Deadline) -> Body:
-        """The body. Raises DeadlineMissed if it has not arrived by then, and as `read_body` does."""
-        if deadline.at == math.inf:
-            return await read_body(request, self._settings, permit)
-        try:
-            async with asyncio.timeout(deadline.left):
-                return await read_body(request, self._settings, permit)
-        except TimeoutError:
-            raise deadline.missed("its body took longer to arrive") from None
+
+async def arriving(body: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+    """Awaits a body. Raises DeadlineMissed if it has not arrived by then."""
+    if deadline.at == math.inf:
+        return await body
+    try:
+        async with asyncio.timeout(deadline.left):
+            return await body
+    except TimeoutError:
+        raise deadline.missed("its body took longer to arrive") from None
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable, Mapping
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from service import errors, request_ids, upload_faults
-from service.api.access import note
+from service.api.access import handler_of, note
 from service.errors import InternalError, InvalidParameter, MalformedRequest, MethodNotAllowed, NotFound, fault_types
 from service.runtime import faults
 from service.runtime.faults import Fault
 
 log = logging.getLogger(__name__)
+
+Form = Callable[[Request, Fault], Response]  # makes the answer to a fault
 
 MEDIA_TYPE = "application/problem+json"
 CHALLENGE = 'Bearer realm="resnet"'  # how clients prove who they are (RFC 6750, section 3)
@@ -144,8 +147,12 @@ def responses(*types: type[Fault]) -> dict[int | str, dict[str, object]]:
     return by_status
 
 
-def install(app: FastAPI) -> None:
-    """Answers every error with a problem document, and a path with a trailing slash as without it."""
+def install(app: FastAPI, forms: Mapping[str, Form] | None = None) -> None:
+    """Answers every error with a problem document, and a path with a trailing slash as without it.
+
+    Args:
+        forms: what answers instead under paths with these first parts: other protocols have errors of another form.
+    """
     not_found = app.router.default
 
     async def without_slash(scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,29 +166,32 @@ def install(app: FastAPI) -> None:
     app.router.redirect_slashes = False
     app.router.default = without_slash
 
+    def formed(request: Request, fault: Fault) -> Response:
+        return (forms or {}).get(handler_of(request.scope), response)(request, fault)
+
     @app.exception_handler(Fault)
-    async def known(request: Request, fault: Fault) -> JSONResponse:
-        return response(request, fault)
+    async def known(request: Request, fault: Fault) -> Response:
+        return formed(request, fault)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         parameter = str(first["loc"][-1])
-        return response(request, InvalidParameter(parameter=parameter, value=str(first["input"]), reason=first["msg"]))
+        return formed(request, InvalidParameter(parameter=parameter, value=str(first["input"]), reason=first["msg"]))
 
     @app.exception_handler(HTTPException)
-    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+    async def routing(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         if error.status_code == 404:
-            return response(request, NotFound(path=path))
+            return formed(request, NotFound(path=path))
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")
-            return response(request, MethodNotAllowed(path=path, method=request.method, allowed=allowed))
-        return response(request, MalformedRequest(reason=error.detail))
+            return formed(request, MethodNotAllowed(path=path, method=request.method, allowed=allowed))
+        return formed(request, MalformedRequest(reason=error.detail))
 
     @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return response(request, InternalError())  # starlette logs the traceback
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return formed(request, InternalError())  # starlette logs the traceback
 
 
 def router() -> APIRouter:

@@ -53,9 +53,7 @@ async def read_body(request: Request, settings: Settings, permit: Permit) -> Bod
         UnsupportedMediaType, UnsupportedEncoding, RepeatedHeader, MalformedRequest, NoImage, TooManyImages,
         RequestTooLarge, ImageTooLarge, MemoryExhausted
     """
-    encoding = (only_header(request, "Content-Encoding") or "").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedEncoding(encoding=encoding)
+    check_encoding(request)
     header = only_header(request, "Content-Type") or ""
     content_type = media_type(header)
     if content_type == FORM:
@@ -63,7 +61,14 @@ async def read_body(request: Request, settings: Settings, permit: Permit) -> Bod
         return _body_of_form(await read_form(header, chunks, max_files=settings.max_images))
     if content_type in REFUSED_TYPES:
         raise UnsupportedMediaType(content_type=content_type)
-    return Body([Upload(await _read(request, permit, settings.max_image_bytes), None)], [])
+    return Body([Upload(await read_whole(request, permit, settings.max_image_bytes, ImageTooLarge), None)], [])
+
+
+def check_encoding(request: Request) -> None:
+    """Raises UnsupportedEncoding, or RepeatedHeader."""
+    encoding = (only_header(request, "Content-Encoding") or "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedEncoding(encoding=encoding)
 
 
 def only_header(request: Request, name: str) -> str | None:
@@ -123,9 +128,17 @@ def _describe(images: list[Part], parts: list[Part]) -> str:
     return f"no file chosen in {names}" if all(part.is_unfilled for part in parts) else f"fields {names}"
 
 
-async def _read(request: Request, permit: Permit, max_bytes: int) -> bytes:
+async def read_whole(request: Request, permit: Permit, max_bytes: int, too_large: type[Fault]) -> bytes:
+    """The body as it is.
+
+    Args:
+        permit: holds its bytes.
+
+    Raises:
+        MemoryExhausted, or `too_large` beyond `max_bytes`.
+    """
     body: io.BytesIO | None = None
-    async for chunk in _limited(request, permit, max_bytes, ImageTooLarge):
+    async for chunk in _limited(request, permit, max_bytes, too_large):
         if body is None:
             body = io.BytesIO(chunk)  # shares it; the usual body of one piece is never copied
             body.seek(0, io.SEEK_END)

@@ -43,6 +43,7 @@ class Call:
     Attributes:
         permit: what it holds until its end.
         deadline: of the client; infinite if it has none.
+        model: the name of the model that it asks for, once it is known.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Call:
     ) -> None:
         left = context.time_remaining()
         self.permit = permit
+        self.model = "unknown"
         self.deadline = Deadline.after(math.inf if left is None else left)
         self.noted: dict[str, object] = {"client": _address(context.peer())}
         self._requests = requests
@@ -113,7 +115,7 @@ class Calls:
                 await asyncio.wait(late)
 
     def handler(
-        self, path: str, reply: Reply, scope: Scope | None = None, *, probe: bool = False
+        self, path: str, reply: Reply, scope: Scope | None = None, *, probe: bool = False, infers: bool = False
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         """The handler of a method with one message each way.
 
@@ -123,12 +125,13 @@ class Calls:
         Args:
             path: `/service/method`.
             scope: what a key must allow; None for a method that is open to everybody.
+            infers: counted among the requests for inference, as over HTTP.
             probe: asked every few seconds, and of no interest while it is answered well.
         """
 
         async def answer(requests: AsyncIterator[bytes], context: ServicerContext[bytes, bytes]) -> bytes:
             started = time.perf_counter()
-            code = StatusCode.CANCELLED
+            code, problem = StatusCode.CANCELLED, ""
             task = asyncio.current_task()
             assert task is not None
             self._running.add(task)
@@ -139,7 +142,7 @@ class Calls:
                 try:
                     answered = await self._answer(call, reply, scope)
                     if isinstance(answered, Refusal):
-                        code = answered.code
+                        code, problem = answered.code, answered.slug
                         await context.abort(code, answered.message, (request_id, *answered.trailing))
                     context.set_trailing_metadata((request_id,))
                     code = StatusCode.OK
@@ -151,6 +154,8 @@ class Calls:
                     self._running.discard(task)
                     took = time.perf_counter() - started
                     self._metrics.grpc_in_flight.dec()
+                    if infers:
+                        self._metrics.requests.labels(call.model, HTTP[code], problem).inc()
                     self._metrics.grpc.labels(path.rpartition("/")[2], code.name).observe(took)
                     level = logging.DEBUG if probe and code is StatusCode.OK else logging.INFO
                     write_line(level, "gRPC", path, code.name, took, call.noted)

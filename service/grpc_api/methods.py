@@ -24,8 +24,12 @@ class Methods:
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
-    def handlers(self, calls: Calls) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
-        """The handlers of all methods, by name. Keys are needed as for the same calls over HTTP."""
+    def handlers(self, calls: Calls, *, for_operators: bool) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+        """The handlers by name of method. Keys are needed as for the same calls over HTTP.
+
+        Args:
+            for_operators: whether those are among them that tell what the metrics tell.
+        """
         path = f"/{SERVICE}/{{}}".format
         probes = {
             "ServerLive": self.server_live,
@@ -37,11 +41,12 @@ class Methods:
             "ModelMetadata": self.model_metadata,
             "RepositoryIndex": self.repository_index,
         }
+        statistics = {"ModelStatistics": calls.handler(path("ModelStatistics"), self.statistics, "metrics")}
         return {
             **{name: calls.handler(path(name), reply, probe=True) for name, reply in probes.items()},
             **{name: calls.handler(path(name), reply) for name, reply in open_to_all.items()},
-            "ModelInfer": calls.handler(path("ModelInfer"), self.infer, "classify"),
-            "ModelStatistics": calls.handler(path("ModelStatistics"), self.statistics, "metrics"),
+            "ModelInfer": calls.handler(path("ModelInfer"), self.infer, "classify", infers=True),
+            **(statistics if for_operators else {}),
         }
 
     async def server_live(self, call: Call) -> messages.ServerLiveResponse:
@@ -113,10 +118,11 @@ class Methods:
         raw = bool(message.raw_input_contents)
         request = request_of(message)
         del message  # its bytes are in the request now
-        model = self._plane.choose(request.model_name, request.model_version).model
+        model = self._plane.choose(request.model_name, request.model_version, call.deadline).model
+        call.model = model.name
         call.note(model=f"{model.name}@{model.version}")
         response = await self._plane.infer(call.permit, request, call.deadline)
-        call.note(images=response.images)
+        call.note(images=len(response.answers))
         return message_of(response, raw=raw)
 
 

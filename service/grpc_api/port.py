@@ -76,7 +76,7 @@ class GrpcPort:
             ],
             maximum_concurrent_rpcs=settings.max_connections,
         )
-        handlers = self._methods.handlers(self._calls)
+        handlers = self._methods.handlers(self._calls, for_operators=settings.admin_port is None)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         add_HealthServicer_to_server(Health(self._ready, (SERVICE,), self._closing), self._server)
         enable_server_reflection((SERVICE, HEALTH, REFLECTION), self._server, _described())

@@ -2,8 +2,7 @@
 
 An adapter of a transport does this, with one `Permit` around all of it:
 
-    chosen = plane.choose(name, version)          # early: what needs no body is refused before the body is read
-    chosen.pipeline.room.check(deadline)
+    plane.choose(name, version, deadline)         # early: what needs no body is refused before the body is read
     request = InferRequest(...)                   # parsed by the adapter; the permit holds the bytes of the message
     response = await plane.infer(permit, request, deadline)
 

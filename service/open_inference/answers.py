@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,9 +17,20 @@ from service.runtime.model_card import ModelCard
 from service.runtime.scores import probabilities_of, top_k
 
 PROBABILITIES = "probabilities"
-NAMES = ("logits", PROBABILITIES, "embedding", "feature_map")
+# Each output, and the output of the graph that it is made of.
+SOURCES: dict[str, Output] = {
+    "logits": "logits",
+    PROBABILITIES: "logits",
+    "embedding": "embedding",
+    "feature_map": "feature_map",
+}
 OF_CLASSES = ("logits", PROBABILITIES)
 CLASSIFICATION = "classification"
+
+
+def shapes_of(card: ModelCard) -> dict[str, tuple[int, ...]]:
+    """The shapes of the outputs of one image."""
+    return {name: card.output_shapes[source] for name, source in SOURCES.items()}
 
 
 class Wanted(NamedTuple):
@@ -35,11 +47,11 @@ class Wanted(NamedTuple):
 def wanted_of(outputs: Sequence[RequestedOutput], card: ModelCard) -> list[Wanted]:
     """What a request asks for; everything if it names nothing. Raises ProtocolError."""
     if not outputs:
-        return [Wanted(name) for name in NAMES]
+        return [Wanted(name) for name in SOURCES]
     names = [output.name for output in outputs]
     for output in outputs:
-        if output.name not in NAMES:
-            raise invalid(f"the model has no output '{output.name}': choose from {', '.join(NAMES)}")
+        if output.name not in SOURCES:
+            raise invalid(f"the model has no output '{output.name}': choose from {', '.join(SOURCES)}")
         if names.count(output.name) > 1:
             raise invalid(f"output '{output.name}' is asked for twice")
         if SHARED_MEMORY in output.parameters:
@@ -60,8 +72,14 @@ def _classes(output: RequestedOutput, card: ModelCard) -> int | None:
 
 def computed_for(wanted: Sequence[Wanted]) -> tuple[Output, ...]:
     """The outputs of the graph that it takes."""
-    names = {"logits" if one.name == PROBABILITIES else one.name for one in wanted}
+    names = {SOURCES[one.name] for one in wanted}
     return tuple(name for name in OUTPUTS if name in names)
+
+
+def bytes_of(wanted: Sequence[Wanted], card: ModelCard) -> int:
+    """What the tensors of one image take, beside what the pipeline answers: as they are, and on the wire."""
+    shapes = shapes_of(card)
+    return 2 * sum(4 * math.prod(shapes[one.name]) for one in wanted)
 
 
 def tensors(

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from service.admission import Memory, Permit
 from service.deadline import Deadline
-from service.errors import ModelFailed, ModelNotReady
+from service.errors import ServerFault
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.model_repository import Model, Repository
 from service.open_inference import descriptions, statistics
-from service.open_inference.answers import computed_for, tensors, wanted_of
+from service.open_inference.answers import bytes_of, computed_for, tensors, wanted_of
 from service.open_inference.descriptions import IndexEntry, ModelMetadata, ServerMetadata
 from service.open_inference.errors import Code, ProtocolError, error_of, invalid
 from service.open_inference.images import images_of
@@ -92,13 +92,20 @@ class DataPlane:
             await asyncio.to_thread(statistics.read, model.name, str(model.version), self._metrics) for model in models
         ]
 
-    def choose(self, name: str, version: str = "") -> Chosen:
-        """The version that would answer a request now."""
+    def choose(self, name: str, version: str = "", deadline: Deadline | None = None) -> Chosen:
+        """The version that would answer a request now.
+
+        Args:
+            deadline: if given, it is an error if the queue is too long now, for this deadline or at all.
+        """
         model = self._find(name, version)
         try:
-            return Chosen(model, self._lifecycle.active(model))
-        except (ModelFailed, ModelNotReady) as fault:
+            chosen = Chosen(model, self._lifecycle.active(model))
+            if deadline is not None:
+                chosen.pipeline.room.check(deadline)
+        except ServerFault as fault:
             raise error_of(fault) from None
+        return chosen
 
     def check(self, deadline: Deadline) -> None:
         """Raises ProtocolError if a request of now would wait too long with every model: it is refused unread."""
@@ -130,16 +137,16 @@ class DataPlane:
         wanted = wanted_of(request.outputs, card)
         images = images_of(request.inputs, card.preprocessing.shape, self._settings.max_images, permit)
         permit.enter(pipeline.room)
+        permit.reserve_bytes(len(images) * bytes_of(wanted, card))
         top_k = card.architecture.num_classes if card.head.multi_label else 1  # what the metrics count
         answers = await pipeline.classify(permit, images, top_k, ends, outputs=computed_for(wanted))
-        computed = []
+        classified = []
         for number, answer in enumerate(answers):
             if isinstance(answer, Fault):
                 raise error_of(answer, number if len(answers) > 1 else None)
-            computed.append(answer.outputs)
-        return InferResponse(
-            model.name, str(model.version), request.id, tensors(wanted, computed, card), images=len(images)
-        )
+            classified.append(answer)
+        outputs = tensors(wanted, [answer.outputs for answer in classified], card)
+        return InferResponse(model.name, str(model.version), request.id, outputs, classified)
 
     def _find(self, name: str, version: str) -> Model:
         try:

@@ -19,14 +19,14 @@ DATATYPES = frozenset(
     )
 )
 MOST_DIMENSIONS = 8
+LARGEST = 2**63 - 1
 LENGTH = struct.Struct("<I")  # before each element of BYTES
 
 
 def elements_of(shape: Sequence[int], name: str) -> int:
     """The number of elements of a tensor. Raises ProtocolError for a shape that no tensor has."""
-    if len(shape) > MOST_DIMENSIONS or any(size < 0 for size in shape):
-        shown = ", ".join(map(str, shape[:MOST_DIMENSIONS]))
-        raise invalid(f"input '{name}' has the shape [{shown}]: give at most {MOST_DIMENSIONS} sizes, none negative")
+    if len(shape) > MOST_DIMENSIONS or not all(0 <= size <= LARGEST for size in shape):
+        raise invalid(f"the shape of input '{name}' is impossible: give up to {MOST_DIMENSIONS} sizes, none negative")
     return math.prod(shape)
 
 

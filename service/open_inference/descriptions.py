@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from service.model_repository import Model, Repository
-from service.open_inference.answers import NAMES, OF_CLASSES
+from service.open_inference.answers import shapes_of
 from service.open_inference.datatypes import FP32, UINT8
 from service.redaction import redacted
 from service.runtime.build import this_build
@@ -62,15 +62,12 @@ def describe(model: Model, repository: Repository) -> ModelMetadata:
     ready = sorted(
         each.version for each in repository.versions if each.name == model.name and each.status.state == "ready"
     )
-    classes = (card.architecture.num_classes,)
-    shapes: dict[str, tuple[int, ...]] = {name: shape for name, shape in card.output_shapes.items()}
-    shapes |= dict.fromkeys(OF_CLASSES, classes)
     return ModelMetadata(
         model.name,
         tuple(map(str, ready)),
         PLATFORM,
         (TensorMetadata(INPUT, UINT8, (ANY, *card.preprocessing.shape)),),
-        tuple(TensorMetadata(name, FP32, (ANY, *shapes[name])) for name in NAMES),
+        tuple(TensorMetadata(name, FP32, (ANY, *shape)) for name, shape in shapes_of(card).items()),
     )
 
 

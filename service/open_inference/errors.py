@@ -7,6 +7,8 @@ import enum
 from service import errors
 from service.runtime.faults import Fault
 
+MOST_CHARACTERS = 500  # of a message: it may repeat what the request says
+
 
 class Code(enum.Enum):
     """Categories of errors, as in Triton's `TRITONSERVER_Error_Code`."""
@@ -36,7 +38,7 @@ class ProtocolError(Exception):
 
 def invalid(message: str) -> ProtocolError:
     """The request is wrong in itself."""
-    return ProtocolError(Code.INVALID_ARGUMENT, message)
+    return ProtocolError(Code.INVALID_ARGUMENT, message[:MOST_CHARACTERS])
 
 
 def error_of(fault: Fault, image: int | None = None) -> ProtocolError:

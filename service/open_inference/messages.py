@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from service.open_inference.datatypes import FP32, join_bytes
+from service.pipeline import Classified
 
 Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]
@@ -85,11 +86,11 @@ class InferResponse(NamedTuple):
     Attributes:
         id: that of the request.
         outputs: in the order of the request.
-        images: how many images it answers.
+        answers: of each image, with how long it took.
     """
 
     model_name: str
     model_version: str
     id: str
     outputs: Sequence[OutputTensor]
-    images: int
+    answers: Sequence[Classified]

@@ -73,10 +73,15 @@ def test_probes_are_not_logged_while_they_are_answered_well(service: GrpcService
 
 def test_calls_are_measured_by_method_and_code(service: GrpcService, channel: grpc.Channel) -> None:
     name = 'resnet_grpc_request_seconds_count{code="%s",method="ModelInfer"}'
-    before = {code: sample(service, name % code) for code in ("OK", "NOT_FOUND")}
+    names = [
+        *(name % code for code in ("OK", "NOT_FOUND")),
+        'resnet_requests_total{model="resnet8-cifar",problem="",status="200"}',
+        'resnet_requests_total{model="unknown",problem="unknown-model",status="404"}',
+    ]
+    before = [sample(service, name) for name in names]
     infer(channel)
     infer(channel, model="nothing")
-    until(lambda: all(sample(service, name % code) == count + 1 for code, count in before.items()))
+    until(lambda: [sample(service, name) for name in names] == [count + 1 for count in before])
     assert sample(service, "resnet_grpc_requests_in_flight") == 0
 
 

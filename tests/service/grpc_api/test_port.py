@@ -89,14 +89,17 @@ def test_sigterm_turns_health_off_then_closes_the_port_and_ends_with_zero(tiny_d
 
 def test_it_starts_and_ends_with_an_application_of_any_server(tiny_dir: Path) -> None:
     port = free_port()
-    settings = Settings(models_dir=tiny_dir, provider="cpu", max_batch=1, grpc_port=port)
+    settings = Settings(models_dir=tiny_dir, provider="cpu", max_batch=1, grpc_port=port, admin_port=free_port())
 
-    async def ask() -> bytes:
+    async def ask() -> None:
         app = create_app(settings)
         async with app.router.lifespan_context(app), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            answer: bytes = await channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"")
-        return answer
+            service = "/inference.GRPCInferenceService"
+            assert await channel.unary_unary(f"{service}/ServerLive")(b"") == b"\x08\x01"
+            with pytest.raises(grpc.aio.AioRpcError) as caught:  # what metrics tell is on the admin port
+                await channel.unary_unary(f"{service}/ModelStatistics")(b"")
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
-    assert asyncio.run(ask()) == b"\x08\x01"
+    asyncio.run(ask())
     with socket.socket() as sock:
         until(lambda: sock.connect_ex(("127.0.0.1", port)) != 0, 5)

@@ -103,7 +103,7 @@ RESPONSE = InferResponse(
         OutputTensor.of_floats("logits", np.arange(6, dtype=np.float32).reshape(2, 3)),
         OutputTensor("probabilities", "BYTES", (2, 1), [b"1.0:0:a", b""]),
     ],
-    images=2,
+    answers=(),
 )
 
 

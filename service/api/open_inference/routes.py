@@ -1,0 +1,155 @@
+"""`/v2`: what clients of Triton, KServe and OpenVINO Model Server call."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic_core import from_json
+
+from service.api.access import note
+from service.api.classify import server_timing
+from service.api.guard import Guard
+from service.api.intake import arriving, route_of, to_its_end, unless_disconnected
+from service.api.open_inference.answers import answer
+from service.api.open_inference.bodies import HEADER, parse
+from service.api.open_inference.errors import http_status
+from service.api.parameters import TIMEOUT_HEADER, seconds_of
+from service.api.uploads import check_encoding, only_header, read_whole
+from service.deadline import Deadline
+from service.errors import InternalError, RequestTooLarge
+from service.metrics import Metrics
+from service.open_inference.data_plane import DataPlane
+from service.open_inference.errors import ProtocolError, invalid
+from service.open_inference.statistics import ModelStatistics
+from service.runtime.faults import Fault
+
+MODEL = "/v2/models/{name}"
+VERSION = MODEL + "/versions/{version}"
+INDEX_BYTES = 4096  # of a request for the index: one flag
+
+
+def router(plane: DataPlane) -> APIRouter:
+    """Health, metadata and the index: open to everybody, as /healthz and /models are.
+
+    The protocol has an OpenAPI document of its own, so these paths are not in the service's.
+    """
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.get("/v2/health/live")
+    async def live() -> Response:
+        return JSONResponse({"live": True})
+
+    @routes.get("/v2/health/ready")
+    async def ready() -> Response:
+        is_ready = plane.server_ready()
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+    @routes.get("/v2")
+    async def server() -> Response:
+        return JSONResponse(plane.server_metadata()._asdict())
+
+    @routes.get(MODEL)
+    @routes.get(VERSION)
+    async def model(name: str, version: str = "") -> Response:
+        metadata = plane.model_metadata(name, version)
+        tensors = {
+            "inputs": [tensor._asdict() for tensor in metadata.inputs],
+            "outputs": [tensor._asdict() for tensor in metadata.outputs],
+        }
+        return JSONResponse(metadata._asdict() | tensors)
+
+    @routes.get(f"{MODEL}/ready")
+    @routes.get(f"{VERSION}/ready")
+    async def model_ready(name: str, version: str = "") -> Response:
+        is_ready = plane.model_ready(name, version)
+        return JSONResponse({"name": name, "ready": is_ready}, 200 if is_ready else 503)
+
+    @routes.post("/v2/repository/index")
+    async def index(request: Request) -> Response:
+        with plane.permit() as permit:
+            body = await read_whole(request, permit, INDEX_BYTES, RequestTooLarge)
+        try:
+            given = from_json(body) if body.strip() else {}
+        except ValueError as error:
+            raise invalid(f"the request is not JSON: {error}") from None
+        ready_only = given.get("ready", False) if isinstance(given, dict) else None
+        if not isinstance(ready_only, bool):
+            raise invalid('the request must be an object, and its member "ready" true or false')
+        return JSONResponse([entry._asdict() for entry in plane.repository_index(ready_only=ready_only)])
+
+    return routes
+
+
+def statistics_router(plane: DataPlane, guard: Guard) -> APIRouter:
+    """What /metrics tells, in Triton's form: for the operator."""
+    routes = APIRouter(include_in_schema=False, route_class=guard.require("metrics"))
+
+    @routes.get("/v2/models/stats")
+    @routes.get(f"{MODEL}/stats")
+    @routes.get(f"{VERSION}/stats")
+    async def stats(name: str = "", version: str = "") -> Response:
+        return JSONResponse({"model_stats": [_written(one) for one in await plane.model_statistics(name, version)]})
+
+    return routes
+
+
+def _written(stats: ModelStatistics) -> dict[str, object]:
+    """As Triton writes it. There is no cache, and answers are not timed on their own."""
+    totals = {
+        stage: {"count": total.count, "ns": total.ns}
+        for stage in ("success", "fail", "queue", "compute_input", "compute_infer")
+        for total in (getattr(stats, stage),)
+    }
+    nothing = {"count": 0, "ns": 0}
+    return {
+        "name": stats.name,
+        "version": stats.version,
+        "inference_count": stats.inference_count,
+        "execution_count": stats.execution_count,
+        "inference_stats": {**totals, **dict.fromkeys(("compute_output", "cache_hit", "cache_miss"), nothing)},
+        "batch_stats": [],
+    }
+
+
+def infer_router(plane: DataPlane, metrics: Metrics, guard: Guard) -> APIRouter:
+    async def infer(request: Request) -> Response:
+        name, version = request.path_params["name"], request.path_params.get("version", "")
+        deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
+        chosen = plane.choose(name, version, deadline)
+        model = chosen.model
+        request.state.model = model.name
+        note(request, model=f"{model.name}@{model.version}")
+        check_encoding(request)
+        header = only_header(request, HEADER)
+        with plane.permit() as permit:
+            body = await arriving(read_whole(request, permit, plane.max_message_bytes, RequestTooLarge), deadline)
+            asked = parse(body, header, name, version, model.card.preprocessing.shape, permit)
+            answered = await unless_disconnected(request.receive, plane.infer(permit, asked, deadline))
+            note(request, images=len(answered.answers))
+            response = await answer(asked, answered, permit)
+        response.headers["Server-Timing"] = server_timing(answered.answers)
+        return response
+
+    guarded = to_its_end(guard.protect("classify", infer))
+
+    async def counted(request: Request) -> Response:
+        """Counts every request by model, status and problem."""
+        status, problem = 500, InternalError.slug
+        try:
+            response = await guarded(request)
+            status, problem = response.status_code, ""
+            return response
+        except (ProtocolError, Fault) as error:
+            status, problem = http_status(error), error.slug
+            raise
+        finally:
+            metrics.requests.labels(getattr(request.state, "model", "unknown"), status, problem).inc()
+
+    routes = APIRouter(include_in_schema=False, route_class=route_of(counted))
+
+    @routes.post(f"{MODEL}/infer")
+    @routes.post(f"{VERSION}/infer")
+    async def documented() -> None:
+        """Answered by `counted`."""
+
+    return routes
