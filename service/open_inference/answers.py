@@ -30,7 +30,8 @@ CLASSIFICATION = "classification"
 
 def shapes_of(card: ModelCard) -> dict[str, tuple[int, ...]]:
     """The shapes of the outputs of one image."""
-    return {name: card.output_shapes[source] for name, source in SOURCES.items()}
+    shapes = card.output_shapes
+    return {name: shapes[source] for name, source in SOURCES.items()}
 
 
 class Wanted(NamedTuple):
