@@ -117,7 +117,7 @@ class Methods:
         message = await call.read(messages.ModelInferRequest)
         raw = bool(message.raw_input_contents)
         request = request_of(message)
-        del message  # its bytes are in the request now
+        del message  # raw bytes are in the request now
         model = self._plane.choose(request.model_name, request.model_version, call.deadline).model
         call.model = model.name
         call.note(model=f"{model.name}@{model.version}")

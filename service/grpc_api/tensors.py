@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from service.grpc_api.messages import (
     InferParameter,
@@ -64,16 +64,16 @@ def _input(tensor: ModelInferRequest.InferInputTensor, raw: bytes | None) -> Inp
     )
 
 
-def _values(tensor: ModelInferRequest.InferInputTensor) -> list[object]:
-    """The contents of a tensor. Raises ProtocolError if they are in a field of another datatype."""
+def _values(tensor: ModelInferRequest.InferInputTensor) -> Sequence[object]:
+    """The contents of a tensor, not copied. Raises ProtocolError if they are in a field of another datatype."""
     field = FIELDS.get(tensor.datatype)
-    found = {field.name: values for field, values in tensor.contents.ListFields()}
+    found: dict[str, Sequence[object]] = {field.name: values for field, values in tensor.contents.ListFields()}
     for name in found.keys() - {field}:
         raise invalid(
             f"input '{tensor.name}' is {tensor.datatype!r} and has {name}: "
             + (f"{tensor.datatype} belongs into {field}" if field else "send it in raw_input_contents")
         )
-    return list(found[field]) if field in found else []
+    return found.get(field or "", ())
 
 
 def _parameters(parameters: Mapping[str, InferParameter]) -> dict[str, Parameter]:

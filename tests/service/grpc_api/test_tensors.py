@@ -53,7 +53,9 @@ def test_a_raw_request() -> None:
 )
 def test_a_request_with_contents(datatype: str, field: str, values: list[object]) -> None:
     (tensor,) = request_of(one_input(datatype, **{field: values})).inputs
-    assert (tensor.raw, tensor.values) == (None, values)
+    assert tensor.raw is None
+    assert tensor.values is not None
+    assert list(tensor.values) == values
 
 
 def test_all_datatypes_have_a_field_but_those_of_16_bits() -> None:
@@ -62,7 +64,7 @@ def test_all_datatypes_have_a_field_but_those_of_16_bits() -> None:
 
 def test_without_data_there_are_no_values() -> None:
     (tensor,) = request_of(one_input()).inputs
-    assert (tensor.raw, tensor.values) == (None, [])
+    assert (tensor.raw, tensor.values) == (None, ())
 
 
 @pytest.mark.parametrize(
