@@ -10,8 +10,7 @@ from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 
 from service.admin import admin_port
-from service.admission import Memory
-from service.api import classify, documentation, health, models, preview, problems
+from service.api import classify, documentation, embed, explain, health, models, preview, problems
 from service.api.access import Access
 from service.api.guard import Guard
 from service.api.intake import Intake
@@ -34,6 +33,8 @@ from service.watchdog import watching
 
 WHERE = {
     "classify": "POST /classify",
+    "explain": "POST /explain",
+    "embed": "POST /embed",
     "preview": "POST /preview",
     "models": "/models",
     "open_inference": "/v2",
@@ -102,8 +103,8 @@ def create_app(
     def ready() -> bool:
         return lifecycle.ready and serving()
 
-    memory = Memory(settings.memory.requests, metrics)
-    plane = DataPlane(repository, lifecycle, settings, memory, metrics, ready)
+    intake = Intake(repository, lifecycle, settings, metrics, FailedImages(settings.keep_failed))
+    plane = DataPlane(repository, lifecycle, settings, intake.memory, metrics, ready)
 
     async def load() -> None:
         await lifecycle.load()
@@ -155,15 +156,16 @@ def create_app(
             allow_headers=("*",),
             expose_headers=(
                 *("Server-Timing", "Retry-After", "X-Request-ID", "Inference-Header-Content-Length"),
-                *preview.HEADERS,
+                *(*preview.HEADERS, embed.SHAPE_HEADER),
             ),
         )
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
     app.add_middleware(Access, metrics=metrics)
-    intake = Intake(repository, lifecycle, settings, memory)
-    app.include_router(classify.router(intake, settings, metrics, guard, FailedImages(settings.keep_failed)))
+    app.include_router(classify.router(intake, settings, metrics, guard))
+    app.include_router(explain.router(intake, metrics, guard))
+    app.include_router(embed.router(intake, settings, metrics, guard))
     app.include_router(preview.router(intake, guard))
     app.include_router(open_inference.infer_router(plane, metrics, guard))
     places = dict(WHERE)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import math
 import re
-from collections.abc import AsyncGenerator
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import Request
 
 from service.admission import Permit
 from service.api.forms import Part, media_type, read_form
+from service.deadline import Deadline
 from service.errors import NoImage, RepeatedHeader, RequestTooLarge, UnsupportedEncoding, UnsupportedMediaType
 from service.runtime.faults import CorruptImage, Fault, NotAnImage, TruncatedImage
 from service.settings import Settings
 from service.upload_faults import FileNameAsImage, FormAsImage, ImageTooLarge, TextEncodedImage
+
+T = TypeVar("T")
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 FORM = "multipart/form-data"
@@ -62,6 +67,17 @@ async def read_body(request: Request, settings: Settings, permit: Permit) -> Bod
     if content_type in REFUSED_TYPES:
         raise UnsupportedMediaType(content_type=content_type)
     return Body([Upload(await read_whole(request, permit, settings.max_image_bytes, ImageTooLarge), None)], [])
+
+
+async def arriving(body: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+    """Awaits a body. Raises DeadlineMissed if it has not arrived by then."""
+    if deadline.at == math.inf:
+        return await body
+    try:
+        async with asyncio.timeout(deadline.left):
+            return await body
+    except TimeoutError:
+        raise deadline.missed("its body took longer to arrive") from None
 
 
 def check_encoding(request: Request) -> None:

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from service.answers import Classified
 from service.open_inference.datatypes import FP32, join_bytes
-from service.pipeline import Classified
 
 Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]

@@ -7,14 +7,14 @@ from fastapi.responses import JSONResponse
 from pydantic_core import from_json
 
 from service.api.access import note
-from service.api.classify import server_timing
 from service.api.guard import Guard
-from service.api.intake import arriving, route_of, to_its_end, unless_disconnected
+from service.api.intake import route_of, to_its_end, unless_disconnected
 from service.api.open_inference.answers import answer
 from service.api.open_inference.bodies import HEADER, parse
 from service.api.open_inference.errors import http_status
 from service.api.parameters import TIMEOUT_HEADER, seconds_of
-from service.api.uploads import check_encoding, only_header, read_whole
+from service.api.results import server_timing
+from service.api.uploads import arriving, check_encoding, only_header, read_whole
 from service.deadline import Deadline
 from service.errors import InternalError, RequestTooLarge
 from service.metrics import Metrics
@@ -127,7 +127,7 @@ def infer_router(plane: DataPlane, metrics: Metrics, guard: Guard) -> APIRouter:
             answered = await unless_disconnected(request.receive, plane.infer(permit, asked, deadline))
             note(request, images=len(answered.answers))
             response = await answer(asked, answered, permit)
-        response.headers["Server-Timing"] = server_timing(answered.answers)
+        response.headers.update(server_timing(answered.answers))
         return response
 
     guarded = to_its_end(guard.protect("classify", infer))

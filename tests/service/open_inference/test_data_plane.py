@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from service.admission import Memory
+from service.answers import Classified
 from service.deadline import Deadline
 from service.open_inference.answers import bytes_of, wanted_of
 from service.open_inference.data_plane import DataPlane
 from service.open_inference.errors import Code, ProtocolError
 from service.open_inference.messages import NONE, InferRequest, InferResponse, InputTensor, Parameters, RequestedOutput
-from service.pipeline import Classified
 from service.runtime.head import Head
 from service.runtime.images.decoding import decode
 from service.runtime.model_card import Architecture
