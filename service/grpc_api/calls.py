@@ -17,11 +17,11 @@ from grpc.aio import ServicerContext
 
 from service import request_ids
 from service.admission import Permit
-from service.api.access import write_line
+from service.api.access import CLIENT_LEFT, write_line
 from service.api.guard import Guard, Visit, tokens_of
 from service.deadline import Deadline
 from service.errors import InternalError, Stopping
-from service.grpc_api.statuses import HTTP, Refusal, refusal_of
+from service.grpc_api.statuses import Refusal, refusal_of
 from service.grpc_api.wire import Malformed, memory_of
 from service.keys import Scope
 from service.metrics import Metrics
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
 
 REQUEST_ID = request_ids.HEADER.lower()  # gRPC's metadata is in lower case
+OK = 200  # the HTTP status of an answer, for metrics that have one
 OTHER_PARTS = 1000  # of a message, beside its images
 
 
@@ -131,7 +132,7 @@ class Calls:
 
         async def answer(requests: AsyncIterator[bytes], context: ServicerContext[bytes, bytes]) -> bytes:
             started = time.perf_counter()
-            code, problem = StatusCode.CANCELLED, ""
+            code, status, problem = StatusCode.CANCELLED, CLIENT_LEFT, ""
             task = asyncio.current_task()
             assert task is not None
             self._running.add(task)
@@ -142,10 +143,10 @@ class Calls:
                 try:
                     answered = await self._answer(call, reply, scope)
                     if isinstance(answered, Refusal):
-                        code, problem = answered.code, answered.slug
+                        code, status, problem = answered.code, answered.http_status, answered.slug
                         await context.abort(code, answered.message, (request_id, *answered.trailing))
                     context.set_trailing_metadata((request_id,))
-                    code = StatusCode.OK
+                    code, status = StatusCode.OK, OK
                     return answered
                 except asyncio.CancelledError:
                     code = _why_cancelled(call)
@@ -155,7 +156,7 @@ class Calls:
                     took = time.perf_counter() - started
                     self._metrics.grpc_in_flight.dec()
                     if infers:
-                        self._metrics.requests.labels(call.model, HTTP[code], problem).inc()
+                        self._metrics.requests.labels(call.model, status, problem).inc()
                     self._metrics.grpc.labels(path.rpartition("/")[2], code.name).observe(took)
                     level = logging.DEBUG if probe and code is StatusCode.OK else logging.INFO
                     write_line(level, "gRPC", path, code.name, took, call.noted)
@@ -168,10 +169,10 @@ class Calls:
         try:
             tokens = tokens_of(call.metadata("authorization"), call.metadata("x-api-key"))
             with self._guard.admit(scope, tokens, call.note) if scope else nullcontext(Visit()) as visit:
-                visit.http_status = HTTP[StatusCode.CANCELLED]  # if it does not come to its end
+                visit.http_status = CLIENT_LEFT  # if it does not come to its end
                 try:
                     data = (await reply(call)).SerializeToString()
-                    visit.http_status = HTTP[StatusCode.OK]
+                    visit.http_status = OK
                     return data
                 except (Fault, ProtocolError) as error:
                     refusal = refusal_of(error)
@@ -182,7 +183,7 @@ class Calls:
                 except Exception:
                     log.exception("a call failed unexpectedly")
                     refusal = refusal_of(InternalError())
-                visit.http_status = HTTP[refusal.code]
+                visit.http_status = refusal.http_status
         except Fault as fault:  # of the guard
             refusal = refusal_of(fault)
         call.note(problem=refusal.slug)

@@ -28,7 +28,7 @@ log = logging.getLogger("service")
 
 MOST_BYTES = 2**31 - 1  # of a message, which gRPC can express
 FRAMING_BYTES = 64 * 2**10  # of a message, beside the images: names, shapes, parameters
-LAST_WORDS_S = 1.0  # for what is not a call of the protocol: reflection
+LAST_WORDS_S = 3.0  # for answers that are being sent, and for what is not a call of the protocol: reflection
 PING_S, PINGED_S = 60, 10  # between pings of the server to its clients, and the least between those of a client
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

@@ -28,26 +28,13 @@ CODES = {
     503: StatusCode.UNAVAILABLE,
     504: StatusCode.DEADLINE_EXCEEDED,
 }
+# From the category of an error that only the protocol knows, with the HTTP status that it has in metrics.
 OF_PROTOCOL = {
-    Code.INVALID_ARGUMENT: StatusCode.INVALID_ARGUMENT,
-    Code.NOT_FOUND: StatusCode.NOT_FOUND,
-    Code.UNSUPPORTED: StatusCode.UNIMPLEMENTED,
-    Code.UNAVAILABLE: StatusCode.UNAVAILABLE,
-    Code.INTERNAL: StatusCode.INTERNAL,
-}
-# The other way, for metrics that have HTTP statuses: as google/rpc/code.proto says.
-HTTP = {
-    StatusCode.OK: 200,
-    StatusCode.INVALID_ARGUMENT: 400,
-    StatusCode.UNAUTHENTICATED: 401,
-    StatusCode.PERMISSION_DENIED: 403,
-    StatusCode.NOT_FOUND: 404,
-    StatusCode.RESOURCE_EXHAUSTED: 429,
-    StatusCode.CANCELLED: 499,
-    StatusCode.INTERNAL: 500,
-    StatusCode.UNIMPLEMENTED: 501,
-    StatusCode.UNAVAILABLE: 503,
-    StatusCode.DEADLINE_EXCEEDED: 504,
+    Code.INVALID_ARGUMENT: (StatusCode.INVALID_ARGUMENT, 400),
+    Code.NOT_FOUND: (StatusCode.NOT_FOUND, 404),
+    Code.UNSUPPORTED: (StatusCode.UNIMPLEMENTED, 501),
+    Code.UNAVAILABLE: (StatusCode.UNAVAILABLE, 503),
+    Code.INTERNAL: (StatusCode.INTERNAL, 500),
 }
 # A client reads 8 KiB of metadata, in which every byte beyond ASCII takes three.
 MOST_CHARACTERS = 1000
@@ -58,21 +45,28 @@ class Refusal(NamedTuple):
 
     Attributes:
         slug: the stable name of what is wrong.
+        http_status: what metrics count it as that have HTTP statuses.
         trailing: metadata.
     """
 
     code: StatusCode
     message: str
     slug: str
+    http_status: int
     trailing: tuple[tuple[str, str], ...]
 
 
 def refusal_of(error: Fault | ProtocolError) -> Refusal:
     fault = error if isinstance(error, Fault) else error.fault
     message = f"{error} {error.advice()}" if isinstance(error, Fault) else str(error)
-    code = CODES[status_of(fault)] if fault else OF_PROTOCOL[error.code]  # type: ignore[union-attr]
+    if fault:
+        http_status = status_of(fault)
+        code = CODES[http_status]
+    else:
+        assert isinstance(error, ProtocolError)
+        code, http_status = OF_PROTOCOL[error.code]
     trailing = [("problem", error.slug)]
     if fault and (seconds := headers_of(fault).get("Retry-After")):
         # The second is what gRPC's own retries heed (gRFC A6).
         trailing += [("retry-after", seconds), ("grpc-retry-pushback-ms", f"{seconds}000")]
-    return Refusal(code, message[:MOST_CHARACTERS], error.slug, tuple(trailing))
+    return Refusal(code, message[:MOST_CHARACTERS], error.slug, http_status, tuple(trailing))

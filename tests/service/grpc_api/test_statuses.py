@@ -6,8 +6,8 @@ import pytest
 from grpc import StatusCode
 
 from service.api.problems import STATUS
-from service.errors import Overloaded, RateLimited, UnknownModel
-from service.grpc_api.statuses import CODES, HTTP, MOST_CHARACTERS, OF_PROTOCOL, refusal_of
+from service.errors import Overloaded, RateLimited, TooManyImages, UnknownModel
+from service.grpc_api.statuses import CODES, MOST_CHARACTERS, OF_PROTOCOL, refusal_of
 from service.open_inference.errors import Code, ProtocolError, error_of, invalid
 from service.runtime.faults import CorruptImage, Fault
 
@@ -15,7 +15,6 @@ from service.runtime.faults import CorruptImage, Fault
 def test_every_fault_and_every_category_of_the_protocol_has_a_code() -> None:
     assert set(STATUS.values()) <= CODES.keys()
     assert set(Code) == OF_PROTOCOL.keys()
-    assert {*CODES.values(), *OF_PROTOCOL.values(), StatusCode.OK, StatusCode.CANCELLED} == HTTP.keys()
 
 
 @pytest.mark.parametrize(
@@ -49,6 +48,11 @@ def test_a_refusal(error: Fault | ProtocolError, code: StatusCode, trailing: obj
     refusal = refusal_of(error)
     assert (refusal.code, refusal.trailing) == (code, trailing)
     assert refusal.message.startswith(str(error))
+
+
+def test_metrics_count_a_refusal_as_over_http() -> None:
+    assert refusal_of(error_of(TooManyImages(max_images=1))).http_status == 413
+    assert refusal_of(ProtocolError(Code.UNSUPPORTED, "no")).http_status == 501
 
 
 def test_a_fault_says_what_to_do() -> None:
