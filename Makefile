@@ -6,7 +6,7 @@ IMAGE ?= resnet-service
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install tools run test test-all lint bench bench-peers bench-attacks soak docs docker lock sbom audit clean
+.PHONY: help install tools run test test-all lint bench bench-peers bench-attacks soak docs proto docker lock sbom audit clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ install: $(VENV)/installed  ## make the virtual environment and install everythi
 $(VENV)/installed: pyproject.toml docker/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint docker/constraints.txt --editable '.[cpu,export,dev]'
+	$(BIN)/pip install --quiet --constraint docker/constraints.txt --editable '.[cpu,grpc,export,dev]'
 	touch $@
 
 tools:  ## install nginx and Chromium for the end-to-end tests (on Debian as root; elsewhere, say what is missing)
@@ -70,6 +70,9 @@ soak: install  ## mixed load, faults and hostile input for SECONDS (3600), behin
 
 docs: install  ## regenerate the pages of docs/ that come from the code
 	$(BIN)/python docs/generate.py
+
+proto: install  ## compile service/grpc_api/open_inference.proto
+	$(BIN)/python -m service.grpc_api.generate
 
 docker:  ## build the images `service`, `service-cuda` and `export`, labelled with commit, date and version
 	for target in service service-cuda export; do \

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from resnet_commands import EXIT_INCOMPLETE, RUNTIME_EXTRA, missing, stranger
 from service import logs
+from service.grpc_api.installed import NotInstalled, check_installed
 from service.keys import KeysError, read_entries
 from service.runtime.build import this_build
 from service.tls import TlsError
@@ -52,7 +53,9 @@ def _run(arguments: Sequence[str]) -> int:
     logs.configure(settings.log_level, settings.log_format, access=settings.access_log)
     try:
         check_files(settings)
-    except (KeysError, TlsError) as error:
+        if settings.grpc_port is not None:
+            check_installed()
+    except (KeysError, TlsError, NotInstalled) as error:
         log.error("%s", error)
         return 2
     status = serve(settings) if settings.workers == 1 else serve_with_workers(settings)
@@ -100,6 +103,7 @@ def serve(settings: Settings) -> int:
                 settings,
                 metrics=counts,
                 serving=lambda: not server.draining,
+                closing=server.closing,
                 on_fatal=server.fail,
                 on_hang=end_process,
             ),
@@ -107,10 +111,10 @@ def serve(settings: Settings) -> int:
     except RepositoryError as error:
         log.error("%s", error)
         return 1
-    ports = {"--port": settings.port}
-    if settings.admin_port is not None:
-        ports["--admin-port"] = settings.admin_port
+    ports = {"--port": settings.port, "--admin-port": settings.admin_port, "--grpc-port": settings.grpc_port}
     for option, port in ports.items():
+        if port is None:
+            continue
         try:
             sockets.check(settings.host, port)
         except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
@@ -58,6 +58,7 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     serving: Callable[[], bool] = lambda: True,
+    closing: asyncio.Event | None = None,
     opens_admin_port: bool = True,
     before_listening: Callable[[], Awaitable[None]] | None = None,
     on_fatal: Callable[[Exception], None] = lambda error: None,
@@ -70,6 +71,7 @@ def create_app(
     Args:
         metrics: where everything is counted, by default in a registry of its own.
         serving: whether load balancers may send requests here, besides the models; False while shutting down.
+        closing: set once the HTTP port closes, for the gRPC port to do the same; by default it closes at the end.
         opens_admin_port: False for a worker: the engine process opens it.
         before_listening: awaited while loading has begun and before the server accepts connections.
         on_fatal: as in `Lifecycle`.
@@ -105,11 +107,21 @@ def create_app(
     def ready() -> bool:
         return lifecycle.ready and serving()
 
+    intake = Intake(repository, lifecycle, settings, metrics, FailedImages(settings.keep_failed))
+    plane = DataPlane(repository, lifecycle, settings, intake.memory, metrics, ready)
+
     async def load() -> None:
         await lifecycle.load()
         if lifecycle.ready:
             lifecycle.announce()
             await lifecycle.follow()
+
+    def grpc_port() -> AbstractAsyncContextManager[None]:
+        if settings.grpc_port is None:
+            return nullcontext()
+        from service.grpc_api.port import GrpcPort  # needs what an extra installs
+
+        return GrpcPort(settings, settings.grpc_port, plane, guard, metrics, ready, closing or asyncio.Event())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -121,7 +133,8 @@ def create_app(
             try:
                 if before_listening:
                     await before_listening()
-                yield
+                async with grpc_port():
+                    yield
             finally:
                 loading.cancel()
             await asyncio.to_thread(decoders.shutdown)
@@ -155,7 +168,6 @@ def create_app(
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
     app.add_middleware(Access, metrics=metrics)
-    intake = Intake(repository, lifecycle, settings, metrics, FailedImages(settings.keep_failed))
     app.include_router(classify.router(intake, settings, metrics, guard))
     app.include_router(explain.router(intake, metrics, guard))
     app.include_router(embed.router(intake, settings, metrics, guard))
@@ -163,7 +175,6 @@ def create_app(
     app.include_router(tensorflow_serving.router(intake, repository, metrics, guard))
     app.include_router(sagemaker.router(intake, metrics, guard))
     app.include_router(torchserve.router(intake, metrics, guard, ready))
-    plane = DataPlane(repository, lifecycle, settings, intake.memory, metrics, ready)
     app.include_router(open_inference.infer_router(plane, metrics, guard))
     places = dict(WHERE)
     if settings.admin_port is None:

@@ -39,6 +39,8 @@ class Metrics:
     batch_size: Histogram
     http: Histogram
     in_flight: Gauge
+    grpc: Histogram
+    grpc_in_flight: Gauge
     in_service: Gauge
     running: Gauge
     confidence: Histogram
@@ -81,6 +83,17 @@ class Metrics:
         )
         self.in_flight = gauge(
             "resnet_http_requests_in_flight", "Requests that have no complete answer yet", multiprocess_mode="livesum"
+        )
+        self.grpc = histogram(
+            "resnet_grpc_request_seconds",
+            "Seconds from the head of a gRPC call to the end of its answer, by method and gRPC status code",
+            ["method", "code"],
+            buckets=buckets,
+        )
+        self.grpc_in_flight = gauge(
+            "resnet_grpc_requests_in_flight",
+            "gRPC calls that have no complete answer yet",
+            multiprocess_mode="livesum",
         )
         self.images = counter("resnet_images", "Images, by model and outcome (ok or the problem)", ["model", "outcome"])
         self.partial = counter(

@@ -44,6 +44,7 @@ class Server(uvicorn.Server):
 
     Attributes:
         fatal: why nothing can be served any more.
+        closing: set once the port closes.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Server(uvicorn.Server):
             heeds_signals: False for a process whose parent decides when it stops, with `stop`.
         """
         self.fatal: Exception | None = None
+        self.closing = asyncio.Event()
         self._client_timeout = settings.client_timeout
         self._delay = settings.shutdown_delay
         self._longest_end = settings.shutdown_delay + settings.shutdown_timeout + GRACE_S
@@ -132,6 +134,10 @@ class Server(uvicorn.Server):
         tls.limit_handshakes(asyncio.get_running_loop(), self._client_timeout)
         await super().startup(sockets)
         self._on_listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.closing.set()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Replaces uvicorn's handler, which would raise the signal again in the end instead of exiting with 0."""

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.logs import Format
 from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.machine import usable_cores
-from service.settings_addresses import Host, Networks, Origins, Prefix
+from service.settings_addresses import Host, Networks, Origins, Prefix, check_ports
 from service.settings_buckets import SECONDS, Buckets
 from service.settings_memory import Memory, check_memory, divide_memory
 
@@ -209,9 +209,16 @@ class Settings(BaseSettings):
         description="Port of its own for health, metrics and calls that change something; it answers however busy the "
         "main port is. The main port then has health, but not the others.",
     )
+    grpc_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port for the Open Inference Protocol over gRPC, 8001 by convention; unset, there is none. Needs "
+        "the extra `grpc`.",
+    )
     tls_certificate: Path | None = Field(
         default=None,
-        description="PEM file with the certificate and its chain: both ports then speak HTTPS. Read at the start.",
+        description="PEM file with the certificate and its chain: every port then speaks TLS. Read at the start.",
     )
     tls_key: Path | None = Field(
         default=None, description="PEM file with its private key; unset if it is in the file of the certificate."
@@ -278,8 +285,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         check_memory(self.memory, self.max_request_bytes, self.max_images, self.memory_budget)
-        if self.admin_port == self.port:
-            raise ValueError(f"admin_port and port are both {self.port}: choose another, or unset admin_port")
+        check_ports(port=self.port, admin_port=self.admin_port, grpc_port=self.grpc_port)
         if self.tls_key and not self.tls_certificate:
             raise ValueError("tls_key is set without tls_certificate: set both")
         return self

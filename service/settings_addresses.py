@@ -18,6 +18,16 @@ def parse_host(text: str) -> str:
     return host
 
 
+def check_ports(**ports: int | None) -> None:
+    """Raises ValueError if two of these settings name the same port."""
+    taken: dict[int, str] = {}
+    for name, port in ports.items():
+        if port in taken:
+            raise ValueError(f"{name} and {taken[port]} are both {port}: choose another, or unset {name}")
+        if port is not None:
+            taken[port] = name
+
+
 def parse_network(text: str) -> IPv4Network | IPv6Network:
     """An address or a network. Raises ValueError."""
     bare = text.removeprefix("[").replace("]", "")

@@ -134,6 +134,9 @@ SERVICE = {
         "settings",
         "upload_faults",
     },
+    "grpc_api": {
+        *("admission", "api", "deadline", "errors", "keys", "metrics", "open_inference", "request_ids", "settings"),
+    },
     "admin": {"api", "connections", "metrics", "server", "settings", "sockets", "tls", "uvicorn_protocol"},
     "app": {
         "admin",
@@ -142,6 +145,7 @@ SERVICE = {
         "backend",
         "decoders",
         "failed_images",
+        "grpc_api",
         "lifecycle",
         "local_backend",
         "metrics",
@@ -186,6 +190,7 @@ SERVICE = {
         *(
             "app",
             "counter_files",
+            "grpc_api",
             "keys",
             "logs",
             "metrics",
@@ -253,7 +258,7 @@ def test_the_runtime_imports_only_along_the_arrows(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in modules("service") if "runtime" not in p.parts], ids=name)
 def test_the_service_imports_only_along_the_arrows(path: Path) -> None:
     part = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
-    own = {part} if part in ("api", "client", "open_inference", "workers") else set()
+    own = {part} if part in ("api", "client", "grpc_api", "open_inference", "workers") else set()
     assert parts(path, "service") <= SERVICE[part] | own | {"runtime"}
     assert not parts(path, "model_export")
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -75,7 +76,8 @@ def folded(graph: ServingGraph) -> ServingGraph:
 def _strip(model: onnx.ModelProto) -> None:
     """Removes the exporter's debugging metadata: stack traces with the paths of this machine."""
     graph = model.graph
-    for entry in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    entries: list[Any] = [graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for entry in entries:
         del entry.metadata_props[:]
     for node in graph.node:
         node.ClearField("doc_string")

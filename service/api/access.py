@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from starlette._utils import get_route_path
@@ -110,13 +111,17 @@ def _write(scope: Scope, headers: Headers, status: int, took: float) -> None:
     level = logging.DEBUG if is_probe and status < 300 else logging.INFO
     if not log.isEnabledFor(level):
         return
-    method, path, ms = scope["method"], quote(scope["path"][:MOST_CHARACTERS]), round(1000 * took, 1)
     noted: dict[str, object] = {}
     if client := scope.get("client"):
         noted["client"] = client[0]
     if size := headers.get("content-length"):
         noted["bytes"] = int(size) if size.isdecimal() else quote(size)
-    noted |= _notes(scope)
+    write_line(level, scope["method"], quote(scope["path"][:MOST_CHARACTERS]), status, took, noted | _notes(scope))
+
+
+def write_line(level: int, method: str, path: str, status: int | str, took: float, noted: Mapping[str, object]) -> None:
+    """Writes the line of a request, over any transport. `took`: seconds."""
+    ms = round(1000 * took, 1)
     said = "".join(f" {name}={value}" for name, value in noted.items())
     fields = {"method": method, "path": path, "status": status, "ms": ms, **noted}
-    log.log(level, "%s %s %d in %.1f ms%s", method, path, status, ms, said, extra={"fields": fields})
+    log.log(level, "%s %s %s in %.1f ms%s", method, path, status, ms, said, extra={"fields": fields})

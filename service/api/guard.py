@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import nullcontext
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from fastapi import Request, Response
@@ -29,6 +30,18 @@ CREDENTIALS = (
     Security(HTTPBearer(auto_error=False, description="A key of this service.")),
     Security(APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key, in a header of its own.")),
 )
+
+
+class Visit:
+    """A call that the guard has let in.
+
+    Attributes:
+        http_status: the one it is counted with; the caller sets it once it is known. A fault that passes the guard
+            brings its own.
+    """
+
+    def __init__(self) -> None:
+        self.http_status = 500
 
 
 class Guard:
@@ -61,41 +74,60 @@ class Guard:
 
     def protect(self, scope: Scope, handler: Handler) -> Handler:
         """The handler behind the guard; the handler itself if everybody may call."""
-        keys = self._keys
-        if keys is None:
+        if self._keys is None:
             return handler if _open_without_keys(scope) else _closed(scope)
 
         async def guarded(request: Request) -> Response:
-            """Counts every request by the name of its key, which its line in the log has, too."""
-            name, status = INVALID, 500
-            try:
-                key = self._key(keys, request, scope)
-                name = key.name if key else ANONYMOUS
-                if key and scope not in (*key.scopes, *self._anonymous):
-                    raise Forbidden(key=key.name, scope=scope)
-                with key.allowance if key else nullcontext():
+            with self.admit(scope, _tokens(request), functools.partial(note, request)) as visit:
+                try:
                     response = await handler(request)
-                status = response.status_code
-                return response
-            except Fault as fault:
-                status = status_of(fault)
-                if isinstance(fault, Unauthorized) and "error" not in fault.members:
-                    name = ANONYMOUS
-                raise
-            except RequestValidationError:
-                status = 422
-                raise
-            except asyncio.CancelledError:  # the server stops
-                status = status_of(Stopping(retry_after=1))
-                raise
-            except ClientDisconnect:
-                status = CLIENT_LEFT
-                raise
-            finally:
-                self._metrics.key_requests.labels(name, status).inc()
-                note(request, key=name)
+                except RequestValidationError:
+                    visit.http_status = 422
+                    raise
+                except ClientDisconnect:
+                    visit.http_status = CLIENT_LEFT
+                    raise
+                except asyncio.CancelledError:  # the server stops
+                    visit.http_status = status_of(Stopping(retry_after=1))
+                    raise
+                visit.http_status = response.status_code
+            return response
 
         return guarded
+
+    @contextmanager
+    def admit(self, scope: Scope, tokens: set[str], note: Callable[..., None]) -> Iterator[Visit]:
+        """Within it, a call is in the service: over any transport. Counts it by the name of its key and its status.
+
+        Args:
+            tokens: the keys that the call carries.
+            note: is told the name of the key, as `key`: for the line in the log.
+
+        Raises:
+            Unauthorized, Forbidden, CallClosed, RateLimited, TooManyAtOnce
+        """
+        visit = Visit()
+        if self._keys is None:
+            if not _open_without_keys(scope):
+                raise CallClosed(scope=scope)
+            yield visit
+            return
+        name = INVALID
+        try:
+            key = self._key(self._keys, tokens, scope)
+            name = key.name if key else ANONYMOUS
+            if key and scope not in (*key.scopes, *self._anonymous):
+                raise Forbidden(key=key.name, scope=scope)
+            with key.allowance if key else nullcontext():
+                yield visit
+        except Fault as fault:
+            visit.http_status = status_of(fault)
+            if isinstance(fault, Unauthorized) and "error" not in fault.members:
+                name = ANONYMOUS
+            raise
+        finally:
+            self._metrics.key_requests.labels(name, visit.http_status).inc()
+            note(key=name)
 
     def credentials(self, scope: Scope) -> Sequence[Security]:
         """The `dependencies` of a route that describe its keys; none if everybody may call."""
@@ -107,32 +139,39 @@ class Guard:
             return () if _open_without_keys(scope) else (CallClosed,)
         return Unauthorized, Forbidden, RateLimited, TooManyAtOnce
 
-    def _key(self, keys: KeyFile, request: Request, scope: Scope) -> Key | None:
+    def _key(self, keys: KeyFile, tokens: set[str], scope: Scope) -> Key | None:
         """The key of a request; None for an anonymous one, if such may call. Raises Unauthorized."""
-        tokens = _tokens(request)
         if not tokens:
             if scope in self._anonymous:
                 return None
             raise Unauthorized(reason="The request carries no key")
         if len(tokens) > 1:
             raise Unauthorized(reason="The request carries several keys", error="invalid_token")
-        key = keys.find(tokens.pop())
+        (token,) = tokens
+        key = keys.find(token)
         if key is None:
             raise Unauthorized(reason="The service does not know this key", error="invalid_token")
         return key
 
 
-def _tokens(request: Request) -> set[str]:
+def tokens_of(authorizations: Iterable[str], api_keys: Iterable[str]) -> set[str]:
     """The keys that a request carries: as Bearer (RFC 6750, section 2.1) or as X-API-Key.
 
     Other schemes of Authorization are a proxy's business.
+
+    Args:
+        authorizations, api_keys: the values of these headers.
     """
-    tokens = {token.strip() for token in request.headers.getlist("x-api-key")}
-    for value in request.headers.getlist("authorization"):
+    tokens = {token.strip() for token in api_keys}
+    for value in authorizations:
         scheme, _, token = value.partition(" ")
         if scheme.lower() == "bearer":
             tokens.add(token.strip())
     return tokens
+
+
+def _tokens(request: Request) -> set[str]:
+    return tokens_of(request.headers.getlist("authorization"), request.headers.getlist("x-api-key"))
 
 
 def _open_without_keys(scope: Scope) -> bool:

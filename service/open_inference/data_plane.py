@@ -107,6 +107,16 @@ class DataPlane:
             raise error_of(fault) from None
         return chosen
 
+    def check(self, deadline: Deadline) -> None:
+        """Raises ProtocolError if a request of now would wait too long with every model: it is refused unread."""
+        rooms = [pipeline.room for pipeline in self._lifecycle.actives]
+        if not rooms:
+            return
+        try:
+            min(rooms, key=lambda room: room.wait).check(deadline)
+        except Fault as fault:
+            raise error_of(fault) from None
+
     async def infer(self, permit: Permit, request: InferRequest, deadline: Deadline | None = None) -> InferResponse:
         """Computes the outputs that a request asks for. Cancelling it withdraws the images.
 

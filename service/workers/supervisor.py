@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import uvloop
 
@@ -39,14 +39,18 @@ SETTLED_S = 5.0  # a worker that has lived so long is replaced without a pause
 
 def supervise(settings: Settings) -> int:
     """Serves until SIGTERM or Ctrl-C. Returns the exit status, as `service.__main__.main` does."""
-    try:
-        reserved = sockets.ReservedPort(settings.host, settings.port)
-    except OSError as error:
-        log.error("%s", sockets.explain(settings.host, settings.port, error))
-        return sockets.EXIT_UNUSABLE
-    with reserved:
+    with ExitStack() as reserved:
+        ports = {"--port": settings.port, "--grpc-port": settings.grpc_port}
+        for option, port in ports.items():
+            if port is None:
+                continue
+            try:
+                ports[option] = reserved.enter_context(sockets.ReservedPort(settings.host, port)).port
+            except OSError as error:
+                log.error("%s", sockets.explain(settings.host, port, error, option=option))
+                return sockets.EXIT_UNUSABLE
         try:
-            supervisor = Supervisor(settings.model_copy(update={"port": reserved.port}))
+            supervisor = Supervisor(settings.model_copy(update={"port": ports["--port"]}))
         except (RepositoryError, MemoryNotShared) as error:
             log.error("%s", error)
             return 1
@@ -270,6 +274,8 @@ class Supervisor:
             host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
             scheme = "https" if self._settings.tls_certificate else "http"
             log.info("%d workers on %s://%s:%d", self._settings.workers, scheme, host, self._settings.port)
+            if self._settings.grpc_port is not None:
+                log.info("gRPC on %s:%d", host, self._settings.grpc_port)
             self._announce()
 
     @property

@@ -60,6 +60,7 @@ def main() -> None:
                 backend,
                 metrics=counts,
                 serving=lambda: not this.draining and backend.siblings_ready,
+                closing=this.closing,
                 opens_admin_port=False,
                 before_listening=backend.catch_up,
                 on_fatal=_exit_unless_handled,

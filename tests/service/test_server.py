@@ -80,7 +80,7 @@ def test_signals_are_heeded_unless_the_parent_decides(heeds: bool) -> None:
     assert server.should_exit is heeds
 
 
-def test_it_says_when_it_accepts_connections() -> None:
+def test_it_says_when_it_accepts_connections_and_when_it_closes() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = listening.getsockname()
 
@@ -91,8 +91,10 @@ def test_it_says_when_it_accepts_connections() -> None:
 
         accepted: list[bool] = []
         server = Server(Settings(), Metrics(), lambda server: app, on_listening=on_listening)
+        assert not server.closing.is_set()
         asyncio.run(server.serve(sockets=[listening]))
     assert accepted == [True]
+    assert server.closing.is_set()
 
 
 def test_when_the_port_closes_connections_without_a_whole_request_close_too() -> None:

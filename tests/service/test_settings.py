@@ -166,6 +166,11 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--target-wait-ms", "0"], "target_wait_ms: Input should be greater than 0"),
         (["--hang-timeout", "0.5"], "hang_timeout: Input should be greater than or equal to 1"),
         (["--admin-port", "8000"], "admin_port and port are both 8000: choose another, or unset admin_port"),
+        (["--grpc-port", "8000"], "grpc_port and port are both 8000: choose another, or unset grpc_port"),
+        (
+            ["--admin-port", "9000", "--grpc-port", "9000"],
+            "grpc_port and admin_port are both 9000: choose another, or unset grpc_port",
+        ),
         (["--tls-key", "key.pem"], "tls_key is set without tls_certificate: set both"),
     ],
 )

@@ -49,7 +49,8 @@ def alive(pid: int) -> bool:
 def starting_with(folder: Path, program: str) -> dict[str, str]:
     """An environment in which every Python process runs this program first."""
     (folder / "sitecustomize.py").write_text(program)
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 class Service:
