@@ -95,8 +95,14 @@ SERVICE = {
         "settings_memory",
         "upload_faults",
     },
+    "answers": set(),
+    "bulk": {
+        *("admission", "answers", "api", "backend", "deadline", "decoders", "errors", "lifecycle", "local_backend"),
+        *("logs", "metrics", "model_repository", "pipeline", "settings", "settings_sources", "upload_faults"),
+    },
     "api": {
         "admission",
+        "answers",
         "deadline",
         "errors",
         "failed_images",
@@ -228,7 +234,7 @@ def test_the_runtime_imports_only_along_the_arrows(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in modules("service") if "runtime" not in p.parts], ids=name)
 def test_the_service_imports_only_along_the_arrows(path: Path) -> None:
     part = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
-    own = {part} if part in ("api", "workers") else set()
+    own = {part} if part in ("api", "bulk", "workers") else set()
     assert parts(path, "service") <= SERVICE[part] | own | {"runtime"}
     assert not parts(path, "model_export")
 
@@ -269,6 +275,11 @@ def test_the_runtime_needs_no_server() -> None:
 
 def test_the_settings_need_no_engine() -> None:
     assert not imported("import service.__main__") & {"onnxruntime", "fastapi", "uvicorn", "PIL"}
+
+
+@pytest.mark.parametrize("package", ["service.__main__", "service.bulk.command"])
+def test_serving_and_classifying_need_no_torch(package: str) -> None:
+    assert not imported(f"import {package}") & {"torch", "onnx", "model_export"}
 
 
 def test_the_service_never_imports_torch(tiny_dir: Path) -> None:

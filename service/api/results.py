@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
+from service.answers import needed, predicted
 from service.api import problems
 from service.api.parameters import classes_of, top_k_of
 from service.api.uploads import Upload
@@ -14,7 +13,6 @@ from service.model_repository import Model
 from service.pipeline import Classified
 from service.runtime.faults import Fault
 from service.runtime.model_card import ModelCard
-from service.runtime.scores import TopK
 
 
 class Wanted(NamedTuple):
@@ -38,8 +36,7 @@ class Wanted(NamedTuple):
     @property
     def computed(self) -> int:
         """How many classes the pipeline has to find: all, where others than the best have a say in the answer."""
-        all_needed = self.card.head.multi_label or self.classes is not None
-        return self.card.architecture.num_classes if all_needed else self.top_k
+        return needed(self.card, self.top_k, self.classes)
 
     @property
     def restriction(self) -> dict[str, object]:
@@ -54,35 +51,4 @@ def entry(upload: Upload, answer: Classified | Fault, wanted: Wanted, root_path:
     named: dict[str, object] = {} if upload.name is None else {"file": upload.name}
     if isinstance(answer, Fault):
         return named | {"error": problems.document(answer, root_path)}
-    return named | {"width": answer.width, "height": answer.height, **_predicted(answer.top, wanted)}
-
-
-def _predicted(top: TopK, wanted: Wanted) -> dict[str, object]:
-    """The classes of one image, as the model's head and the request say."""
-    head, labels = wanted.card.head, wanted.card.labels
-    found: dict[str, object] = {}
-    ids, probabilities = top.class_ids.tolist(), top.probabilities.tolist()
-    if wanted.classes is not None:
-        chosen = np.isin(top.class_ids, wanted.classes)
-        ids, probabilities = top.class_ids[chosen].tolist(), top.probabilities[chosen].tolist()
-    if head.rejection:
-        # Before the probabilities are renormalised below: for such ones the threshold was fitted.
-        found["rejected"] = probabilities[0] < head.rejection.threshold
-        found["label"] = None if found["rejected"] else labels[ids[0]].name
-    if wanted.classes is not None and not head.multi_label:
-        mass = sum(probabilities)
-        found["mass"] = round(mass, 6)
-        probabilities = [probability / mass if mass else 0.0 for probability in probabilities]
-    predictions = [
-        {"class_id": class_id, "label": labels[class_id].name, "probability": round(probability, 6)}
-        for class_id, probability in zip(ids, probabilities, strict=True)
-    ]
-    found["predictions"] = predictions[: wanted.top_k]
-    if head.multi_label:
-        thresholds = head.thresholds_of(len(labels))
-        found["labels"] = [
-            prediction
-            for prediction, class_id, probability in zip(predictions, ids, probabilities, strict=True)
-            if probability >= thresholds[class_id]
-        ]
-    return found
+    return named | {"width": answer.width, "height": answer.height, **predicted(answer.top, *wanted)}
