@@ -135,6 +135,7 @@ SERVICE = {
     },
     "connections": {"metrics"},
     "answer_transport": set(),
+    "client": set(),
     "hard_end": set(),
     "refusals": {"api", "errors", "request_ids"},
     "upgrade_offers": set(),
@@ -234,7 +235,7 @@ def test_the_runtime_imports_only_along_the_arrows(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in modules("service") if "runtime" not in p.parts], ids=name)
 def test_the_service_imports_only_along_the_arrows(path: Path) -> None:
     part = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
-    own = {part} if part in ("api", "bulk", "workers") else set()
+    own = {part} if part in ("api", "bulk", "client", "workers") else set()
     assert parts(path, "service") <= SERVICE[part] | own | {"runtime"}
     assert not parts(path, "model_export")
 
