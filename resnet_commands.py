@@ -24,6 +24,7 @@ EXIT_INCOMPLETE = 2
 
 RUNTIME_EXTRA = "'resnet-service[cpu]', or with [cuda] for NVIDIA GPUs"
 EXPORT_EXTRA = "'resnet-service[export]'"
+EXTRA_OF = {"onnxruntime": RUNTIME_EXTRA, "httpx": "'resnet-service[client]'"}  # modules that one extra is about
 
 # The commands of `resnet` besides those of `model_export`: the package that each one runs, and its help.
 COMMANDS = {
@@ -126,7 +127,7 @@ def missing(error: ModuleNotFoundError, extra: str) -> str:
         return f"{PROJECT} is not installed: run pip install '.[cpu]' in {HOME}"
     if name in sys.stdlib_module_names:
         return f"this Python lacks its own module {name}: on Windows, which has none, use WSL 2 or a container"
-    return f"{name} is not installed: run pip install {RUNTIME_EXTRA if name == 'onnxruntime' else extra}"
+    return f"{name} is not installed: run pip install {EXTRA_OF.get(name, extra)}"
 
 
 def stranger(*packages: str) -> str | None:

@@ -9,6 +9,8 @@ import numpy as np
 from service.runtime.model_card import ModelCard
 from service.runtime.scores import TopK
 
+DEFAULT_TOP_K = 5
+
 
 def needed(card: ModelCard, top_k: int, classes: Sequence[int] | None) -> int:
     """How many classes the pipeline has to find: all, where others than the best have a say in the answer.

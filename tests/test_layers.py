@@ -98,7 +98,7 @@ SERVICE = {
     "answers": set(),
     "bulk": {
         *("admission", "answers", "api", "backend", "deadline", "decoders", "errors", "lifecycle", "local_backend"),
-        *("logs", "metrics", "model_repository", "pipeline", "settings", "settings_sources", "upload_faults"),
+        *("client", "logs", "metrics", "model_repository", "pipeline", "settings", "settings_sources", "upload_faults"),
     },
     "api": {
         "admission",

@@ -12,10 +12,10 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from service.answers import DEFAULT_TOP_K
 from service.errors import InvalidParameter, UnknownParameter
 from service.model_repository import Model, Repository
 
-DEFAULT_TOP_K = 5
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 LARGEST = 999_999_999  # number
 CLASSES_NAMED = 5  # of a model, in an error

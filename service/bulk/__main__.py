@@ -17,6 +17,8 @@ EPILOG = (
     "130 after Ctrl-C."
 )
 
+CONNECTIONS = 32
+
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit status."""
@@ -58,6 +60,12 @@ def make_parser() -> argparse.ArgumentParser:
     local.add_argument("--models-dir", type=Path, metavar="DIR", help="the model folder (default: models)")
     local.add_argument("--provider", choices=get_args(ProviderChoice), help="execution provider (default: auto)")
     local.add_argument("--precision", choices=get_args(PrecisionChoice), help="precision (default: auto)")
+
+    server = parser.add_argument_group("on a server", "needs the extra `client` only")
+    server.add_argument("--url", help="the address of a server, such as http://127.0.0.1:8000")
+    server.add_argument("--connections", type=_positive, metavar="N", help="requests at the same time (default: 32)")
+    server.add_argument("--api-key-file", type=Path, metavar="FILE", help="file with an API key of the server")
+    server.add_argument("--ca-file", type=Path, metavar="FILE", help="certificates that the server's must descend from")
     return parser
 
 
@@ -74,6 +82,12 @@ def _run(arguments: Sequence[str]) -> int:
         parser.error("--output needs --json or --csv: choose one, or write --parquet FILE")
     if args.resume and not (args.output or args.parquet):
         parser.error("--resume needs a file to go on with: add --output FILE or --parquet FILE")
+    here, there = ("models_dir", "provider", "precision"), ("connections", "api_key_file", "ca_file")
+    for name in here if args.url else there:
+        if getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"{option} has no effect {'with' if args.url else 'without'} --url: leave it out")
+    args.connections = args.connections or CONNECTIONS
 
     from service.bulk.command import classify  # needs what an extra installs
 

@@ -14,18 +14,16 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from typing import TextIO
 
 from service import logs
-from service.api.parameters import DEFAULT_TOP_K
+from service.answers import DEFAULT_TOP_K
 from service.bulk.formats import Csv, JsonLines, Lines
 from service.bulk.inputs import InputError, Inputs
-from service.bulk.local import Unusable, opened
 from service.bulk.parquet import ParquetSink
 from service.bulk.progress import LINE_EVERY_S, TERMINAL_EVERY_S, Progress
 from service.bulk.sinks import FileSink, Sink, SinkError, StreamSink
-from service.bulk.stream import Classifier, Ended, Stream
-from service.settings import Settings
-from service.settings_sources import SettingsError, read_settings
+from service.bulk.stream import Classifier, Ended, Stream, Unusable
 
 SOME_FAILED, COULD_NOT_BEGIN = 1, 2
+MOST_BYTES_SENT = 2**30  # of one image; servers have limits of their own
 PATIENCE_S = 1.0  # before a terminal is told what takes so long
 
 
@@ -33,10 +31,8 @@ def classify(args: argparse.Namespace) -> int:
     """Returns the exit status."""
     logs.configure("warning", "text", access=False)
     try:
-        settings = settings_of(args)
-        inputs = Inputs(args.paths, _stdin, settings.max_image_bytes)
-        return asyncio.run(_classify(args, settings, inputs))
-    except (InputError, SettingsError, SinkError, Unusable) as error:
+        return asyncio.run(_classify(args))
+    except (InputError, SinkError, Unusable) as error:
         return _error(error, COULD_NOT_BEGIN)
     except BrokenPipeError:  # the reader has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,33 +48,42 @@ def _stdin() -> io.BufferedReader:
     return open(0, "rb", closefd=False)
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """The service's settings, with those of the command line. Raises SettingsError."""
-    given = {name: getattr(args, name) for name in ("models_dir", "provider", "precision")}
-    return read_settings([f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None])
-
-
 def _error(error: object, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
 
 
-async def _classify(args: argparse.Namespace, settings: Settings, inputs: Inputs) -> int:
-    async with _classifier(args, settings) as classifier:
+async def _classify(args: argparse.Namespace) -> int:
+    async with _classifier(args) as (classifier, max_bytes):
+        inputs = Inputs(args.paths, _stdin, max_bytes)
         with closing(_sink(args)) as sink:
             return await _write(inputs, classifier, sink, to_stdout=not (args.output or args.parquet))
 
 
 @asynccontextmanager
-async def _classifier(args: argparse.Namespace, settings: Settings) -> AsyncIterator[Classifier]:
+async def _classifier(args: argparse.Namespace) -> AsyncIterator[tuple[Classifier, int]]:
+    """What answers, and the most bytes of an image that it takes. Raises Unusable."""
+    # Each way imports what only it needs: a client has no engine, and an engine no client.
+    wanted = {"model": args.model, "depth": args.depth, "labels": args.labels, "top_k": args.top_k}
+    if args.url:
+        from service.bulk.remote import connected
+
+        options = {"api_key_file": args.api_key_file, "ca_file": args.ca_file, "at_once": args.connections}
+        async with connected(args.url, **options, **wanted) as remote:
+            yield remote, MOST_BYTES_SENT
+        return
+
+    from service.bulk.local import opened, read
+
     def explain() -> None:
         print("loading the model: the first time on a machine, its speed is measured", file=sys.stderr)
 
+    settings = read(args.models_dir, args.provider, args.precision)
     waiting = asyncio.get_running_loop().call_later(PATIENCE_S if sys.stderr.isatty() else math.inf, explain)
     try:
-        async with opened(settings, args.model, args.depth, args.labels, args.top_k) as classifier:
+        async with opened(settings, **wanted) as local:
             waiting.cancel()
-            yield classifier
+            yield local, settings.max_image_bytes
     finally:
         waiting.cancel()
 
@@ -105,7 +110,7 @@ async def _write(inputs: Inputs, classifier: Classifier, sink: Sink, *, to_stdou
                 sink.write(row)
                 progress.add(failed=row.problem is not None)
         except (Ended, SinkError) as error:
-            status = _error(error, SOME_FAILED)
+            status = _error(error, SOME_FAILED if progress.done else COULD_NOT_BEGIN)
     if caught:
         status, interrupted = 128 + caught[0], "interrupted: "
     progress.close(interrupted)

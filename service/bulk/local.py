@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
 
 from service.admission import Memory, Permit
 from service.answers import needed, predicted
 from service.api.parameters import classes_of, top_k_of
 from service.backend import Runner
-from service.bulk.rows import Problem
-from service.bulk.stream import Ended
+from service.bulk.rows import Answer, Problem
+from service.bulk.stream import Ended, Unusable
 from service.deadline import Deadline
 from service.decoders import Decoders
 from service.errors import RequestFault, ServerFault
@@ -24,15 +24,12 @@ from service.metrics import Metrics
 from service.model_repository import Model, RepositoryError, open_repository
 from service.pipeline import Classified, Pipeline
 from service.settings import Settings
+from service.settings_sources import SettingsError, read_settings
 
 AT_LEAST = 32  # images in flight
 
 # Here nobody else waits: what is in flight bounds the queue, so that no wait is too long.
 UNLIMITED = {"target_wait_ms": 1e12, "workers": 1}
-
-
-class Unusable(Exception):
-    """There is no such model, or it does not have such classes; the message names the remedy."""
 
 
 class LocalClassifier:
@@ -66,15 +63,27 @@ class LocalClassifier:
         self._classes = classes
         self._needed = needed(model.card, top_k, classes)
 
-    async def classify(self, image: bytes) -> dict[str, Any]:
+    async def classify(self, image: bytes) -> Answer:
         with Permit(self._memory) as permit:
             (answer,) = await self._pipeline.classify(permit, [image], self._needed, Deadline.after(math.inf))
         if isinstance(answer, Classified):
             classes = predicted(answer.top, self._card, self._top_k, self._classes)
-            return {"width": answer.width, "height": answer.height, **classes}
+            return self._answer({"width": answer.width, "height": answer.height, **classes})
         if self._fatal and isinstance(answer, ServerFault):
             raise Ended(f"{self._fatal[0]}: start again with --resume, or choose another --provider")
-        return Problem.of(answer).entry()
+        return self._answer(Problem.of(answer).entry())
+
+    def _answer(self, entry: Mapping[str, object]) -> Answer:
+        return Answer(self.model, self.version, entry)
+
+
+def read(models_dir: Path | None, provider: str | None, precision: str | None) -> Settings:
+    """The service's settings, with these in their place. Raises Unusable."""
+    given = {"models-dir": models_dir, "provider": provider, "precision": precision}
+    try:
+        return read_settings([f"--{name}={value}" for name, value in given.items() if value is not None])
+    except SettingsError as error:
+        raise Unusable(str(error)) from None
 
 
 @asynccontextmanager

@@ -36,6 +36,19 @@ class Problem(NamedTuple):
         }
 
 
+class Answer(NamedTuple):
+    """What a model says of an image, or why it says nothing.
+
+    Attributes:
+        model, version: what has answered.
+        entry: as for `Row`.
+    """
+
+    model: str
+    version: int
+    entry: Mapping[str, Any]
+
+
 class Row(NamedTuple):
     """One input and its answer.
 

@@ -13,9 +13,9 @@ import threading
 from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
-from service.bulk.rows import Problem, Row
+from service.bulk.rows import Answer, Problem, Row
 
 READERS = 8  # files that are read at the same time: storage on a network answers slowly, but many at a time
 MOST_BYTES = 256 * 2**20  # of images in flight; each reader may add one image to it
@@ -27,6 +27,10 @@ class Unreadable(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
         self.problem = problem
+
+
+class Unusable(Exception):
+    """There is no such classifier; the message names the fault and the remedy."""
 
 
 class Ended(Exception):
@@ -57,8 +61,8 @@ class Classifier(Protocol):
     def at_once(self) -> int:
         """Images in flight that keep it busy."""
 
-    async def classify(self, image: bytes) -> dict[str, Any]:
-        """The `entry` of a row. Raises Ended."""
+    async def classify(self, image: bytes) -> Answer:
+        """Raises Ended."""
 
 
 class Stream:
@@ -139,14 +143,14 @@ class Stream:
         try:
             data = await self._loop.run_in_executor(self._readers, source.read)
         except Unreadable as error:
-            entry = error.problem.entry()
+            answer = Answer(self._classifier.model, self._classifier.version, error.problem.entry())
         else:
             self._hold(len(data))
             try:
-                entry = await self._classifier.classify(data)
+                answer = await self._classifier.classify(data)
             finally:
                 self._hold(-len(data))
-        return Row(source.name, self._classifier.model, self._classifier.version, entry)
+        return Row(source.name, *answer)
 
     def _hold(self, size: int) -> None:
         self._held += size
