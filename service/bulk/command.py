@@ -38,8 +38,7 @@ def classify(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SOME_FAILED
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _error(f"{where}{error.strerror or error}", SOME_FAILED)
+        return _error(_told(error), SOME_FAILED)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
@@ -51,6 +50,11 @@ def _stdin() -> io.BufferedReader:
 def _error(error: object, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
+
+
+def _told(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 async def _classify(args: argparse.Namespace) -> int:
@@ -89,7 +93,14 @@ async def _classifier(args: argparse.Namespace) -> AsyncIterator[tuple[Classifie
 
 
 def _sink(args: argparse.Namespace) -> Sink:
-    """Where the rows go. Raises SinkError or OSError."""
+    """Where the rows go. Raises SinkError."""
+    try:
+        return _open_sink(args)
+    except OSError as error:
+        raise SinkError(_told(error)) from None
+
+
+def _open_sink(args: argparse.Namespace) -> Sink:
     if args.parquet:
         return ParquetSink(args.parquet, resume=args.resume)
     form = JsonLines() if args.json else Csv(args.top_k or DEFAULT_TOP_K) if args.csv else None

@@ -67,7 +67,7 @@ class ParquetSink:
         if not self._rows:
             self._since = time.monotonic()
         self._rows.append(row)
-        if len(self._rows) >= PART_ROWS or time.monotonic() > self._since + PART_S:
+        if len(self._rows) >= PART_ROWS or time.monotonic() >= self._since + PART_S:
             self._write_part()
 
     def close(self) -> None:

@@ -76,6 +76,7 @@ class Stream:
         self._failure: BaseException | None = None
         self._stopping = False
         self._held = 0  # bytes of images in flight
+        self._reading = asyncio.Semaphore(READERS)
         self._room = asyncio.Event()
         self._room.set()
 
@@ -139,13 +140,14 @@ class Stream:
             self.stop()
 
     async def _row(self, source: Source) -> Row:
-        await self._room.wait()
         try:
-            data = await self._loop.run_in_executor(self._readers, source.read)
+            async with self._reading:
+                await self._room.wait()
+                data = await self._loop.run_in_executor(self._readers, source.read)
+                self._hold(len(data))
         except Unreadable as error:
             answer = Answer(self._classifier.model, self._classifier.version, error.problem.entry())
         else:
-            self._hold(len(data))
             try:
                 answer = await self._classifier.classify(data)
             finally:
