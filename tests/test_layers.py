@@ -96,6 +96,7 @@ SERVICE = {
         "upload_faults",
     },
     "answers": set(),
+    "bench": set(),
     "bulk": {
         *("admission", "answers", "api", "backend", "deadline", "decoders", "errors", "lifecycle", "local_backend"),
         *("client", "logs", "metrics", "model_repository", "pipeline", "settings", "settings_sources", "upload_faults"),
@@ -235,7 +236,7 @@ def test_the_runtime_imports_only_along_the_arrows(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in modules("service") if "runtime" not in p.parts], ids=name)
 def test_the_service_imports_only_along_the_arrows(path: Path) -> None:
     part = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
-    own = {part} if part in ("api", "bulk", "client", "workers") else set()
+    own = {part} if part in ("api", "bench", "bulk", "client", "workers") else set()
     assert parts(path, "service") <= SERVICE[part] | own | {"runtime"}
     assert not parts(path, "model_export")
 
