@@ -1,59 +1,45 @@
-"""The answer to one image: its classes, as the model's head and the caller's wishes say. Knows no HTTP."""
+"""What a pipeline answers for one image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from service.runtime.model_card import ModelCard
+from service.metrics import Stage
+from service.runtime.graph import Output
+from service.runtime.images.preview import DecodePath
 from service.runtime.scores import TopK
 
-DEFAULT_TOP_K = 5
 
+class Classified(NamedTuple):
+    """The answer to one image.
 
-def needed(card: ModelCard, top_k: int, classes: Sequence[int] | None) -> int:
-    """How many classes the pipeline has to find: all, where others than the best have a say in the answer.
-
-    Args:
-        top_k: how many classes to answer with.
-        classes: the ids of the only classes that come into question; None for all.
+    Attributes:
+        width, height: of the decoded image, upright, in pixels.
+        seconds: by stage; `decode` on a core of the pool, `queue` waiting for a decode thread and then for the engine,
+            `inference` of the whole batch. The metrics and the Server-Timing header read the same numbers.
+        batch_size: images in its batch.
+        outputs: of the graph, those that were asked for, as in `ModelCard.output_shapes`.
     """
-    return card.architecture.num_classes if card.head.multi_label or classes is not None else top_k
+
+    top: TopK
+    width: int
+    height: int
+    seconds: Mapping[Stage, float]
+    batch_size: int
+    outputs: Mapping[Output, np.ndarray]
 
 
-def predicted(top: TopK, card: ModelCard, top_k: int, classes: Sequence[int] | None = None) -> dict[str, object]:
-    """What an answer says of the classes: `predictions`, and what the head adds (`label`, `rejected`, `labels`).
+class Shown(NamedTuple):
+    """The network's input, made from one image.
 
-    Args:
-        top: as many classes as `needed` says.
-        top_k, classes: as for `needed`. Probabilities of softmax then add up to 1 over `classes`; `mass` is their sum
-            before.
+    Attributes:
+        png: the crop.
+        seconds: by stage; `decode` on a core of the pool, `queue` waiting for its thread.
     """
-    head, labels = card.head, card.labels
-    found: dict[str, object] = {}
-    ids, probabilities = top.class_ids.tolist(), top.probabilities.tolist()
-    if classes is not None:
-        chosen = np.isin(top.class_ids, classes)
-        ids, probabilities = top.class_ids[chosen].tolist(), top.probabilities[chosen].tolist()
-    if head.rejection:
-        # Before the probabilities are renormalised below: for such ones the threshold was fitted.
-        found["rejected"] = probabilities[0] < head.rejection.threshold
-        found["label"] = None if found["rejected"] else labels[ids[0]].name
-    if classes is not None and not head.multi_label:
-        mass = sum(probabilities)
-        found["mass"] = round(mass, 6)
-        probabilities = [probability / mass if mass else 0.0 for probability in probabilities]
-    predictions = [
-        {"class_id": class_id, "label": labels[class_id].name, "probability": round(probability, 6)}
-        for class_id, probability in zip(ids, probabilities, strict=True)
-    ]
-    found["predictions"] = predictions[:top_k]
-    if head.multi_label:
-        thresholds = head.thresholds_of(len(labels))
-        found["labels"] = [
-            prediction
-            for prediction, class_id, probability in zip(predictions, ids, probabilities, strict=True)
-            if probability >= thresholds[class_id]
-        ]
-    return found
+
+    png: bytes
+    path: DecodePath
+    seconds: Mapping[Stage, float]

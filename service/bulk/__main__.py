@@ -49,6 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
     form.add_argument("--parquet", type=Path, metavar="FILE", help="write a Parquet file (the extra `parquet`)")
     output.add_argument("--output", type=Path, metavar="FILE", help="write to a file, with --json or --csv")
     output.add_argument(
+        "--explain", type=Path, metavar="DIR", help="write each image with the map of its best class over it, as a PNG"
+    )
+    output.add_argument(
         "--resume",
         action="store_true",
         help="go on with the file of an earlier run: images that it has rows of are left out",

@@ -14,13 +14,14 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from typing import TextIO
 
 from service import logs
-from service.answers import DEFAULT_TOP_K
 from service.bulk.formats import Csv, JsonLines, Lines
 from service.bulk.inputs import InputError, Inputs
+from service.bulk.overlays import Overlays
 from service.bulk.parquet import ParquetSink
 from service.bulk.progress import LINE_EVERY_S, TERMINAL_EVERY_S, Progress
 from service.bulk.sinks import FileSink, Sink, SinkError, StreamSink
 from service.bulk.stream import Classifier, Ended, Stream, Unusable
+from service.predictions import DEFAULT_TOP_K
 
 SOME_FAILED, COULD_NOT_BEGIN = 1, 2
 MOST_BYTES_SENT = 2**30  # of one image; servers have limits of their own
@@ -60,15 +61,17 @@ def _told(error: OSError) -> str:
 async def _classify(args: argparse.Namespace) -> int:
     async with _classifier(args) as (classifier, max_bytes):
         inputs = Inputs(args.paths, _stdin, max_bytes)
-        with closing(_sink(args)) as sink:
-            return await _write(inputs, classifier, sink, to_stdout=not (args.output or args.parquet))
+        sink, overlays = _outputs(args)
+        with closing(sink):
+            return await _write(inputs, classifier, sink, overlays, to_stdout=not (args.output or args.parquet))
 
 
 @asynccontextmanager
 async def _classifier(args: argparse.Namespace) -> AsyncIterator[tuple[Classifier, int]]:
     """What answers, and the most bytes of an image that it takes. Raises Unusable."""
     # Each way imports what only it needs: a client has no engine, and an engine no client.
-    wanted = {"model": args.model, "depth": args.depth, "labels": args.labels, "top_k": args.top_k}
+    wanted = {name: getattr(args, name) for name in ("model", "depth", "labels", "top_k")}
+    wanted["explains"] = args.explain is not None
     if args.url:
         from service.bulk.remote import connected
 
@@ -92,15 +95,16 @@ async def _classifier(args: argparse.Namespace) -> AsyncIterator[tuple[Classifie
         waiting.cancel()
 
 
-def _sink(args: argparse.Namespace) -> Sink:
-    """Where the rows go. Raises SinkError."""
+def _outputs(args: argparse.Namespace) -> tuple[Sink, Overlays | None]:
+    """Where the rows go, and their overlays. Raises SinkError."""
     try:
-        return _open_sink(args)
+        overlays = Overlays(args.explain) if args.explain else None
+        return _sink(args), overlays
     except OSError as error:
         raise SinkError(_told(error)) from None
 
 
-def _open_sink(args: argparse.Namespace) -> Sink:
+def _sink(args: argparse.Namespace) -> Sink:
     if args.parquet:
         return ParquetSink(args.parquet, resume=args.resume)
     form = JsonLines() if args.json else Csv(args.top_k or DEFAULT_TOP_K) if args.csv else None
@@ -110,7 +114,9 @@ def _open_sink(args: argparse.Namespace) -> Sink:
     return StreamSink(sys.stdout.buffer, form or Lines())
 
 
-async def _write(inputs: Inputs, classifier: Classifier, sink: Sink, *, to_stdout: bool) -> int:
+async def _write(
+    inputs: Inputs, classifier: Classifier, sink: Sink, overlays: Overlays | None, *, to_stdout: bool
+) -> int:
     """Writes a row for each input that has none yet. Returns the exit status."""
     stream = Stream(sink.done.leave_out(inputs.sources()), classifier)
     progress = _progress(sys.stderr, inputs, before=sink.done.rows, beside_rows=to_stdout and sys.stdout.isatty())
@@ -118,6 +124,8 @@ async def _write(inputs: Inputs, classifier: Classifier, sink: Sink, *, to_stdou
     with _on_signals(stream.stop) as caught:
         try:
             async for row in stream.rows():
+                if overlays and row.overlay is not None:
+                    overlays.write(row.file, row.overlay)  # first: an image that has a row is not looked at again
                 sink.write(row)
                 progress.add(failed=row.problem is not None)
         except (Ended, SinkError) as error:

@@ -8,9 +8,10 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from service.admission import Memory, Permit
-from service.answers import needed, predicted
+from service.answers import Classified
 from service.api.parameters import classes_of, top_k_of
 from service.backend import Runner
 from service.bulk.rows import Answer, Problem
@@ -22,7 +23,13 @@ from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
 from service.model_repository import Model, RepositoryError, open_repository
-from service.pipeline import Classified, Pipeline
+from service.pipeline import Pipeline
+from service.predictions import needed, predicted
+from service.runtime.class_activation import Classifier as Explainer
+from service.runtime.class_activation import NoClassifier
+from service.runtime.faults import Fault
+from service.runtime.graph import Output
+from service.runtime.images.resizing import input_box
 from service.settings import Settings
 from service.settings_sources import SettingsError, read_settings
 
@@ -43,11 +50,13 @@ class LocalClassifier:
         memory: Memory,
         top_k: int,
         classes: tuple[int, ...] | None,
+        explainer: Explainer | None,
     ) -> None:
         """
         Args:
+            explainer: the last layer of the network, if its answers shall be explained.
             fatal: not empty once the engine is broken.
-            top_k, classes: as for `answers.needed`.
+            top_k, classes: as for `predictions.needed`.
         """
         self.model = model.name
         self.version = model.version
@@ -59,22 +68,35 @@ class LocalClassifier:
         self._pipeline = pipeline
         self._fatal = fatal
         self._memory = memory
+        self._explainer = explainer
         self._top_k = top_k
         self._classes = classes
         self._needed = needed(model.card, top_k, classes)
 
     async def classify(self, image: bytes) -> Answer:
+        outputs: tuple[Output, ...] = ("feature_map",) if self._explainer else ()
         with Permit(self._memory) as permit:
-            (answer,) = await self._pipeline.classify(permit, [image], self._needed, Deadline.after(math.inf))
+            (answer,) = await self._pipeline.classify(permit, [image], self._needed, Deadline.after(math.inf), outputs)
         if isinstance(answer, Classified):
-            classes = predicted(answer.top, self._card, self._top_k, self._classes)
-            return self._answer({"width": answer.width, "height": answer.height, **classes})
+            entry = predicted(answer.top, self._card, self._top_k, self._classes)
+            overlay = await self._overlay(image, answer, entry) if self._explainer else None
+            return Answer(self.model, self.version, {"width": answer.width, "height": answer.height, **entry}, overlay)
         if self._fatal and isinstance(answer, ServerFault):
             raise Ended(f"{self._fatal[0]}: start again with --resume, or choose another --provider")
-        return self._answer(Problem.of(answer).entry())
+        return Answer(self.model, self.version, Problem.of(answer).entry())
 
-    def _answer(self, entry: Mapping[str, object]) -> Answer:
-        return Answer(self.model, self.version, entry)
+    async def _overlay(self, image: bytes, answer: Classified, entry: Mapping[str, Any]) -> bytes:
+        """The map of the best of the predictions, over the image. Raises Ended."""
+        assert self._explainer is not None
+        best = [entry["predictions"][0]["class_id"]]
+        maps = self._explainer.maps(answer.outputs["feature_map"], best)
+        box = input_box((answer.width, answer.height), self._card.preprocessing)
+        try:
+            with Permit(self._memory) as permit:
+                (overlay,) = await self._pipeline.draw(permit, image, maps, box, Deadline.after(math.inf))
+        except Fault as fault:  # of an image that was decoded a moment ago
+            raise Ended(f"a picture could not be drawn: {fault} {fault.advice()}") from None
+        return overlay
 
 
 def read(models_dir: Path | None, provider: str | None, precision: str | None) -> Settings:
@@ -88,7 +110,13 @@ def read(models_dir: Path | None, provider: str | None, precision: str | None) -
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, model: str | None, depth: int | None, labels: str | None, top_k: int | None
+    settings: Settings,
+    model: str | None,
+    depth: int | None,
+    labels: str | None,
+    top_k: int | None,
+    *,
+    explains: bool = False,
 ) -> AsyncIterator[LocalClassifier]:
     """Loads a model, and lets go of it at the end.
 
@@ -96,6 +124,7 @@ async def opened(
         model: a reference; None for the one of `depth`, else for the default.
         labels: the only classes that come into question, as the parameter of `/classify`.
         top_k: how many classes to answer with.
+        explains: answer with overlays, too.
 
     Raises:
         Unusable: there is no such model, or it cannot be loaded, or does not have such classes.
@@ -128,8 +157,11 @@ async def opened(
         if fatal:
             raise Unusable(str(fatal[0]))
         model_found = repository.get(reference)  # an older version answers if the newest cannot be loaded
+        explainer = Explainer.read(model_found.path, model_found.card) if explains else None
         memory = Memory(sys.maxsize, metrics)  # the stream bounds the bytes
-        yield LocalClassifier(model_found, lifecycle.active(model_found), fatal, memory, most, classes)
+        yield LocalClassifier(model_found, lifecycle.active(model_found), fatal, memory, most, classes, explainer)
+    except NoClassifier as error:
+        raise Unusable(f"the answers of {reference} cannot be explained: {error}") from None
     finally:
         await asyncio.to_thread(decoders.shutdown)
         await backend.close()

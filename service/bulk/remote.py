@@ -30,9 +30,11 @@ class RemoteClassifier:
         top_k: int | None,
         labels: str | None,
         at_once: int,
+        explains: bool,
     ) -> None:
         """
         Args:
+            explains: answer with overlays, too.
             model: the one that `reference` means, as the server says.
             labels: the only classes that come into question, separated by commas.
         """
@@ -40,6 +42,7 @@ class RemoteClassifier:
         self.version = model.version
         self.at_once = at_once
         self._client = client
+        self._explains = explains
         self._reference = reference
         self._top_k = top_k
         self._labels = None if labels is None else [part for part in map(str.strip, labels.split(",")) if part]
@@ -47,15 +50,19 @@ class RemoteClassifier:
     async def classify(self, image: bytes) -> Answer:
         try:
             found = await self._client.classify(image, model=self._reference, top_k=self._top_k, labels=self._labels)
+            overlay = await self._overlay(image, found) if self._explains else None
         except Refused as error:
-            if error.whatever_the_image:
+            if error.whatever_the_image or error.problem.slug == "not-explainable":
                 raise Ended(str(error)) from None
             return self._without(error.problem)
         except ResnetError as error:
             if error.problem and error.problem.slug in OF_THE_IMAGE:
                 return self._without(error.problem)
             raise Ended(f"{error}: go on with --resume once the server answers again") from None
-        return Answer(found.model, found.version, _entry(found))
+        return Answer(found.model, found.version, _entry(found), overlay)
+
+    async def _overlay(self, image: bytes, found: Classification) -> bytes:
+        return await self._client.explain_png(image, model=self._reference, label=found.best.class_id)
 
     def _without(self, said: Document) -> Answer:
         problem = Problem(said.slug, said.title, said.detail, said.remedy)
@@ -73,6 +80,7 @@ async def connected(
     depth: int | None,
     labels: str | None,
     top_k: int | None,
+    explains: bool = False,
 ) -> AsyncIterator[RemoteClassifier]:
     """Connects to a server.
 
@@ -81,6 +89,7 @@ async def connected(
         ca_file: certificates that the server's must descend from.
         at_once: requests at the same time.
         model, depth, labels, top_k: as for `/classify`.
+        explains: answer with overlays, too.
 
     Raises:
         Unusable: it cannot be reached, or it has no such model.
@@ -93,7 +102,7 @@ async def connected(
         except ResnetError as error:
             raise Unusable(f"{url}: {error}: check the address, and whether the server runs") from None
         # By name: the server's default may change meanwhile.
-        yield RemoteClassifier(client, found, model or found.name, top_k, labels, at_once)
+        yield RemoteClassifier(client, found, model or found.name, top_k, labels, at_once, explains)
 
 
 def _client(url: str, api_key_file: Path | None, ca_file: Path | None) -> AsyncClient:

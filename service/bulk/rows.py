@@ -41,12 +41,13 @@ class Answer(NamedTuple):
 
     Attributes:
         model, version: what has answered.
-        entry: as for `Row`.
+        entry, overlay: as for `Row`.
     """
 
     model: str
     version: int
     entry: Mapping[str, Any]
+    overlay: bytes | None = None
 
 
 class Row(NamedTuple):
@@ -57,12 +58,14 @@ class Row(NamedTuple):
         model, version: what has answered.
         entry: as an image's entry in the answer to `/classify`, without `file`: `width`, `height`, `predictions`, and
             what the model's head adds; or `error`.
+        overlay: a PNG of the whole image with the map of its best class over it; None if nobody asked, or for `error`.
     """
 
     file: str
     model: str
     version: int
     entry: Mapping[str, Any]
+    overlay: bytes | None = None
 
     @property
     def problem(self) -> Problem | None:
