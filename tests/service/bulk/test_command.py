@@ -92,6 +92,12 @@ def test_all_good(tiny_dir: Path, tmp_path: Path, photos: list[str]) -> None:
     assert (finished.returncode, finished.stderr) == (0, "")
 
 
+def test_overlays_lie_as_the_images_do(tiny_dir: Path, tmp_path: Path, photos: list[str]) -> None:
+    assert run(tiny_dir, "photos", "--explain", "why", cwd=tmp_path).returncode == 1
+    written = sorted(path for path in (tmp_path / "why").rglob("*") if path.is_file())
+    assert [str(path.relative_to(tmp_path)) for path in written] == [f"why/{name}.png" for name in photos[:3]]
+
+
 def test_csv_to_a_file_goes_on(tiny_dir: Path, tmp_path: Path, photos: list[str]) -> None:
     assert run(tiny_dir, *photos[:2], "--csv", "--output", "out.csv", cwd=tmp_path).returncode == 0
     again = run(tiny_dir, "photos", "--csv", "--output", "out.csv", cwd=tmp_path)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from service.bulk.local import opened, read
 from service.bulk.rows import Answer
@@ -14,6 +16,7 @@ from service.bulk.stream import Ended, Unusable
 from service.local_runner import EngineBroken
 from service.settings import Settings
 from tests.service.served import Served
+from tests.support.folders import copied
 
 pytestmark = pytest.mark.usefixtures("no_settings")
 
@@ -90,6 +93,32 @@ def test_settings_are_those_of_the_service(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("RESNET_MODELDIR", "b")
     with pytest.raises(Unusable, match="RESNET_MODELDIR is not a setting: did you mean RESNET_MODELS_DIR"):
         read(None, None, None)
+
+
+def test_an_overlay_is_a_picture_of_the_whole_image(tiny_dir: Path, photo: bytes) -> None:
+    async def run() -> tuple[Answer, Answer]:
+        async with opened(settings(tiny_dir), None, None, None, None, explains=True) as classifier:
+            return await classifier.classify(photo), await classifier.classify(photo[:3000])
+
+    good, broken = asyncio.run(run())
+    assert good.overlay is not None
+    with Image.open(io.BytesIO(good.overlay)) as picture:
+        assert (picture.format, picture.size) == ("PNG", (good.entry["width"], good.entry["height"]))
+    assert broken.overlay is None
+    assert answer(tiny_dir, photo).overlay is None
+
+
+def test_a_version_that_cannot_be_explained_is_named(tiny_dir: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_dir / "resnet18" / "1", tmp_path / "resnet18" / "1")
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "classifier_sha256": None}))
+
+    async def run() -> None:
+        async with opened(settings(tmp_path), None, None, None, None, explains=True):
+            pass
+
+    with pytest.raises(Unusable, match="the answers of resnet18 cannot be explained: it was published without"):
+        asyncio.run(run())
 
 
 def test_a_broken_engine_ends_it(tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

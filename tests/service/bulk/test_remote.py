@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service.bulk.local import opened
 from service.bulk.remote import connected
 from service.bulk.rows import Answer
 from service.bulk.stream import Ended, Unusable
@@ -75,6 +76,21 @@ def test_models_are_meant_as_in_requests(
 ) -> None:
     (found,) = answers(service.url, photo, **wanted)  # type: ignore[arg-type]
     assert (found.model, found.version) == (expected, 1)
+
+
+def test_an_overlay_is_that_of_this_process(service: Service, tiny_dir: Path, photo: bytes, no_settings: None) -> None:
+    async def remote() -> Answer:
+        wanted = {"model": None, "depth": None, "labels": None, "top_k": None}
+        async with connected(
+            service.url, api_key_file=None, ca_file=None, at_once=4, explains=True, **wanted
+        ) as classifier:
+            return await classifier.classify(photo)
+
+    async def local() -> Answer:
+        async with opened(test_local.settings(tiny_dir), None, None, None, None, explains=True) as classifier:
+            return await classifier.classify(photo)
+
+    assert asyncio.run(remote()) == asyncio.run(local())
 
 
 @pytest.mark.parametrize(
