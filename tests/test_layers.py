@@ -282,6 +282,12 @@ def test_the_runtime_needs_no_server() -> None:
     assert not loaded & SERVER
 
 
+def test_classifying_on_a_server_needs_neither_engine_nor_server() -> None:
+    loaded = imported("import service.bulk.command, service.bulk.remote")
+    assert "httpx" in loaded
+    assert not loaded & {*SERVER, "onnxruntime", "pyarrow", "torch"}
+
+
 def test_the_settings_need_no_engine() -> None:
     assert not imported("import service.__main__") & {"onnxruntime", "fastapi", "uvicorn", "PIL"}
 
