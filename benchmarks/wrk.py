@@ -8,10 +8,9 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+from service.bench.requests import NO_HEADERS
 
 SCRIPT = """
 wrk.method = "POST"

@@ -13,6 +13,7 @@ from service.api.parameters import classes_of, top_k_of
 from service.api.uploads import Upload
 from service.metrics import STAGES
 from service.model_repository import Model
+from service.predictions import needed, predicted
 from service.runtime.faults import Fault
 from service.runtime.model_card import ModelCard
 from service.runtime.scores import TopK
@@ -84,8 +85,7 @@ class Wanted(NamedTuple):
     @property
     def computed(self) -> int:
         """How many classes the pipeline has to find: all, where others than the best have a say in the answer."""
-        all_needed = self.card.head.multi_label or self.classes is not None
-        return self.card.architecture.num_classes if all_needed else self.top_k
+        return needed(self.card, self.top_k, self.classes)
 
     @property
     def restriction(self) -> dict[str, object]:
@@ -105,7 +105,11 @@ def entry(upload: Upload, answer: Classified | Fault, wanted: Wanted, root_path:
 
 def answered(answer: Classified, wanted: Wanted) -> dict[str, object]:
     """The entry of an answered image, without its name."""
-    return {"width": answer.width, "height": answer.height, **_predicted(answer.top, wanted)}
+    return {"width": answer.width, "height": answer.height, **_predicted(answer, wanted)}
+
+
+def _predicted(answer: Classified, wanted: Wanted) -> dict[str, Any]:
+    return predicted(answer.top, wanted.card, wanted.top_k, wanted.classes)
 
 
 def by_label(answer: Classified, wanted: Wanted) -> dict[str, float]:
@@ -114,7 +118,7 @@ def by_label(answer: Classified, wanted: Wanted) -> dict[str, float]:
     Of classes with the same label, each less probable one has its class id behind it: `crane (517)`.
     """
     found: dict[str, float] = {}
-    for prediction in _predicted(answer.top, wanted)["predictions"]:
+    for prediction in _predicted(answer, wanted)["predictions"]:
         label = prediction["label"]
         found[f"{label} ({prediction['class_id']})" if label in found else label] = prediction["probability"]
     return found
@@ -125,34 +129,3 @@ def by_class(top: TopK) -> list[float]:
     probabilities = np.empty(len(top.class_ids))
     probabilities[top.class_ids] = top.probabilities
     return probabilities.round(6).tolist()
-
-
-def _predicted(top: TopK, wanted: Wanted) -> dict[str, Any]:
-    """The classes of one image, as the model's head and the request say."""
-    head, labels = wanted.card.head, wanted.card.labels
-    found: dict[str, Any] = {}
-    ids, probabilities = top.class_ids.tolist(), top.probabilities.tolist()
-    if wanted.classes is not None:
-        chosen = np.isin(top.class_ids, wanted.classes)
-        ids, probabilities = top.class_ids[chosen].tolist(), top.probabilities[chosen].tolist()
-    if head.rejection:
-        # Before the probabilities are renormalised below: for such ones the threshold was fitted.
-        found["rejected"] = probabilities[0] < head.rejection.threshold
-        found["label"] = None if found["rejected"] else labels[ids[0]].name
-    if wanted.classes is not None and not head.multi_label:
-        mass = sum(probabilities)
-        found["mass"] = round(mass, 6)
-        probabilities = [probability / mass if mass else 0.0 for probability in probabilities]
-    predictions = [
-        {"class_id": class_id, "label": labels[class_id].name, "probability": round(probability, 6)}
-        for class_id, probability in zip(ids, probabilities, strict=True)
-    ]
-    found["predictions"] = predictions[: wanted.top_k]
-    if head.multi_label:
-        thresholds = head.thresholds_of(len(labels))
-        found["labels"] = [
-            prediction
-            for prediction, class_id, probability in zip(predictions, ids, probabilities, strict=True)
-            if probability >= thresholds[class_id]
-        ]
-    return found
