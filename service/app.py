@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service.admin import admin_port
 from service.admission import Memory
-from service.api import classify, documentation, health, models, preview, problems
+from service.api import classify, documentation, health, models, page, preview, problems
 from service.api.access import Access
 from service.api.guard import Guard
 from service.api.intake import Intake
@@ -154,10 +154,5 @@ def create_app(
     app.include_router(health.router(ready))
     app.include_router(problems.router())
     documentation.install(app, repository)
-
-    @app.get("/", tags=["operations"], summary="Where things are")
-    async def where(request: Request) -> dict[str, str]:
-        root = request.scope.get("root_path", "")
-        return {name: place.replace("/", f"{root}/", 1) for name, place in places.items()}
-
+    app.include_router(page.router(places))
     return app
