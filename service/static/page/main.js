@@ -5,7 +5,7 @@ import { announce, find } from "./dom.js";
 import { showFigures } from "./figures.js";
 import { takePictures } from "./intake.js";
 import { Models } from "./models.js";
-import { Unreachable, ask, connection, reachable, sleep, useKey } from "./service.js";
+import { Unreachable, ask, connection, hasKey, reachable, sleep, useKey } from "./service.js";
 
 const LOOK_AT_MODELS_MS = 15_000;
 const WHILE_LOADING_MS = 1000;
@@ -61,12 +61,17 @@ find("opacity").addEventListener("input", () => {
 find("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   find("key-form").hidden = true;
-  useKey(find("key").value);
+  const given = find("key").value;
+  find("key").value = "";
+  useKey(given);
 });
 
 connection.addEventListener("locked", () => {
   if (!find("key-form").hidden) return;
   find("key-form").hidden = false;
+  find("key-help").textContent = hasKey()
+    ? "The service does not know the key that it was given. Try another one."
+    : "It is kept in this tab until you close it.";
   find("key").focus();
 });
 

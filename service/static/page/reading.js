@@ -26,8 +26,8 @@ export class Reading {
     this.caption = element("figcaption", { className: "small" });
     this.answer = element("div", { className: "answer" });
     this.element = element(
-      "section",
-      { className: "reading", "aria-label": `${file.name} by ${model.name}` },
+      "div",
+      { className: "reading", role: "group", "aria-label": `${file.name} by ${model.name}` },
       element(
         "p",
         { className: "by" },
@@ -120,7 +120,7 @@ export class Reading {
       button.textContent = (await copy(text)) ? "Copied" : "Select and copy";
       announce(button.textContent);
     });
-    const code = element("pre", { tabIndex: 0, role: "region", "aria-label": "Commands" }, element("code", {}, text));
+    const code = element("pre", { tabIndex: 0, role: "group", "aria-label": "Commands" }, element("code", {}, text));
     return element("details", {}, element("summary", {}, "The same with curl"), code, button);
   }
 
