@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from model_export.drawings.pictures import CLASSES, picture
+from service.runtime.head import Head
+from service.runtime.measured import Rejection
+from service.runtime.model_card import Architecture
 from tests.support.page import Page
 from tests.support.processes import Service
+from tests.support.tiny_models import publish_tiny
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -24,7 +29,8 @@ pytestmark = pytest.mark.e2e
 Start = Callable[..., Service]
 SETTINGS = {"models": "resnet8-cifar", "provider": "cpu"}
 COLOURED = """
-const over = document.querySelector(".over"), {data} = over.getContext("2d").getImageData(0, 0, over.width, over.height);
+const over = document.querySelector(".over");
+const {data} = over.getContext("2d").getImageData(0, 0, over.width, over.height);
 return data.some((value) => value > 0);
 """
 
@@ -143,6 +149,49 @@ def test_two_models_side_by_side(
     assert page.text("#other-time").startswith(f"{measured:.2f}"[:3])
     Select(page.find("#other")).select_by_visible_text("No other")
     page.settled(1)
+
+
+@pytest.mark.slow
+def test_heads_that_answer_several_classes_or_none_and_labels_that_look_like_markup(
+    tmp_path: Path, browser: webdriver.Chrome, pictures: list[Path], start_service: Start
+) -> None:
+    rejection = Rejection(threshold=1, coverage=0, error=0, error_without=0, dataset="none", images=1)
+    heads = {8: Head(kind="sigmoid", thresholds=(0.0, 0.0, *[1.0] * 8)), 14: Head(rejection=rejection)}
+    label = "<img src=/nowhere onerror=document.title='run'>"
+    for depth, head in heads.items():
+        architecture = Architecture(depth=depth, family="cifar", shortcut="A", num_classes=10)
+        card = publish_tiny(architecture, tmp_path / "models", head=head) / "card.json"
+        card.write_text(card.read_text().replace('"class 0"', json.dumps(label)))
+    service = start_service(tmp_path / "models", provider="cpu", default_model="resnet8-cifar")
+    page = Page(browser, f"{service.url}/")
+    page.wait("document.querySelector('#state-text').textContent === '2 models ready'")
+    page.choose(pictures[0])
+    Select(page.find("#other")).select_by_index(2)
+    page.settled(2)
+    several, none = page.texts(".answer h3")
+    assert sorted(several.split(", ")) == [label, "class 1"]
+    assert len(page.texts(".reading:first-child .row .tag")) == 2
+    assert none == "No answer"
+    assert page.texts(".said")[1].endswith("would come first, but is too uncertain")
+    assert browser.title != "run"
+    assert not [url for url in page.requested() if "nowhere" in url]
+
+
+@pytest.mark.slow
+def test_a_file_that_the_browser_cannot_show_is_shown_as_the_network_saw_it(
+    tiny_dir: Path, browser: webdriver.Chrome, pictures: list[Path], start_service: Start
+) -> None:
+    service = start_service(tiny_dir, **SETTINGS)
+    page = Page(browser, f"{service.url}/")
+    browser.execute_script(
+        "window.createImageBitmap = ((real) => (given) => given instanceof File"
+        " ? Promise.reject(new Error('not an image')) : real(given))(createImageBitmap)"
+    )
+    page.choose(pictures[0])
+    page.settled(1)
+    assert page.text("figcaption").startswith("This browser cannot show the file; this is what the network saw of it.")
+    assert [url for url in page.requested() if "/preview?" in url]
+    assert browser.execute_script(COLOURED)
 
 
 @pytest.mark.slow

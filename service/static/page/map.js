@@ -1,9 +1,9 @@
-/** Activation maps as pictures: orange speaks for a class, blue against it; where nothing speaks, nothing is seen. */
+/** Activation maps as pictures: orange speaks for a class, purple against it; where nothing speaks, nothing is seen. */
 
-// Ends of a diverging scale that people of every colour vision tell apart (after Okabe and Ito): their lightness on a
-// photograph is alike, so neither sign looks stronger. From the middle on, opacity grows with the value.
-export const FOR = [236, 112, 0];
-export const AGAINST = [0, 96, 200];
+// The colours of /explain (service/runtime/images/overlay.py): with any kind of colour blindness, people tell them
+// apart. From 0 on, opacity grows with the magnitude.
+export const FOR = [230, 97, 0];
+export const AGAINST = [94, 60, 153];
 const FULL = 235; // opacity of the strongest cell, of 255: the picture stays visible at 100 %
 const FINE = 160; // pixels to which a coarse map is interpolated, on its longer side
 

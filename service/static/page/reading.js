@@ -153,8 +153,14 @@ export class Reading {
 
   /** Shows the map of the class at a place, and how it adds up to the class's logit. */
   #lay(place) {
-    const one = this.explanations?.[place];
-    if (!one) return;
+    if (!this.explanations) return;
+    const one = this.explanations[place];
+    if (!one) {
+      // a label that reads as the id of another class
+      this.view.lay(null);
+      this.caption.textContent = "No map of this class.";
+      return;
+    }
     this.view.lay(one.map, this.end);
     const sum = `${decimal(mean(one.map))} (mean of the map) ${signed(one.bias)} (bias) = logit ${decimal(one.logit)}`;
     this.caption.replaceChildren(
