@@ -10,8 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service.admin import admin_port
-from service.admission import Memory
-from service.api import classify, documentation, health, models, page, preview, problems
+from service.api import classify, documentation, embed, explain, health, models, page, preview, problems
 from service.api.access import Access
 from service.api.guard import Guard
 from service.api.intake import Intake
@@ -30,6 +29,8 @@ from service.watchdog import watching
 
 WHERE = {
     "classify": "POST /classify",
+    "explain": "POST /explain",
+    "embed": "POST /embed",
     "preview": "POST /preview",
     "models": "/models",
     "documentation": "/docs",
@@ -134,14 +135,16 @@ def create_app(
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=("Server-Timing", "Retry-After", "X-Request-ID", *preview.HEADERS),
+            expose_headers=("Server-Timing", "Retry-After", "X-Request-ID", *preview.HEADERS, embed.SHAPE_HEADER),
         )
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
     app.add_middleware(Access, metrics=metrics)
-    intake = Intake(repository, lifecycle, settings, Memory(settings.memory.requests, metrics))
-    app.include_router(classify.router(intake, settings, metrics, guard, FailedImages(settings.keep_failed)))
+    intake = Intake(repository, lifecycle, settings, metrics, FailedImages(settings.keep_failed))
+    app.include_router(classify.router(intake, settings, metrics, guard))
+    app.include_router(explain.router(intake, metrics, guard))
+    app.include_router(embed.router(intake, settings, metrics, guard))
     app.include_router(preview.router(intake, guard))
     places = dict(WHERE)
     if settings.admin_port is None:

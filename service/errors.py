@@ -90,8 +90,14 @@ class TooManyImages(RequestFault):
 
 class SeveralImages(RequestFault):
     title = "The request holds several images"
-    detail = "A preview shows one image at a time; the request holds {images}."
+    detail = "This call takes one image at a time; the request holds {images}."
     remedy = "Send one request for each image."
+
+
+class NotExplainable(RequestFault):
+    title = "The model's answers cannot be explained"
+    detail = "{model} cannot be explained: {reason}."
+    remedy = "Choose another model with `?model=`, or publish this one again from its weights, with this release."
 
 
 class AddressTooLong(RequestFault):

@@ -14,28 +14,31 @@ import asyncio
 import functools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
 from service.admission import Permit, Room
+from service.answers import Classified, Shown
 from service.backend import NotDecoded, Pending, Runner
 from service.batching import Expired
 from service.deadline import Deadline
 from service.decoders import Decoders, Outcome
 from service.errors import ServerFault
+from service.image_metrics import ImageMetrics
 from service.jobs import Job, end, expire, fail
-from service.metrics import MOST_CLASSES, STAGES, Metrics, Stage
+from service.metrics import Metrics, Stage
 from service.model_repository import Model
 from service.runtime.faults import Fault
 from service.runtime.graph import Output
 from service.runtime.images import encoded
 from service.runtime.images.decoding import Decoded, decode
 from service.runtime.images.headers import Header, read_header
-from service.runtime.images.preview import DecodePath, decode_path, to_png
-from service.runtime.scores import TopK
+from service.runtime.images.overlay import LONGEST, overlays
+from service.runtime.images.preview import decode_path, to_png
+from service.runtime.images.resizing import Box
 from service.settings import Settings
 from service.settings_memory import ORDINARY_BYTES
 from service.upload_faults import ImageTooLarge
@@ -44,37 +47,8 @@ from service.upload_faults import ImageTooLarge
 # with the engine process, and in that process.
 JPEG_COPIES = 3
 
-
-class Classified(NamedTuple):
-    """The answer to one image.
-
-    Attributes:
-        width, height: of the decoded image, upright, in pixels.
-        seconds: by stage; `decode` on a core of the pool, `queue` waiting for a decode thread and then for the engine,
-            `inference` of the whole batch. The metrics and the Server-Timing header read the same numbers.
-        batch_size: images in its batch.
-        outputs: of the graph, those that were asked for, as in `ModelCard.output_shapes`.
-    """
-
-    top: TopK
-    width: int
-    height: int
-    seconds: Mapping[Stage, float]
-    batch_size: int
-    outputs: Mapping[Output, np.ndarray]
-
-
-class Shown(NamedTuple):
-    """The network's input, made from one image.
-
-    Attributes:
-        png: the crop.
-        seconds: by stage; `decode` on a core of the pool, `queue` waiting for its thread.
-    """
-
-    png: bytes
-    path: DecodePath
-    seconds: Mapping[Stage, float]
+# Of a picture that is drawn over an image; and how many of them drawing takes, besides those that are sent.
+PICTURE_BYTES, PICTURES = 3 * LONGEST**2, 6
 
 
 class _Limits(TypedDict):
@@ -94,19 +68,7 @@ class Pipeline:
         self._output_bytes = {name: 4 * math.prod(shape) for name, shape in model.card.output_shapes.items()}
         self._max_image_bytes = settings.max_image_bytes
         self._limits: _Limits = {"max_pixels": settings.max_pixels, "scaled": settings.scaled_decoding}
-        # Looked up once: a label costs as much as counting.
-        self._stages = [(stage, metrics.stages.labels(model=model.name, stage=stage)) for stage in STAGES]
-        self._ok = metrics.images.labels(model=model.name, outcome="ok")
-        self._failed = functools.partial(metrics.images.labels, model.name)
-        self._confidence = metrics.confidence.labels(model=model.name)
-        self._head = model.card.head
-        labels = model.card.labels
-        self._thresholds = np.array(self._head.thresholds_of(len(labels)))
-        self._predicted = {
-            class_id: metrics.predicted.labels(model.name, labels[class_id].name)
-            for class_id in (range(len(labels)) if len(labels) <= MOST_CLASSES else ())
-        }
-        self._not_decoded = metrics.not_decoded.labels(model=model.name)
+        self._counts = ImageMetrics(model.card, metrics)
 
     async def classify(
         self,
@@ -131,7 +93,7 @@ class Pipeline:
         try:
             self._admit(permit, len(images), len(images) * each + copies, deadline)
         except ServerFault as fault:
-            self._failed(fault.slug).inc(len(images))
+            self._counts.failed(fault.slug, len(images))
             raise
         jobs = [
             Job(data, top_k, deadline.at, self._runner.pending(), self._compute, by_engine=decodes, outputs=outputs)
@@ -144,10 +106,13 @@ class Pipeline:
             with self._under_way(jobs, deadline):
                 answers = [await self._answer(job, jobs, deadline) for job in jobs]
         except asyncio.CancelledError:  # the client has left
-            self._failed("withdrawn").inc(sum(job.pending.cancelled() for job in jobs))
+            self._counts.failed("withdrawn", sum(job.pending.cancelled() for job in jobs))
             raise
         for answer in answers:
-            self._observe(answer)
+            if isinstance(answer, Fault):
+                self._counts.failed(answer.slug)
+            else:
+                self._counts.answered(answer.top, answer.seconds)
         return answers
 
     async def show(self, permit: Permit, image: bytes, deadline: Deadline) -> Shown:
@@ -158,19 +123,46 @@ class Pipeline:
         Raises:
             Fault: the image cannot be decoded, or not now.
         """
-        self._admit(permit, 1, 2 * self._pixel_bytes, deadline)  # the crop and its PNG
-        job = Job(image, 0, deadline.at, asyncio.get_running_loop().create_future(), self._show)
-        with self._under_way([job], deadline):
-            try:
-                png, path = await job.pending
-            except Exception as error:
-                raise job.fault(error, deadline) from None
+        job = await self._prepared(permit, image, self._show, 2 * self._pixel_bytes, deadline)  # the crop and its PNG
         seconds: dict[Stage, float] = {
             "decode": job.decoded - job.decoding,
             "queue": job.decoding - job.arrived,
             "total": time.perf_counter() - job.arrived,
         }
+        png, path = job.pending.result()
         return Shown(png, path, seconds)
+
+    async def draw(self, permit: Permit, image: bytes, maps: np.ndarray, box: Box, deadline: Deadline) -> list[bytes]:
+        """PNGs of class activation maps `(N, h, w)` over the whole image; see `overlay.overlays`.
+
+        Raises:
+            Fault: the image cannot be decoded, or not now.
+        """
+        draw = functools.partial(self._draw, maps=maps, box=box)
+        job = await self._prepared(permit, image, draw, PICTURE_BYTES * (len(maps) + PICTURES), deadline)
+        files: list[bytes] = job.pending.result()
+        return files
+
+    async def _prepared(
+        self, permit: Permit, image: bytes, deliver: Callable[[Job], Outcome], size: int, deadline: Deadline
+    ) -> Job:
+        """A job that has its answer: an image that was decoded without the engine.
+
+        Args:
+            deliver: answers the job, on a thread.
+            size: bytes that it takes besides.
+
+        Raises:
+            Fault: the image cannot be decoded, or not now.
+        """
+        self._admit(permit, 1, size, deadline)
+        job = Job(image, 0, deadline.at, asyncio.get_running_loop().create_future(), deliver)
+        with self._under_way([job], deadline):
+            try:
+                await job.pending
+            except Exception as error:
+                raise job.fault(error, deadline) from None
+        return job
 
     def _admit(self, permit: Permit, images: int, size: int, deadline: Deadline) -> None:
         """Holds a place in the queue for each image, and `size` bytes of memory.
@@ -243,11 +235,17 @@ class Pipeline:
         job.pending.get_loop().call_soon_threadsafe(end, job.pending, shown)
         return Outcome.SHOWN
 
+    def _draw(self, job: Job, maps: np.ndarray, box: Box) -> Outcome:
+        assert isinstance(job.data, bytes)
+        files = overlays(job.data, maps, box, max_pixels=self._limits["max_pixels"], window=self._preprocessing.window)
+        job.pending.get_loop().call_soon_threadsafe(end, job.pending, files)
+        return Outcome.SHOWN
+
     def _decode_after_all(self, job: Job, request: list[Job], pending: Pending) -> None:
         """On the event loop, once the engine is done with an image: if it could not decode it, it is decoded here."""
         if pending.cancelled() or not isinstance(pending.exception(), NotDecoded) or not job.by_engine:
             return
-        self._not_decoded.inc()
+        self._counts.not_decoded()
         job.by_engine, job.picture = False, None
         job.pending = self._runner.pending()
         if time.monotonic() < job.deadline:
@@ -273,24 +271,3 @@ class Pipeline:
             "total": time.perf_counter() - job.arrived,
         }
         return Classified(answer.top, job.picture.width, job.picture.height, seconds, timing.batch_size, answer.outputs)
-
-    def _observe(self, answer: Classified | Fault) -> None:
-        """Counts an answered image."""
-        if isinstance(answer, Fault):
-            self._failed(answer.slug).inc()
-            return
-        self._ok.inc()
-        self._confidence.observe(float(answer.top.probabilities[0]))
-        for class_id in self._answered(answer.top) if self._predicted else ():
-            self._predicted[class_id].inc()
-        for stage, histogram in self._stages:
-            histogram.observe(answer.seconds[stage])
-
-    def _answered(self, top: TopK) -> list[int]:
-        """The classes that the model answers with, whatever part of its answer the request asks for."""
-        if self._head.multi_label:
-            present = top.probabilities >= self._thresholds[top.class_ids]
-            return [int(class_id) for class_id in top.class_ids[present]]
-        if self._head.rejection and top.probabilities[0] < self._head.rejection.threshold:
-            return []
-        return [int(top.class_ids[0])]

@@ -18,14 +18,17 @@ from model_export.export.collapse_gate import check_collapse
 from model_export.export.onnx_export import export_onnx
 from model_export.export.onnx_metadata import onnx_metadata
 from model_export.export.parity_gate import Reference, check_parity, make_self_test
+from model_export.nets.resnet import ResNet
 from model_export.software import commit, tool_versions
 from model_export.versions import keep_default, remember_version
 from model_export.weights.loading import Loaded
+from service.runtime.class_activation import Classifier
 from service.runtime.engine import DynamicEngine
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import NAME_PATTERN, ModelCard, ModelFile
 from service.runtime.model_folder import (
     CARD_FILE,
+    CLASSIFIER_FILE,
     MODEL_FILES,
     SELF_TEST_FILE,
     ModelVersion,
@@ -98,6 +101,7 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
                 )
             },
             self_test_sha256=sha256(staging / SELF_TEST_FILE),
+            classifier_sha256=sha256(_last_layer(net).write(staging)),
             accuracy=loaded.accuracy,
             tools=tool_versions(),
             commit=commit(),
@@ -127,10 +131,15 @@ def publish_changed(version: ModelVersion, changes: Mapping[str, object], new_fi
     with staging_folder(model_root) as staging:
         for path in new_files:
             shutil.copyfile(path, staging / path.name)
-        for name in (*(entry.file for entry in card.files.values()), SELF_TEST_FILE):
-            if name not in own:
+        for name in (*(entry.file for entry in card.files.values()), SELF_TEST_FILE, CLASSIFIER_FILE):
+            if name not in own and (name != CLASSIFIER_FILE or (version.path / name).exists()):
                 _link(version.path / name, staging / name)
         return publish_folder(staging, model_root, card)
+
+
+def _last_layer(net: ResNet) -> Classifier:
+    weights, biases = (tensor.detach().numpy() for tensor in (net.fc.weight, net.fc.bias))
+    return Classifier(weights, biases)
 
 
 def _link(path: Path, to: Path) -> None:

@@ -20,7 +20,19 @@ log = logging.getLogger(ACCESS)
 
 # First parts of the paths that there are. Others have one label together: clients must not be able to make series.
 HANDLERS = frozenset(
-    ("classify", "preview", "models", "healthz", "metrics", "version", "docs", "openapi.json", "problems")
+    (
+        "classify",
+        "explain",
+        "embed",
+        "preview",
+        "models",
+        "healthz",
+        "metrics",
+        "version",
+        "docs",
+        "openapi.json",
+        "problems",
+    )
 )
 PROBES = ("healthz", "metrics")  # asked every few seconds, and of no interest while they are answered well
 MOST_CHARACTERS = 1000  # of what a client has sent, in a line: an address may have 65,535

@@ -1,4 +1,4 @@
-"""The parameters of `/classify` and `/preview`, from the query or the fields of the form."""
+"""The parameters of calls with images, from the query or the fields of the form."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from service.errors import InvalidParameter, UnknownParameter
 from service.model_repository import Model, Repository
+
+C = TypeVar("C", bound=str)
 
 DEFAULT_TOP_K = 5
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -91,13 +93,22 @@ def depth_of(values: Mapping[str, str], repository: Repository) -> int | None:
     return depth
 
 
-def classes_of(values: Mapping[str, str], model: Model) -> tuple[int, ...] | None:
-    """The ids of the classes to which the request restricts the answer, ascending; None if it does not.
+def choice_of(values: Mapping[str, str], parameter: str, choices: Sequence[C]) -> C:
+    """One of a few values; the first without the parameter. Raises InvalidParameter."""
+    value = values.get(parameter, choices[0])
+    for choice in choices:
+        if value == choice:
+            return choice
+    raise InvalidParameter(parameter=parameter, value=value, reason=f"give one of {', '.join(choices)}.")
+
+
+def classes_of(values: Mapping[str, str], model: Model, parameter: str = "labels") -> tuple[int, ...] | None:
+    """The ids of the classes that the request names, ascending; None if it names none.
 
     Raises:
         InvalidParameter: the model does not have one of them, or several have that name.
     """
-    value = values.get("labels")
+    value = values.get(parameter)
     if value is None:
         return None
     names = [label.name for label in model.card.labels]
@@ -110,7 +121,7 @@ def classes_of(values: Mapping[str, str], model: Model) -> tuple[int, ...] | Non
         ids = ids_of.get(unicodedata.normalize("NFC", given), [])
         if len(ids) > 1:
             reason = f"{model.name} has several classes '{given}': give one by its id ({', '.join(map(str, ids))})."
-            raise InvalidParameter(parameter="labels", value=value, reason=reason)
+            raise InvalidParameter(parameter=parameter, value=value, reason=reason)
         if not ids and (number := whole_number(given)) is not None and number < len(names):
             ids = [number]
         if not ids:
@@ -121,23 +132,24 @@ def classes_of(values: Mapping[str, str], model: Model) -> tuple[int, ...] | Non
         missing = f"{model.name} has no class {which}: " if unknown else ""
         some = ", ".join(names[:CLASSES_NAMED]) + (", ..." if len(names) > CLASSES_NAMED else "")
         reason = f"{missing}give names or ids of classes as /models/{model.name}/labels lists them, such as {some}."
-        raise InvalidParameter(parameter="labels", value=value, reason=reason)
+        raise InvalidParameter(parameter=parameter, value=value, reason=reason)
     return tuple(sorted(found))
 
 
-def top_k_of(values: Mapping[str, str], model: Model, only: Sequence[int] | None) -> int:
+def top_k_of(values: Mapping[str, str], model: Model, only: Sequence[int] | None, default: int = DEFAULT_TOP_K) -> int:
     """How many classes the request asks for. Raises InvalidParameter if the model does not have that many.
 
     Args:
-        only: the classes to which the request restricts the answer; None for all.
+        only: the classes that the request names; None for all.
+        default: without the parameter, or as many as there are.
     """
     classes = model.card.architecture.num_classes if only is None else len(only)
     value = values.get("top_k")
     if value is None:
-        return min(DEFAULT_TOP_K, classes)
+        return min(default, classes)
     k = whole_number(value)
     if k is None or not 1 <= k <= classes:
-        which = f"the classes of {model.name}" if only is None else "the classes that `labels` names"
+        which = f"the classes of {model.name}" if only is None else "the classes that the request names"
         reason = f"give a whole number from 1 to {classes} ({which})."
         raise InvalidParameter(parameter="top_k", value=value, reason=reason)
     return k

@@ -10,13 +10,13 @@ from service.api import problems
 from service.api.guard import Guard
 from service.api.intake import BINARY, FAULTS, Intake, request_body, route_of, to_its_end, unless_disconnected
 from service.api.parameters import SCHEMAS, TIMEOUT_HEADER, Choice, Timeout
+from service.api.results import MODEL_HEADER, reference
 from service.api.uploads import diagnose
 from service.errors import SeveralImages
 from service.runtime.faults import Fault
 from service.runtime.images.preview import DecodePath
 
 KNOWN = tuple(Choice.model_fields)
-MODEL_HEADER = "X-Model"
 PATH_HEADER = "X-Decoded"
 HEADERS = {
     MODEL_HEADER: "The model and its version: `resnet50@3`.",
@@ -41,7 +41,7 @@ def structured(path: DecodePath) -> str:
 def router(intake: Intake, guard: Guard) -> APIRouter:
     async def answer(request: Request) -> Response:
         with intake.permit() as permit:
-            order = await intake.take(request, permit, KNOWN)
+            order = await intake.take(request, permit, KNOWN, lambda values, model: None)
             if len(order.uploads) > 1:
                 raise SeveralImages(images=len(order.uploads))
             (upload,) = order.uploads
@@ -53,7 +53,7 @@ def router(intake: Intake, guard: Guard) -> APIRouter:
                 raise diagnose(fault, upload, request) from None
         timing = ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in shown.seconds.items())
         headers = {
-            MODEL_HEADER: f"{order.model.name}@{order.model.version}",
+            MODEL_HEADER: reference(order.model),
             PATH_HEADER: structured(shown.path),
             "Server-Timing": timing,
         }

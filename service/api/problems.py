@@ -42,6 +42,7 @@ STATUS: dict[type[Fault], int] = {
     errors.RepeatedHeader: 400,
     errors.NoImage: 400,
     errors.SeveralImages: 400,
+    errors.NotExplainable: 422,
     errors.AmbiguousModel: 400,
     errors.ModelNotNamed: 400,
     errors.UnknownModel: 404,

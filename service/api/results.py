@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from service.answers import Classified
 from service.api import problems
 from service.api.parameters import classes_of, top_k_of
 from service.api.uploads import Upload
+from service.metrics import STAGES
 from service.model_repository import Model
-from service.pipeline import Classified
 from service.runtime.faults import Fault
 from service.runtime.model_card import ModelCard
 from service.runtime.scores import TopK
+
+MODEL_HEADER = "X-Model"
+
+
+def reference(model: Model) -> str:
+    """The version by name and number."""
+    return f"{model.name}@{model.version}"
+
+
+def answered_by(model: Model) -> dict[str, object]:
+    """How an answer begins: which version gave it, and how it was computed."""
+    engine = model.status.info  # of a model that is active
+    assert engine is not None
+    return {
+        "model": model.name,
+        "depth": model.depth,
+        "version": model.card.version,
+        "provider": engine.provider,
+        "precision": engine.precision,
+    }
+
+
+def server_timing(answers: Sequence[Classified | Fault]) -> dict[str, str]:
+    """The header Server-Timing (W3C), in milliseconds; of several images, the longest of each stage."""
+    classified = [answer for answer in answers if isinstance(answer, Classified)]
+    if not classified:
+        return {}
+    slowest = {stage: max(answer.seconds[stage] for answer in classified) for stage in STAGES}
+    *stages, total = (f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in slowest.items())
+    largest = max(answer.batch_size for answer in classified)
+    return {"Server-Timing": ", ".join([*stages, f'batch;desc="{largest}"', total])}
+
+
+def given(upload: Upload) -> dict[str, object]:
+    """The name of an image, if it came with one."""
+    return {} if upload.name is None else {"file": upload.name}
 
 
 class Wanted(NamedTuple):
@@ -51,7 +88,7 @@ class Wanted(NamedTuple):
 
 def entry(upload: Upload, answer: Classified | Fault, wanted: Wanted, root_path: str) -> dict[str, object]:
     """One entry of the answer: a `schema.ImageResult`."""
-    named: dict[str, object] = {} if upload.name is None else {"file": upload.name}
+    named = given(upload)
     if isinstance(answer, Fault):
         return named | {"error": problems.document(answer, root_path)}
     return named | {"width": answer.width, "height": answer.height, **_predicted(answer.top, wanted)}

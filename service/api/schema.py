@@ -65,16 +65,67 @@ class ImageResult(BaseModel):
     error: Problem | None = None
 
 
-class Classification(BaseModel):
+class AnsweredBy(BaseModel):
     model: str = Field(examples=["resnet50"])
     depth: int = Field(examples=[50])
     version: int = Field(examples=[1])
     provider: ProviderName = Field(examples=["cpu"], description="The execution provider that computed the answer.")
     precision: Precision = Field(examples=["int8"], description="The precision of the arithmetic.")
+
+
+class Classification(AnsweredBy):
     restricted_to: list[str] | None = Field(
         default=None, description="The classes that `labels` in the request names; no others came into question."
     )
     images: list[ImageResult]
+
+
+class EmbeddedImage(BaseModel):
+    """One image of the request, in its order: either `embedding` and the size, or `error`."""
+
+    file: str | None = Field(default=None, description="The file name in the form.", examples=["photo.jpg"])
+    width: int | None = Field(default=None, description="As decoded, upright, in pixels.", examples=[500])
+    height: int | None = Field(default=None, examples=[375])
+    embedding: list[float] | None = None
+    error: Problem | None = None
+
+
+class Embeddings(AnsweredBy):
+    dimensions: int = Field(examples=[2048])
+    normalized: bool = Field(description="Whether embeddings have the length 1.")
+    images: list[EmbeddedImage]
+
+
+class ExplainedImage(BaseModel):
+    """The image, and what the network sees of it.
+
+    The box is in pixels of the upright image, from its upper left corner. A letterbox reaches beyond the image.
+    """
+
+    file: str | None = Field(default=None, description="The file name in the form.", examples=["photo.jpg"])
+    width: int = Field(description="As decoded, upright, in pixels.", examples=[500])
+    height: int = Field(examples=[375])
+    box: tuple[float, float, float, float] = Field(
+        description="Left, top, right and bottom of what the network sees: the maps cover it.",
+        examples=[(62.5, 0.0, 437.5, 375.0)],
+    )
+
+
+class ExplainedClass(BaseModel):
+    class_id: int = Field(examples=[1])
+    label: str = Field(examples=["triangle"])
+    probability: float = Field(examples=[0.9987])
+    logit: float = Field(description="As the engine computed it.", examples=[9.25])
+    bias: float = Field(description="What the class has without any image.", examples=[-0.0125])
+    map: list[list[float]] = Field(
+        description="Rows of places, from above. Their mean and the bias add up to the logit: a positive place speaks "
+        "for the class, a negative one against it."
+    )
+
+
+class Explanation(AnsweredBy):
+    image: ExplainedImage
+    explanations: list[ExplainedClass] = Field(description="Most probable first.")
 
 
 class HeadInfo(BaseModel):

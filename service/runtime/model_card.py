@@ -194,6 +194,7 @@ class ModelCard(CardPart):
     labels: tuple[Label, ...]
     files: dict[FilePrecision, ModelFile]
     self_test_sha256: str
+    classifier_sha256: str | None = None  # of the last layer by itself; None from older releases
     accuracy: Accuracy | MultiLabelAccuracy | None = None
     calibration: Calibration | None = None
     head: Head = Head()

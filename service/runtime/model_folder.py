@@ -1,8 +1,8 @@
 """The model folder: finding published models, reading their cards, verifying their files.
 
-A published model is a folder `models/<name>/<version>/` with `card.json`, `model.onnx`, `self_test.npz` and optionally
-`model.int8.onnx` and `model.fp16.onnx`. Versions are positive integers without leading zeros: Triton loads the same
-tree.
+A published model is a folder `models/<name>/<version>/` with `card.json`, `model.onnx`, `self_test.npz`,
+`classifier.npy` and optionally `model.int8.onnx` and `model.fp16.onnx`. Versions are positive integers without leading
+zeros: Triton loads the same tree.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 CARD_FILE = "card.json"
 SELF_TEST_FILE = "self_test.npz"
+CLASSIFIER_FILE = "classifier.npy"  # see `class_activation`
 
 MODEL_FILES: dict[FilePrecision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 
@@ -114,10 +115,15 @@ def sha256(path: Path) -> str:
 def verify_digests(folder: Path, card: ModelCard) -> None:
     """Compares every file that the card names with its SHA-256.
 
+    The last layer may be missing, which only explanations need: an older release that publishes a version again leaves
+    it behind.
+
     Raises:
         CardError: a file cannot be read, or has changed since it was published.
     """
     published = {entry.file: entry.sha256 for entry in card.files.values()} | {SELF_TEST_FILE: card.self_test_sha256}
+    if card.classifier_sha256 and (folder / CLASSIFIER_FILE).exists():
+        published[CLASSIFIER_FILE] = card.classifier_sha256
     for name, expected in published.items():
         path = folder / name
         try:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from service.admission import Memory, Permit
+from service.answers import Classified
 from service.backend import Runner
 from service.deadline import Deadline
 from service.decoders import Decoders
@@ -17,7 +18,7 @@ from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend, open_engine
 from service.metrics import Metrics
 from service.model_repository import Model, open_repository
-from service.pipeline import Classified, Pipeline
+from service.pipeline import Pipeline
 from service.runtime.engine import Engine
 from service.runtime.faults import Fault
 from service.runtime.graph import Output

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 from service.admission import Permit
+from service.answers import Classified, Shown
 from service.backend import BatchItem, Pending
 from service.deadline import Deadline
 from service.errors import ComputationFailed, DeadlineMissed, InternalError, MemoryExhausted, Overloaded
 from service.model_repository import Model
-from service.pipeline import JPEG_COPIES, Classified, Shown
+from service.pipeline import JPEG_COPIES
 from service.runtime.engine import Engine
 from service.runtime.faults import Fault, TruncatedImage
 from service.runtime.graph import OUTPUTS, Output

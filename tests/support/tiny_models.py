@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model_export.weights.defaults import usual_preprocessing
 from model_export.weights.labels import imagenet_labels
+from service.runtime.class_activation import Classifier
 from service.runtime.graph import BATCH_DIMENSION, INPUT
 from service.runtime.head import Head
 from service.runtime.model_card import Architecture, Label, ModelCard, ModelFile, Parity, Weights
@@ -94,6 +95,8 @@ def publish_tiny(
     logits = ((images - mean.astype(np.float64)) * scale).mean(axis=(2, 3)) @ weight + bias
     SelfTest(images, logits.astype(np.float32)).write(folder)
 
+    rows = np.zeros((classes, channels), np.float32)
+    rows[:, :3] = weight.T
     parity = Parity(batch_sizes=(1,), max_abs_difference=0, top1_agreement=1, top5_agreement=1)
     file = ModelFile(file=path.name, sha256=sha256(path), bytes=path.stat().st_size, parity=parity)
     card = ModelCard(
@@ -108,6 +111,7 @@ def publish_tiny(
         head=head,
         files={"fp32": file},
         self_test_sha256=sha256(folder / SELF_TEST_FILE),
+        classifier_sha256=sha256(Classifier(rows, bias).write(folder)),
         tools={},
     )
     (folder / CARD_FILE).write_text(card.to_json())

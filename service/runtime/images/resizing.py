@@ -67,6 +67,15 @@ def view_of(size: tuple[int, int], preprocessing: Preprocessing) -> View:
     return View(box, target)
 
 
+def input_box(size: tuple[int, int], preprocessing: Preprocessing) -> Box:
+    """The network's input as a box of an upright image of this width and height. A letterbox reaches beyond it."""
+    view = view_of(size, preprocessing)
+    (left, top, right, bottom), (width, height), offset = view
+    scale_x, scale_y = (right - left) / width, (bottom - top) / height
+    left, top = left - offset[0] * scale_x, top - offset[1] * scale_y
+    return left, top, left + preprocessing.width * scale_x, top + preprocessing.height * scale_y
+
+
 def network_view(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """What the network sees of an upright RGB image, in colour."""
     view = view_of(image.size, preprocessing)

@@ -19,7 +19,7 @@ from model_export.quantise.int8 import to_int8
 from model_export.quantise.ranges import activation_ranges
 from model_export.weights.labels import imagenet_labels
 from model_export.weights.random_weights import random_weights
-from service.pipeline import Classified
+from service.answers import Classified
 from service.runtime.model_card import Architecture, Label, Weights
 from service.runtime.model_folder import read_card
 from service.runtime.preprocessing import Preprocessing

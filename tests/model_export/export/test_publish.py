@@ -45,7 +45,12 @@ def test_what_is_published(loaded: Loaded, exported: tuple[Path, ModelCard]) -> 
     folder, card = exported
     assert read_card(folder) == card
     verify_digests(folder, card)
-    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.onnx", "self_test.npz"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "card.json",
+        "classifier.npy",
+        "model.onnx",
+        "self_test.npz",
+    ]
     assert card.parameters == sum(parameter.numel() for parameter in loaded.net.parameters())
     assert card.parity.batch_sizes == (1, 2, 3, 8)
     assert card.tools["torch"] == metadata.version("torch")  # torch.__version__ may add "+cu130"
@@ -151,7 +156,7 @@ def test_invalid_names(loaded: Loaded, tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-FLUSHES = 4  # of three files and their folder; then follow the renaming and the flush of the parent folder
+FLUSHES = 5  # of four files and their folder; then follow the renaming and the flush of the parent folder
 
 
 @pytest.mark.usefixtures("quick_export")

@@ -17,9 +17,11 @@ from model_export.quantise import int8
 from model_export.quantise.graphs import layer_nodes
 from model_export.quantise.int8 import to_int8
 from model_export.quantise.ranges import Range, activation_ranges
+from service.runtime.class_activation import Classifier
 from service.runtime.engine import DynamicEngine
 from service.runtime.graph import OUTPUTS
 from service.runtime.model_card import CalibrationMethod
+from service.runtime.model_folder import read_card
 from service.runtime.preprocessing import Preprocessing
 from service.runtime.providers import open_session
 
@@ -50,6 +52,14 @@ def test_every_method_answers_nearly_as_fp32(fp32: Path, tmp_path: Path, method:
         assert ours.dtype == np.float32
         noise, signal = np.square(ours - theirs).mean(), np.square(theirs - theirs.mean()).mean()
         assert 10 * np.log10(signal / noise) > 10, method
+
+
+def test_maps_explain_int8_within_a_hundredth_of_the_logits_range(fp32: Path, tmp_path: Path) -> None:
+    logits, _, feature_maps = answers(to_int8(onnx.load(fp32), ranges(fp32)), tmp_path)
+    classifier = Classifier.read(fp32.parent, read_card(fp32.parent))
+    maps = np.stack([classifier.maps(feature_map, range(logits.shape[1])) for feature_map in feature_maps])
+    sums = maps.mean(axis=(2, 3)) + classifier.biases
+    np.testing.assert_allclose(sums, logits, rtol=0, atol=0.01 * np.ptp(logits))
 
 
 def test_what_is_in_int8(fp32: Path) -> None:

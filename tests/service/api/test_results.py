@@ -188,7 +188,7 @@ def test_classes_that_the_model_does_not_have(served: TestClient, photo: bytes, 
 
 def test_top_k_is_bounded_by_the_classes_that_are_left(served: TestClient, photo: bytes) -> None:
     response = served.post("/classify?labels=cat,4&top_k=3", files=form(photo))
-    assert "from 1 to 2 (the classes that `labels` names)" in problem(response, 422, "invalid-parameter")["detail"]
+    assert "from 1 to 2 (the classes that the request names)" in problem(response, 422, "invalid-parameter")["detail"]
 
 
 def test_some_classes_of_a_sigmoid_keep_their_probabilities(served: TestClient, photo: bytes) -> None:
