@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
@@ -17,15 +17,6 @@ from service.model_repository import Repository
 
 STATIC = Path(__file__).parent.parent / "static"
 INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-
-
-class Revalidated(StaticFiles):
-    """Files that browsers ask for again each time: after an update, a page must not get some that they kept."""
-
-    def file_response(self, *arguments: Any, **options: Any) -> Response:
-        response = super().file_response(*arguments, **options)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
 
 
 def content_security_policy(page: str) -> str:
@@ -50,7 +41,7 @@ def install(app: FastAPI, repository: Repository) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-    app.mount("/static", Revalidated(directory=STATIC))
+    app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:

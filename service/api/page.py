@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import sha256
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -43,16 +42,7 @@ def router(places: Mapping[str, str]) -> APIRouter:
             found = {name: place.replace("/", f"{root}/", 1) for name, place in places.items()}
             return JSONResponse(found, headers={"Vary": "Accept"})
         html = page.replace(HERE, f'"{root}/')  # a prefix has no characters that HTML knows (settings, Forwarded)
-        headers = {
-            "Vary": "Accept",
-            "Cache-Control": "no-cache",
-            "ETag": f'"{sha256(html.encode()).hexdigest()[:32]}"',
-            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-            "Referrer-Policy": "no-referrer",
-        }
-        if headers["ETag"] in (tag.strip().removeprefix("W/") for tag in _listed(request, "if-none-match")):
-            return Response(status_code=304, headers=headers)
-        return HTMLResponse(html, headers=headers)
+        return HTMLResponse(html, headers={"Vary": "Accept", "Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
     return routes
 
@@ -80,7 +70,3 @@ def _weight(parameters: list[str]) -> float:
             except ValueError:
                 return 0.0
     return 1.0
-
-
-def _listed(request: Request, header: str) -> list[str]:
-    return ",".join(request.headers.getlist(header)).split(",")

@@ -9,13 +9,16 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from selenium import webdriver
 
 from model_export.drawings.pictures import CLASSES, picture
 from tests.support.balancer import REPLICA, Balancer, Known, nginx, require_nginx
 from tests.support.processes import Service, starting_with
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,8 @@ DynamicEngine.infer = infer
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     """Chromium with an empty profile. It keeps the warnings of its console, and every request that it sends."""
+    from selenium import webdriver
+
     driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
     if not (driver and chromium):
         assert "CI" not in os.environ, "CI must have Chromium: tests/install-tools installs it"

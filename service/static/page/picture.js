@@ -8,12 +8,20 @@ import { painted } from "./map.js";
 const MOST_PIXELS = 1200;
 const OUTSIDE = "rgb(12 14 18 / 62%)"; // over what the network did not see
 
+let last = Promise.resolve();
+
 /**
- * Decodes a file as browsers do: upright, and only as large as it is shown.
+ * Decodes a file as browsers do: upright, and only as large as it is shown. One file after the other: a hundred
+ * photographs at once would fill the memory.
  *
- * @returns {{canvas: HTMLCanvasElement, width: number, height: number}|null} null if the browser cannot show it.
+ * @returns {Promise<?{canvas: HTMLCanvasElement, width: number, height: number}>} null if the browser cannot show it.
  */
-export async function decoded(file) {
+export function decoded(file) {
+  last = last.then(() => decode(file));
+  return last;
+}
+
+async function decode(file) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);

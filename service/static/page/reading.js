@@ -136,7 +136,7 @@ export class Reading {
       this.#lay(0);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      this.caption.textContent = `No map: ${error.message}. ${error.detail}`;
+      this.caption.textContent = `No map: ${error.detail} ${error.remedy}`;
     }
   }
 

@@ -56,22 +56,6 @@ def test_the_page_may_load_from_this_service_only(client: TestClient) -> None:
     assert "unsafe" not in policy
 
 
-def test_a_page_that_the_browser_has_is_not_sent_again(client: TestClient) -> None:
-    first = client.get("/", headers=BROWSER)
-    again = client.get("/", headers={**BROWSER, "if-none-match": f'"other", W/{first.headers["etag"]}'})
-    assert (again.status_code, again.content) == (304, b"")
-    assert client.get("/", headers={**BROWSER, "if-none-match": '"other"'}).status_code == 200
-
-
-def test_modules_are_asked_for_again_after_an_update(client: TestClient) -> None:
-    """A browser that kept some of them would mix two versions."""
-    for path in sorted(PAGE.iterdir()):
-        response = client.get(f"/static/page/{path.name}")
-        assert (response.status_code, response.headers["cache-control"]) == (200, "no-cache"), path
-        again = client.get(f"/static/page/{path.name}", headers={"if-none-match": response.headers["etag"]})
-        assert again.status_code == 304
-
-
 @pytest.mark.parametrize("path", ["/vision", "/vision/", "/"])
 def test_addresses_are_right_under_a_prefix(tiny_dir: Path, path: str) -> None:
     client = TestClient(create_app(Settings(models_dir=tiny_dir, root_path="/vision")))
