@@ -1,7 +1,7 @@
 /** Live figures of the server, from /metrics: only where that can be read, and only while the page is seen. */
 
 import { find } from "./dom.js";
-import { ask, happens } from "./service.js";
+import { ask, happens, sleep } from "./service.js";
 import { rate } from "./text.js";
 
 const EVERY_MS = 2000;
@@ -35,27 +35,30 @@ export function figures(before, now) {
 
 /** Shows them from now on, where the service tells them: not to everybody, if it knows keys. */
 export async function showFigures() {
-  const places = await (await ask("")).json();
-  if (!places.metrics) return; // on a port of its own
   let before = null;
-  const look = async () => {
+  let told = null; // whether /metrics is here; it may be on a port of its own
+  for (;;) {
     if (!document.hidden) {
       try {
+        told ??= "metrics" in (await (await ask("")).json());
+        if (!told) return;
         const text = await (await ask("metrics", { accept: "text/plain", quietly: true })).text();
         const now = counted(text, performance.now());
-        const shown = before && figures(before, now);
+        show(before && figures(before, now));
         before = now;
-        find("figures").hidden = !shown;
-        for (const [name, value] of Object.entries(shown ?? {})) {
-          find(`figure-${name}`).textContent = name === "waiting" ? String(value) : rate(value);
-        }
       } catch (error) {
-        find("figures").hidden = true;
+        show(null);
         before = null;
         if (error.status === 401 || error.status === 403) await happens("unlocked"); // by another key, perhaps
       }
     }
-    setTimeout(look, EVERY_MS);
-  };
-  await look();
+    await sleep(EVERY_MS);
+  }
+}
+
+function show(shown) {
+  find("figures").hidden = !shown;
+  for (const [name, value] of Object.entries(shown ?? {})) {
+    find(`figure-${name}`).textContent = name === "waiting" ? String(value) : rate(value);
+  }
 }

@@ -5,7 +5,7 @@ import { announce, find } from "./dom.js";
 import { showFigures } from "./figures.js";
 import { takePictures } from "./intake.js";
 import { Models } from "./models.js";
-import { Unreachable, ask, connection, hasKey, reachable, sleep, useKey } from "./service.js";
+import { Problem, Unreachable, ask, connection, hasKey, reachable, sleep, useKey } from "./service.js";
 
 const LOOK_AT_MODELS_MS = 15_000;
 const WHILE_LOADING_MS = 1000;
@@ -101,21 +101,13 @@ async function followModels() {
       else state("loading", models.areLoading ? "Models are loading" : "No model is ready");
       if (!ready || models.areLoading) pause = WHILE_LOADING_MS;
     } catch (error) {
-      if (!(error instanceof Unreachable)) throw error;
-      await reachable();
-      pause = 0;
+      if (error instanceof Problem) pause = WHILE_LOADING_MS;
+      else if (error instanceof Unreachable) await reachable().then(() => (pause = WHILE_LOADING_MS));
+      else throw error;
     }
     await sleep(pause);
   }
 }
 
-async function followFigures() {
-  try {
-    await showFigures();
-  } catch (error) {
-    if (!(error instanceof Unreachable)) throw error; // the figures stay hidden
-  }
-}
-
 followModels();
-followFigures();
+showFigures();

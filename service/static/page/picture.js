@@ -59,6 +59,7 @@ export class View {
    * @param {number[]} fill the colour of a letterbox's bars.
    */
   draw(picture, box, fill = [0, 0, 0]) {
+    this.element.replaceChildren(this.base, this.over);
     const shown = canvasBox(picture.width, picture.height, box);
     const scale = scaleTo(shown, MOST_PIXELS);
     const [, , width, height] = rectangle(shown, shown, scale).map(Math.round);
@@ -87,6 +88,11 @@ export class View {
     context.strokeStyle = "#fff";
     context.strokeRect(x, y, w, h);
     this.base.setAttribute("aria-label", `${this.name}, with a frame around the part that the network saw`);
+  }
+
+  /** Shows a text where a picture would be. */
+  blank(text) {
+    this.element.replaceChildren(element("p", { className: "blank small" }, text));
   }
 
   /** Lays a map over the network's frame; null takes it away. `end`: the value of the strongest colour. */

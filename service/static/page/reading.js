@@ -76,15 +76,13 @@ export class Reading {
 
   async #classify() {
     const query = { top_k: Math.min(CLASSES, this.model.classes) };
-    const started = performance.now();
     const response = await this.#ask("classify", query);
     const body = await response.json();
-    const took = performance.now() - started - (this.waited ?? 0);
     this.result = body.images[0];
     this.classes = shown(this.result);
     this.#show(
       parse(response.headers.get("Server-Timing")),
-      took,
+      response.took,
       address("classify", { model: this.model.reference, ...query }),
     );
   }
@@ -173,7 +171,6 @@ export class Reading {
 
   #wait(why, seconds, problem) {
     if (this.result) return; // the answer is there, only its map is not yet
-    this.waited = (this.waited ?? 0) + 1000 * seconds;
     const text = problem ? `${problem.message}. Tries again in ${seconds} s.` : WAITS[why];
     announce(`${this.file.name}: ${text}`);
     this.answer.replaceChildren(
@@ -196,7 +193,7 @@ export class Reading {
       again,
     );
     this.picture.then((local) => {
-      if (!local) this.view.element.replaceChildren(element("p", { className: "blank small" }, "No picture to show"));
+      if (!local) this.view.blank("No picture to show");
     });
   }
 }

@@ -54,7 +54,7 @@ export function useKey(given) {
 }
 
 /**
- * Asks the service once. Returns the response if it is a success.
+ * Asks the service once. Returns the response if it is a success, with `took`: milliseconds until it came.
  *
  * @param {boolean} options.quietly does not ask for a key if one is missing.
  * @throws {Problem|Unreachable}
@@ -63,6 +63,7 @@ export async function ask(path, { query, body, type, accept = "application/json"
   const headers = { Accept: accept };
   if (key) headers.Authorization = `Bearer ${key}`;
   if (type) headers["Content-Type"] = type;
+  const started = performance.now();
   let response;
   try {
     const method = body ? "POST" : "GET";
@@ -71,7 +72,7 @@ export async function ask(path, { query, body, type, accept = "application/json"
     if (error.name === "AbortError") throw error;
     throw new Unreachable(error.message);
   }
-  if (response.ok) return response;
+  if (response.ok) return Object.assign(response, { took: performance.now() - started });
   const document = await response.json().catch(() => ({}));
   if (response.status === 401 && !quietly) connection.dispatchEvent(new Event("locked"));
   throw new Problem(
@@ -139,7 +140,7 @@ function cutOff() {
   return new Problem({
     title: "The connection broke again and again",
     detail: "The server answers other requests, but ends this one.",
-    remedy: "The file may be larger than the server takes, or something between may refuse it. Try a smaller one.",
+    remedy: "The file may have changed on this device since it was chosen, or be larger than the server takes.",
     status: 0,
   });
 }
@@ -155,17 +156,22 @@ export async function reachable(signal) {
 }
 
 async function lookForServer() {
+  if (await answers()) return; // only one connection broke
   connection.dispatchEvent(new Event("gone"));
   for (let look = 0; ; look += 1) {
     await sleep(LOOK_AGAIN_MS[Math.min(look, LOOK_AGAIN_MS.length - 1)]);
-    try {
-      await ask("healthz/live");
-      break;
-    } catch (error) {
-      if (error instanceof Problem) break; // also an answer
-    }
+    if (await answers()) break;
   }
   connection.dispatchEvent(new Event("back"));
+}
+
+async function answers() {
+  try {
+    await ask("healthz/live");
+    return true;
+  } catch (error) {
+    return error instanceof Problem; // that is an answer, too
+  }
 }
 
 export function happens(event, signal) {
