@@ -10,9 +10,9 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from service.api.documentation import STATIC
 from service.api.problems import responses
 
-# The page loads everything from this service. Blobs are the user's own pictures.
+# The page loads everything from this service. The user's pictures are drawn on canvases, which no policy concerns.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HERE = '"./'  # how the page's addresses begin; seen from a proxy's /prefix without a slash, they would be wrong

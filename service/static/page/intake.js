@@ -27,15 +27,15 @@ export function takePictures(onFiles) {
     take([...event.clipboardData.files]);
   });
   let inside = 0; // dragenter and dragleave come for every element on the way
-  const dragged = (event, change) => {
+  const dragged = (event, now) => {
     if (!event.dataTransfer?.types.includes("Files")) return;
     event.preventDefault();
-    inside = change === 0 ? 0 : inside + change;
+    inside = now;
     document.body.toggleAttribute("data-dragged", inside > 0);
   };
-  document.addEventListener("dragenter", (event) => dragged(event, 1));
-  document.addEventListener("dragleave", (event) => dragged(event, -1));
-  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("dragenter", (event) => dragged(event, inside + 1));
+  document.addEventListener("dragover", (event) => dragged(event, inside));
+  document.addEventListener("dragleave", (event) => dragged(event, inside - 1));
   document.addEventListener("drop", (event) => {
     dragged(event, 0);
     take([...(event.dataTransfer?.files ?? [])]);

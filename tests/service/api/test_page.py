@@ -53,6 +53,7 @@ def test_the_page_may_load_from_this_service_only(client: TestClient) -> None:
     directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     assert directives["default-src"] == directives["base-uri"] == directives["frame-ancestors"] == "'none'"
     assert directives["script-src"] == directives["style-src"] == directives["connect-src"] == "'self'"
+    assert directives["img-src"] == "'self'"
     assert "unsafe" not in policy
 
 
