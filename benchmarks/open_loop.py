@@ -26,6 +26,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from benchmarks.wrk import NO_HEADERS
+
 MAX_CONNECTIONS = 512  # then requests wait for a connection, and that counts as latency
 MAX_IDLE_S = 4.0  # connections idle for longer are not reused: servers close them, uvicorn after 5 s
 DRAIN_S = 30.0  # time for answers after the last arrival
@@ -74,16 +76,16 @@ def percentile(ascending: Sequence[float], percent: float) -> float:
     return ascending[max(0, -int(-len(ascending) * percent // 100) - 1)]
 
 
-def post(url: str, body: bytes, content_type: str) -> tuple[tuple[str, int], bytes]:
-    """The address of a POST request (host, port), and its bytes."""
+def post(
+    url: str, body: bytes, content_type: str, headers: Mapping[str, str] = NO_HEADERS
+) -> tuple[tuple[str, int], bytes]:
+    """The address of a POST request (host, port), and its bytes, with these further headers."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    head = (
-        f"POST {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
-        f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return (parts.hostname, parts.port or 80), head.encode() + body
+    fields = {"host": parts.netloc, "content-type": content_type, "content-length": len(body), **headers}
+    lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return (parts.hostname, parts.port or 80), ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
 class Answer(NamedTuple):
@@ -170,8 +172,15 @@ def _settle(request: _Request, status: int, headers: Mapping[str, str]) -> None:
 class Client:
     """Sends one request over and over, on as many connections as it takes."""
 
-    def __init__(self, url: str, body: bytes, content_type: str, max_connections: int = MAX_CONNECTIONS) -> None:
-        self._address, self.request = post(url, body, content_type)
+    def __init__(
+        self,
+        url: str,
+        body: bytes,
+        content_type: str,
+        max_connections: int = MAX_CONNECTIONS,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> None:
+        self._address, self.request = post(url, body, content_type, headers)
         self._max_connections = max_connections
         self._waiting: deque[_Request] = deque()  # for a connection
         self._idle: list[_Connection] = []
@@ -271,10 +280,11 @@ async def drive(
     seed: int = 0,
     max_connections: int = MAX_CONNECTIONS,
     drain: float = DRAIN_S,
+    headers: Mapping[str, str] = NO_HEADERS,
 ) -> OpenLoad:
-    """POSTs `body` from this process, at `rate` requests per second on average."""
+    """POSTs `body` from this process, at `rate` requests per second on average, with these further headers."""
     moments = schedule(rate, seconds, seed)
-    client = Client(url, body, content_type, max_connections)
+    client = Client(url, body, content_type, max_connections, headers)
     answers = await settled(await client.send_all(moments), drain)
     client.close()
     milliseconds = sorted(1000 * answer.latency for answer in answers if answer.ok)
@@ -283,13 +293,23 @@ async def drive(
     return OpenLoad(len(moments) / seconds, completed, len(moments) - completed, p50, p95, p99)
 
 
-def run(url: str, body: bytes, *, rate: float, seconds: float, content_type: str, seed: int) -> OpenLoad:
+def run(
+    url: str,
+    body: bytes,
+    *,
+    rate: float,
+    seconds: float,
+    content_type: str,
+    seed: int,
+    headers: Mapping[str, str] = NO_HEADERS,
+) -> OpenLoad:
     """As `drive`, in a process of its own: its event loop shares an interpreter with no other code."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
         options = {"body": file.name, "rate": rate, "seconds": seconds, "content-type": content_type, "seed": seed}
         arguments = [f"--{name}={value}" for name, value in options.items()]
+        arguments += [f"--header={name}:{value}" for name, value in headers.items()]
         command = [sys.executable, "-m", "benchmarks.open_loop", url, *arguments]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return OpenLoad(**json.loads(output))
@@ -302,6 +322,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True, help="requests per second, on average")
     parser.add_argument("--seconds", type=float, required=True, help="how long requests are sent")
     parser.add_argument("--content-type", default="image/jpeg", help="of --body (default: %(default)s)")
+    parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="a further one, repeatable")
     parser.add_argument("--seed", type=int, default=0, help="of the random arrival times (default: 0)")
     args = parser.parse_args()
     driving = drive(
@@ -311,6 +332,7 @@ def main() -> None:
         seconds=args.seconds,
         content_type=args.content_type,
         seed=args.seed,
+        headers={name: value.strip() for name, _, value in (header.partition(":") for header in args.header)},
     )
     print(json.dumps(asyncio.run(driving)._asdict()))
 

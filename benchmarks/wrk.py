@@ -6,15 +6,19 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 SCRIPT = """
 wrk.method = "POST"
 local file = io.open("{body}", "rb")
 wrk.body = file:read("*a")
 file:close()
-wrk.headers["content-type"] = "{content_type}"
+{headers}
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
@@ -45,8 +49,13 @@ class Load(NamedTuple):
     p99: float
 
 
-def summary(url: str, body: bytes, *, content_type: str, connections: int, seconds: int) -> Summary:
+def summary(
+    url: str, body: bytes, *, content_type: str, connections: int, seconds: int, headers: Mapping[str, str] = NO_HEADERS
+) -> Summary:
     """POSTs `body` over so many connections for so long, each as soon as the answer before has come.
+
+    Args:
+        headers: further ones.
 
     Raises:
         FileNotFoundError: wrk is not installed.
@@ -57,7 +66,10 @@ def summary(url: str, body: bytes, *, content_type: str, connections: int, secon
     with tempfile.TemporaryDirectory() as folder:
         file, script = Path(folder) / "body", Path(folder) / "post.lua"
         file.write_bytes(body)
-        script.write_text(SCRIPT.format(body=file, content_type=content_type))
+        lines = [
+            f'wrk.headers["{name}"] = "{value}"' for name, value in {"content-type": content_type, **headers}.items()
+        ]
+        script.write_text(SCRIPT.format(body=file, headers="\n".join(lines)))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script), url]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return Summary(**json.loads(output.strip().splitlines()[-1]))

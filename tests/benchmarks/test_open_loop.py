@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.open_loop import Client, OpenLoad, drive, ideal_latencies, percentile, schedule, settled
+from benchmarks.open_loop import Client, OpenLoad, drive, ideal_latencies, percentile, post, schedule, settled
 from tests.benchmarks.conftest import OK, Server, ok
 
 
@@ -53,6 +53,16 @@ def test_percentiles_are_measured_values() -> None:
     assert [percentile(values, percent) for percent in (50, 95, 99, 100)] == [50, 95, 99, 100]
     assert percentile([7.0], 1) == 7
     assert math.isnan(percentile([], 50))
+
+
+def test_a_request_has_its_own_headers_before_its_body() -> None:
+    address, request = post("http://127.0.0.1:8000/x?y=1", b"body", "text/plain", {"a-header": "7"})
+    assert address == ("127.0.0.1", 8000)
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert body == b"body"
+    assert head.startswith(b"POST /x?y=1 HTTP/1.1\r\n")
+    lines = {b"host: 127.0.0.1:8000", b"content-type: text/plain", b"content-length: 4", b"a-header: 7"}
+    assert lines == set(head.split(b"\r\n")[1:])
 
 
 def test_every_scheduled_request_is_sent_and_counted() -> None:

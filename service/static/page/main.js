@@ -41,6 +41,8 @@ takePictures((files) => {
   find("cards").prepend(...added.map((card) => card.element));
   changed();
   added.forEach(show);
+  // On a phone the settings fill the screen, and the answer would come unseen.
+  if (matchMedia("(max-width: 40rem)").matches) added[0].element.scrollIntoView();
 });
 
 find("clear").addEventListener("click", () => {
