@@ -98,7 +98,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True, help="how long requests are sent")
     parser.add_argument("--content-type", default="image/jpeg", help="of --body (default: %(default)s)")
     parser.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="a further one, repeatable")
-    parser.add_argument("--seed", type=int, default=0, help="of the random arrival times (default: 0)")
     args = parser.parse_args()
     driving = drive(
         args.url,

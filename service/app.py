@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service.admin import admin_port
-from service.api import classify, dialects, documentation, embed, explain, health, models, preview, problems
+from service.api import classify, dialects, documentation, embed, explain, health, models, page, preview, problems
 from service.api.access import Access
 from service.api.dialects import sagemaker, tensorflow_serving, torchserve
 from service.api.guard import Guard
@@ -189,10 +189,5 @@ def create_app(
     app.include_router(health.router(ready))
     app.include_router(problems.router())
     documentation.install(app, repository)
-
-    @app.get("/", tags=["operations"], summary="Where things are")
-    async def where(request: Request) -> dict[str, str]:
-        root = request.scope.get("root_path", "")
-        return {name: place.replace("/", f"{root}/", 1) for name, place in places.items()}
-
+    app.include_router(page.router(places))
     return app
