@@ -133,7 +133,8 @@ SERVICE = {
         "upload_faults",
     },
     "grpc_api": {
-        *("admission", "api", "deadline", "errors", "keys", "metrics", "open_inference", "request_ids", "settings"),
+        *("admission", "api", "closing", "deadline", "errors", "keys", "metrics", "open_inference", "request_ids"),
+        "settings",
     },
     "admin": {"api", "connections", "metrics", "server", "settings", "sockets", "tls", "uvicorn_protocol"},
     "app": {
@@ -141,6 +142,7 @@ SERVICE = {
         "admission",
         "api",
         "backend",
+        "closing",
         "decoders",
         "failed_images",
         "grpc_api",
@@ -155,11 +157,12 @@ SERVICE = {
     },
     "connections": {"metrics"},
     "answer_transport": set(),
+    "closing": set(),
     "hard_end": set(),
     "refusals": {"api", "errors", "request_ids"},
     "upgrade_offers": set(),
     "uvicorn_protocol": {"answer_transport", "connections", "errors", "refusals", "upgrade_offers"},
-    "server": {"connections", "hard_end", "metrics", "settings", "sockets", "tls", "uvicorn_protocol"},
+    "server": {"closing", "connections", "hard_end", "metrics", "settings", "sockets", "tls", "uvicorn_protocol"},
     "workers": {
         *(
             "admin",
