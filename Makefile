@@ -56,7 +56,7 @@ bench: install  ## measure decoding, serving (needs wrk), workers and training; 
 	$(BIN)/python -m benchmarks.workers
 	$(BIN)/python -m benchmarks.training
 
-bench-peers: install  ## compare the service with seven other servers (needs wrk and java); an hour or two
+bench-peers: install  ## compare the service with eight other servers (needs wrk and java); 25 minutes
 	$(BIN)/python -m benchmarks.peers
 
 bench-attacks: install  ## measure overload, hostile clients and memory over 100,000 requests (needs wrk); an hour and a half

@@ -1,4 +1,4 @@
-"""Starts both programs, and says in one sentence what their installation lacks.
+"""Starts the programs, and says in one sentence what their installation lacks.
 
 The packages of this project are called `service` and `model_export`, names that others use, too. Python may find
 another `service` first: a folder beside the script that runs, one on PYTHONPATH, or that of an unrelated package on
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from importlib.util import find_spec
@@ -17,12 +18,47 @@ from pathlib import Path
 
 PROJECT = "resnet-service"
 PACKAGES = ("service", "model_export")
-SCRIPTS = ("resnet-service", "resnet-export")  # [project.scripts] in pyproject.toml
+SCRIPTS = ("resnet", "resnet-service", "resnet-export")  # [project.scripts] in pyproject.toml
 HOME = Path(__file__).resolve().parent  # the packages of this project lie beside this module
 EXIT_INCOMPLETE = 2
 
 RUNTIME_EXTRA = "'resnet-service[cpu]', or with [cuda] for NVIDIA GPUs"
 EXPORT_EXTRA = "'resnet-service[export]'"
+EXTRA_OF = {"onnxruntime": RUNTIME_EXTRA, "httpx": "'resnet-service[client]'"}  # modules that one extra is about
+
+# The commands of `resnet` besides those of `model_export`: the package that each one runs, and its help.
+COMMANDS = {
+    "serve": ("service", "Serve the published models over HTTP."),
+    "classify": ("service.bulk", "Classify files, folders and lists of images, here or on a server."),
+    "bench": ("service.bench", "Measure a server: images per second and latencies under load."),
+}
+HELP = ("-h", "--help")
+
+
+def start() -> int:
+    """The command `resnet`."""
+    if fault := stranger(*PACKAGES):
+        return _incomplete(fault)
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in COMMANDS:
+        return int(import_module(f"{COMMANDS[command][0]}.__main__").main(arguments))
+    if command in HELP:
+        print(_usage(), end="")
+        return 0
+    export = import_module("model_export.__main__")
+    if command != "--version" and command not in export.COMMANDS:
+        return _incomplete(f"there is no command {command}: `resnet --help` lists them")
+    return int(export.main(sys.argv[1:]))
+
+
+def _usage() -> str:
+    export: dict[str, str] = import_module("model_export.__main__").COMMANDS
+    commands = {name: text for name, (_, text) in COMMANDS.items()} | export
+    listed = "".join(f"  {name:<11} {text}\n" for name, text in commands.items())
+    return (
+        "usage: resnet COMMAND ...\n\nTrain, export and serve ResNets, and classify images with them.\n\n"
+        f"commands:\n{listed}\n`resnet COMMAND --help` explains a command; `resnet --version` names this build.\n"
+    )
 
 
 def start_service() -> int:
@@ -38,14 +74,40 @@ def start_export() -> int:
 def _start(*packages: str) -> int:
     """Runs the last of the packages, which needs the others. Returns its exit status, or EXIT_INCOMPLETE."""
     if fault := stranger(*packages):
-        print(f"error: {fault}", file=sys.stderr)
-        return EXIT_INCOMPLETE
+        return _incomplete(fault)
     return int(import_module(f"{packages[-1]}.__main__").main(sys.argv[1:]))
 
 
+def run_program(program: Callable[[Sequence[str]], int], arguments: Sequence[str], extra: str, *packages: str) -> int:
+    """Runs a program of this project, unless the installation lacks something.
+
+    Args:
+        program: returns its exit status.
+        extra: what it needs, RUNTIME_EXTRA or EXPORT_EXTRA.
+        packages: those that it imports, of this project.
+
+    Returns:
+        Its exit status, or EXIT_INCOMPLETE after one sentence on stderr.
+    """
+    fault = stranger(*packages)
+    if not fault:
+        try:
+            return program(arguments)
+        except ModuleNotFoundError as error:
+            fault = missing(error, extra)
+    return _incomplete(fault)
+
+
+def _incomplete(fault: str) -> int:
+    print(f"error: {fault}", file=sys.stderr)
+    return EXIT_INCOMPLETE
+
+
 def called(package: str) -> str:
-    """How the user has started a program: `resnet-service`, or `python -m service`."""
+    """How the user has started a program: `resnet serve`, `resnet-service`, or `python -m service`."""
     name = Path(sys.argv[0]).stem  # on Windows, scripts end in .exe
+    if name == "resnet":
+        return next((f"resnet {command}" for command, (program, _) in COMMANDS.items() if program == package), name)
     return name if name in SCRIPTS else f"python -m {package}"
 
 
@@ -65,7 +127,7 @@ def missing(error: ModuleNotFoundError, extra: str) -> str:
         return f"{PROJECT} is not installed: run pip install '.[cpu]' in {HOME}"
     if name in sys.stdlib_module_names:
         return f"this Python lacks its own module {name}: on Windows, which has none, use WSL 2 or a container"
-    return f"{name} is not installed: run pip install {RUNTIME_EXTRA if name == 'onnxruntime' else extra}"
+    return f"{name} is not installed: run pip install {EXTRA_OF.get(name, extra)}"
 
 
 def stranger(*packages: str) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.hostile_clients import Attack
-from benchmarks.open_loop import post
 from benchmarks.photo import progressive_photo, white_png
+from service.bench.requests import post
 from service.settings import Settings
 
 IMAGE_BYTES = Settings.model_fields["max_image_bytes"].default

@@ -32,6 +32,8 @@ from benchmarks.processes import resident_mb
 from benchmarks.serving import model_options, service
 from benchmarks.tables import markdown_table, medians, spread, with_range
 from benchmarks.timing import cost
+from service.bench.open_loop import schedule
+from service.bench.requests import percentile
 from service.runtime.choices import Precision, ProviderName
 from service.runtime.images.decoding import decode
 from service.runtime.loading import load_engine
@@ -194,11 +196,9 @@ def measure_setting(folder: Path, setting: Setting, seconds: int, cache: Path, s
             found["largest_batch"] = largest
             # under load the lanes share the cores
             found["largest_batch_ms"] = 1000 * engine.measure(largest, 1.0)[1] * lanes
-            ideal = open_loop.ideal_latencies(
-                open_loop.schedule(rate, span, seed), servers=lanes, service_s=lanes / capacity
-            )
+            ideal = open_loop.ideal_latencies(schedule(rate, span, seed), servers=lanes, service_s=lanes / capacity)
             found |= {"open.p50": arrivals.p50, "open.p99": arrivals.p99}
-            found["open.ideal_p99"] = 1000 * open_loop.percentile(sorted(ideal), 99)
+            found["open.ideal_p99"] = 1000 * percentile(sorted(ideal), 99)
             found["open_ratio"] = arrivals.p99 / found["largest_batch_ms"]
             found["resident_mb"] = resident_mb(running.pid)
             samples.append(found)

@@ -19,13 +19,14 @@ from PIL import Image
 from scipy.stats import theilslopes
 from tqdm import tqdm
 
-from benchmarks.closed_loop import Upload, drive
 from benchmarks.machine import describe, heading, save
 from benchmarks.models import RESNET50, published
 from benchmarks.photo import large_photo, photo
 from benchmarks.processes import resident_mb
 from benchmarks.serving import service
 from benchmarks.tables import markdown_table
+from service.bench.closed_loop import drive
+from service.bench.requests import Upload
 
 CONNECTIONS = 32
 SAMPLES = 50

@@ -1,9 +1,9 @@
 """What an overload does: requests at three times the capacity, those admitted, those refused, and the time after.
 
-The capacity is measured first, in a closed loop. Then requests arrive at random times (`benchmarks.open_loop`). Every
-tenth that is refused comes back once, exactly after the time of its Retry-After: while the load goes on, or after its
-end. From the end of the load on, requests are sent one after another, until one is answered as fast as those sent alone
-before the load.
+The capacity is measured first, in a closed loop. Then requests arrive at random times
+(`service.bench.open_loop`). Every tenth that is refused comes back once, exactly after the time of its Retry-After:
+while the load goes on, or after its end. From the end of the load on, requests are sent one after another, until one is
+answered as fast as those sent alone before the load.
 
     python -m benchmarks.overload [--workers 1 2] [--rounds 3] [--seconds 60] [--times 3] [--json FILE]
 """
@@ -23,10 +23,11 @@ from tqdm import tqdm
 from benchmarks import wrk
 from benchmarks.machine import RESULTS, describe, heading, save
 from benchmarks.models import RESNET50, published
-from benchmarks.open_loop import Answer, Client, Outcome, percentile, schedule, settled
 from benchmarks.photo import photo
 from benchmarks.serving import model_options, service
 from benchmarks.tables import markdown_table, spread, with_range
+from service.bench.open_loop import Answer, Client, Outcome, schedule, settled
+from service.bench.requests import Upload, percentile
 from service.settings import Settings
 
 CONNECTIONS = 8  # of the closed loop that measures the capacity: no more than wait for less than the target
@@ -81,7 +82,7 @@ async def overload(url: str, body: bytes, moments: Sequence[float]) -> Observed:
         RuntimeError: a request sent alone before the load was not answered.
     """
     with ExitStack() as stack:
-        client, returning, alone = (stack.enter_context(closing(Client(url, body, "image/jpeg"))) for _ in range(3))
+        client, returning, alone = (stack.enter_context(closing(Client(url, [Upload(body)]))) for _ in range(3))
         return await _overload(client, returning, alone, moments)
 
 

@@ -18,17 +18,17 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from benchmarks.closed_loop import Upload, drive
 from benchmarks.hostile_clients import Attack, attacking
 from benchmarks.hostile_uploads import attacks
 from benchmarks.machine import RESULTS, describe, heading, save
 from benchmarks.models import RESNET50, published
-from benchmarks.open_loop import percentile
 from benchmarks.photo import photo
 from benchmarks.processes import cpu_seconds, forget_peak, peak_mb, resident_mb
 from benchmarks.regression import Ratio, compare
 from benchmarks.serving import Running, model_options, service
 from benchmarks.tables import markdown_table, spread, with_range
+from service.bench.closed_loop import drive
+from service.bench.requests import Upload, percentile
 
 CONNECTIONS = 4
 WARM_UP_S = 5.0

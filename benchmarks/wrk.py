@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from service.bench.requests import NO_HEADERS
+
 SCRIPT = """
 wrk.method = "POST"
 local file = io.open("{body}", "rb")
@@ -24,9 +26,6 @@ function done(summary, latency, requests)
     latency:percentile(50) / 1000, latency:percentile(95) / 1000, latency:percentile(99) / 1000))
 end
 """
-
-
-NO_HEADERS: Mapping[str, str] = {}
 
 
 class Summary(NamedTuple):
@@ -55,7 +54,7 @@ def summary(
     """POSTs `body` over so many connections for so long, each as soon as the answer before has come.
 
     Args:
-        headers: of each request, besides its content type.
+        headers: further ones.
 
     Raises:
         FileNotFoundError: wrk is not installed.
@@ -66,9 +65,9 @@ def summary(
     with tempfile.TemporaryDirectory() as folder:
         file, script = Path(folder) / "body", Path(folder) / "post.lua"
         file.write_bytes(body)
-        lines = (
+        lines = [
             f'wrk.headers["{name}"] = "{value}"' for name, value in {"content-type": content_type, **headers}.items()
-        )
+        ]
         script.write_text(SCRIPT.format(body=file, headers="\n".join(lines)))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script), url]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-"""The command line, `python -m model_export COMMAND` or `resnet-export COMMAND`."""
+"""The command line: `resnet COMMAND`, `resnet-export COMMAND` or `python -m model_export COMMAND`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from model_export.errors import CheckFailed, InputError
-from resnet_commands import EXIT_INCOMPLETE, EXPORT_EXTRA, called, missing, stranger
+from resnet_commands import EXPORT_EXTRA, called, run_program
 
 DESCRIPTION = "Train, evaluate, convert and publish ResNet models for the service, and look after published models."
 
@@ -75,14 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("model_export", "service"):  # not the root logger: at this level httpx and the exporter log, too
         logging.getLogger(package).setLevel(logging.INFO)
-    fault = stranger("service")
-    if not fault:
-        try:
-            return _run(arguments)
-        except ModuleNotFoundError as error:
-            fault = missing(error, EXPORT_EXTRA)
-    print(f"error: {fault}", file=sys.stderr)
-    return EXIT_INCOMPLETE
+    return run_program(_run, arguments, EXPORT_EXTRA, "service")
 
 
 def _run(arguments: Sequence[str]) -> int:

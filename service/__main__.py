@@ -1,4 +1,4 @@
-"""`python -m service`, or `resnet-service`: serves the published models until SIGTERM or Ctrl-C."""
+"""`resnet serve`, `resnet-service` or `python -m service`: serves the published models until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from resnet_commands import EXIT_INCOMPLETE, RUNTIME_EXTRA, missing, stranger
+from resnet_commands import RUNTIME_EXTRA, run_program
 from service import logs
 from service.grpc_api.installed import NotInstalled, check_installed
 from service.keys import KeysError, read_entries
@@ -28,14 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     wrong setting or an incomplete installation, 3 if the port cannot be used.
     """
     _open_standard_streams()
-    fault = stranger("service")
-    if not fault:
-        try:
-            return _run(arguments)
-        except ModuleNotFoundError as error:
-            fault = missing(error, RUNTIME_EXTRA)
-    print(f"error: {fault}", file=sys.stderr)
-    return EXIT_INCOMPLETE
+    return run_program(_run, arguments, RUNTIME_EXTRA, "service")
 
 
 def _run(arguments: Sequence[str]) -> int:

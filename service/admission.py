@@ -93,6 +93,11 @@ class Memory:
         self._limit = limit
         self._gauge = metrics.request_bytes
 
+    @property
+    def most(self) -> int:
+        """Bytes that one request may hold, if there is no other."""
+        return self._limit // 2
+
     def check(self, own: int, more: int) -> None:
         """Raises MemoryExhausted if a request that holds `own` bytes could not hold `more`."""
         if own + more > self._limit - self.held - more:
@@ -114,6 +119,11 @@ class Permit:
         self._bytes = 0
         self._rooms: list[Room] = []
         self._images: list[tuple[Room, int]] = []
+
+    @property
+    def most_bytes(self) -> int:
+        """What the request may hold at most, if there is no other."""
+        return self._memory.most
 
     def expect_bytes(self, count: int) -> None:
         """Raises MemoryExhausted if there is no room for an announced body. Holds nothing yet: it may never come."""

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service.admin import admin_port
-from service.api import classify, documentation, embed, explain, health, models, preview, problems
+from service.api import classify, dialects, documentation, embed, explain, health, models, page, preview, problems
 from service.api.access import Access
+from service.api.dialects import sagemaker, tensorflow_serving, torchserve
 from service.api.guard import Guard
 from service.api.intake import Intake
 from service.api.middleware import Forwarded, Head
@@ -37,6 +38,9 @@ WHERE = {
     "explain": "POST /explain",
     "embed": "POST /embed",
     "preview": "POST /preview",
+    "tensorflow_serving": "POST /v1/models/{name}:predict",
+    "torchserve": "POST /predictions/{name}",
+    "sagemaker": "POST /invocations",
     "models": "/models",
     "open_inference": "/v2",
     "documentation": "/docs",
@@ -146,8 +150,9 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         responses=problems.responses(),
+        generate_unique_id_function=lambda route: route.name,  # generated clients have functions with these names
     )
-    problems.install(app, {"v2": open_inference_errors.response})
+    problems.install(app, {"v2": open_inference_errors.response, **dialects.FORMS})
     app.add_exception_handler(ProtocolError, open_inference_errors.handle)
     if settings.cors_origins:
         app.add_middleware(
@@ -168,6 +173,9 @@ def create_app(
     app.include_router(explain.router(intake, metrics, guard))
     app.include_router(embed.router(intake, settings, metrics, guard))
     app.include_router(preview.router(intake, guard))
+    app.include_router(tensorflow_serving.router(intake, repository, metrics, guard))
+    app.include_router(sagemaker.router(intake, metrics, guard))
+    app.include_router(torchserve.router(intake, metrics, guard, ready))
     app.include_router(open_inference.infer_router(plane, metrics, guard))
     places = dict(WHERE)
     if settings.admin_port is None:
@@ -182,10 +190,5 @@ def create_app(
     app.include_router(health.router(ready))
     app.include_router(problems.router())
     documentation.install(app, repository)
-
-    @app.get("/", tags=["operations"], summary="Where things are")
-    async def where(request: Request) -> dict[str, str]:
-        root = request.scope.get("root_path", "")
-        return {name: place.replace("/", f"{root}/", 1) for name, place in places.items()}
-
+    app.include_router(page.router(places))
     return app

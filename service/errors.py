@@ -121,7 +121,7 @@ class RequestTimeout(RequestFault):
 class UnsupportedMediaType(RequestFault):
     title = "The content type is not supported"
     detail = "The request's content type is {content_type}."
-    remedy = "Send one image as image/jpeg, image/png or image/webp, or any number as multipart/form-data."
+    remedy = "Send one image as image/jpeg, image/png or image/webp, or any number as a form or as JSON with base64."
 
 
 class UnsupportedEncoding(RequestFault):

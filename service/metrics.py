@@ -72,7 +72,7 @@ class Metrics:
         ).set(1)
         self.requests = counter(
             "resnet_requests",
-            "Requests for inference, by model, HTTP status and problem (empty for none)",
+            "Requests with images to compute, by model, HTTP status and problem (empty for none)",
             ["model", "status", "problem"],
         )
         self.http = histogram(

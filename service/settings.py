@@ -171,7 +171,9 @@ class Settings(BaseSettings):
     )
     max_images: int = Field(default=32, ge=1, description="Most images in one request.")
     max_image_bytes: int = Field(default=20 * 2**20, ge=1, description="Most bytes of one image.")
-    max_request_bytes: int = Field(default=64 * 2**20, ge=1, description="Most bytes of one form.")
+    max_request_bytes: int = Field(
+        default=64 * 2**20, ge=1, description="Most bytes of one form, or of one request of another protocol."
+    )
     max_pixels: int = Field(
         default=64_000_000,
         ge=1,

@@ -56,6 +56,7 @@ SERVICE = {
     "rates": set(),
     "batching": {"batch_sizes", "rates"},
     "errors": set(),
+    "json_faults": {"errors"},
     "upload_faults": set(),
     "deadline": {"errors"},
     "settings_buckets": set(),
@@ -113,12 +114,21 @@ SERVICE = {
         "redaction",
         "settings",
     },
+    "predictions": set(),
+    "bench": set(),
+    "bulk": {
+        *("admission", "answers", "api", "backend", "deadline", "decoders", "errors", "lifecycle", "local_backend"),
+        *("client", "logs", "metrics", "model_repository", "pipeline", "predictions", "settings", "settings_sources"),
+        "upload_faults",
+    },
     "api": {
         "admission",
         "answers",
+        "predictions",
         "deadline",
         "errors",
         "failed_images",
+        "json_faults",
         "keys",
         "lifecycle",
         "logs",
@@ -158,6 +168,7 @@ SERVICE = {
     "connections": {"metrics"},
     "answer_transport": set(),
     "closing": set(),
+    "client": set(),
     "hard_end": set(),
     "refusals": {"api", "errors", "request_ids"},
     "upgrade_offers": set(),
@@ -258,7 +269,7 @@ def test_the_runtime_imports_only_along_the_arrows(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in modules("service") if "runtime" not in p.parts], ids=name)
 def test_the_service_imports_only_along_the_arrows(path: Path) -> None:
     part = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
-    own = {part} if part in ("api", "grpc_api", "open_inference", "workers") else set()
+    own = {part} if part in ("api", "bench", "bulk", "client", "grpc_api", "open_inference", "workers") else set()
     assert parts(path, "service") <= SERVICE[part] | own | {"runtime"}
     assert not parts(path, "model_export")
 
@@ -297,8 +308,25 @@ def test_the_runtime_needs_no_server() -> None:
     assert not loaded & SERVER
 
 
+def test_classifying_on_a_server_needs_neither_engine_nor_server() -> None:
+    loaded = imported("import service.bulk.command, service.bulk.remote")
+    assert "httpx" in loaded
+    assert not loaded & {*SERVER, "onnxruntime", "pyarrow", "torch"}
+
+
 def test_the_settings_need_no_engine() -> None:
     assert not imported("import service.__main__") & {"onnxruntime", "fastapi", "uvicorn", "PIL"}
+
+
+def test_the_client_needs_neither_server_nor_engine() -> None:
+    loaded = imported("import service.client")
+    assert "httpx" in loaded
+    assert not loaded & (SERVER | {"onnxruntime", "pydantic", "PIL", "numpy"})
+
+
+@pytest.mark.parametrize("package", ["service.__main__", "service.bulk.command"])
+def test_serving_and_classifying_need_no_torch(package: str) -> None:
+    assert not imported(f"import {package}") & {"torch", "onnx", "model_export"}
 
 
 def test_the_service_never_imports_torch(tiny_dir: Path) -> None:

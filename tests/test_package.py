@@ -144,7 +144,8 @@ def overwritten(installed: Installed) -> Iterator[Path]:
         shutil.rmtree(metadata, ignore_errors=True)
 
 
-STARTS = [("resnet-service",), ("resnet-export",), ("python", "-m", "service"), ("python", "-m", "model_export")]
+MODULES = [("python", "-m", "service"), ("python", "-m", "model_export")]
+STARTS = [("resnet",), ("resnet-service",), ("resnet-export",), *MODULES]
 
 
 @pytest.mark.parametrize("command", STARTS, ids=" ".join)

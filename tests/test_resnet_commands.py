@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import resnet_commands
-from resnet_commands import EXPORT_EXTRA, PACKAGES, RUNTIME_EXTRA, called, missing, stranger
+from model_export.__main__ import COMMANDS as EXPORT_COMMANDS
+from resnet_commands import COMMANDS, EXPORT_EXTRA, PACKAGES, RUNTIME_EXTRA, called, missing, stranger
 from service.runtime.build import this_build
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +60,7 @@ def test_a_script_beside_it_is_warned(theirs: Path, tmp_path: Path) -> None:
     assert finished.returncode == 0
 
 
-@pytest.mark.parametrize("start", ["start_service", "start_export"])
+@pytest.mark.parametrize("start", ["start", "start_service", "start_export"])
 def test_the_commands_name_what_is_first_on_pythonpath(start: str, theirs: Path, tmp_path: Path) -> None:
     program = f"import sys, resnet_commands; sys.exit(resnet_commands.{start}())"
     finished = python("-P", "-c", program, cwd=ROOT, first=tmp_path)
@@ -111,6 +113,9 @@ def test_a_missing_module_of_the_project_is_a_bug(name: str | None) -> None:
         (["service", "--workers", "2"], "onnxruntime", f"{RUNTIME_EXTRA}\n"),
         (["service", "--help"], "pydantic_settings", f"{RUNTIME_EXTRA}\n"),
         (["service"], "fastapi", f"{RUNTIME_EXTRA}\n"),
+        (["service.bulk", "x.jpg"], "onnxruntime", f"{RUNTIME_EXTRA}\n"),
+        (["service.bulk", "x.jpg", "--url", "http://127.0.0.1:1"], "httpx", "'resnet-service[client]'\n"),
+        (["service.bench", "http://127.0.0.1:1"], "uvloop", f"{RUNTIME_EXTRA}\n"),
     ],
 )
 def test_a_program_without_an_extra(arguments: list[str], absent: str, expected: str, tmp_path: Path) -> None:
@@ -140,3 +145,59 @@ def test_the_programs_are_run_with_the_arguments(
     monkeypatch.setattr(sys, "argv", ["resnet-service", "--version"])
     assert resnet_commands.start_service() == 0
     assert capsys.readouterr().out == f"{this_build()}\n"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """`resnet` with these arguments. Returns its exit status."""
+    monkeypatch.setattr(sys, "argv", ["resnet", *arguments])
+    return resnet_commands.start()
+
+
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        ("service", "resnet serve"),
+        ("service.bulk", "resnet classify"),
+        ("service.bench", "resnet bench"),
+        ("model_export", "resnet"),
+    ],
+)
+def test_usages_of_the_one_command(package: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/resnet"])
+    assert called(package) == expected
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_the_help_names_every_command(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *arguments) == 0
+    listed = re.findall(r"^  ([a-z-]+) ", capsys.readouterr().out, re.MULTILINE)
+    assert listed == [*COMMANDS, *EXPORT_COMMANDS]
+
+
+def test_no_command_has_two_meanings() -> None:
+    assert not COMMANDS.keys() & EXPORT_COMMANDS.keys()
+
+
+def test_the_version_of_everything(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "serve", "--version") == 0
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, "--version")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"{this_build()}\n" * 2
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "list"])
+def test_each_command_explains_itself(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, command, "--help")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: resnet {command} ")
+
+
+def test_an_unknown_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "clasify") == 2
+    assert capsys.readouterr().err == "error: there is no command clasify: `resnet --help` lists them\n"

@@ -1,7 +1,8 @@
 """Throughput, latency, CPU time and memory of our service beside other model servers.
 
-python -m benchmarks.peers [--rounds 3] [--seconds 6] [--peers a,b] [--modes default,ours] [--no-open-loop]
+python -m benchmarks.peers [--rounds 3] [--seconds 4] [--peers a,b] [--engines fp32,int8,ours] [--open-loop]
                            [--service=--provider=cpu] [--json FILE] [--plot FILE]
+python -m benchmarks.peers --rounds 0                     # makes the environments and the model, measures nothing
 python -m benchmarks.peers --from FILE [--plot FILE]      # prints a saved run, measures nothing
 """
 
@@ -19,26 +20,27 @@ from benchmarks.machine import describe, heading, save
 from benchmarks.models import RESNET50, published
 from benchmarks.peers.catalogue import peers
 from benchmarks.peers.measuring import OPEN_LOOP_TIMES, Plan, Setting, measure
-from benchmarks.peers.model import EngineName
+from benchmarks.peers.model import ENGINES
 from benchmarks.peers.report import markdown, plot
 from benchmarks.photo import photo
-
-ENGINES: tuple[EngineName, ...] = ("default", "ours")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     parser.add_argument(
-        "--seconds", type=int, default=6, help="of closed loop at each number of connections (default: 6)"
+        "--seconds", type=int, default=4, help="of closed loop at each number of connections (default: 4)"
     )
     parser.add_argument(
         "--peers", type=_names(tuple(peers())), default=tuple(peers()), help=f"(default: {','.join(peers())})"
     )
     parser.add_argument(
-        "--modes", type=_names(ENGINES), default=ENGINES, help="engines in the peers (default: default,ours)"
+        "--engines",
+        type=_names(ENGINES),
+        default=("fp32", "int8"),
+        help="in the peers: ONNX Runtime in fp32 or int8, or ours in int8 (default: fp32,int8)",
     )
-    parser.add_argument("--no-open-loop", dest="open_loop", action="store_false", help="measure the closed loop only")
+    parser.add_argument("--open-loop", action="store_true", help="also measure the open loop")
     parser.add_argument(
         "--service", type=shlex.split, default=(), help="options for our service: --service='--a=1 --b=2'"
     )
@@ -69,11 +71,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model = published(RESNET50, "int8")
     plan = Plan(args.rounds, args.seconds, args.open_loop)
     by_name = peers(args.service)
-    settings = measure([by_name[name] for name in args.peers], args.modes, model, photo(), plan)
+    settings = measure([by_name[name] for name in args.peers], args.engines, model, photo(), plan)
     return {
         "machine": describe(),
         "plan": plan._asdict(),
-        "engines": args.modes,
+        "engines": args.engines,
         "service": args.service,
         "jpeg_bytes": len(photo()),
         "settings": [asdict(setting) for setting in settings],

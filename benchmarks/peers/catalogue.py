@@ -18,6 +18,8 @@ from benchmarks.peers.model import MAX_BATCH, WINDOW_S, EngineName
 HERE = Path(__file__).parent
 OURS = "resnet-service"
 BOUNDARY = "part-of-a-form"
+BINARY_HEADER = 256  # bytes of JSON before the binary data, filled up with spaces
+STUB = "triton_python_backend_stub"
 
 
 class Place(NamedTuple):
@@ -27,6 +29,7 @@ class Place(NamedTuple):
     folder: Path  # empty, its working directory
     ports: Sequence[int]  # free ones; the first is for HTTP
     model: Path  # the folder of the published version, `models/<name>/<version>`
+    engine: EngineName
 
 
 Command = Callable[[Place], Sequence[object]]
@@ -43,8 +46,10 @@ class Peer:
         path: the URL's path for classification.
         encode: from a JPEG file to the body of a request.
         predicted: from a parsed answer to the class that it ranks first.
-        engines: the engines that it is measured with.
         variables: its environment variables.
+        headers: of every request, beside its content type.
+        interpreter: makes its environment.
+        carried: the version of the server that the package carries, if it is not the package's own.
     """
 
     name: str
@@ -54,18 +59,23 @@ class Peer:
     content_type: str = "image/jpeg"
     encode: Callable[[bytes], bytes] = bytes
     predicted: Callable[[Any], int] = lambda answer: int(answer["predictions"][0]["class_id"])
-    engines: tuple[EngineName, ...] = ("default", "ours")
     variables: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    interpreter: str = sys.executable
+    carried: str | None = None
 
     def python(self) -> Path:
         """The interpreter of its environment, which is made on first use. Raises EnvironmentFailed."""
         if self.package is None:
             return Path(sys.executable)
-        return environment(self.name, HERE / self.name / "requirements.txt")
+        return environment(self.name, HERE / self.name / "requirements.txt", self.interpreter)
 
     def version(self, python: Path) -> str:
-        """The installed version of its package; `this` for our own service."""
-        return "this" if self.package is None else version(python, self.package)
+        """The installed version, of its package or of what that carries; `this` for our own service."""
+        if self.package is None:
+            return "this"
+        installed = version(python, self.package)
+        return f"{self.carried} ({self.package} {installed})" if self.carried else installed
 
 
 def _script(name: str) -> Path:
@@ -76,7 +86,7 @@ def _service(options: Sequence[str]) -> Command:
     def command(place: Place) -> Sequence[object]:
         models, name = place.model.parent.parent, place.model.parent.name
         start = ["-m", "service", "--log-level=error", f"--models-dir={models}", f"--models={name}"]
-        return [place.python, *start, f"--port={place.ports[0]}", *options]
+        return [place.python, *start, f"--precision={place.engine}", f"--port={place.ports[0]}", *options]
 
     return command
 
@@ -135,6 +145,25 @@ def _torchserve(place: Place) -> Sequence[object]:
     return [place.python.with_name("torchserve"), *start, "--ts-config", "config.properties"]
 
 
+def _triton(place: Place) -> Sequence[object]:
+    """The server in PyTriton's wheel, with a model repository. Its only backend is the one for Python."""
+    packages = next((place.python.parent.parent / "lib").glob("python3.*/site-packages"))
+    installed = packages / "pytriton" / "tritonserver"
+    stub = installed / "python_backend_stubs" / packages.parent.name.removeprefix("python") / STUB
+    backend = place.folder / "backends" / "python"
+    shutil.copytree(installed / "backends" / "python", backend)
+    shutil.copy(stub, backend)
+    version = place.folder / "models" / "resnet50" / "1"
+    version.mkdir(parents=True)
+    shutil.copy(_script("triton"), version / "model.py")
+    shutil.copy(HERE / "triton" / "config.pbtxt", version.parent)
+    http, grpc, metrics = place.ports[:3]
+    options = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}", "--http-address=127.0.0.1"]
+    folders = [f"--model-repository={version.parent.parent}", f"--backend-directory={backend.parent}"]
+    libraries = f"LD_LIBRARY_PATH={packages / 'nvidia_pytriton.libs'}"
+    return ["env", libraries, installed / "bin" / "tritonserver", *folders, *options]
+
+
 def _in_json(jpeg: bytes) -> bytes:
     return json.dumps({"image": base64.b64encode(jpeg).decode()}).encode()
 
@@ -142,6 +171,13 @@ def _in_json(jpeg: bytes) -> bytes:
 def _in_v2(jpeg: bytes) -> bytes:
     data = {"datatype": "BYTES", "shape": [1, 1], "data": [base64.b64encode(jpeg).decode()]}
     return json.dumps({"inputs": [{"name": "image", "parameters": {"content_type": "base64"}, **data}]}).encode()
+
+
+def _in_binary(jpeg: bytes) -> bytes:
+    element = len(jpeg).to_bytes(4, "little") + jpeg
+    parameters = {"binary_data_size": len(element)}
+    tensor = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "parameters": parameters}
+    return json.dumps({"inputs": [tensor]}).encode().ljust(BINARY_HEADER) + element
 
 
 def _in_form(jpeg: bytes) -> bytes:
@@ -158,7 +194,6 @@ def peers(service_options: Sequence[str] = ()) -> dict[str, Peer]:
             _service(service_options),
             "/classify",
             predicted=lambda answer: int(answer["images"][0]["predictions"][0]["class_id"]),
-            engines=("ours",),
         ),
         Peer("fastapi_tutorial", "fastapi", _fastapi, "/predict"),
         Peer("litserve", "litserve", _litserve, "/predict", "application/json", _in_json),
@@ -182,6 +217,18 @@ def peers(service_options: Sequence[str] = ()) -> dict[str, Peer]:
             "application/json",
             _in_v2,
             predicted=lambda answer: int(answer["outputs"][0]["data"][0]),
+        ),
+        Peer(
+            "triton",
+            "nvidia-pytriton",
+            _triton,
+            "/v2/models/resnet50/infer",
+            "application/octet-stream",
+            _in_binary,
+            predicted=lambda answer: int(answer["outputs"][0]["data"][0]),
+            headers={"Inference-Header-Content-Length": str(BINARY_HEADER)},
+            interpreter="/usr/bin/python3",  # Triton loads the interpreter's shared library, which Debian's has
+            carried="2.51.0",
         ),
         Peer(
             "torchserve",

@@ -1,4 +1,4 @@
-"""The model in every peer's server: on ONNX Runtime and Pillow as users write it, or on our engine.
+"""The model in every peer's server: on ONNX Runtime and Pillow as users write it, in fp32 or int8, or on our engine.
 
 The only module that the peers' servers import, and so their only way to `service`.
 """
@@ -20,7 +20,13 @@ from service.runtime.loading import load_engine
 from service.runtime.machine import usable_cores
 from service.runtime.model_folder import read_card
 
-EngineName = Literal["default", "ours"]
+# fp32, int8: ONNX Runtime's CPU provider and Pillow, with the model's file in this precision.
+# ours: our engine and decoder, in int8.
+EngineName = Literal["fp32", "int8", "ours"]
+ENGINES: tuple[EngineName, ...] = ("fp32", "int8", "ours")
+
+# The precision of our service that is compared with peers on these engines.
+OURS_BESIDE: dict[EngineName, EngineName] = {"fp32": "fp32", "int8": "int8", "ours": "int8"}
 
 # Environment variables that tell a server what to load.
 ENGINE_VARIABLE = "PEER_ENGINE"
@@ -49,18 +55,18 @@ class Model(NamedTuple):
 
 def load(engine: EngineName, folder: Path) -> Model:
     """Loads a published model: on ONNX Runtime and Pillow as their documentation shows them, or on our engine."""
-    infer = _default_infer(folder) if engine == "default" else _our_infer(folder)
+    infer = _our_infer(folder) if engine == "ours" else _plain_infer(folder / read_card(folder).files[engine].file)
     return Model(load_decode(engine, folder), infer)
 
 
 def load_decode(engine: EngineName, folder: Path) -> Decode:
     """Loads the decoder only, for processes that do not infer."""
-    return _plain_decode if engine == "default" else _our_decode(folder)
+    return _our_decode(folder) if engine == "ours" else _plain_decode
 
 
 def from_environment() -> tuple[EngineName, Path]:
     """The engine and the model that this server shall load, by its environment variables."""
-    engine: EngineName = "ours" if os.environ[ENGINE_VARIABLE] == "ours" else "default"
+    (engine,) = (name for name in ENGINES if name == os.environ[ENGINE_VARIABLE])
     return engine, Path(os.environ[FOLDER_VARIABLE])
 
 
@@ -84,8 +90,8 @@ def _plain_decode(data: bytes) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(cropped).transpose(2, 0, 1))
 
 
-def _default_infer(folder: Path) -> Infer:
-    session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+def _plain_infer(file: Path) -> Infer:
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
 
     def infer(images: np.ndarray) -> list[list[Prediction]]:
         (logits,) = session.run(["logits"], {"image": images})
@@ -101,5 +107,5 @@ def _our_decode(folder: Path) -> Decode:
 
 def _our_infer(folder: Path) -> Infer:
     card = read_card(folder)
-    engine = load_engine(folder, card, provider="auto", threads=usable_cores(), max_batch=MAX_BATCH)
+    engine = load_engine(folder, card, provider="auto", precision="int8", threads=usable_cores(), max_batch=MAX_BATCH)
     return lambda images: best(engine.infer(images)["logits"])

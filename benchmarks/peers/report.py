@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,13 +13,14 @@ from matplotlib.figure import Figure
 
 from benchmarks.peers.catalogue import OURS
 from benchmarks.peers.measuring import CONNECTIONS, LOADS, Setting
-from benchmarks.peers.model import EngineName
+from benchmarks.peers.model import OURS_BESIDE, EngineName
 from benchmarks.tables import markdown_table, spread, with_range
 
 MOST = CONNECTIONS[-1]
 TITLES: dict[EngineName, str] = {
-    "default": "Each server as its documentation shows it",
-    "ours": "Each server with our engine inside",
+    "fp32": "fp32 against fp32",
+    "int8": "int8 against int8",
+    "ours": "Our engine in every server (int8)",
 }
 OPEN = tuple(f"open{100 * share:.0f}" for share in LOADS)
 BLUE, GREY = "#0072B2", "#9a9a9a"
@@ -26,7 +28,8 @@ BLUE, GREY = "#0072B2", "#9a9a9a"
 
 def compared(settings: Sequence[Setting], engine: EngineName) -> list[Setting]:
     """The peers with this engine, and our service: fastest first, those without figures last."""
-    chosen = [setting for setting in settings if setting.peer == OURS or setting.engine == engine]
+    beside = OURS_BESIDE[engine]
+    chosen = [setting for setting in settings if setting.engine == (beside if setting.peer == OURS else engine)]
     return sorted(chosen, key=lambda setting: -(median(setting, f"{MOST}.per_second") or 0))
 
 
@@ -63,6 +66,7 @@ def markdown(settings: Sequence[Setting], engines: Sequence[EngineName]) -> str:
         if any(OPEN[0] + ".p50" in figures for setting in rows for figures in setting.rounds):
             parts.append(_open_table(rows))
         parts += [f"- **{setting.peer}**: {setting.error}" for setting in rows if setting.error]
+    parts.append(_mixed(settings))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -111,10 +115,18 @@ def _open_table(rows: Sequence[Setting]) -> str:
     return markdown_table(titles, lines)
 
 
-def _ratios(settings: Sequence[Setting], engine: EngineName) -> str:
+def _ratios(settings: Sequence[Setting], engine: EngineName, title: str = "") -> str:
     found = [(connections, ratio(settings, engine, connections)) for connections in CONNECTIONS]
     texts = [f"{value[0]:.2f} at {connections} ({value[1]})" for connections, value in found if value]
-    return f"{OURS} ÷ the fastest peer, requests/s by connections: {', '.join(texts)}." if texts else ""
+    return f"{title}{OURS} ÷ the fastest peer, requests/s by connections: {', '.join(texts)}." if texts else ""
+
+
+def _mixed(settings: Sequence[Setting]) -> str:
+    """Our service in int8 ÷ the fastest peer in fp32: what both do where nobody chooses a precision."""
+    ours = [setting for setting in settings if setting.peer == OURS and setting.engine == "int8"]
+    peers = [setting for setting in settings if setting.peer != OURS and setting.engine == "fp32"]
+    alike = [replace(setting, engine="fp32") for setting in ours] + peers
+    return _ratios(alike, "fp32", "As users get them (int8 here, fp32 there): ")
 
 
 def _name(setting: Setting) -> str:
@@ -147,7 +159,9 @@ def plot(settings: Sequence[Setting], engines: Sequence[EngineName], path: Path)
 def _bars(panel: Axes, rows: Sequence[Setting], name: str, title: str) -> None:
     """Draws medians as bars, with a line from the lowest to the highest."""
     for position, setting in enumerate(rows):
-        values = [figures[name] for figures in setting.rounds]
+        values = [figures[name] for figures in setting.rounds if name in figures]
+        if not values:  # no answer came in time
+            continue
         middle = statistics.median(values)
         panel.barh(position, middle, color=BLUE if setting.peer == OURS else GREY)
         panel.plot([min(values), max(values)], [position, position], color="black", linewidth=1.5)

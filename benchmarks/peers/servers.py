@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ class Server(NamedTuple):
 
     url: str
     content_type: str
+    headers: Mapping[str, str]  # beside it
     body: bytes
     keeper: int  # process id of the keeper above it
 
@@ -48,7 +49,7 @@ class Server(NamedTuple):
         next measurement.
         """
         with contextlib.suppress(OSError, http.client.HTTPException):  # the next measurement counts failures
-            _ask(self.url, self.content_type, self.body)
+            _ask(self.url, {"content-type": self.content_type, **self.headers}, self.body)
 
 
 @contextlib.contextmanager
@@ -67,7 +68,7 @@ def serving(
         folder = Path(name)
         ports = free_ports(PORTS)
         url = f"http://127.0.0.1:{ports[0]}{peer.path}"
-        command = [str(part) for part in peer.command(Place(python, folder, ports, model.absolute()))]
+        command = [str(part) for part in peer.command(Place(python, folder, ports, model.absolute(), engine))]
         with (folder / "log").open("wb") as log:
             keeper = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.peers.keeper", str(GRACE_S), *command],
@@ -79,9 +80,9 @@ def serving(
             )
             try:
                 body = peer.encode(jpeg)
-                answer = _first_answer(keeper, url, peer.content_type, body, folder / "log")
-                _check(peer, answer, expected)
-                yield Server(url, peer.content_type, body, keeper.pid)
+                headers = {"content-type": peer.content_type, **peer.headers}
+                _check(peer, _first_answer(keeper, url, headers, body, folder / "log"), expected)
+                yield Server(url, peer.content_type, peer.headers, body, keeper.pid)
             finally:
                 keeper.terminate()
                 keeper.wait()
@@ -101,15 +102,17 @@ def _variables(peer: Peer, python: Path, model: Path, engine: EngineName) -> dic
     }
 
 
-def _ask(url: str, content_type: str, body: bytes) -> bytes:
+def _ask(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
     """The body of one answer. Raises OSError or HTTPException."""
-    request = urllib.request.Request(url, data=body, headers={"content-type": content_type})
+    request = urllib.request.Request(url, data=body, headers=dict(headers))
     with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
         answer: bytes = response.read()
         return answer
 
 
-def _first_answer(keeper: subprocess.Popen[bytes], url: str, content_type: str, body: bytes, log: Path) -> bytes:
+def _first_answer(
+    keeper: subprocess.Popen[bytes], url: str, headers: Mapping[str, str], body: bytes, log: Path
+) -> bytes:
     """The body of the first answer without an error status. Raises NotServing."""
     end = time.monotonic() + START_S
     last = "no answer"
@@ -117,7 +120,7 @@ def _first_answer(keeper: subprocess.Popen[bytes], url: str, content_type: str, 
         if keeper.poll() is not None:
             raise NotServing(f"it ended: {_tail(log)}")
         try:
-            return _ask(url, content_type, body)
+            return _ask(url, headers, body)
         except urllib.error.HTTPError as error:  # it is still starting, or refuses the request
             last = f"{error.code} {error.read(200)!r}"
         except (OSError, http.client.HTTPException) as error:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.open_loop import percentile
 from benchmarks.processes import kib
 from benchmarks.soak.ledger import MOST_DETAILS, Ledger
 from benchmarks.soak.replicas import Replica
+from service.bench.requests import percentile
 
 GOOD_ID = re.compile(r"good-(\d+)")
 ADDRESS = re.compile(r":(\d+)")  # the ports of the replicas; a name without one means that none was left to try

@@ -33,10 +33,10 @@ HANDLERS = frozenset(
         "docs",
         "openapi.json",
         "problems",
-        "v2",
+        *("v1", "v2", "predictions", "invocations", "ping"),  # of other servers' protocols
     )
 )
-PROBES = ("healthz", "metrics", "v2/health")  # asked every few seconds, and of no interest while they are answered well
+PROBES = ("healthz", "metrics", "v2/health", "ping")  # asked every few seconds, of no interest while answered well
 MOST_CHARACTERS = 1000  # of what a client has sent, in a line: an address may have 65,535
 CLIENT_LEFT = 499  # nginx's code for it
 

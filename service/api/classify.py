@@ -8,8 +8,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic_core import to_json
 
 from service.api import problems, schema
+from service.api.bodies import FAULTS, request_body
 from service.api.guard import Guard
-from service.api.intake import FAULTS, Intake, counted, request_body, route_of, to_its_end
+from service.api.intake import Intake, counted, route_of, to_its_end
 from service.api.parameters import KNOWN, SCHEMAS, TIMEOUT_HEADER, Parameters, Timeout
 from service.api.results import Wanted, answered_by, entry, server_timing
 from service.metrics import Metrics
@@ -49,7 +50,7 @@ def router(intake: Intake, settings: Settings, metrics: Metrics, guard: Guard) -
         parameters: Annotated[Parameters, Query()],
         milliseconds: Annotated[Timeout, Header(alias=TIMEOUT_HEADER)] = None,
     ) -> None:
-        """Send one image as the raw body, or one or many as a form with the field `file`.
+        """Send one image as the raw body, or one or many as a form with the field `file`, or as JSON with base64.
 
         One bad image among many is an error for that item alone. A request with a single image has that image's
         status. The response header `Server-Timing` says where the time went.

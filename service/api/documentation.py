@@ -36,8 +36,9 @@ def install(app: FastAPI, repository: Repository) -> None:
     def openapi() -> dict[str, Any]:
         document = generate()
         _without_validation_errors(document)
-        classes = (model.card.architecture.num_classes for model in repository.models)
-        _limit_top_k(document["paths"]["/classify"]["post"], max(classes, default=1))
+        classes = max((model.card.architecture.num_classes for model in repository.models), default=1)
+        for path in ("/classify", "/explain"):
+            _limit_top_k(document["paths"][path]["post"], classes)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -68,8 +69,11 @@ def _without_validation_errors(document: dict[str, Any]) -> None:
 
 
 def _limit_top_k(operation: dict[str, Any], classes: int) -> None:
-    """Bounds `top_k` of query and form by the most classes that a model has now."""
+    """Bounds `top_k` of query, form and JSON by the most classes that a model has now."""
     (query,) = (parameter["schema"] for parameter in operation["parameters"] if parameter["name"] == "top_k")
-    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
-    for schema in (query, form["patternProperties"]["^top_k$"]):
+    form, json = (
+        operation["requestBody"]["content"][content_type]["schema"]
+        for content_type in ("multipart/form-data", "application/json")
+    )
+    for schema in (query, form["patternProperties"]["^top_k$"], json["properties"]["top_k"]):
         schema["maximum"] = classes

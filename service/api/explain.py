@@ -15,18 +15,9 @@ from pydantic_core import to_json
 from service.admission import Permit
 from service.answers import Classified
 from service.api import problems, schema
+from service.api.bodies import BINARY, FAULTS, request_body
 from service.api.guard import Guard
-from service.api.intake import (
-    BINARY,
-    FAULTS,
-    Intake,
-    Order,
-    counted,
-    request_body,
-    route_of,
-    to_its_end,
-    unless_disconnected,
-)
+from service.api.intake import Intake, Order, counted, route_of, to_its_end, unless_disconnected
 from service.api.parameters import TIMEOUT_HEADER, Absent, Choice, Timeout, Whole, choice_of, classes_of, top_k_of
 from service.api.results import MODEL_HEADER, answered_by, given, reference, server_timing
 from service.api.uploads import diagnose

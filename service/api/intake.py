@@ -16,11 +16,12 @@ from service import errors
 from service.admission import Memory, Permit
 from service.answers import Classified
 from service.api.access import CLIENT_LEFT, note
-from service.api.forms import FIELD, media_type
+from service.api.forms import media_type
 from service.api.guard import Handler
+from service.api.json_images import JSON_TYPE
 from service.api.parameters import TIMEOUT_HEADER, depth_of, read_parameters, seconds_of
 from service.api.problems import status_of
-from service.api.uploads import FORM, IMAGE_TYPES, Upload, arriving, diagnose, only_header, read_body
+from service.api.uploads import FORM, Body, Upload, arriving, diagnose, only_header, read_body
 from service.deadline import Deadline
 from service.errors import ServerFault
 from service.failed_images import FailedImages
@@ -28,59 +29,15 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.model_repository import Model, Repository
 from service.pipeline import Pipeline
-from service.runtime.faults import Fault, ImageFault
+from service.runtime.faults import Fault
 from service.runtime.graph import Output
 from service.settings import Settings
 
 T = TypeVar("T")
 W = TypeVar("W")
 
-BINARY = {"type": "string", "format": "binary"}
-FAULTS = (
-    *errors.fault_types(ImageFault),
-    errors.MalformedRequest,
-    errors.RepeatedHeader,
-    errors.NoImage,
-    errors.AmbiguousModel,
-    errors.ModelNotNamed,
-    errors.UnknownModel,
-    errors.RequestTooLarge,
-    errors.TooManyImages,
-    errors.UnsupportedMediaType,
-    errors.UnsupportedEncoding,
-    errors.InvalidParameter,
-    errors.UnknownParameter,
-    errors.ComputationFailed,
-    errors.ModelNotReady,
-    errors.ModelFailed,
-    errors.MemoryExhausted,
-    errors.Stopping,
-    errors.Overloaded,
-    errors.DeadlineMissed,
-)
-
-
-def request_body(max_images: int, parameters: Mapping[str, object]) -> dict[str, object]:
-    """The OpenAPI `requestBody` of an operation with these parameters, by name."""
-    images = "The image" if max_images == 1 else "One or more images"
-    form = {
-        "type": "object",
-        "required": [FIELD],
-        "properties": {
-            FIELD: {
-                "type": "array",
-                "items": BINARY,
-                "minItems": 1,
-                "maxItems": max_images,
-                "description": f"{images}. The parameters of the query may be fields, too.",
-            },
-        },
-        # Not `properties`: Swagger UI would fill the parameters in and send what it filled in.
-        "patternProperties": {f"^{name}$": schema for name, schema in parameters.items()},
-        "additionalProperties": False,
-    }
-    raw = {media_type: {"schema": BINARY} for media_type in IMAGE_TYPES}
-    return {"required": True, "content": {"multipart/form-data": {"schema": form}, **raw}}
+# How a protocol reads the body of a request.
+Reader = Callable[[Request, Settings, Permit], Coroutine[Any, Any, Body]]
 
 
 class Order(NamedTuple, Generic[W]):
@@ -124,7 +81,14 @@ class Intake:
         return Permit(self.memory)
 
     async def take(
-        self, request: Request, permit: Permit, known: Sequence[str], read: Callable[[Mapping[str, str], Model], W]
+        self,
+        request: Request,
+        permit: Permit,
+        known: Sequence[str],
+        read: Callable[[Mapping[str, str], Model], W],
+        *,
+        model: str | None = None,
+        body: Reader = read_body,
     ) -> Order[W]:
         """Reads a request. What can be refused without its body is refused before that is read.
 
@@ -132,21 +96,23 @@ class Intake:
             permit: holds the bytes, and the model.
             known: the parameters that the operation has.
             read: what the parameters' values want to know of the images. May raise InvalidParameter.
+            model: the reference in the path, if the path names a model. `known` has neither model nor depth then.
+            body: reads the body.
 
         Raises:
             Fault: one of `FAULTS`.
         """
         query = QueryParams(request.scope["query_string"]).multi_items()
         deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
-        model, pipeline, wanted = self._select(request, query, known, read)
-        self._check_early(request, query, pipeline, deadline)
-        uploads, fields = await arriving(read_body(request, self._settings, permit), deadline)
+        chosen, pipeline, wanted = self._select(request, query, known, read, model)
+        self._check_early(request, query, pipeline, deadline, named=model is not None)
+        uploads, fields = await arriving(body(request, self._settings, permit), deadline)
         if fields or pipeline.room.closed:  # closed: another version has come meanwhile
-            model, pipeline, wanted = self._select(request, [*query, *fields], known, read)
+            chosen, pipeline, wanted = self._select(request, [*query, *fields], known, read, model)
         note(request, images=len(uploads))
         permit.enter(pipeline.room)
         deadline = min(deadline, Deadline.after(self._settings.request_timeout))
-        return Order(model, pipeline, wanted, uploads, deadline)
+        return Order(chosen, pipeline, wanted, uploads, deadline)
 
     def _select(
         self,
@@ -154,10 +120,11 @@ class Intake:
         given: Sequence[tuple[str, str]],
         known: Sequence[str],
         read: Callable[[Mapping[str, str], Model], W],
+        reference: str | None,
     ) -> tuple[Model, Pipeline, W]:
         """What the request asks for: model, pipeline and what it wants to know."""
         values = read_parameters(given, known)
-        model = self._repository.select(values.get("model"), depth_of(values, self._repository))
+        model = self._repository.select(reference or values.get("model"), depth_of(values, self._repository))
         request.state.model = model.name
         note(request, model=f"{model.name}@{model.version}")
         return model, self._lifecycle.active(model), read(values, model)
@@ -214,12 +181,17 @@ class Intake:
         )
 
     def _check_early(
-        self, request: Request, query: Sequence[tuple[str, str]], pipeline: Pipeline, deadline: Deadline
+        self, request: Request, query: Sequence[tuple[str, str]], pipeline: Pipeline, deadline: Deadline, *, named: bool
     ) -> None:
-        """Raises Overloaded or DeadlineMissed before the body is read. A form may still name another model."""
+        """Raises Overloaded or DeadlineMissed before the body is read.
+
+        Args:
+            named: whether the path names the model. If neither it nor the query does, a form or JSON still may.
+        """
         rooms = [pipeline.room]
         content_type = media_type(request.headers.get("content-type", ""))
-        if content_type == FORM and not any(name in ("model", "depth") and value for name, value in query):
+        may_name = not named and content_type in (FORM, JSON_TYPE)
+        if may_name and not any(name in ("model", "depth") and value for name, value in query):
             rooms = [each.room for each in self._lifecycle.actives]
         min(rooms, key=lambda room: room.wait).check(deadline)
 

@@ -46,6 +46,8 @@ class Forwarded:
                 MutableHeaders(scope=scope)["host"] = host
             if PREFIX.fullmatch(prefix.rstrip("/")):
                 scope["root_path"] = prefix.rstrip("/")
+        if scope["path"] == scope["root_path"]:
+            scope["path"] += "/"  # the router would see an empty path, and know none
         await self._app(scope, receive, send)
 
     def _is_trusted(self, client: tuple[str, int] | None) -> bool:

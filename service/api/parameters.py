@@ -14,10 +14,10 @@ from pydantic.json_schema import SkipJsonSchema
 
 from service.errors import InvalidParameter, UnknownParameter
 from service.model_repository import Model, Repository
+from service.predictions import DEFAULT_TOP_K
 
 C = TypeVar("C", bound=str)
 
-DEFAULT_TOP_K = 5
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 LARGEST = 999_999_999  # number
 CLASSES_NAMED = 5  # of a model, in an error

@@ -7,8 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from service.api import problems
+from service.api.bodies import BINARY, FAULTS, request_body
 from service.api.guard import Guard
-from service.api.intake import BINARY, FAULTS, Intake, request_body, route_of, to_its_end, unless_disconnected
+from service.api.intake import Intake, route_of, to_its_end, unless_disconnected
 from service.api.parameters import SCHEMAS, TIMEOUT_HEADER, Choice, Timeout
 from service.api.results import MODEL_HEADER, reference
 from service.api.uploads import diagnose

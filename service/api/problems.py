@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from service import errors, request_ids, upload_faults
+from service import errors, json_faults, request_ids, upload_faults
 from service.api.access import handler_of, note
 from service.errors import InternalError, InvalidParameter, MalformedRequest, MethodNotAllowed, NotFound, fault_types
 from service.runtime import faults
@@ -45,6 +45,9 @@ STATUS: dict[type[Fault], int] = {
     errors.RepeatedHeader: 400,
     errors.NoImage: 400,
     errors.SeveralImages: 400,
+    json_faults.MalformedJson: 400,
+    json_faults.NotBase64: 422,
+    json_faults.AddressAsImage: 422,
     errors.NotExplainable: 422,
     errors.AmbiguousModel: 400,
     errors.ModelNotNamed: 400,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from service.api.parameters import classes_of, top_k_of
 from service.api.uploads import Upload
 from service.metrics import STAGES
 from service.model_repository import Model
+from service.predictions import needed, predicted
 from service.runtime.faults import Fault
 from service.runtime.model_card import ModelCard
 from service.runtime.scores import TopK
@@ -60,23 +61,31 @@ class Wanted(NamedTuple):
     Attributes:
         top_k: how many classes to answer with.
         classes: the ids of the only classes that come into question, ascending; None for all.
+        narrowed: whether the request says how many classes, or which.
     """
 
     card: ModelCard
     top_k: int
     classes: tuple[int, ...] | None = None
+    narrowed: bool = False
 
     @classmethod
     def by(cls, values: Mapping[str, str], model: Model) -> Wanted:
         """By the parameters of a request. Raises InvalidParameter."""
         classes = classes_of(values, model)
-        return cls(model.card, top_k_of(values, model, classes), classes)
+        narrowed = "top_k" in values or classes is not None
+        return cls(model.card, top_k_of(values, model, classes), classes, narrowed)
+
+    @classmethod
+    def by_or_all(cls, values: Mapping[str, str], model: Model) -> Wanted:
+        """As `by`, but all classes if the request says neither how many nor which."""
+        wanted = cls.by(values, model)
+        return wanted if wanted.narrowed else wanted._replace(top_k=model.card.architecture.num_classes)
 
     @property
     def computed(self) -> int:
         """How many classes the pipeline has to find: all, where others than the best have a say in the answer."""
-        all_needed = self.card.head.multi_label or self.classes is not None
-        return self.card.architecture.num_classes if all_needed else self.top_k
+        return needed(self.card, self.top_k, self.classes)
 
     @property
     def restriction(self) -> dict[str, object]:
@@ -91,35 +100,32 @@ def entry(upload: Upload, answer: Classified | Fault, wanted: Wanted, root_path:
     named = given(upload)
     if isinstance(answer, Fault):
         return named | {"error": problems.document(answer, root_path)}
-    return named | {"width": answer.width, "height": answer.height, **_predicted(answer.top, wanted)}
+    return named | answered(answer, wanted)
 
 
-def _predicted(top: TopK, wanted: Wanted) -> dict[str, object]:
-    """The classes of one image, as the model's head and the request say."""
-    head, labels = wanted.card.head, wanted.card.labels
-    found: dict[str, object] = {}
-    ids, probabilities = top.class_ids.tolist(), top.probabilities.tolist()
-    if wanted.classes is not None:
-        chosen = np.isin(top.class_ids, wanted.classes)
-        ids, probabilities = top.class_ids[chosen].tolist(), top.probabilities[chosen].tolist()
-    if head.rejection:
-        # Before the probabilities are renormalised below: for such ones the threshold was fitted.
-        found["rejected"] = probabilities[0] < head.rejection.threshold
-        found["label"] = None if found["rejected"] else labels[ids[0]].name
-    if wanted.classes is not None and not head.multi_label:
-        mass = sum(probabilities)
-        found["mass"] = round(mass, 6)
-        probabilities = [probability / mass if mass else 0.0 for probability in probabilities]
-    predictions = [
-        {"class_id": class_id, "label": labels[class_id].name, "probability": round(probability, 6)}
-        for class_id, probability in zip(ids, probabilities, strict=True)
-    ]
-    found["predictions"] = predictions[: wanted.top_k]
-    if head.multi_label:
-        thresholds = head.thresholds_of(len(labels))
-        found["labels"] = [
-            prediction
-            for prediction, class_id, probability in zip(predictions, ids, probabilities, strict=True)
-            if probability >= thresholds[class_id]
-        ]
+def answered(answer: Classified, wanted: Wanted) -> dict[str, object]:
+    """The entry of an answered image, without its name."""
+    return {"width": answer.width, "height": answer.height, **_predicted(answer, wanted)}
+
+
+def _predicted(answer: Classified, wanted: Wanted) -> dict[str, Any]:
+    return predicted(answer.top, wanted.card, wanted.top_k, wanted.classes)
+
+
+def by_label(answer: Classified, wanted: Wanted) -> dict[str, float]:
+    """The probabilities of the wanted classes by label, most probable first.
+
+    Of classes with the same label, each less probable one has its class id behind it: `crane (517)`.
+    """
+    found: dict[str, float] = {}
+    for prediction in _predicted(answer, wanted)["predictions"]:
+        label = prediction["label"]
+        found[f"{label} ({prediction['class_id']})" if label in found else label] = prediction["probability"]
     return found
+
+
+def by_class(top: TopK) -> list[float]:
+    """The probabilities of all classes, by class id. `top` holds all of them."""
+    probabilities = np.empty(len(top.class_ids))
+    probabilities[top.class_ids] = top.probabilities
+    return probabilities.round(6).tolist()

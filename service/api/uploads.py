@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from service.admission import Permit
 from service.api.forms import Part, media_type, read_form
+from service.api.json_images import COPIES, JSON_TYPE, Layout, layout_of_classify, read_images
 from service.deadline import Deadline
 from service.errors import NoImage, RepeatedHeader, RequestTooLarge, UnsupportedEncoding, UnsupportedMediaType
 from service.runtime.faults import CorruptImage, Fault, NotAnImage, TruncatedImage
@@ -27,7 +28,7 @@ URLENCODED = "application/x-www-form-urlencoded"
 
 # Types that are certainly not images. Under any other type the bytes decide: clients send images as image/jpg, as
 # application/octet-stream, as curl's default for forms, and without a type.
-REFUSED_TYPES = ("application/json", "text/html", "application/xml", "multipart/mixed", "multipart/related")
+REFUSED_TYPES = ("text/html", "application/xml", "multipart/mixed", "multipart/related")
 
 # Does not look for `form-data`: given another content type, curl writes `attachment` instead.
 FORM_START = re.compile(rb"\s*--[^\r\n]+\r?\n(?:[\w-]+:[^\r\n]*\r?\n)*Content-Disposition:", re.IGNORECASE)
@@ -42,21 +43,22 @@ class Upload(NamedTuple):
 
 
 class Body(NamedTuple):
-    """The images of a request, and the other fields if it is a form."""
+    """The images of a request, and the other fields of a form or of JSON."""
 
     uploads: list[Upload]
     fields: list[tuple[str, str]]
 
 
-async def read_body(request: Request, settings: Settings, permit: Permit) -> Body:
-    """Reads the images of a request: one as the raw body, or any number in a multipart form.
+async def read_body(request: Request, settings: Settings, permit: Permit, layout: Layout = layout_of_classify) -> Body:
+    """Reads the images of a request: one as the raw body, or any number in a multipart form or in JSON.
 
     Args:
         permit: holds the body's bytes.
+        layout: of JSON.
 
     Raises:
         UnsupportedMediaType, UnsupportedEncoding, RepeatedHeader, MalformedRequest, NoImage, TooManyImages,
-        RequestTooLarge, ImageTooLarge, MemoryExhausted
+        RequestTooLarge, ImageTooLarge, MemoryExhausted; those of `read_json`
     """
     check_encoding(request)
     header = only_header(request, "Content-Type") or ""
@@ -64,6 +66,8 @@ async def read_body(request: Request, settings: Settings, permit: Permit) -> Bod
     if content_type == FORM:
         chunks = _limited(request, permit, settings.max_request_bytes, RequestTooLarge)
         return _body_of_form(await read_form(header, chunks, max_files=settings.max_images))
+    if content_type == JSON_TYPE:
+        return await read_json(request, settings, permit, layout)
     if content_type in REFUSED_TYPES:
         raise UnsupportedMediaType(content_type=content_type)
     return Body([Upload(await read_whole(request, permit, settings.max_image_bytes, ImageTooLarge), None)], [])
@@ -85,6 +89,21 @@ def check_encoding(request: Request) -> None:
     encoding = (only_header(request, "Content-Encoding") or "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedEncoding(encoding=encoding)
+
+
+async def read_json(request: Request, settings: Settings, permit: Permit, layout: Layout) -> Body:
+    """Reads the images of a JSON body, whatever content type the request has.
+
+    Raises:
+        UnsupportedEncoding, RepeatedHeader, RequestTooLarge, MemoryExhausted; those of `read_images`
+    """
+    check_encoding(request)
+    body = bytearray()
+    most = min(settings.max_request_bytes, permit.most_bytes // COPIES)  # a larger one would never find memory
+    async for chunk in _limited(request, permit, most, RequestTooLarge):
+        body += chunk
+    images, fields = await read_images(body, permit, layout, settings.max_images)
+    return Body([Upload(image, None) for image in images], fields)
 
 
 def only_header(request: Request, name: str) -> str | None:

@@ -18,9 +18,11 @@ class Server:
         self._answer = answer
         self.requests: list[bytes] = []
         self.connections = 0
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._writers.append(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -43,6 +45,9 @@ class Server:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         finally:
             server.close()
+            for writer in self._writers:
+                writer.transport.abort()
+            await asyncio.sleep(0)  # closes their sockets
 
 
 async def ok(number: int) -> bytes:

@@ -9,7 +9,9 @@ from multiprocessing.pool import ThreadPool
 import pytest
 
 from benchmarks import closed_loop
-from benchmarks.closed_loop import ProcessLoad, Upload, drive, without_wrk
+from benchmarks.closed_loop import without_wrk
+from service.bench.closed_loop import ProcessLoad, drive
+from service.bench.requests import Upload
 from tests.benchmarks.conftest import OK, Server, ok
 
 

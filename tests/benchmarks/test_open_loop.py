@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from itertools import pairwise
 
 import pytest
 
-from benchmarks.open_loop import Client, OpenLoad, drive, ideal_latencies, percentile, schedule, settled
+from benchmarks.open_loop import OpenLoad, drive, ideal_latencies
+from service.bench.open_loop import schedule
 from tests.benchmarks.conftest import OK, Server, ok
 
 
@@ -30,29 +30,6 @@ def loaded(
             )
 
     return asyncio.run(run())
-
-
-def test_the_schedule_is_a_poisson_process_of_the_rate() -> None:
-    moments = schedule(rate=100, seconds=100, seed=0)
-    gaps = [later - earlier for earlier, later in pairwise(moments)]
-    mean = sum(gaps) / len(gaps)
-    assert abs(len(moments) - 10_000) < 4 * math.sqrt(10_000)
-    # exponential gaps: as wide as they are long, and e^-1 of them longer than the mean
-    assert math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) == pytest.approx(mean, rel=0.05)
-    assert sum(gap > mean for gap in gaps) / len(gaps) == pytest.approx(math.exp(-1), abs=0.02)
-    assert 0 < moments[0] < moments[-1] < 100
-
-
-def test_a_seed_gives_one_schedule() -> None:
-    assert schedule(50, 2, seed=3) == schedule(50, 2, seed=3)
-    assert schedule(50, 2, seed=3) != schedule(50, 2, seed=4)
-
-
-def test_percentiles_are_measured_values() -> None:
-    values = [float(value) for value in range(1, 101)]
-    assert [percentile(values, percent) for percent in (50, 95, 99, 100)] == [50, 95, 99, 100]
-    assert percentile([7.0], 1) == 7
-    assert math.isnan(percentile([], 50))
 
 
 def test_every_scheduled_request_is_sent_and_counted() -> None:
@@ -145,42 +122,9 @@ def test_an_ideal_queue() -> None:
 
 
 def test_connections_idle_for_long_are_not_reused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.open_loop.MAX_IDLE_S", 0.0)
+    monkeypatch.setattr("service.bench.open_loop.MAX_IDLE_S", 0.0)
     server = Server(ok)
     found = loaded(server, rate=50)
     assert (found.failed, found.completed) == (0, len(server.requests))
     # not always one each: a request that waits for a connection to open may get one that has just become free
     assert server.connections > len(server.requests) / 2 > 1
-
-
-def test_an_answer_has_its_status_and_headers() -> None:
-    async def second_hangs_up(number: int) -> bytes:
-        return b"" if number else b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\ncontent-length: 0\r\n\r\n"
-
-    async def run() -> None:
-        async with Server(second_hangs_up).running() as root:
-            client, due = Client(root, b"", "image/jpeg"), asyncio.get_running_loop().time()
-            refused, broken = await client.send(due), await client.send(due)
-            client.close()
-        assert (refused.status, refused.headers["retry-after"], refused.ok) == (503, "2", False)
-        assert (broken.status, broken.headers, broken.ok) == (0, {}, False)
-        assert refused.due == broken.due == due
-
-    asyncio.run(run())
-
-
-def test_requests_of_a_closed_client_have_no_answer() -> None:
-    async def never(number: int) -> bytes:
-        await asyncio.Event().wait()
-        return OK
-
-    async def run() -> None:
-        async with Server(never).running() as root:
-            client = Client(root, b"", "image/jpeg", max_connections=1)
-            outcomes = [client.send(0), client.send(0)]
-            assert await settled(outcomes, 0.1) == []
-            client.close()
-            assert (await outcomes[0]).status == 0
-            assert not outcomes[1].done()
-
-    asyncio.run(run())

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from benchmarks import overload
-from benchmarks.open_loop import Answer
 from benchmarks.overload import FIGURES, Observed, figures, table
+from service.bench.open_loop import Answer
 from tests.benchmarks.conftest import Server
 
 ADMITTED = (

@@ -1,17 +1,24 @@
-"""Fixtures for tests of the balancer (replicas, requests whose answers are known, nginx), and engines that wait."""
+"""Fixtures for tests of the balancer (replicas, requests whose answers are known, nginx), engines that wait, and a
+browser."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from model_export.drawings.pictures import CLASSES, picture
 from tests.support.balancer import REPLICA, Balancer, Known, nginx, require_nginx
 from tests.support.processes import Service, starting_with
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +81,23 @@ DynamicEngine.infer = infer
 """
     monkeypatch.setenv("PYTHONPATH", starting_with(tmp_path, program)["PYTHONPATH"])
     return switch
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """Chromium with an empty profile. It keeps the warnings of its console, and every request that it sends."""
+    from selenium import webdriver
+
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+    if not (driver and chromium):
+        assert "CI" not in os.environ, "CI must have Chromium: tests/install-tools installs it"
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "window-size=1280,2000"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "WARNING", "performance": "ALL"})
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield started
+    started.quit()

@@ -1,4 +1,7 @@
-"""README's quick start and commands, on a machine that can download nothing: `quickstart` publishes the demo."""
+"""README's quick start and commands, on a machine that can download nothing: `quickstart` publishes the demo.
+
+Also the examples of docs/client.md.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,12 @@ class Block(NamedTuple):
     text: str
 
 
-def blocks() -> list[Block]:
-    return [
-        Block(*found) for found in re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
-    ]
+def blocks(page: str = "README.md") -> list[Block]:
+    return [Block(*found) for found in re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)]
+
+
+def without_numbers(text: str) -> str:
+    return re.sub(r"\d+(\.\d+)?", "0", text)
 
 
 def run(block: Block, url: str, folder: Path) -> str:
@@ -128,12 +133,22 @@ def test_the_examples_give_what_is_shown(
             assert shape(best_only(json.loads(output))) == shape(best_only(json.loads(shown.text))), block.text
             compared += 1
         elif shown.language == "text":
-            number = r"\d+(\.\d+)?"
-            assert re.sub(number, "0", output) == re.sub(number, "0", shown.text), block.text
+            assert without_numbers(output) == without_numbers(shown.text), block.text
             compared += 1
         else:
             assert json.loads(output)["default"] == "resnet18-demo"
     assert compared == 4
+
+
+def test_the_examples_of_the_client(demo_models: Path, checkout: Path, start_service: Callable[..., Service]) -> None:
+    service = start_service(demo_models)
+    found = blocks("docs/client.md")
+    python = [number for number, block in enumerate(found) if block.language == "python"]
+    assert len(python) == 6
+    for number in python:
+        output = run(found[number], service.url, checkout)
+        shown = found[number + 1]
+        assert without_numbers(output) == (without_numbers(shown.text) if shown.language == "text" else "")
 
 
 def test_make_targets_that_are_named_exist() -> None:

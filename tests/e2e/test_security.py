@@ -277,7 +277,18 @@ def test_security_headers_are_on_every_answer(
     answers = [
         service.classify(photo),
         service.classify(b"x"),
-        *(service.get(path) for path in ("/docs", "/models", "/nothing", "/static/swagger-ui.css", "/healthz/ready")),
+        *(
+            service.get(path)
+            for path in (
+                "/",
+                "/static/page/main.js",
+                "/docs",
+                "/models",
+                "/nothing",
+                "/static/swagger-ui.css",
+                "/healthz/ready",
+            )
+        ),
         request("GET", f"http://127.0.0.1:{port}/metrics"),
     ]
     for answer in answers:

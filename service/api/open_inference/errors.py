@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from service.api.access import note
 from service.api.problems import headers_of, status_of
-from service.open_inference.errors import Code, ProtocolError, error_of
+from service.open_inference.errors import Code, ProtocolError, code_of, error_of
 from service.runtime.faults import Fault
 
 STATUS = {
@@ -24,7 +24,7 @@ OF_HTTP = (401, 403, 405, 413, 415, 429)
 def http_status(error: ProtocolError | Fault) -> int:
     if isinstance(error, Fault):
         status = status_of(error)
-        return status if status in OF_HTTP else STATUS[error_of(error).code]
+        return status if status in OF_HTTP else STATUS[code_of(error)]
     return STATUS[error.code]
 
 

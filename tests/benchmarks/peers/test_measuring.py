@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers import measuring
-from benchmarks.peers.catalogue import Peer, Place
+from benchmarks.peers.catalogue import OURS, Peer, Place
 from benchmarks.peers.environments import EnvironmentFailed
 from benchmarks.peers.measuring import Figures, Plan, measure
 from benchmarks.peers.servers import Server
@@ -59,14 +59,14 @@ def test_servers_alternate_and_failures_are_reported(no_model: list[tuple[str, i
         Peer("one", None, command, "/one", predicted=int),
         Peer("two", None, broken, "/two", predicted=int),
         Uninstallable("three", None, command, "/three", predicted=int),
-        Peer("four", None, command, "/four", predicted=int, engines=("ours",)),
+        Peer(OURS, None, command, "/four", predicted=int),
     ]
-    found = measure(peers, ["default"], Path(sys.prefix), b"", Plan(rounds=2, seconds=1, open_loop=False))
+    found = measure(peers, ["ours"], Path(sys.prefix), b"", Plan(rounds=2, seconds=1, open_loop=False))
     assert no_model == [("one", 0), ("four", 0), ("one", 1), ("four", 1)]
     assert [(one.peer, one.engine, len(one.rounds)) for one in found] == [
-        ("one", "default", 2),
-        ("two", "default", 0),
-        ("three", "default", 0),
-        ("four", "ours", 2),
+        ("one", "ours", 2),
+        ("two", "ours", 0),
+        ("three", "ours", 0),
+        (OURS, "int8", 2),
     ]
     assert [one.error for one in found] == [None, "round 1: it ended: out of order", "pip: no such version", None]

@@ -57,7 +57,7 @@ def test_an_accident_has_its_id_too(
     def fail(*args: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("service.api.intake.read_body", fail)
+    monkeypatch.setattr("service.api.intake.read_parameters", fail)
     response = client.post("/classify", content=b"x", headers={"x-request-id": "order-66"})
     assert response.status_code == 500
     assert response.headers.get_list("x-request-id") == ["order-66"]
@@ -102,7 +102,7 @@ def test_no_client_fills_the_log_with_one_line(client: TestClient, caplog: pytes
 
 
 def test_probes_are_of_interest_only_if_they_fail(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
-    for path in ("/healthz/live", "/healthz/ready", "/metrics"):
+    for path in ("/healthz/live", "/healthz/ready", "/metrics", "/v2/health/live", "/v2/health/ready"):
         assert client.get(path).status_code == 200
     assert client.get("/healthz/nothing").status_code == 404
     assert [line["path"] for line in lines(caplog)] == ["/healthz/nothing"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from base64 import b64encode
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -29,9 +30,15 @@ BODIES = {
     "base64": part("file", b"iVBORw0KGgo=").replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1)
     + END,
     "name": b"@photo.jpg",
+    "json": json.dumps(
+        {"images": [b64encode(TINY_PNG).decode(), {"b64": "data:image/png;base64,iVBORw0KGgo="}], "top_k": 2}
+    ).encode(),
 }
 QUERY = b"model=resnet8-cifar&depth=8&top_k=3"
-TYPES = [b"multipart/form-data; boundary=" + BOUNDARY.encode(), b"image/png", b"application/x-www-form-urlencoded"]
+TYPES = [
+    *(b"multipart/form-data; boundary=" + BOUNDARY.encode(), b"image/png", b"application/x-www-form-urlencoded"),
+    b"application/json",
+]
 HEADER = st.one_of(
     st.tuples(st.just(b"content-type"), st.one_of(st.sampled_from(TYPES), st.binary(max_size=60))),
     st.tuples(st.just(b"content-encoding"), st.one_of(st.just(b"gzip"), st.binary(max_size=8))),
@@ -70,20 +77,20 @@ def classify(client: TestClient, query: bytes, headers: Headers, body: list[byte
     changes=st.one_of(st.just([]), CHANGES),
     query=st.one_of(st.just(b""), CHANGES.map(lambda changes: changed(QUERY, changes)), st.binary(max_size=40)),
     headers=st.lists(HEADER, max_size=3),
-    is_form=st.booleans(),
+    content_type=st.sampled_from([None, TYPES[0], TYPES[3]]),
     cuts=CUTS,
 )
-@example(name="form", changes=[], query=b"top_k=" + b"1" * 5000, headers=[], is_form=True, cuts=[])
+@example(name="form", changes=[], query=b"top_k=" + b"1" * 5000, headers=[], content_type=TYPES[0], cuts=[])
 def test_any_request(
     client: TestClient,
     name: str,
     changes: list[tuple[str, int, int]],
     query: bytes,
     headers: list[tuple[bytes, bytes]],
-    is_form: bool,
+    content_type: bytes | None,
     cuts: list[int],
 ) -> None:
-    given_headers = [*headers, (b"content-type", TYPES[0])] if is_form else headers
+    given_headers = [*headers, (b"content-type", content_type)] if content_type else headers
     classify(client, query, given_headers, pieces(changed(BODIES[name], changes), cuts))
 
 
@@ -91,3 +98,4 @@ def test_the_bodies_are_accepted_as_they_are(client: TestClient) -> None:
     assert classify(client, QUERY, [(b"content-type", TYPES[1])], [TINY_PNG])[0] == 200
     for name in ("form", "images"):
         assert classify(client, b"", [(b"content-type", TYPES[0])], [BODIES[name]])[0] == 200
+    assert classify(client, b"", [(b"content-type", TYPES[3])], [BODIES["json"]])[0] == 200

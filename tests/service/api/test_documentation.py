@@ -86,3 +86,12 @@ def test_methods_of_a_path_are_its_own(client: TestClient) -> None:
     """Not those of /models/{name}, which matches, too."""
     response = client.put("/models/reload")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+def test_operations_have_the_names_that_generated_clients_want(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    names = [operation["operationId"] for path in paths.values() for operation in path.values()]
+    assert {"classify", "preview", "list_models", "get_model", "get_labels"} <= set(names)
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert re.fullmatch("[a-z_]+", name), name

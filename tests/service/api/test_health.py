@@ -154,10 +154,11 @@ def test_where_things_are(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/classify", "/preview"])
-def test_the_openapi_document_describes_both_bodies_and_every_problem(client: TestClient, path: str) -> None:
+def test_the_openapi_document_describes_every_body_and_every_problem(client: TestClient, path: str) -> None:
     operation = client.get("/openapi.json").json()["paths"][path]["post"]
     assert set(operation["requestBody"]["content"]) == {
         "multipart/form-data",
+        "application/json",
         "image/jpeg",
         "image/png",
         "image/webp",

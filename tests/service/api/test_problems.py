@@ -84,7 +84,7 @@ def test_an_accident_is_a_500_that_tells_nothing(client: TestClient, monkeypatch
     def fail(*args: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("service.api.intake.read_body", fail)
+    monkeypatch.setattr("service.api.intake.read_parameters", fail)
     response = client.post("/classify", content=b"x", headers={"content-type": "image/png"})
     assert response.status_code == 500
     assert response.json()["type"] == "/problems/internal-error"

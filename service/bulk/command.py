@@ -1,0 +1,175 @@
+"""One run of `resnet classify`: from its options to its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import math
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from typing import TextIO
+
+from service import logs
+from service.bulk.formats import Csv, JsonLines, Lines
+from service.bulk.inputs import InputError, Inputs
+from service.bulk.overlays import Overlays
+from service.bulk.parquet import ParquetSink
+from service.bulk.progress import LINE_EVERY_S, TERMINAL_EVERY_S, Progress
+from service.bulk.sinks import FileSink, Sink, SinkError, StreamSink
+from service.bulk.stream import Classifier, Ended, Stream, Unusable
+from service.predictions import DEFAULT_TOP_K
+
+SOME_FAILED, COULD_NOT_BEGIN = 1, 2
+MOST_BYTES_SENT = 2**30  # of one image; servers have limits of their own
+PATIENCE_S = 1.0  # before a terminal is told what takes so long
+
+
+def classify(args: argparse.Namespace) -> int:
+    """Returns the exit status."""
+    logs.configure("warning", "text", access=False)
+    try:
+        return asyncio.run(_classify(args))
+    except (InputError, SinkError, Unusable) as error:
+        return _error(error, COULD_NOT_BEGIN)
+    except BrokenPipeError:  # the reader has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SOME_FAILED
+    except OSError as error:
+        return _error(_told(error), SOME_FAILED)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _stdin() -> io.BufferedReader:
+    return open(0, "rb", closefd=False)
+
+
+def _error(error: object, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def _told(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+async def _classify(args: argparse.Namespace) -> int:
+    async with _classifier(args) as (classifier, max_bytes):
+        inputs = Inputs(args.paths, _stdin, max_bytes)
+        sink, overlays = _outputs(args)
+        with closing(sink):
+            return await _write(inputs, classifier, sink, overlays, to_stdout=not (args.output or args.parquet))
+
+
+@asynccontextmanager
+async def _classifier(args: argparse.Namespace) -> AsyncIterator[tuple[Classifier, int]]:
+    """What answers, and the most bytes of an image that it takes. Raises Unusable."""
+    # Each way imports what only it needs: a client has no engine, and an engine no client.
+    wanted = {name: getattr(args, name) for name in ("model", "depth", "labels", "top_k")}
+    wanted["explains"] = args.explain is not None
+    if args.url:
+        from service.bulk.remote import connected
+
+        options = {"api_key_file": args.api_key_file, "ca_file": args.ca_file, "at_once": args.connections}
+        async with connected(args.url, **options, **wanted) as remote:
+            yield remote, MOST_BYTES_SENT
+        return
+
+    from service.bulk.local import opened, read
+
+    def explain() -> None:
+        print("loading the model: the first time on a machine, its speed is measured", file=sys.stderr)
+
+    settings = read(args.models_dir, args.provider, args.precision)
+    waiting = asyncio.get_running_loop().call_later(PATIENCE_S if sys.stderr.isatty() else math.inf, explain)
+    try:
+        async with opened(settings, **wanted) as local:
+            waiting.cancel()
+            yield local, settings.max_image_bytes
+    finally:
+        waiting.cancel()
+
+
+def _outputs(args: argparse.Namespace) -> tuple[Sink, Overlays | None]:
+    """Where the rows go, and their overlays. Raises SinkError."""
+    try:
+        overlays = Overlays(args.explain) if args.explain else None
+        return _sink(args), overlays
+    except OSError as error:
+        raise SinkError(_told(error)) from None
+
+
+def _sink(args: argparse.Namespace) -> Sink:
+    if args.parquet:
+        return ParquetSink(args.parquet, resume=args.resume)
+    form = JsonLines() if args.json else Csv(args.top_k or DEFAULT_TOP_K) if args.csv else None
+    if args.output:
+        assert form is not None  # the parser sees to it
+        return FileSink(args.output, form, resume=args.resume)
+    return StreamSink(sys.stdout.buffer, form or Lines())
+
+
+async def _write(
+    inputs: Inputs, classifier: Classifier, sink: Sink, overlays: Overlays | None, *, to_stdout: bool
+) -> int:
+    """Writes a row for each input that has none yet. Returns the exit status."""
+    stream = Stream(sink.done.leave_out(inputs.sources()), classifier)
+    progress = _progress(sys.stderr, inputs, before=sink.done.rows, beside_rows=to_stdout and sys.stdout.isatty())
+    status, interrupted = 0, ""
+    with _on_signals(stream.stop) as caught:
+        try:
+            async for row in stream.rows():
+                if overlays and row.overlay is not None:
+                    overlays.write(row.file, row.overlay)  # first: an image that has a row is not looked at again
+                sink.write(row)
+                progress.add(failed=row.problem is not None)
+        except (Ended, SinkError) as error:
+            status = _error(error, SOME_FAILED if progress.done else COULD_NOT_BEGIN)
+    if caught:
+        status, interrupted = 128 + caught[0], "interrupted: "
+    progress.close(interrupted)
+    if inputs.skipped:
+        print(
+            f"files in folders that are left out, as they are not named like images: {inputs.skipped}", file=sys.stderr
+        )
+    return status or (SOME_FAILED if progress.failed else 0)
+
+
+def _progress(stream: TextIO, inputs: Inputs, *, before: int, beside_rows: bool) -> Progress:
+    """
+    Args:
+        beside_rows: whether the rows go to a terminal, which shows the progress by itself.
+    """
+    terminal = stream.isatty() and not beside_rows
+    every = TERMINAL_EVERY_S if terminal else math.inf if beside_rows else LINE_EVERY_S
+    count = inputs.count if inputs.countable else None
+    return Progress(stream, terminal=terminal, every=every, before=before, count=count)
+
+
+@contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Calls `stop` at the first SIGINT or SIGTERM; the second one acts as ever. Yields a list of those that came."""
+    loop = asyncio.get_running_loop()
+    caught: list[int] = []
+    handled = (signal.SIGINT, signal.SIGTERM)
+
+    def catch(number: int) -> None:
+        caught.append(number)
+        release()
+        stop()
+
+    def release() -> None:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+    for number in handled:
+        loop.add_signal_handler(number, catch, number)
+    try:
+        yield caught
+    finally:
+        release()
