@@ -51,8 +51,7 @@ class Settings(BaseSettings):
         "`python -m model_export default` has named, or the only one.",
     )
     strict: bool = Field(
-        default=False,
-        description="Do not let an older version answer in place of one that cannot be served.",
+        default=False, description="Do not let an older version answer in place of one that cannot be served."
     )
     provider: ProviderChoice = Field(
         default="auto",
