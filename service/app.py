@@ -19,6 +19,7 @@ from service.api.middleware import Forwarded, Head
 from service.api.open_inference import errors as open_inference_errors
 from service.api.open_inference import routes as open_inference
 from service.backend import Backend, Runner, Work
+from service.closing import Closing
 from service.decoders import Decoders
 from service.failed_images import FailedImages
 from service.lifecycle import Lifecycle
@@ -58,7 +59,7 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     serving: Callable[[], bool] = lambda: True,
-    closing: asyncio.Event | None = None,
+    closing: Closing | None = None,
     opens_admin_port: bool = True,
     before_listening: Callable[[], Awaitable[None]] | None = None,
     on_fatal: Callable[[Exception], None] = lambda error: None,
@@ -71,7 +72,7 @@ def create_app(
     Args:
         metrics: where everything is counted, by default in a registry of its own.
         serving: whether load balancers may send requests here, besides the models; False while shutting down.
-        closing: set once the HTTP port closes, for the gRPC port to do the same; by default it closes at the end.
+        closing: the end of the server, with which the gRPC port closes; by default it does at the application's end.
         opens_admin_port: False for a worker: the engine process opens it.
         before_listening: awaited while loading has begun and before the server accepts connections.
         on_fatal: as in `Lifecycle`.
@@ -121,7 +122,7 @@ def create_app(
             return nullcontext()
         from service.grpc_api.port import GrpcPort  # needs what an extra installs
 
-        return GrpcPort(settings, settings.grpc_port, plane, guard, metrics, ready, closing or asyncio.Event())
+        return GrpcPort(settings, settings.grpc_port, plane, guard, metrics, ready, closing or Closing())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

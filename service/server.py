@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service import tls
+from service.closing import Closing
 from service.connections import Connections, most_connections
 from service.hard_end import GRACE_S, end_in
 from service.metrics import Metrics
@@ -44,7 +45,7 @@ class Server(uvicorn.Server):
 
     Attributes:
         fatal: why nothing can be served any more.
-        closing: set once the port closes.
+        closing: the end, for what ends with it.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Server(uvicorn.Server):
             heeds_signals: False for a process whose parent decides when it stops, with `stop`.
         """
         self.fatal: Exception | None = None
-        self.closing = asyncio.Event()
+        self.closing = Closing()
         self._client_timeout = settings.client_timeout
         self._delay = settings.shutdown_delay
         self._longest_end = settings.shutdown_delay + settings.shutdown_timeout + GRACE_S
@@ -136,7 +137,10 @@ class Server(uvicorn.Server):
         self._on_listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.closing.set()
+        self.closing.begun.set()
+        for task in self.closing.awaited:
+            self.server_state.tasks.add(task)
+            task.add_done_callback(self.server_state.tasks.discard)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -143,7 +143,8 @@ SERVICE = {
         "upload_faults",
     },
     "grpc_api": {
-        *("admission", "api", "deadline", "errors", "keys", "metrics", "open_inference", "request_ids", "settings"),
+        *("admission", "api", "closing", "deadline", "errors", "keys", "metrics", "open_inference", "request_ids"),
+        "settings",
     },
     "admin": {"api", "connections", "metrics", "server", "settings", "sockets", "tls", "uvicorn_protocol"},
     "app": {
@@ -151,6 +152,7 @@ SERVICE = {
         "admission",
         "api",
         "backend",
+        "closing",
         "decoders",
         "failed_images",
         "grpc_api",
@@ -165,12 +167,13 @@ SERVICE = {
     },
     "connections": {"metrics"},
     "answer_transport": set(),
+    "closing": set(),
     "client": set(),
     "hard_end": set(),
     "refusals": {"api", "errors", "request_ids"},
     "upgrade_offers": set(),
     "uvicorn_protocol": {"answer_transport", "connections", "errors", "refusals", "upgrade_offers"},
-    "server": {"connections", "hard_end", "metrics", "settings", "sockets", "tls", "uvicorn_protocol"},
+    "server": {"closing", "connections", "hard_end", "metrics", "settings", "sockets", "tls", "uvicorn_protocol"},
     "workers": {
         *(
             "admin",

@@ -106,14 +106,17 @@ class Calls:
         self._ending = False
 
     async def end(self, seconds: float) -> None:
-        """Returns when all calls have ended; those that take longer than that are refused with `Stopping`."""
-        if self._running:
-            _, late = await asyncio.wait(self._running, timeout=seconds)
+        """Returns when all calls have ended. Refuses those that have not after `seconds`, or when it is cancelled."""
+        if not self._running:
+            return
+        try:
+            await asyncio.wait(self._running, timeout=seconds)
+        finally:
             self._ending = True
-            for task in late:
+            for task in self._running:
                 task.cancel()
-            if late:
-                await asyncio.wait(late)
+        if self._running:
+            await asyncio.wait(self._running)
 
     def handler(
         self, path: str, reply: Reply, scope: Scope | None = None, *, probe: bool = False, infers: bool = False

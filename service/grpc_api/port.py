@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 from grpc_reflection.v1alpha.reflection import enable_server_reflection
 
 from service.api.guard import Guard
+from service.closing import Closing
 from service.grpc_api import messages
 from service.grpc_api.calls import Calls
 from service.grpc_api.health import Health
@@ -45,12 +46,12 @@ class GrpcPort:
         guard: Guard,
         metrics: Metrics,
         ready: Callable[[], bool],
-        closing: asyncio.Event,
+        closing: Closing,
     ) -> None:
         """
         Args:
             ready: whether load balancers should send calls here.
-            closing: set once the HTTP port closes: this one does at the same time.
+            closing: the end of the HTTP port: this one closes at the same time.
         """
         self._settings = settings
         self._port = port
@@ -78,7 +79,7 @@ class GrpcPort:
         )
         handlers = self._methods.handlers(self._calls, for_operators=settings.admin_port is None)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        add_HealthServicer_to_server(Health(self._ready, (SERVICE,), self._closing), self._server)
+        add_HealthServicer_to_server(Health(self._ready, (SERVICE,), self._closing.begun), self._server)
         enable_server_reflection((SERVICE, HEALTH, REFLECTION), self._server, _described())
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{self._port}"
@@ -90,21 +91,22 @@ class GrpcPort:
         if settings.workers == 1:  # else the engine process says it
             log.info("gRPC on %s", address)
         self._until_closed = asyncio.create_task(self._close())
+        self._closing.awaited.add(self._until_closed)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._closing.set()
-        await self._until_closed
+        self._closing.begun.set()
+        await asyncio.wait((self._until_closed,))
+        await self._server.stop(LAST_WORDS_S)
+        await self._stopping
 
     async def _close(self) -> None:
         """Once the port closes: takes no more calls, and finishes those that have begun."""
-        await self._closing.wait()
+        await self._closing.begun.wait()
         timeout = self._settings.shutdown_timeout
-        stopping = asyncio.create_task(self._server.stop(timeout + LAST_WORDS_S))
+        self._stopping = asyncio.create_task(self._server.stop(timeout + LAST_WORDS_S))
         await self._calls.end(timeout)
-        await self._server.stop(LAST_WORDS_S)
-        await stopping
 
 
 def _described() -> DescriptorPool:

@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Coroutine
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from service import server as server_module
 from service.metrics import Metrics
@@ -91,10 +93,50 @@ def test_it_says_when_it_accepts_connections_and_when_it_closes() -> None:
 
         accepted: list[bool] = []
         server = Server(Settings(), Metrics(), lambda server: app, on_listening=on_listening)
-        assert not server.closing.is_set()
+        assert not server.closing.begun.is_set()
         asyncio.run(server.serve(sockets=[listening]))
     assert accepted == [True]
-    assert server.closing.is_set()
+    assert server.closing.begun.is_set()
+
+
+async def served_beside(server: Server, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Serves and stops beside a task that ends with the server."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        task = asyncio.create_task(work)
+        server.closing.awaited.add(task)
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        await async_until(lambda: server.started)
+        server.stop(signal.SIGINT)
+        await serving
+    return task
+
+
+def test_the_application_is_shut_down_after_what_ends_with_the_server() -> None:
+    events = []
+
+    async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+        async def received() -> Message:
+            message = await receive()
+            events.append(message["type"])
+            return message
+
+        await app(scope, received, send)
+
+    server = Server(Settings(), Metrics(), lambda server: noting)
+
+    async def work() -> None:
+        await server.closing.begun.wait()
+        await asyncio.sleep(0.3)
+        events.append("done")
+
+    asyncio.run(served_beside(server, work()))
+    assert events == ["lifespan.startup", "done", "lifespan.shutdown"]
+
+
+def test_what_takes_too_long_to_end_is_cancelled() -> None:
+    server = Server(Settings(shutdown_timeout=1), Metrics(), lambda server: app)
+    task = asyncio.run(served_beside(server, asyncio.sleep(60)))
+    assert task.cancelled()
 
 
 def test_when_the_port_closes_connections_without_a_whole_request_close_too() -> None:
