@@ -90,6 +90,8 @@ def _run(arguments: Sequence[str]) -> int:
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
             parser.error(f"{option} has no effect {'with' if args.url else 'without'} --url: leave it out")
+    if args.ca_file and not args.url.startswith("https:"):
+        parser.error("--ca-file has no effect without TLS: give an https address, or leave it out")
     args.connections = args.connections or CONNECTIONS
 
     from service.bulk.command import classify  # needs what an extra installs

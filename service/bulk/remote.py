@@ -110,7 +110,9 @@ def _client(url: str, api_key_file: Path | None, ca_file: Path | None) -> AsyncC
     try:
         key = api_key_file.read_text().strip() if api_key_file else None
         return AsyncClient(url, api_key=key, deadline=DEADLINE_S, retries=RETRIES, verify=ca_file or True)
-    except (OSError, ValueError) as error:
+    except OSError as error:  # ssl does not say which file
+        raise Unusable(f"{error.filename or ca_file} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
         raise Unusable(str(error)) from None
 
 

@@ -20,6 +20,7 @@ from service.bulk.__main__ import main, make_parser
         (["a", "--top-k", "0"], "not a whole number from 1: '0'"),
         (["a", "--url", "x", "--models-dir", "y"], "--models-dir has no effect with --url: leave it out"),
         (["a", "--api-key-file", "y"], "--api-key-file has no effect without --url: leave it out"),
+        (["a", "--url", "http://x", "--ca-file", "y"], "--ca-file has no effect without TLS"),
         (["a", "--parquet", "x", "--output", "y"], "--output needs --json or --csv"),
     ],
 )

@@ -98,8 +98,7 @@ def test_an_overlay_is_that_of_this_process(service: Service, tiny_dir: Path, ph
     [
         ({"model": "resnet50"}, r"the server has no model resnet50: choose one with --model: resnet18 \(depth 18\), "),
         ({"depth": 34}, "the server has no model of depth 34"),
-        ({"api_key_file": Path("/none")}, "/none"),
-        ({"ca_file": Path("/none")}, "No such file"),
+        ({"api_key_file": Path("/none")}, "/none cannot be read: No such file"),
     ],
 )
 def test_what_is_not_there_is_named(wanted: dict[str, object], message: str, service: Service, photo: bytes) -> None:
@@ -118,6 +117,11 @@ def test_what_is_not_there_is_named(wanted: dict[str, object], message: str, ser
 def test_an_address_without_a_server(address: str, message: str, service: Service, photo: bytes) -> None:
     with pytest.raises(Unusable, match=message):
         answers(address.format(url=service.url, closed=free_port()), photo)
+
+
+def test_certificates_that_are_not_there_are_named(photo: bytes) -> None:
+    with pytest.raises(Unusable, match="/none cannot be read: No such file"):
+        answers("https://127.0.0.1:1", photo, ca_file=Path("/none"))
 
 
 def test_what_every_image_would_be_refused_for_ends_it(service: Service, photo: bytes) -> None:
