@@ -199,7 +199,7 @@ class ComputationFailed(ServerFault):
 
 class DeadlineMissed(ServerFault):
     title = "The answer would come too late"
-    detail = "There are {timeout_ms} ms for the request: {reason}."
+    detail = "The limit is {timeout_ms} ms for the request: {reason}."
     remedy = (
         "Send the request again when the service has less to do, or with more time: in X-Request-Timeout-Ms, or as the "
         "deadline of a gRPC call. The service has a limit of its own, too."

@@ -130,7 +130,7 @@ def classes_of(values: Mapping[str, str], model: Model, parameter: str = "labels
     if unknown or not found:
         which = " or ".join([*map(repr, unknown[:CLASSES_NAMED]), *["others"] * (len(unknown) > CLASSES_NAMED)])
         missing = f"{model.name} has no class {which}: " if unknown else ""
-        some = ", ".join(names[:CLASSES_NAMED]) + (", ..." if len(names) > CLASSES_NAMED else "")
+        some = ", ".join(names[:CLASSES_NAMED]) + (" and others" if len(names) > CLASSES_NAMED else "")
         reason = f"{missing}give names or ids of classes as /models/{model.name}/labels lists them, such as {some}."
         raise InvalidParameter(parameter=parameter, value=value, reason=reason)
     return tuple(sorted(found))

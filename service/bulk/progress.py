@@ -50,10 +50,10 @@ class Progress:
             self._show()
 
     def close(self, interrupted: str = "") -> None:
-        """Sums up, if that says more than the rows: after progress was shown, with failures, or an interruption."""
+        """Sums up, if that says more than the rows: after progress, failures, an interruption or an earlier run."""
         if self._terminal and self._shown:
             self._stream.write("\r\x1b[K")
-        if self._shown or self.failed or interrupted:
+        if self._shown or self.failed or self._before or interrupted:
             self._stream.write(f"{interrupted}{self._text()}\n")
 
     @property

@@ -161,5 +161,5 @@ def test_images_that_are_being_decoded_are_ahead_in_the_engines_queue(
 def test_a_deadline_that_the_queue_alone_exceeds_is_refused_on_arrival(stand: Stand) -> None:
     stand.runner.per_second, stand.runner.unanswered = 100.0, 40
     stand.room.check(Deadline.after(0.45))
-    with pytest.raises(DeadlineMissed, match="There are 350 ms for the request: the queue alone takes 400 ms"):
+    with pytest.raises(DeadlineMissed, match="The limit is 350 ms for the request: the queue alone takes 400 ms"):
         stand.room.check(Deadline.after(0.35))

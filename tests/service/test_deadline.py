@@ -24,4 +24,4 @@ def test_the_earlier_one_counts() -> None:
 
 def test_a_missed_one_names_what_was_allowed_and_why() -> None:
     fault = Deadline.after(0.25).missed("its body took longer to arrive")
-    assert str(fault) == "There are 250 ms for the request: its body took longer to arrive."
+    assert str(fault) == "The limit is 250 ms for the request: its body took longer to arrive."

@@ -408,7 +408,7 @@ def test_an_answer_that_would_come_too_late_is_not_computed(tiny_dir: Path, phot
         await async_until(lambda: len(sizes) == 1)
         (late,) = await served.classify("resnet8-cifar", [photo], 1, Deadline.after(0.05))
         assert isinstance(late, DeadlineMissed)
-        assert str(late) == "There are 50 ms for the request: the answer takes longer."
+        assert str(late) == "The limit is 50 ms for the request: the answer takes longer."
         gate.set()
         await running
         await served.classify("resnet8-cifar", [photo], 1)

@@ -176,6 +176,7 @@ def test_a_name_wins_over_an_id_and_is_composed(served: TestClient, photo: bytes
         ("6", "has no class '6': "),
         ("dog, small", "has no class 'dog' or 'small': "),
         (",", "give names or ids of classes as /models/resnet8-cifar/labels lists them, such as cat, dog, small, "),
+        ("nope", " and others."),
         ("crane", f"{PLAIN} has several classes 'crane': give one by its id (4, 5)."),
     ],
 )

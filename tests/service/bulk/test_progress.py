@@ -59,6 +59,12 @@ def test_failures_and_interruptions_are_summed_up() -> None:
     assert text(interrupted).startswith("interrupted: 0 images in ")
 
 
+def test_a_resumed_run_says_what_earlier_runs_have_done() -> None:
+    shown = progress(terminal=False, every=30, before=7)
+    shown.close()
+    assert text(shown).startswith("0 images (and 7 before) in ")
+
+
 def test_durations() -> None:
     assert [_duration(seconds) for seconds in (0.04, 59.94, 61, 3599, 90_061)] == [
         *("0.0 s", "59.9 s", "1 min 01 s", "59 min 59 s", "25 h 01 min"),
