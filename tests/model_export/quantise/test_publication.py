@@ -46,7 +46,7 @@ def test_int8_then_fp16(net_version: ModelVersion, root: Path, data: Data) -> No
     assert file.gate.top1_agreement > 0.9
     assert card.files["fp32"] == read_card(net_version.path).files["fp32"]
     assert "onnxruntime" in card.tools
-    for name in ("model.onnx", "self_test.npz"):
+    for name in ("classifier.npy", "model.onnx", "self_test.npz"):
         assert (folder / name).samefile(net_version.path / name)  # no disk space used twice
 
     halved = publish_quantised(ModelVersion("net", 2, folder), data, precisions=["fp16"])
@@ -76,7 +76,7 @@ def test_bf16_needs_no_file_but_a_gate(net_version: ModelVersion, root: Path, da
     folder = root / "net" / "2"
     assert read_card(folder) == card
     verify_digests(folder, card)
-    assert sorted(files(folder)) == ["card.json", "model.onnx", "self_test.npz"]
+    assert sorted(files(folder)) == ["card.json", "classifier.npy", "model.onnx", "self_test.npz"]
     assert (folder / "model.onnx").samefile(net_version.path / "model.onnx")
     before = read_card(net_version.path).files["fp32"]
     assert before.bf16 is None
