@@ -19,7 +19,7 @@ from service.api.bodies import BINARY, FAULTS, request_body
 from service.api.guard import Guard
 from service.api.intake import Intake, Order, counted, route_of, to_its_end, unless_disconnected
 from service.api.parameters import TIMEOUT_HEADER, Absent, Choice, Timeout, Whole, choice_of, classes_of, top_k_of
-from service.api.results import MODEL_HEADER, answered_by, given, reference, server_timing
+from service.api.results import MODEL_HEADER, answered_by, given, server_timing
 from service.api.uploads import diagnose
 from service.errors import InvalidParameter, NotExplainable, SeveralImages
 from service.metrics import Metrics
@@ -102,7 +102,7 @@ def explained(order: Order[Wanted], answer: Classified) -> Explained:
     try:
         classifier = Classifier.read(order.model.path, card)
     except NoClassifier as error:
-        raise NotExplainable(model=reference(order.model), reason=str(error)) from None
+        raise NotExplainable(model=order.model.reference, reason=str(error)) from None
     ids = [n for n in answer.top.class_ids.tolist() if wanted.classes is None or n in wanted.classes][: wanted.top_k]
     maps = classifier.maps(answer.outputs["feature_map"], ids)
     box = input_box((answer.width, answer.height), card.preprocessing)
@@ -167,7 +167,7 @@ def router(intake: Intake, metrics: Metrics, guard: Guard) -> APIRouter:
             assert isinstance(first, Classified)  # the fault of an only image was raised
             found = await asyncio.to_thread(explained, order, first)
             pictures = [] if format == "json" else await drawn(request, permit, order, found)
-        headers = {MODEL_HEADER: reference(order.model), **server_timing(answers)}
+        headers = {MODEL_HEADER: order.model.reference, **server_timing(answers)}
         if format == "png":
             return Response(pictures[0], media_type="image/png", headers=headers)
         document = to_document(order, found)

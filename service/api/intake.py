@@ -126,7 +126,7 @@ class Intake:
         values = read_parameters(given, known)
         model = self._repository.select(reference or values.get("model"), depth_of(values, self._repository))
         request.state.model = model.name
-        note(request, model=f"{model.name}@{model.version}")
+        note(request, model=model.reference)
         return model, self._lifecycle.active(model), read(values, model)
 
     async def answers(

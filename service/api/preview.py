@@ -11,7 +11,7 @@ from service.api.bodies import BINARY, FAULTS, request_body
 from service.api.guard import Guard
 from service.api.intake import Intake, route_of, to_its_end, unless_disconnected
 from service.api.parameters import SCHEMAS, TIMEOUT_HEADER, Choice, Timeout
-from service.api.results import MODEL_HEADER, reference
+from service.api.results import MODEL_HEADER
 from service.api.uploads import diagnose
 from service.errors import SeveralImages
 from service.runtime.faults import Fault
@@ -54,7 +54,7 @@ def router(intake: Intake, guard: Guard) -> APIRouter:
                 raise diagnose(fault, upload, request) from None
         timing = ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in shown.seconds.items())
         headers = {
-            MODEL_HEADER: reference(order.model),
+            MODEL_HEADER: order.model.reference,
             PATH_HEADER: structured(shown.path),
             "Server-Timing": timing,
         }

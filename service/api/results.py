@@ -21,11 +21,6 @@ from service.runtime.scores import TopK
 MODEL_HEADER = "X-Model"
 
 
-def reference(model: Model) -> str:
-    """The version by name and number."""
-    return f"{model.name}@{model.version}"
-
-
 def answered_by(model: Model) -> dict[str, object]:
     """How an answer begins: which version gave it, and how it was computed."""
     engine = model.status.info  # of a model that is active

@@ -140,7 +140,7 @@ def error(fault: Fault) -> dict[str, str]:
     return {"error": message(fault)}
 
 
-def reference(request: Request) -> str:
+def named_by(request: Request) -> str:
     """The model that the path names."""
     name, label = request.path_params["name"], request.path_params.get("label")
     return f"{name}@{label}" if label else str(name)
@@ -148,11 +148,11 @@ def reference(request: Request) -> str:
 
 def router(intake: Intake, repository: Repository, metrics: Metrics, guard: Guard) -> APIRouter:
     async def predicted(request: Request) -> Response:
-        return await predict(intake, request, KNOWN, reference(request))
+        return await predict(intake, request, KNOWN, named_by(request))
 
     async def labelled(request: Request) -> Response:
         read = functools.partial(read_json, layout=layout_of_examples)
-        wanted, answers = await classified(intake, request, KNOWN, Wanted.by, model=reference(request), body=read)
+        wanted, answers = await classified(intake, request, KNOWN, Wanted.by, model=named_by(request), body=read)
         results = [[list(pair) for pair in by_label(answer, wanted).items()] for answer in answers]
         return Response(to_json({"results": results}), media_type="application/json", headers=server_timing(answers))
 
@@ -161,7 +161,7 @@ def router(intake: Intake, repository: Repository, metrics: Metrics, guard: Guar
 
     async def status(request: Request) -> Response:
         """Of all versions of a model, or of one: 200 if requests are answered, else 503."""
-        wanted = reference(request)
+        wanted = named_by(request)
         model = repository.get(wanted)
         versions = [model] if "@" in wanted else [one for one in repository.versions if one.name == model.name]
         ready = model.status.state == "ready"

@@ -118,7 +118,7 @@ def infer_router(plane: DataPlane, metrics: Metrics, guard: Guard) -> APIRouter:
         chosen = plane.choose(name, version, deadline)
         model = chosen.model
         request.state.model = model.name
-        note(request, model=f"{model.name}@{model.version}")
+        note(request, model=model.reference)
         check_encoding(request)
         header = only_header(request, HEADER)
         with plane.permit() as permit:
