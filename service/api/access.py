@@ -95,6 +95,11 @@ def note(request: Request, **facts: object) -> None:
     _notes(request.scope).update(facts)
 
 
+def noted(request: Request, name: str) -> str:
+    """A fact of this request's line; empty without it."""
+    return str(_notes(request.scope).get(name, ""))
+
+
 def _notes(scope: Scope) -> dict[str, object]:
     notes: dict[str, object] = scope.setdefault("state", {}).setdefault("access", {})
     return notes

@@ -15,7 +15,7 @@ from service.answers import Classified
 from service.api import problems, schema
 from service.api.bodies import BINARY, FAULTS, request_body
 from service.api.guard import Guard
-from service.api.intake import Intake, Order, counted, route_of, to_its_end
+from service.api.intake import Intake, Order, route_of, served
 from service.api.parameters import TIMEOUT_HEADER, Absent, Choice, Timeout, choice_of
 from service.api.results import MODEL_HEADER, answered_by, given, server_timing
 from service.metrics import Metrics
@@ -114,7 +114,7 @@ def router(intake: Intake, settings: Settings, metrics: Metrics, guard: Guard) -
 
     routes = APIRouter(
         tags=["explanation"],
-        route_class=route_of(counted(to_its_end(guard.protect("classify", answer)), metrics)),
+        route_class=route_of(served(answer, guard, metrics)),
     )
 
     @routes.post(

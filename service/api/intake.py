@@ -15,9 +15,9 @@ from starlette.types import Receive
 from service import errors
 from service.admission import Memory, Permit
 from service.answers import Classified
-from service.api.access import CLIENT_LEFT, note
+from service.api.access import CLIENT_LEFT, note, noted
 from service.api.forms import media_type
-from service.api.guard import Handler
+from service.api.guard import Guard, Handler
 from service.api.json_images import JSON_TYPE
 from service.api.parameters import TIMEOUT_HEADER, depth_of, read_parameters, seconds_of
 from service.api.problems import status_of
@@ -216,14 +216,22 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
         working.cancel()
 
 
-def counted(handler: Handler, metrics: Metrics) -> Handler:
-    """The handler, which counts every request by model, status and problem."""
+def served(handler: Handler, guard: Guard, metrics: Metrics) -> Handler:
+    """The handler of a call that classifies: behind the guard, to its end, and counted."""
+    return _counted(to_its_end(guard.protect("classify", handler)), metrics)
+
+
+def _counted(handler: Handler, metrics: Metrics) -> Handler:
+    """The handler, which counts every request by model, status and problem.
+
+    A handler that answers a fault itself has noted the problem.
+    """
 
     async def counting(request: Request) -> Response:
         status, problem = 500, errors.InternalError.slug
         try:
             response = await handler(request)
-            status, problem = response.status_code, ""
+            status, problem = response.status_code, noted(request, "problem")
             return response
         except Fault as fault:
             status, problem = status_of(fault), fault.slug

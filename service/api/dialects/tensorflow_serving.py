@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from service.api.dialects.calls import classified, message
 from service.api.guard import Guard
-from service.api.intake import Intake, counted, to_its_end
+from service.api.intake import Intake, served
 from service.api.json_images import Content, Encoded, described, fields_of, image_of, list_of
 from service.api.results import Wanted, answered, by_class, by_label, server_timing
 from service.api.uploads import read_json
@@ -179,8 +179,7 @@ def router(intake: Intake, repository: Repository, metrics: Metrics, guard: Guar
     routes = APIRouter()
     for path in VERSIONED:
         for method, handler in (("predict", predicted), ("classify", labelled)):
-            protected = counted(to_its_end(guard.protect("classify", handler)), metrics)
-            routes.add_route(f"{path}:{method}", protected, ["POST"])
+            routes.add_route(f"{path}:{method}", served(handler, guard, metrics), ["POST"])
         routes.add_route(path, status, ["GET"])
     routes.add_route("/v1/models", models, ["GET"])
     return routes

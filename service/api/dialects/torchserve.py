@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 from service.api.dialects.calls import classified, message
 from service.api.guard import Guard
-from service.api.intake import Intake, counted, to_its_end
+from service.api.intake import Intake, served
 from service.api.problems import status_of
 from service.api.results import Wanted, by_label, server_timing
 from service.metrics import Metrics
@@ -58,9 +58,8 @@ def router(intake: Intake, metrics: Metrics, guard: Guard, ready: Callable[[], b
         return JSONResponse({"status": "Healthy"}) if ready() else JSONResponse({"status": "Unhealthy"}, 503)
 
     routes = APIRouter()
-    protected = counted(to_its_end(guard.protect("classify", answer)), metrics)
     for path in ("/predictions/{name}", "/predictions/{name}/{version}"):
         # `curl -T photo.jpg` of TorchServe's examples is a PUT.
-        routes.add_route(path, protected, ["POST", "PUT"])
+        routes.add_route(path, served(answer, guard, metrics), ["POST", "PUT"])
     routes.add_route("/ping", ping, ["GET"])
     return routes
