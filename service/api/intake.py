@@ -150,11 +150,12 @@ class Intake:
             ClientDisconnect
         """
         uploads = order.uploads
-        work = order.pipeline.classify(permit, [upload.data for upload in uploads], top_k, order.deadline, outputs)
+        images = [upload.data for upload in uploads]
+        work = order.pipeline.classify(permit, images, top_k, order.deadline, outputs)
         answers = await unless_disconnected(request.receive, work)
         if all(isinstance(answer, Classified) for answer in answers):
             return answers
-        self._keep_failed(order, answers)
+        self._failed_images.keep_of(images, answers, order.model)
         answers = [
             diagnose(answer, upload, request) if isinstance(answer, Fault) else answer
             for upload, answer in zip(uploads, answers, strict=True)
@@ -168,17 +169,6 @@ class Intake:
         if any(isinstance(answer, ServerFault) for answer in answers):
             self._metrics.partial.labels(order.model.name).inc()
         return answers
-
-    def _keep_failed(self, order: Order[Any], answers: Sequence[Classified | Fault]) -> None:
-        """What failed for want of time or room would not fail again, and is not kept."""
-        found = [
-            (number, upload.data)
-            for number, (upload, answer) in enumerate(zip(order.uploads, answers, strict=True))
-            if isinstance(answer, errors.ComputationFailed | errors.InternalError)
-        ]
-        self._failed_images.keep(
-            found, {"model": order.model.name, "version": order.model.version, "images": len(answers)}
-        )
 
     def _check_early(
         self, request: Request, query: Sequence[tuple[str, str]], pipeline: Pipeline, deadline: Deadline, *, named: bool
