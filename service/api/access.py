@@ -31,6 +31,7 @@ HANDLERS = frozenset(
         "metrics",
         "version",
         "docs",
+        "static",
         "openapi.json",
         "problems",
         *("v1", "v2", "predictions", "invocations", "ping"),  # of other servers' protocols

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic_core import to_json
 
 from service.api import problems, schema
-from service.api.bodies import FAULTS, request_body
 from service.api.guard import Guard
 from service.api.intake import Intake, route_of, served
+from service.api.openapi import FAULTS, request_body
 from service.api.parameters import KNOWN, SCHEMAS, TIMEOUT_HEADER, Parameters, Timeout
 from service.api.results import Wanted, answered_by, entry, server_timing
 from service.metrics import Metrics

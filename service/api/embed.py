@@ -13,9 +13,9 @@ from pydantic_core import to_json
 
 from service.answers import Classified
 from service.api import problems, schema
-from service.api.bodies import BINARY, FAULTS, request_body
 from service.api.guard import Guard
 from service.api.intake import Intake, Order, route_of, served
+from service.api.openapi import BINARY, FAULTS, request_body
 from service.api.parameters import TIMEOUT_HEADER, Absent, Choice, Timeout, choice_of
 from service.api.results import MODEL_HEADER, answered_by, given, server_timing
 from service.metrics import Metrics

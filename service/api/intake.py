@@ -186,6 +186,19 @@ class Intake:
         min(rooms, key=lambda room: room.wait).check(deadline)
 
 
+async def of_upload(request: Request, upload: Upload, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits what is made of one image.
+
+    Raises:
+        Fault: that of `work`, or the mistake in sending the image behind it.
+        ClientDisconnect
+    """
+    try:
+        return await unless_disconnected(request.receive, work)
+    except Fault as fault:
+        raise diagnose(fault, upload, request) from None
+
+
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Awaits `work`, and cancels it if the client disconnects.
 
