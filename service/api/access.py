@@ -107,7 +107,7 @@ def _notes(scope: Scope) -> dict[str, object]:
 
 
 def handler_of(scope: Scope) -> str:
-    """The first part of the path, if there are such paths."""
+    """The first part of the path; `other` if no path of the service begins so."""
     return _handler(get_route_path(scope).strip("/"))
 
 

@@ -11,7 +11,8 @@ import httpx
 DEADLINE_S = 60.0
 RETRIES = 5
 CONCURRENCY = 16
-# The service closes connections after 5 s without a request: sooner, no request meets one that is just being closed.
+# The service closes connections after 5 s without a request. The client closes them sooner, so that no request is sent
+# over one that is just being closed.
 IDLE_S = 4.0
 
 Verify = bool | str | PathLike[str] | ssl.SSLContext

@@ -36,8 +36,8 @@ KNOWN = ("top_k", "labels")
 EXPECTED = '{"instances": [{"b64": "the image file in base64"}, ...]}'
 EXAMPLES = '{"examples": [{"image": {"b64": "the image file in base64"}}, ...]}'
 
-# What inputs are called whose value may be a plain text, of base64: in TensorFlow's official ResNet, TorchServe's and
-# Vertex AI's examples. An input of any other name has its bytes as {"b64": ...}.
+# Inputs of these names may be plain base64: TensorFlow's official ResNet and the examples of TorchServe and Vertex AI
+# use them. An input of any other name must be {"b64": ...}.
 INPUTS = ("image_bytes", "image", "data", "content")
 
 STATES = {"loading": "LOADING", "ready": "AVAILABLE", "failed": "END"}
