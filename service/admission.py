@@ -95,7 +95,7 @@ class Memory:
 
     @property
     def most(self) -> int:
-        """Bytes that one request may hold, if there is no other."""
+        """Bytes that one request may hold while there is no other."""
         return self._limit // 2
 
     def check(self, own: int, more: int) -> None:
@@ -122,7 +122,7 @@ class Permit:
 
     @property
     def most_bytes(self) -> int:
-        """What the request may hold at most, if there is no other."""
+        """Bytes that the request may hold while there is no other."""
         return self._memory.most
 
     def expect_bytes(self, count: int) -> None:

@@ -108,8 +108,9 @@ def create_app(
     def ready() -> bool:
         return lifecycle.ready and serving()
 
-    intake = Intake(repository, lifecycle, settings, metrics, FailedImages(settings.keep_failed))
-    plane = DataPlane(repository, lifecycle, settings, intake.memory, metrics, ready)
+    failed_images = FailedImages(settings.keep_failed)
+    intake = Intake(repository, lifecycle, settings, metrics, failed_images)
+    plane = DataPlane(repository, lifecycle, settings, intake.memory, metrics, failed_images, ready)
 
     async def load() -> None:
         await lifecycle.load()

@@ -1,4 +1,4 @@
-"""How a second port of a process follows the end of its server."""
+"""Tells the gRPC port that the HTTP server is closing, and that server what to wait for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 
 
 class Closing:
-    """The end of a server, for what ends with it.
+    """The shutdown of a server, for a second port of its process.
 
     Attributes:
         begun: set once the server closes its port.
-        awaited: what the server waits for from then on, as for requests in flight, before it shuts the application
-            down. It cancels what takes too long, and a signal to stop at once waits for nothing.
+        awaited: tasks that the server then waits for, as for requests in flight, before it shuts the application down.
+            It cancels those that take too long. After a further signal it waits for none.
     """
 
     def __init__(self) -> None:

@@ -11,7 +11,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from service import request_ids
+from service.errors import ComputationFailed, InternalError
+from service.model_repository import Model
+from service.runtime.images.preview import to_png
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +37,26 @@ class FailedImages:
         self._folder = folder
         self._writing: asyncio.Future[None] | None = None
 
-    def keep(self, images: Sequence[tuple[int, bytes]], facts: Mapping[str, object]) -> None:
+    def keep_of(self, images: Sequence[bytes | np.ndarray], answers: Sequence[object], model: Model) -> None:
+        """Keeps those images of the current request on which the service failed. On the event loop.
+
+        What failed for want of time or room would not fail again, and is not kept.
+
+        Args:
+            answers: for each image, its answer or its fault.
+        """
+        found = [
+            (number, image)
+            for number, (image, answer) in enumerate(zip(images, answers, strict=True))
+            if isinstance(answer, ComputationFailed | InternalError)
+        ]
+        self.keep(found, {"model": model.name, "version": model.version, "images": len(answers)})
+
+    def keep(self, images: Sequence[tuple[int, bytes | np.ndarray]], facts: Mapping[str, object]) -> None:
         """Begins to write images of the current request. On the event loop.
 
         Args:
-            images: their numbers in the request, and their bytes.
+            images: their numbers in the request, and their files, or pixels, which become a PNG.
             facts: what the `.json` files say.
         """
         if self._folder is None or not images or (self._writing and not self._writing.done()):
@@ -46,10 +66,13 @@ class FailedImages:
         self._writing = asyncio.ensure_future(asyncio.to_thread(_keep, self._folder, stem, images, facts))
 
 
-def _keep(folder: Path, stem: str, images: Sequence[tuple[int, bytes]], facts: Mapping[str, object]) -> None:
+def _keep(
+    folder: Path, stem: str, images: Sequence[tuple[int, bytes | np.ndarray]], facts: Mapping[str, object]
+) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for number, data in images:
+        for number, image in images:
+            data = image if isinstance(image, bytes) else to_png(image)
             if len(data) > MOST_BYTES:
                 continue
             _make_room(folder, len(data))

@@ -54,6 +54,11 @@ class Model:
     def depth(self) -> int:
         return self.card.architecture.depth
 
+    @property
+    def reference(self) -> str:
+        """The version by name and number: `resnet50@3`."""
+        return f"{self.name}@{self.version}"
+
 
 class Change(NamedTuple):
     """A reference means another version from now on. None: nothing answered before, or nothing does now."""

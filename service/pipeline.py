@@ -47,7 +47,7 @@ from service.upload_faults import ImageTooLarge
 # with the engine process, and in that process.
 JPEG_COPIES = 3
 
-# Of a picture that is drawn over an image; and how many of them drawing takes, besides those that are sent.
+# Bytes of one overlay, and how many pictures of that size drawing holds beside the overlays.
 PICTURE_BYTES, PICTURES = 3 * LONGEST**2, 6
 
 

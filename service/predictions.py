@@ -38,7 +38,7 @@ def predicted(top: TopK, card: ModelCard, top_k: int, classes: Sequence[int] | N
         chosen = np.isin(top.class_ids, classes)
         ids, probabilities = top.class_ids[chosen].tolist(), top.probabilities[chosen].tolist()
     if head.rejection:
-        # Before the probabilities are renormalised below: for such ones the threshold was fitted.
+        # Before the renormalisation below: the threshold was fitted to probabilities over all classes.
         found["rejected"] = probabilities[0] < head.rejection.threshold
         found["label"] = None if found["rejected"] else labels[ids[0]].name
     if classes is not None and not head.multi_label:

@@ -71,7 +71,7 @@ SERVICE = {
     "settings_memory": set(),
     "request_ids": set(),
     "logs": {"request_ids"},
-    "failed_images": {"request_ids"},
+    "failed_images": {"errors", "model_repository", "request_ids"},
     "settings": {"logs", "settings_addresses", "settings_buckets", "settings_memory"},
     "settings_sources": {"settings"},
     "references": set(),
@@ -107,6 +107,7 @@ SERVICE = {
         "answers",
         "deadline",
         "errors",
+        "failed_images",
         "lifecycle",
         "metrics",
         "model_repository",
@@ -149,7 +150,6 @@ SERVICE = {
     "admin": {"api", "connections", "metrics", "server", "settings", "sockets", "tls", "uvicorn_protocol"},
     "app": {
         "admin",
-        "admission",
         "api",
         "backend",
         "closing",
@@ -177,7 +177,6 @@ SERVICE = {
     "workers": {
         *(
             "admin",
-            "api",
             "app",
             "backend",
             "batching",
@@ -280,6 +279,16 @@ def test_model_export_imports_only_along_the_arrows(path: Path) -> None:
     room = path.relative_to(ROOT / "model_export").parts[0]
     if room in MODEL_EXPORT:
         assert parts(path, "model_export") & MODEL_EXPORT.keys() <= MODEL_EXPORT[room] | {room}
+
+
+def test_every_arrow_of_the_service_is_used() -> None:
+    for folder, package, arrows in (("service", "service", SERVICE), ("service/runtime", "service.runtime", RUNTIME)):
+        used: dict[str, set[str]] = {part: set() for part in arrows}
+        for path in modules(folder):
+            part = path.relative_to(ROOT / folder).parts[0].removesuffix(".py")
+            if part in used:
+                used[part] |= parts(path, package)
+        assert {part: others - used[part] for part, others in arrows.items() if others - used[part]} == {}
 
 
 @pytest.mark.parametrize("arrows", [RUNTIME, SERVICE, MODEL_EXPORT], ids=["runtime", "service", "model_export"])

@@ -31,6 +31,7 @@ HANDLERS = frozenset(
         "metrics",
         "version",
         "docs",
+        "static",
         "openapi.json",
         "problems",
         *("v1", "v2", "predictions", "invocations", "ping"),  # of other servers' protocols
@@ -78,9 +79,9 @@ class Access:
         finally:
             took = time.perf_counter() - started
             self._metrics.in_flight.dec()
-            handler = handler_of(scope)
-            self._metrics.http.labels(handler, status).observe(took)
-            _write(scope, headers, status, took)
+            path = get_route_path(scope).strip("/")
+            self._metrics.http.labels(_handler(path), status).observe(took)
+            _write(scope, headers, path, status, took)
 
 
 def refused(fault: Fault, request_id: str, client: tuple[str, int] | None) -> None:
@@ -95,20 +96,28 @@ def note(request: Request, **facts: object) -> None:
     _notes(request.scope).update(facts)
 
 
+def noted(request: Request, name: str) -> str:
+    """A fact of this request's line; empty without it."""
+    return str(_notes(request.scope).get(name, ""))
+
+
 def _notes(scope: Scope) -> dict[str, object]:
     notes: dict[str, object] = scope.setdefault("state", {}).setdefault("access", {})
     return notes
 
 
 def handler_of(scope: Scope) -> str:
-    """The first part of the path, if there are such paths."""
-    first = get_route_path(scope).strip("/").partition("/")[0]
+    """The first part of the path; `other` if no path of the service begins so."""
+    return _handler(get_route_path(scope).strip("/"))
+
+
+def _handler(path: str) -> str:
+    first = path.partition("/")[0]
     return first if first in HANDLERS else "other"
 
 
-def _write(scope: Scope, headers: Headers, status: int, took: float) -> None:
-    is_probe = get_route_path(scope).strip("/").startswith(PROBES)
-    level = logging.DEBUG if is_probe and status < 300 else logging.INFO
+def _write(scope: Scope, headers: Headers, path: str, status: int, took: float) -> None:
+    level = logging.DEBUG if status < 300 and path.startswith(PROBES) else logging.INFO
     if not log.isEnabledFor(level):
         return
     noted: dict[str, object] = {}

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic_core import to_json
 
 from service.api import problems, schema
-from service.api.bodies import FAULTS, request_body
 from service.api.guard import Guard
-from service.api.intake import Intake, counted, route_of, to_its_end
+from service.api.intake import Intake, route_of, served
+from service.api.openapi import FAULTS, request_body
 from service.api.parameters import KNOWN, SCHEMAS, TIMEOUT_HEADER, Parameters, Timeout
 from service.api.results import Wanted, answered_by, entry, server_timing
 from service.metrics import Metrics
@@ -35,7 +35,7 @@ def router(intake: Intake, settings: Settings, metrics: Metrics, guard: Guard) -
 
     routes = APIRouter(
         tags=["classification"],
-        route_class=route_of(counted(to_its_end(guard.protect("classify", answer)), metrics)),
+        route_class=route_of(served(answer, guard, metrics)),
     )
 
     @routes.post(

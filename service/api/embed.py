@@ -13,11 +13,11 @@ from pydantic_core import to_json
 
 from service.answers import Classified
 from service.api import problems, schema
-from service.api.bodies import BINARY, FAULTS, request_body
 from service.api.guard import Guard
-from service.api.intake import Intake, Order, counted, route_of, to_its_end
+from service.api.intake import Intake, Order, route_of, served
+from service.api.openapi import BINARY, FAULTS, request_body
 from service.api.parameters import TIMEOUT_HEADER, Absent, Choice, Timeout, choice_of
-from service.api.results import MODEL_HEADER, answered_by, given, reference, server_timing
+from service.api.results import MODEL_HEADER, answered_by, given, server_timing
 from service.metrics import Metrics
 from service.model_repository import Model
 from service.runtime.faults import Fault
@@ -103,7 +103,7 @@ def router(intake: Intake, settings: Settings, metrics: Metrics, guard: Guard) -
             order = await intake.take(request, permit, KNOWN, Wanted.by)
             wanted = order.wanted
             answers = await intake.answers(request, permit, order, 1, ("embedding",), together=wanted.format != "json")
-        headers = {MODEL_HEADER: reference(order.model), **server_timing(answers)}
+        headers = {MODEL_HEADER: order.model.reference, **server_timing(answers)}
         if wanted.format == "json":
             body = to_document(order, answers, request.scope.get("root_path", ""))
             return Response(body, media_type="application/json", headers=headers)
@@ -114,7 +114,7 @@ def router(intake: Intake, settings: Settings, metrics: Metrics, guard: Guard) -
 
     routes = APIRouter(
         tags=["explanation"],
-        route_class=route_of(counted(to_its_end(guard.protect("classify", answer)), metrics)),
+        route_class=route_of(served(answer, guard, metrics)),
     )
 
     @routes.post(

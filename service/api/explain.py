@@ -12,20 +12,17 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Field
 from pydantic_core import to_json
 
-from service.admission import Permit
 from service.answers import Classified
 from service.api import problems, schema
-from service.api.bodies import BINARY, FAULTS, request_body
 from service.api.guard import Guard
-from service.api.intake import Intake, Order, counted, route_of, to_its_end, unless_disconnected
+from service.api.intake import Intake, Order, of_upload, route_of, served
+from service.api.openapi import BINARY, FAULTS, request_body
 from service.api.parameters import TIMEOUT_HEADER, Absent, Choice, Timeout, Whole, choice_of, classes_of, top_k_of
-from service.api.results import MODEL_HEADER, answered_by, given, reference, server_timing
-from service.api.uploads import diagnose
+from service.api.results import MODEL_HEADER, answered_by, given, server_timing
 from service.errors import InvalidParameter, NotExplainable, SeveralImages
 from service.metrics import Metrics
 from service.model_repository import Model
 from service.runtime.class_activation import Classifier, NoClassifier
-from service.runtime.faults import Fault
 from service.runtime.images.resizing import Box, input_box
 
 Format = Literal["json", "png", "multipart"]
@@ -102,7 +99,7 @@ def explained(order: Order[Wanted], answer: Classified) -> Explained:
     try:
         classifier = Classifier.read(order.model.path, card)
     except NoClassifier as error:
-        raise NotExplainable(model=reference(order.model), reason=str(error)) from None
+        raise NotExplainable(model=order.model.reference, reason=str(error)) from None
     ids = [n for n in answer.top.class_ids.tolist() if wanted.classes is None or n in wanted.classes][: wanted.top_k]
     maps = classifier.maps(answer.outputs["feature_map"], ids)
     box = input_box((answer.width, answer.height), card.preprocessing)
@@ -146,28 +143,23 @@ def to_form(document: bytes, pictures: Sequence[bytes], class_ids: Sequence[int]
 
 
 def router(intake: Intake, metrics: Metrics, guard: Guard) -> APIRouter:
-    async def drawn(request: Request, permit: Permit, order: Order[Wanted], found: Explained) -> list[bytes]:
-        (upload,) = order.uploads
-        try:
-            return await unless_disconnected(
-                request.receive, order.pipeline.draw(permit, upload.data, found.maps, found.box, order.deadline)
-            )
-        except Fault as fault:
-            raise diagnose(fault, upload, request) from None
-
     async def answer(request: Request) -> Response:
         with intake.permit() as permit:
             order = await intake.take(request, permit, KNOWN, Wanted.by)
             format = order.wanted.format  # noqa: A001 (the parameter's name)
             if len(order.uploads) > 1:
                 raise SeveralImages(images=len(order.uploads))
+            (upload,) = order.uploads
             every = order.model.card.architecture.num_classes
             answers = await intake.answers(request, permit, order, every, ("logits", "feature_map"))
             (first,) = answers
             assert isinstance(first, Classified)  # the fault of an only image was raised
             found = await asyncio.to_thread(explained, order, first)
-            pictures = [] if format == "json" else await drawn(request, permit, order, found)
-        headers = {MODEL_HEADER: reference(order.model), **server_timing(answers)}
+            pictures = []
+            if format != "json":
+                drawing = order.pipeline.draw(permit, upload.data, found.maps, found.box, order.deadline)
+                pictures = await of_upload(request, upload, drawing)
+        headers = {MODEL_HEADER: order.model.reference, **server_timing(answers)}
         if format == "png":
             return Response(pictures[0], media_type="image/png", headers=headers)
         document = to_document(order, found)
@@ -178,7 +170,7 @@ def router(intake: Intake, metrics: Metrics, guard: Guard) -> APIRouter:
 
     routes = APIRouter(
         tags=["explanation"],
-        route_class=route_of(counted(to_its_end(guard.protect("classify", answer)), metrics)),
+        route_class=route_of(served(answer, guard, metrics)),
     )
 
     @routes.post(

@@ -97,7 +97,7 @@ class Guard:
 
     @contextmanager
     def admit(self, scope: Scope, tokens: set[str], note: Callable[..., None]) -> Iterator[Visit]:
-        """Within it, a call is in the service: over any transport. Counts it by the name of its key and its status.
+        """Lets a call in, over any transport, for the time of the context. Counts it by its key's name and its status.
 
         Args:
             tokens: the keys that the call carries.

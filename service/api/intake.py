@@ -15,9 +15,9 @@ from starlette.types import Receive
 from service import errors
 from service.admission import Memory, Permit
 from service.answers import Classified
-from service.api.access import CLIENT_LEFT, note
+from service.api.access import CLIENT_LEFT, note, noted
 from service.api.forms import media_type
-from service.api.guard import Handler
+from service.api.guard import Guard, Handler
 from service.api.json_images import JSON_TYPE
 from service.api.parameters import TIMEOUT_HEADER, depth_of, read_parameters, seconds_of
 from service.api.problems import status_of
@@ -126,7 +126,7 @@ class Intake:
         values = read_parameters(given, known)
         model = self._repository.select(reference or values.get("model"), depth_of(values, self._repository))
         request.state.model = model.name
-        note(request, model=f"{model.name}@{model.version}")
+        note(request, model=model.reference)
         return model, self._lifecycle.active(model), read(values, model)
 
     async def answers(
@@ -150,11 +150,12 @@ class Intake:
             ClientDisconnect
         """
         uploads = order.uploads
-        work = order.pipeline.classify(permit, [upload.data for upload in uploads], top_k, order.deadline, outputs)
+        images = [upload.data for upload in uploads]
+        work = order.pipeline.classify(permit, images, top_k, order.deadline, outputs)
         answers = await unless_disconnected(request.receive, work)
         if all(isinstance(answer, Classified) for answer in answers):
             return answers
-        self._keep_failed(order, answers)
+        self._failed_images.keep_of(images, answers, order.model)
         answers = [
             diagnose(answer, upload, request) if isinstance(answer, Fault) else answer
             for upload, answer in zip(uploads, answers, strict=True)
@@ -168,17 +169,6 @@ class Intake:
         if any(isinstance(answer, ServerFault) for answer in answers):
             self._metrics.partial.labels(order.model.name).inc()
         return answers
-
-    def _keep_failed(self, order: Order[Any], answers: Sequence[Classified | Fault]) -> None:
-        """What failed for want of time or room would not fail again, and is not kept."""
-        found = [
-            (number, upload.data)
-            for number, (upload, answer) in enumerate(zip(order.uploads, answers, strict=True))
-            if isinstance(answer, errors.ComputationFailed | errors.InternalError)
-        ]
-        self._failed_images.keep(
-            found, {"model": order.model.name, "version": order.model.version, "images": len(answers)}
-        )
 
     def _check_early(
         self, request: Request, query: Sequence[tuple[str, str]], pipeline: Pipeline, deadline: Deadline, *, named: bool
@@ -194,6 +184,19 @@ class Intake:
         if may_name and not any(name in ("model", "depth") and value for name, value in query):
             rooms = [each.room for each in self._lifecycle.actives]
         min(rooms, key=lambda room: room.wait).check(deadline)
+
+
+async def of_upload(request: Request, upload: Upload, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits what is made of one image.
+
+    Raises:
+        Fault: that of `work`, or the mistake in sending the image behind it.
+        ClientDisconnect
+    """
+    try:
+        return await unless_disconnected(request.receive, work)
+    except Fault as fault:
+        raise diagnose(fault, upload, request) from None
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -216,14 +219,22 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
         working.cancel()
 
 
-def counted(handler: Handler, metrics: Metrics) -> Handler:
-    """The handler, which counts every request by model, status and problem."""
+def served(handler: Handler, guard: Guard, metrics: Metrics) -> Handler:
+    """The handler of a call that classifies: behind the guard, to its end, and counted."""
+    return _counted(to_its_end(guard.protect("classify", handler)), metrics)
+
+
+def _counted(handler: Handler, metrics: Metrics) -> Handler:
+    """The handler, which counts every request by model, status and problem.
+
+    A handler that answers a fault itself has noted the problem.
+    """
 
     async def counting(request: Request) -> Response:
         status, problem = 500, errors.InternalError.slug
         try:
             response = await handler(request)
-            status, problem = response.status_code, ""
+            status, problem = response.status_code, noted(request, "problem")
             return response
         except Fault as fault:
             status, problem = status_of(fault), fault.slug

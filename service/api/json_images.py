@@ -2,7 +2,7 @@
 
 JSON (RFC 8259) comes from strangers. Its bytes are limited by `max_request_bytes`. Its values are counted before it is
 parsed: twenty million empty lists of three bytes each would take a gigabyte. Of a member that is there twice, the last
-counts. NaN, half a surrogate pair and bytes that are not UTF-8 are no JSON.
+counts. NaN, half a surrogate pair and bytes that are not UTF-8 are not JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_VALUES = 10_000
 VALUES_OF_IMAGE = 8  # besides, for each image that a request may have
 MOST_CHARACTERS = 65_535  # of a parameter: as many as an address may have
 COPIES = 2  # of a body, while it is read: its bytes and its texts
-SMALL = 65_536  # bytes of a body that is parsed and decoded sooner than a thread would begin
+SMALL = 65_536  # bytes; a thread would start later than such a body is parsed and decoded
 SLICE = 2**20  # bytes looked at or decoded at once: other threads get their turn in between
 
 EXPECTED = '{"image": "base64 or a data URL"} or {"images": ["...", {"b64": "..."}]}, with parameters as members'

@@ -7,14 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from service.api import problems
-from service.api.bodies import BINARY, FAULTS, request_body
 from service.api.guard import Guard
-from service.api.intake import Intake, route_of, to_its_end, unless_disconnected
+from service.api.intake import Intake, of_upload, route_of, to_its_end
+from service.api.openapi import BINARY, FAULTS, request_body
 from service.api.parameters import SCHEMAS, TIMEOUT_HEADER, Choice, Timeout
-from service.api.results import MODEL_HEADER, reference
-from service.api.uploads import diagnose
+from service.api.results import MODEL_HEADER
 from service.errors import SeveralImages
-from service.runtime.faults import Fault
 from service.runtime.images.preview import DecodePath
 
 KNOWN = tuple(Choice.model_fields)
@@ -46,15 +44,10 @@ def router(intake: Intake, guard: Guard) -> APIRouter:
             if len(order.uploads) > 1:
                 raise SeveralImages(images=len(order.uploads))
             (upload,) = order.uploads
-            try:
-                shown = await unless_disconnected(
-                    request.receive, order.pipeline.show(permit, upload.data, order.deadline)
-                )
-            except Fault as fault:
-                raise diagnose(fault, upload, request) from None
+            shown = await of_upload(request, upload, order.pipeline.show(permit, upload.data, order.deadline))
         timing = ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in shown.seconds.items())
         headers = {
-            MODEL_HEADER: reference(order.model),
+            MODEL_HEADER: order.model.reference,
             PATH_HEADER: structured(shown.path),
             "Server-Timing": timing,
         }

@@ -133,9 +133,7 @@ def response(request: Request, fault: Fault) -> JSONResponse:
     # Inside a mounted application, `root_path` is the mount's.
     root_path = request.scope.get("app_root_path", request.scope.get("root_path", ""))
     note(request, problem=fault.slug)
-    # Here too, for the answer to an unexpected error: it is made outside of all other middleware.
-    headers = {**headers_of(fault), request_ids.HEADER: request_ids.current()}
-    return JSONResponse(document(fault, root_path), status_of(fault), headers, media_type=MEDIA_TYPE)
+    return JSONResponse(document(fault, root_path), status_of(fault), headers_of(fault), media_type=MEDIA_TYPE)
 
 
 def responses(*types: type[Fault]) -> dict[int | str, dict[str, object]]:
@@ -195,7 +193,9 @@ def install(app: FastAPI, forms: Mapping[str, Form] | None = None) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        return formed(request, InternalError())  # starlette logs the traceback
+        answer = formed(request, InternalError())  # starlette logs the traceback
+        answer.headers[request_ids.HEADER] = request_ids.current()  # this one passes no middleware
+        return answer
 
 
 def router() -> APIRouter:

@@ -21,11 +21,6 @@ from service.runtime.scores import TopK
 MODEL_HEADER = "X-Model"
 
 
-def reference(model: Model) -> str:
-    """The version by name and number."""
-    return f"{model.name}@{model.version}"
-
-
 def answered_by(model: Model) -> dict[str, object]:
     """How an answer begins: which version gave it, and how it was computed."""
     engine = model.status.info  # of a model that is active
@@ -44,8 +39,7 @@ def server_timing(answers: Sequence[Classified | Fault]) -> dict[str, str]:
     classified = [answer for answer in answers if isinstance(answer, Classified)]
     if not classified:
         return {}
-    slowest = {stage: max(answer.seconds[stage] for answer in classified) for stage in STAGES}
-    *stages, total = (f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in slowest.items())
+    *stages, total = (f"{stage};dur={1000 * max(each.seconds[stage] for each in classified):.2f}" for stage in STAGES)
     largest = max(answer.batch_size for answer in classified)
     return {"Server-Timing": ", ".join([*stages, f'batch;desc="{largest}"', total])}
 

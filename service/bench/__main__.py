@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from resnet_commands import RUNTIME_EXTRA, called, run_program
+from service.bench.plot import SUFFIXES
 
 DESCRIPTION = (
     "Measure a server: images per second, latencies and refusals. In a closed loop, each connection sends the next "
@@ -82,8 +83,8 @@ def _several(kind: Callable[[str], Number]) -> Callable[[str], list[Number]]:
 
 
 def _picture(text: str) -> Path:
-    if Path(text).suffix not in (".svg", ".png"):
-        raise argparse.ArgumentTypeError(f"{text!r} ends in neither .svg nor .png")
+    if Path(text).suffix not in SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text!r} ends in neither {' nor '.join(SUFFIXES)}")
     return Path(text)
 
 

@@ -118,7 +118,7 @@ async def opened(
     *,
     explains: bool = False,
 ) -> AsyncIterator[LocalClassifier]:
-    """Loads a model, and lets go of it at the end.
+    """Loads a model, and unloads it at the end.
 
     Args:
         model: a reference; None for the one of `depth`, else for the default.

@@ -32,7 +32,7 @@ class Overlays:
 
 
 def _short(part: str) -> str:
-    """A name that is too long, by its beginning and a digest."""
+    """The name; if it is too long, its beginning and a digest."""
     if len(part.encode()) <= MOST_BYTES:
         return part
     return f"{part[:40]}-{hashlib.sha256(part.encode()).hexdigest()[:16]}"

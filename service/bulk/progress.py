@@ -1,4 +1,4 @@
-"""How far a run is, on standard error: a line that is written over on a terminal, now and then a new one elsewhere."""
+"""Shows how far a run is, on standard error: one line that changes on a terminal, a new line now and then elsewhere."""
 
 from __future__ import annotations
 

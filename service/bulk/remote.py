@@ -52,7 +52,7 @@ class RemoteClassifier:
             found = await self._client.classify(image, model=self._reference, top_k=self._top_k, labels=self._labels)
             overlay = await self._overlay(image, found) if self._explains else None
         except Refused as error:
-            if error.whatever_the_image or error.problem.slug == "not-explainable":
+            if error.whatever_the_image:
                 raise Ended(str(error)) from None
             return self._without(error.problem)
         except ResnetError as error:

@@ -11,7 +11,8 @@ import httpx
 DEADLINE_S = 60.0
 RETRIES = 5
 CONCURRENCY = 16
-# The service closes connections after 5 s without a request: sooner, no request meets one that is just being closed.
+# The service closes connections after 5 s without a request. The client closes them sooner, so that no request is sent
+# over one that is just being closed.
 IDLE_S = 4.0
 
 Verify = bool | str | PathLike[str] | ssl.SSLContext
@@ -37,10 +38,10 @@ def options(url: str, api_key: str | None, verify: Verify) -> dict[str, Any]:
             raise ValueError("the key is empty or has characters that no key has: copy it again")
         # Not as Authorization, which httpx takes for the name and password of a proxy, from the address or ~/.netrc.
         headers["X-API-Key"] = key
-    if address.scheme == "http":
-        verify = False  # there is no certificate, and loading those of certifi takes 20 ms
-    elif isinstance(verify, str | PathLike):
+    if isinstance(verify, str | PathLike):  # read for http, too: a wrong path is found at once
         verify = ssl.create_default_context(cafile=verify)
+    elif address.scheme == "http":
+        verify = False  # there is no certificate, and loading those of certifi takes 20 ms
     # A connection for each thread or task: their number is limited where they are started.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=IDLE_S)
     return {"base_url": address, "headers": headers, "verify": verify, "limits": limits}

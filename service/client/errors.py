@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-# What no other image would change: who calls, where, and with which parameters. Types that are not known are judged by
-# their status.
+# Refusals that no other image would change: of the caller, the address and the parameters. A problem of an unknown type
+# is judged by its status.
 ALWAYS_REFUSED_STATUSES = frozenset((401, 403, 404, 405, 407))
 ALWAYS_REFUSED_PROBLEMS = frozenset(
     ("ambiguous-model", "model-not-named", "invalid-parameter", "not-explainable", "unknown-parameter")

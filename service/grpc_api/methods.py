@@ -120,7 +120,7 @@ class Methods:
         del message  # raw bytes are in the request now
         model = self._plane.choose(request.model_name, request.model_version, call.deadline).model
         call.model = model.name
-        call.note(model=f"{model.name}@{model.version}")
+        call.note(model=model.reference)
         response = await self._plane.infer(call.permit, request, call.deadline)
         call.note(images=len(response.answers))
         return message_of(response, raw=raw)

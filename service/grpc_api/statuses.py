@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from grpc import StatusCode
 
+from service.api.open_inference import errors as open_inference
 from service.api.problems import headers_of, status_of
-from service.open_inference.errors import Code, ProtocolError
+from service.open_inference.errors import ProtocolError, error_of
 from service.runtime.faults import Fault
 
-# From the HTTP status of a fault. What is too large and what comes too often are both RESOURCE_EXHAUSTED, as in gRPC.
+# From the HTTP status. What is too large and what comes too often are both RESOURCE_EXHAUSTED, as in gRPC.
 CODES = {
     400: StatusCode.INVALID_ARGUMENT,
     401: StatusCode.UNAUTHENTICATED,
@@ -25,16 +26,9 @@ CODES = {
     429: StatusCode.RESOURCE_EXHAUSTED,
     431: StatusCode.RESOURCE_EXHAUSTED,
     500: StatusCode.INTERNAL,
+    501: StatusCode.UNIMPLEMENTED,
     503: StatusCode.UNAVAILABLE,
     504: StatusCode.DEADLINE_EXCEEDED,
-}
-# From the category of an error that only the protocol knows, with the HTTP status that it has in metrics.
-OF_PROTOCOL = {
-    Code.INVALID_ARGUMENT: (StatusCode.INVALID_ARGUMENT, 400),
-    Code.NOT_FOUND: (StatusCode.NOT_FOUND, 404),
-    Code.UNSUPPORTED: (StatusCode.UNIMPLEMENTED, 501),
-    Code.UNAVAILABLE: (StatusCode.UNAVAILABLE, 503),
-    Code.INTERNAL: (StatusCode.INTERNAL, 500),
 }
 # A client reads 8 KiB of metadata, in which every byte beyond ASCII takes three.
 MOST_CHARACTERS = 1000
@@ -57,16 +51,12 @@ class Refusal(NamedTuple):
 
 
 def refusal_of(error: Fault | ProtocolError) -> Refusal:
-    fault = error if isinstance(error, Fault) else error.fault
-    message = f"{error} {error.advice()}" if isinstance(error, Fault) else str(error)
-    if fault:
-        http_status = status_of(fault)
-        code = CODES[http_status]
-    else:
-        assert isinstance(error, ProtocolError)
-        code, http_status = OF_PROTOCOL[error.code]
-    trailing = [("problem", error.slug)]
+    said = error_of(error) if isinstance(error, Fault) else error
+    fault = said.fault
+    # Of an error with a fault behind it, the fault's own status: gRPC has more of them than the protocol.
+    http_status = status_of(fault) if fault else open_inference.STATUS[said.code]
+    trailing = [("problem", said.slug)]
     if fault and (seconds := headers_of(fault).get("Retry-After")):
         # The second is what gRPC's own retries heed (gRFC A6).
         trailing += [("retry-after", seconds), ("grpc-retry-pushback-ms", f"{seconds}000")]
-    return Refusal(code, message[:MOST_CHARACTERS], error.slug, http_status, tuple(trailing))
+    return Refusal(CODES[http_status], str(said)[:MOST_CHARACTERS], said.slug, http_status, tuple(trailing))

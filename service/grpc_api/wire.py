@@ -20,7 +20,7 @@ WIDTHS = {
 
 
 class Malformed(Exception):
-    """The bytes are no message of this kind, or one of too many parts; the message says which."""
+    """The bytes are not a message of this kind, or one of too many parts; the text says which."""
 
 
 def memory_of(data: bytes, kind: type[Message], most_parts: int) -> int:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from service.admission import Memory, Permit
 from service.deadline import Deadline
 from service.errors import ServerFault
+from service.failed_images import FailedImages
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.model_repository import Model, Repository
@@ -47,6 +48,7 @@ class DataPlane:
         settings: Settings,
         memory: Memory,
         metrics: Metrics,
+        failed_images: FailedImages,
         ready: Callable[[], bool],
     ) -> None:
         """
@@ -58,6 +60,7 @@ class DataPlane:
         self._settings = settings
         self._memory = memory
         self._metrics = metrics
+        self._failed_images = failed_images
         self._ready = ready
 
     @property
@@ -143,6 +146,7 @@ class DataPlane:
         classified = []
         for number, answer in enumerate(answers):
             if isinstance(answer, Fault):
+                self._failed_images.keep_of(images, answers, model)
                 raise error_of(answer, number if len(answers) > 1 else None)
             classified.append(answer)
         outputs = tensors(wanted, [answer.outputs for answer in classified], card)

@@ -32,8 +32,10 @@ class TensorMetadata(NamedTuple):
 
 
 class ModelMetadata(NamedTuple):
-    """Attributes:
-    versions: those that are ready, ascending.
+    """A model as its clients see it.
+
+    Attributes:
+        versions: those that are ready, ascending.
     """
 
     name: str

@@ -18,7 +18,7 @@ class Total:
 
 
 class ModelStatistics(NamedTuple):
-    """Of a model since the service has started, over all its versions and, with workers, over all processes.
+    """Statistics of a model since the service started, over all its versions and, with workers, all processes.
 
     Attributes:
         inference_count: images answered.
@@ -40,7 +40,7 @@ class ModelStatistics(NamedTuple):
 
 
 def read(name: str, version: str, metrics: Metrics) -> ModelStatistics:
-    """What has been counted for a model. Reads files if there are workers: not for the event loop."""
+    """What has been counted for a model. With workers it reads files: call it on a thread."""
     images: dict[str, float] = defaultdict(float)
     stages: dict[tuple[str, str], float] = defaultdict(float)
     batches = 0.0

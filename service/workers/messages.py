@@ -23,8 +23,8 @@ from service.workers.memory import Layout
 
 MAX_BYTES = 1 << 16  # of a message; more records are split over several messages
 
-# From worker to engine: slot, model, top_k, deadline; of a JPEG its bytes, width and height; its outputs as
-# bits; the id of its request.
+# From worker to engine: slot, model, top_k, deadline; of a JPEG its bytes, width and height; the outputs as bits;
+# the id of the request.
 HELLO = b"h"  # the worker listens
 SUBMIT = b"s"
 WITHDRAW = b"w"

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from service import request_ids
 from service.answers import Classified
 from service.api.access import note
 from service.api.intake import Intake, Reader
@@ -54,8 +53,7 @@ def form(said: Callable[[Fault], object]) -> Form:
 
     def response(request: Request, fault: Fault) -> JSONResponse:
         note(request, problem=fault.slug)
-        headers = {**headers_of(fault), request_ids.HEADER: request_ids.current()}
-        return JSONResponse(said(fault), status_of(fault), headers)
+        return JSONResponse(said(fault), status_of(fault), headers_of(fault))
 
     return response
 

@@ -13,7 +13,7 @@ from service.api.dialects.calls import classified
 from service.api.dialects.tensorflow_serving import predict
 from service.api.forms import media_type
 from service.api.guard import Guard
-from service.api.intake import Intake, counted, to_its_end
+from service.api.intake import Intake, served
 from service.api.json_images import JSON_TYPE
 from service.api.parameters import KNOWN
 from service.api.results import Wanted, answered, by_class, server_timing
@@ -36,6 +36,5 @@ def router(intake: Intake, metrics: Metrics, guard: Guard) -> APIRouter:
         return Response(body, media_type=content_type, headers=server_timing(answers))
 
     routes = APIRouter()
-    protected = counted(to_its_end(guard.protect("classify", answer)), metrics)
-    routes.add_route("/invocations", protected, ["POST"])
+    routes.add_route("/invocations", served(answer, guard, metrics), ["POST"])
     return routes

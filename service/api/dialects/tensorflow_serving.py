@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from service.api.dialects.calls import classified, message
 from service.api.guard import Guard
-from service.api.intake import Intake, counted, to_its_end
+from service.api.intake import Intake, served
 from service.api.json_images import Content, Encoded, described, fields_of, image_of, list_of
 from service.api.results import Wanted, answered, by_class, by_label, server_timing
 from service.api.uploads import read_json
@@ -36,8 +36,8 @@ KNOWN = ("top_k", "labels")
 EXPECTED = '{"instances": [{"b64": "the image file in base64"}, ...]}'
 EXAMPLES = '{"examples": [{"image": {"b64": "the image file in base64"}}, ...]}'
 
-# What inputs are called whose value may be a plain text, of base64: in TensorFlow's official ResNet, TorchServe's and
-# Vertex AI's examples. An input of any other name has its bytes as {"b64": ...}.
+# Inputs of these names may be plain base64: TensorFlow's official ResNet and the examples of TorchServe and Vertex AI
+# use them. An input of any other name must be {"b64": ...}.
 INPUTS = ("image_bytes", "image", "data", "content")
 
 STATES = {"loading": "LOADING", "ready": "AVAILABLE", "failed": "END"}
@@ -140,7 +140,7 @@ def error(fault: Fault) -> dict[str, str]:
     return {"error": message(fault)}
 
 
-def reference(request: Request) -> str:
+def named_by(request: Request) -> str:
     """The model that the path names."""
     name, label = request.path_params["name"], request.path_params.get("label")
     return f"{name}@{label}" if label else str(name)
@@ -148,11 +148,11 @@ def reference(request: Request) -> str:
 
 def router(intake: Intake, repository: Repository, metrics: Metrics, guard: Guard) -> APIRouter:
     async def predicted(request: Request) -> Response:
-        return await predict(intake, request, KNOWN, reference(request))
+        return await predict(intake, request, KNOWN, named_by(request))
 
     async def labelled(request: Request) -> Response:
         read = functools.partial(read_json, layout=layout_of_examples)
-        wanted, answers = await classified(intake, request, KNOWN, Wanted.by, model=reference(request), body=read)
+        wanted, answers = await classified(intake, request, KNOWN, Wanted.by, model=named_by(request), body=read)
         results = [[list(pair) for pair in by_label(answer, wanted).items()] for answer in answers]
         return Response(to_json({"results": results}), media_type="application/json", headers=server_timing(answers))
 
@@ -161,7 +161,7 @@ def router(intake: Intake, repository: Repository, metrics: Metrics, guard: Guar
 
     async def status(request: Request) -> Response:
         """Of all versions of a model, or of one: 200 if requests are answered, else 503."""
-        wanted = reference(request)
+        wanted = named_by(request)
         model = repository.get(wanted)
         versions = [model] if "@" in wanted else [one for one in repository.versions if one.name == model.name]
         ready = model.status.state == "ready"
@@ -179,8 +179,7 @@ def router(intake: Intake, repository: Repository, metrics: Metrics, guard: Guar
     routes = APIRouter()
     for path in VERSIONED:
         for method, handler in (("predict", predicted), ("classify", labelled)):
-            protected = counted(to_its_end(guard.protect("classify", handler)), metrics)
-            routes.add_route(f"{path}:{method}", protected, ["POST"])
+            routes.add_route(f"{path}:{method}", served(handler, guard, metrics), ["POST"])
         routes.add_route(path, status, ["GET"])
     routes.add_route("/v1/models", models, ["GET"])
     return routes

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 from service.api.dialects.calls import classified, message
 from service.api.guard import Guard
-from service.api.intake import Intake, counted, to_its_end
+from service.api.intake import Intake, served
 from service.api.problems import status_of
 from service.api.results import Wanted, by_label, server_timing
 from service.metrics import Metrics
@@ -39,7 +39,7 @@ def error(fault: Fault) -> dict[str, object]:
     return {"code": status, "type": TYPES.get(status, "BadRequestException"), "message": message(fault)}
 
 
-def reference(request: Request) -> str:
+def named_by(request: Request) -> str:
     """The model that the path names. TorchServe counts versions as 1.0, 2.0."""
     name, version = request.path_params["name"], request.path_params.get("version")
     return f"{name}@{version.removesuffix('.0')}" if version else str(name)
@@ -49,7 +49,7 @@ def router(intake: Intake, metrics: Metrics, guard: Guard, ready: Callable[[], b
     """`ready`: as of `health.router`."""
 
     async def answer(request: Request) -> Response:
-        wanted, answers = await classified(intake, request, KNOWN, Wanted.by, model=reference(request), one=True)
+        wanted, answers = await classified(intake, request, KNOWN, Wanted.by, model=named_by(request), one=True)
         body = to_json(by_label(answers[0], wanted))
         return Response(body, media_type="application/json", headers=server_timing(answers))
 
@@ -58,9 +58,8 @@ def router(intake: Intake, metrics: Metrics, guard: Guard, ready: Callable[[], b
         return JSONResponse({"status": "Healthy"}) if ready() else JSONResponse({"status": "Unhealthy"}, 503)
 
     routes = APIRouter()
-    protected = counted(to_its_end(guard.protect("classify", answer)), metrics)
     for path in ("/predictions/{name}", "/predictions/{name}/{version}"):
         # `curl -T photo.jpg` of TorchServe's examples is a PUT.
-        routes.add_route(path, protected, ["POST", "PUT"])
+        routes.add_route(path, served(answer, guard, metrics), ["POST", "PUT"])
     routes.add_route("/ping", ping, ["GET"])
     return routes

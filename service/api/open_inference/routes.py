@@ -8,15 +8,15 @@ from pydantic_core import from_json
 
 from service.api.access import note
 from service.api.guard import Guard
-from service.api.intake import route_of, to_its_end, unless_disconnected
+from service.api.intake import route_of, served, unless_disconnected
+from service.api.open_inference import errors
 from service.api.open_inference.answers import answer
 from service.api.open_inference.bodies import HEADER, parse
-from service.api.open_inference.errors import http_status
 from service.api.parameters import TIMEOUT_HEADER, seconds_of
 from service.api.results import server_timing
 from service.api.uploads import arriving, check_encoding, only_header, read_whole
 from service.deadline import Deadline
-from service.errors import InternalError, RequestTooLarge
+from service.errors import RequestTooLarge
 from service.metrics import Metrics
 from service.open_inference.data_plane import DataPlane
 from service.open_inference.errors import ProtocolError, invalid
@@ -118,7 +118,7 @@ def infer_router(plane: DataPlane, metrics: Metrics, guard: Guard) -> APIRouter:
         chosen = plane.choose(name, version, deadline)
         model = chosen.model
         request.state.model = model.name
-        note(request, model=f"{model.name}@{model.version}")
+        note(request, model=model.reference)
         check_encoding(request)
         header = only_header(request, HEADER)
         with plane.permit() as permit:
@@ -130,26 +130,18 @@ def infer_router(plane: DataPlane, metrics: Metrics, guard: Guard) -> APIRouter:
         response.headers.update(server_timing(answered.answers))
         return response
 
-    guarded = to_its_end(guard.protect("classify", infer))
-
-    async def counted(request: Request) -> Response:
-        """Counts every request by model, status and problem."""
-        status, problem = 500, InternalError.slug
+    async def in_form(request: Request) -> Response:
+        """Answers faults here: what is counted is the protocol's status, which is not that of the fault."""
         try:
-            response = await guarded(request)
-            status, problem = response.status_code, ""
-            return response
+            return await infer(request)
         except (ProtocolError, Fault) as error:
-            status, problem = http_status(error), error.slug
-            raise
-        finally:
-            metrics.requests.labels(getattr(request.state, "model", "unknown"), status, problem).inc()
+            return errors.response(request, error)
 
-    routes = APIRouter(include_in_schema=False, route_class=route_of(counted))
+    routes = APIRouter(include_in_schema=False, route_class=route_of(served(in_form, guard, metrics)))
 
     @routes.post(f"{MODEL}/infer")
     @routes.post(f"{VERSION}/infer")
     async def documented() -> None:
-        """Answered by `counted`."""
+        """Answered by `in_form`."""
 
     return routes

@@ -65,6 +65,20 @@ def test_an_accident_has_its_id_too(
     assert lines(caplog)[-1]["status"] == 500
 
 
+@pytest.mark.parametrize("path", ["/v1/models/resnet18:predict", "/v2/models/resnet18/infer"])
+def test_an_accident_over_another_protocol_has_its_id_too(
+    path: str, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("secret")
+
+    for module in ("intake", "open_inference.routes"):
+        monkeypatch.setattr(f"service.api.{module}.seconds_of", fail)
+    response = client.post(path, content=b"x", headers={"x-request-id": "order-66"})
+    assert (response.status_code, list(response.json())) == (500, ["error"])
+    assert response.headers.get_list("x-request-id") == ["order-66"]
+
+
 def test_a_line_says_what_was_asked_and_what_became_of_it(
     client: TestClient, photo: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

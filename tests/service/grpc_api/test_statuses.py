@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 from grpc import StatusCode
 
+from service.api.open_inference.errors import STATUS as OF_PROTOCOL
 from service.api.problems import STATUS
 from service.errors import Overloaded, RateLimited, TooManyImages, UnknownModel
-from service.grpc_api.statuses import CODES, MOST_CHARACTERS, OF_PROTOCOL, refusal_of
+from service.grpc_api.statuses import CODES, MOST_CHARACTERS, refusal_of
 from service.open_inference.errors import Code, ProtocolError, error_of, invalid
 from service.runtime.faults import CorruptImage, Fault
 
 
 def test_every_fault_and_every_category_of_the_protocol_has_a_code() -> None:
     assert set(STATUS.values()) <= CODES.keys()
+    assert set(OF_PROTOCOL.values()) <= CODES.keys()
     assert set(Code) == OF_PROTOCOL.keys()
 
 

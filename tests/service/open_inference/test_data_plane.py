@@ -14,6 +14,7 @@ from PIL import Image
 from service.admission import Memory
 from service.answers import Classified
 from service.deadline import Deadline
+from service.failed_images import FailedImages
 from service.open_inference.answers import bytes_of, wanted_of
 from service.open_inference.data_plane import DataPlane
 from service.open_inference.errors import Code, ProtocolError
@@ -50,6 +51,7 @@ def plane_of(served: Served) -> DataPlane:
         served.settings,
         served.memory,
         served.metrics,
+        FailedImages(served.settings.keep_failed),
         lambda: served.lifecycle.ready,
     )
 
@@ -65,8 +67,11 @@ def infer(
     request = InferRequest(MODEL, inputs, "1", "7", parameters, [RequestedOutput(name) for name in outputs])
 
     async def ask() -> InferResponse:
-        with plane.permit() as permit:
-            return await plane.infer(permit, request, deadline)
+        try:
+            with plane.permit() as permit:
+                return await plane.infer(permit, request, deadline)
+        finally:
+            await asyncio.sleep(0)  # images that are kept begin to be written; the end of the loop waits for that
 
     try:
         return served.run(ask())
@@ -113,6 +118,25 @@ def test_a_bad_image_is_named_by_its_index(served: Served, photo: bytes) -> None
     assert found.code is Code.INVALID_ARGUMENT
     assert str(found).startswith("image 1 of the request: ")
     assert not str(error(served, files(b"no image"))).startswith("image")
+
+
+def test_an_image_on_which_the_engine_fails_is_kept(
+    tiny_dir: Path, tmp_path: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(tiny_dir, models=MODEL, keep_failed=tmp_path / "failed").load()
+    pixels = decode(photo, served.model(MODEL).card.preprocessing, max_pixels=10**9).pixels
+
+    def fails(*arguments: object, **more: object) -> None:
+        raise RuntimeError("the engine is broken")
+
+    try:
+        monkeypatch.setattr(served.engines[MODEL], "infer", fails)
+        raw = InputTensor("image", "UINT8", (1, *pixels.shape), raw=pixels.tobytes())
+        assert error(served, raw).slug == "computation-failed"
+    finally:
+        served.close()
+    (kept,) = (tmp_path / "failed").glob("*-0.image")
+    assert np.array_equal(np.asarray(Image.open(kept)), pixels.transpose(1, 2, 0))
 
 
 def test_the_timeout_of_the_request(fresh: Served, photo: bytes) -> None:

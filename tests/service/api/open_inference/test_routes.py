@@ -18,6 +18,7 @@ from service.app import create_app
 from service.runtime.images.decoding import decode
 from service.runtime.model_folder import read_card
 from service.settings import Settings
+from tests.service.api.client import as_bearer, entry
 from tests.service.api.conftest import LIMITS
 from tests.support.waiting import until_ready
 
@@ -270,7 +271,7 @@ def test_requests_are_counted(client: TestClient, photo: bytes) -> None:
 def guarded(tiny_dir: Path, tmp_path: Path) -> Iterator[TestClient]:
     """Behind keys."""
     keys = tmp_path / "keys.toml"
-    keys.write_text(f'[user]\nsha256 = "{KEY_DIGEST}"\nscopes = ["classify"]\n')
+    keys.write_text(entry("user", '"classify"') + entry("prometheus", '"metrics"'))
     settings = Settings.model_validate(
         {"models_dir": tiny_dir, "models": "resnet8-cifar", "provider": "cpu", "api_keys_file": keys, **LIMITS}
     )
@@ -279,14 +280,16 @@ def guarded(tiny_dir: Path, tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
-KEY_DIGEST = "3c469e9d6c5875d37a43f353d4f88e61fcf812c66eee3457465a40b0da4153e0"  # of the key `token`
-
-
 def test_keys(guarded: TestClient, photo: bytes) -> None:
     refused = infer(guarded, *of_files(photo))
     assert "carries no key" in error(refused, 401)
     assert "Bearer" in refused.headers["www-authenticate"]
-    guarded.headers["authorization"] = "Bearer token"
+    metrics = as_bearer("prometheus")
+    guarded.headers.update(as_bearer("user"))
     assert infer(guarded, *of_files(photo)).status_code == 200
+    assert infer(guarded, *of_files(b"no image")).status_code == 400
     assert "scope metrics" in error(guarded.get(f"{MODEL}/stats"), 403)
     assert guarded.get(MODEL).status_code == 200
+    told = guarded.get("/metrics", headers=metrics).text
+    for status in (200, 400):
+        assert f'resnet_key_requests_total{{key="user",status="{status}"}} 1.0' in told

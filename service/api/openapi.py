@@ -1,4 +1,4 @@
-"""What calls with images accept and refuse, as the OpenAPI document says it."""
+"""What the OpenAPI document says that calls with images accept and refuse."""
 
 from __future__ import annotations
 
