@@ -45,6 +45,7 @@ class Call:
         permit: what it holds until its end.
         deadline: of the client; infinite if it has none.
         model: the name of the model that it asks for, once it is known.
+        trailing: what its answer says besides, as metadata.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Call:
         left = context.time_remaining()
         self.permit = permit
         self.model = "unknown"
+        self.trailing: list[tuple[str, str]] = []
         self.deadline = Deadline.after(math.inf if left is None else left)
         self.noted: dict[str, object] = {"client": _address(context.peer())}
         self._requests = requests
@@ -148,7 +150,7 @@ class Calls:
                     if isinstance(answered, Refusal):
                         code, status, problem = answered.code, answered.http_status, answered.slug
                         await context.abort(code, answered.message, (request_id, *answered.trailing))
-                    context.set_trailing_metadata((request_id,))
+                    context.set_trailing_metadata((request_id, *call.trailing))
                     code, status = StatusCode.OK, OK
                     return answered
                 except asyncio.CancelledError:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import grpc
 
+from service.api.results import server_timing
 from service.grpc_api import messages
 from service.grpc_api.calls import Call, Calls
 from service.grpc_api.messages import ModelMetadataResponse, StatisticDuration
@@ -118,11 +119,13 @@ class Methods:
         raw = bool(message.raw_input_contents)
         request = request_of(message)
         del message  # raw bytes are in the request now
-        model = self._plane.choose(request.model_name, request.model_version, call.deadline).model
+        model = self._plane.find(request.model_name, request.model_version)
         call.model = model.name
         call.note(model=model.reference)
+        self._plane.choose(request.model_name, request.model_version, call.deadline)
         response = await self._plane.infer(call.permit, request, call.deadline)
         call.note(images=len(response.answers))
+        call.trailing += [(name.lower(), value) for name, value in server_timing(response.answers).items()]
         return message_of(response, raw=raw)
 
 

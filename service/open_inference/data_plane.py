@@ -79,10 +79,10 @@ class DataPlane:
         return descriptions.server()
 
     def model_ready(self, name: str, version: str = "") -> bool:
-        return self._find(name, version).status.state == "ready"
+        return self.find(name, version).status.state == "ready"
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
-        return descriptions.describe(self._find(name, version), self._repository)
+        return descriptions.describe(self.find(name, version), self._repository)
 
     def repository_index(self, *, ready_only: bool = False) -> list[IndexEntry]:
         return list(descriptions.index(self._repository, ready_only=ready_only))
@@ -90,7 +90,7 @@ class DataPlane:
     async def model_statistics(self, name: str = "", version: str = "") -> list[ModelStatistics]:
         """Of one model, or without a name of all that are ready."""
         ready = [model for model in self._repository.models if model.status.state == "ready"]
-        models = [self._find(name, version)] if name else ready
+        models = [self.find(name, version)] if name else ready
         return [
             await asyncio.to_thread(statistics.read, model.name, str(model.version), self._metrics) for model in models
         ]
@@ -101,7 +101,7 @@ class DataPlane:
         Args:
             deadline: if given, it is an error if the queue is too long now, for this deadline or at all.
         """
-        model = self._find(name, version)
+        model = self.find(name, version)
         try:
             chosen = Chosen(model, self._lifecycle.active(model))
             if deadline is not None:
@@ -152,7 +152,8 @@ class DataPlane:
         outputs = tensors(wanted, [answer.outputs for answer in classified], card)
         return InferResponse(model.name, str(model.version), request.id, outputs, classified)
 
-    def _find(self, name: str, version: str) -> Model:
+    def find(self, name: str, version: str = "") -> Model:
+        """The version that a request means, ready or not."""
         try:
             return self._repository.get(f"{name}@{version}" if version else name)
         except Fault as fault:

@@ -21,7 +21,7 @@ class ModelStatistics(NamedTuple):
     """Statistics of a model since the service started, over all its versions and, with workers, all processes.
 
     Attributes:
-        inference_count: images answered.
+        inference_count: images computed, those that nobody waited for any more included.
         execution_count: batches computed.
         success, fail: images, each with its whole time in the service (0 for those that failed).
         queue, compute_input, compute_infer: the same images waiting, being decoded, and in the engine. An image's time
@@ -43,7 +43,7 @@ def read(name: str, version: str, metrics: Metrics) -> ModelStatistics:
     """What has been counted for a model. With workers it reads files: call it on a thread."""
     images: dict[str, float] = defaultdict(float)
     stages: dict[tuple[str, str], float] = defaultdict(float)
-    batches = 0.0
+    batches = computed = 0.0
     for sample in metrics.samples("resnet_images", "resnet_stage_seconds", "resnet_batch_size"):
         if sample.labels.get("model") != name:
             continue
@@ -51,17 +51,19 @@ def read(name: str, version: str, metrics: Metrics) -> ModelStatistics:
             images[sample.labels["outcome"]] += sample.value
         elif sample.name == "resnet_batch_size_count":
             batches += sample.value
+        elif sample.name == "resnet_batch_size_sum":
+            computed += sample.value
         elif sample.name.startswith("resnet_stage_seconds_"):
             stages[sample.labels["stage"], sample.name.rpartition("_")[2]] += sample.value
 
     def total(stage: str) -> Total:
         return Total(int(stages[stage, "count"]), round(1e9 * stages[stage, "sum"]))
 
-    answered = int(images.pop("ok", 0))
+    images.pop("ok", None)
     return ModelStatistics(
         name,
         version,
-        inference_count=answered,
+        inference_count=int(computed),
         execution_count=int(batches),
         success=total("total"),
         fail=Total(int(sum(images.values()))),

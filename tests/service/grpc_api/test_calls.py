@@ -51,6 +51,11 @@ def test_the_id_of_the_client_comes_back_and_is_in_the_log(service: GrpcService,
     )
 
 
+def test_an_answer_says_where_its_time_went(channel: grpc.Channel) -> None:
+    timing = dict(infer(channel).trailing_metadata())["server-timing"]
+    assert re.fullmatch(r'decode;dur=\S+, queue;dur=\S+, inference;dur=\S+, batch;desc="1", total;dur=\S+', timing)
+
+
 def test_without_an_id_or_with_one_that_could_do_harm_there_is_a_new_one(channel: grpc.Channel) -> None:
     for metadata in ((), (("x-request-id", "a b"),)):
         found = dict(infer(channel, *metadata).trailing_metadata())

@@ -253,6 +253,7 @@ def test_statistics_are_what_the_metrics_count(fresh: Served, photo: bytes) -> N
     (stats,) = asyncio.run(plane.model_statistics(MODEL))
     assert (stats.name, stats.version, stats.inference_count) == (MODEL, "1", 2)
     assert 1 <= stats.execution_count <= 2
+    assert stats.execution_count <= stats.inference_count
     assert (stats.success.count, stats.fail.count, stats.compute_infer.count) == (2, 1, 2)
     assert stats.success.ns >= stats.compute_infer.ns > 0
     assert asyncio.run(plane.model_statistics()) == [stats]
