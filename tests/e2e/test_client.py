@@ -146,6 +146,7 @@ def test_a_stream_with_a_broken_image(client: Either, photo: bytes) -> None:
     assert outcomes[0].result().predictions == outcomes[2].result().predictions
 
 
+@pytest.mark.slow
 def test_keys_and_a_prefix(tiny_dir: Path, tmp_path: Path, start_service: Callable[..., Service], photo: bytes) -> None:
     keys = tmp_path / "keys.toml"
     keys.write_text(entry("secret", '"classify"'))

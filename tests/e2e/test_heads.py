@@ -58,6 +58,7 @@ def write_multi_label(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_a_multi_label_model(tmp_path: Path, start_service: Callable[..., Service]) -> None:
     data, models, out = tmp_path / "data", tmp_path / "models", tmp_path / "out"
     write_multi_label(data)

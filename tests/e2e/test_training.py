@@ -27,6 +27,7 @@ def predictions(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_finetune_export_evaluate_and_serve_agree_to_the_image(
     tmp_path: Path, start_service: Callable[..., Service]
 ) -> None:

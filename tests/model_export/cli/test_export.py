@@ -74,6 +74,7 @@ def test_how_images_are_seen(checkpoint: Path, tmp_path: Path) -> None:
     assert engine.infer(pixels[None])["logits"].shape == (1, 10)
 
 
+@pytest.mark.slow
 def test_several_views_in_one_graph(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The published model answers as its weights do in 10-crop testing, of images that are squares."""
     options = ["--weights", str(checkpoint), *CIFAR_OPTIONS, "--models-dir", str(tmp_path / "m")]
@@ -149,6 +150,7 @@ def test_errors_are_one_sentence(
     assert list(model_versions(tmp_path / "models")) == []
 
 
+@pytest.mark.slow
 def test_the_head_of_weights_from_elsewhere(checkpoint: Path, tmp_path: Path) -> None:
     options = ["--weights", str(checkpoint), "--name", "net", "--models-dir", str(tmp_path / "m")]
     assert main(["export", *options, "--head", "sigmoid"]) == 0

@@ -14,6 +14,7 @@ DRAWN = "drawings:train=96,val=48,side=32,difficulty=easy,classes=circle+cross+s
 RUN = ["--recipe", "paper-cifar", "--depth", "8", "--batch-size", "24", "--workers", "0", "--precision", "fp32"]
 
 
+@pytest.mark.slow
 def test_it_suggests_a_learning_rate_and_draws_the_loss(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,6 +295,7 @@ def test_two_processes_end_however_late_their_group_does(tmp_path: Path) -> None
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path: Path) -> None:
     """Under torchrun on gloo, with batch norms over both: the same losses, the same weights but for rounding."""
     one, two = tmp_path / "one", tmp_path / "two"
