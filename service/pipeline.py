@@ -26,7 +26,6 @@ from service.backend import NotDecoded, Pending, Runner
 from service.batching import Expired
 from service.deadline import Deadline
 from service.decoders import Decoders, Outcome
-from service.errors import ServerFault
 from service.image_metrics import ImageMetrics
 from service.jobs import Job, end, expire, fail
 from service.metrics import Metrics, Stage
@@ -36,7 +35,7 @@ from service.runtime.graph import Output
 from service.runtime.images import encoded
 from service.runtime.images.decoding import Decoded, decode
 from service.runtime.images.headers import Header, read_header
-from service.runtime.images.overlay import LONGEST, overlays
+from service.runtime.images.overlay import overlays, picture_size
 from service.runtime.images.preview import decode_path, to_png
 from service.runtime.images.resizing import Box
 from service.settings import Settings
@@ -47,8 +46,9 @@ from service.upload_faults import ImageTooLarge
 # with the engine process, and in that process.
 JPEG_COPIES = 3
 
-# Of a picture that is drawn over an image; and how many of them drawing takes, besides those that are sent.
-PICTURE_BYTES, PICTURES = 3 * LONGEST**2, 6
+# Of a pixel of a picture that is drawn over an image; of its file, beside those; and how many pictures drawing takes,
+# besides those that are sent.
+PIXEL_BYTES, FILE_BYTES, PICTURES = 3, 1024, 6
 
 
 class _Limits(TypedDict):
@@ -85,14 +85,14 @@ class Pipeline:
             outputs: of the graph, to answer with.
 
         Raises:
-            Overloaded, DeadlineMissed, MemoryExhausted: no image was looked at.
+            Overloaded, DeadlineMissed, MemoryExhausted, RequestNeedsTooMuchMemory: no image was looked at.
         """
         decodes = self._runner.decodes
         copies = JPEG_COPIES * sum(min(len(data), encoded.MAX_BYTES) for data in images) if decodes else 0
         each = self._pixel_bytes + sum(self._output_bytes[name] for name in outputs)
         try:
             self._admit(permit, len(images), len(images) * each + copies, deadline)
-        except ServerFault as fault:
+        except Fault as fault:
             self._counts.failed(fault.slug, len(images))
             raise
         jobs = [
@@ -132,14 +132,20 @@ class Pipeline:
         png, path = job.pending.result()
         return Shown(png, path, seconds)
 
-    async def draw(self, permit: Permit, image: bytes, maps: np.ndarray, box: Box, deadline: Deadline) -> list[bytes]:
+    async def draw(
+        self, permit: Permit, image: bytes, size: tuple[int, int], maps: np.ndarray, box: Box, deadline: Deadline
+    ) -> list[bytes]:
         """PNGs of class activation maps `(N, h, w)` over the whole image; see `overlay.overlays`.
+
+        Args:
+            size: width and height of the upright image.
 
         Raises:
             Fault: the image cannot be decoded, or not now.
         """
         draw = functools.partial(self._draw, maps=maps, box=box)
-        job = await self._prepared(permit, image, draw, PICTURE_BYTES * (len(maps) + PICTURES), deadline)
+        each = PIXEL_BYTES * math.prod(picture_size(*size)) + FILE_BYTES
+        job = await self._prepared(permit, image, draw, (len(maps) + PICTURES) * each, deadline)
         files: list[bytes] = job.pending.result()
         return files
 
@@ -168,7 +174,7 @@ class Pipeline:
         """Holds a place in the queue for each image, and `size` bytes of memory.
 
         Raises:
-            Overloaded, DeadlineMissed, MemoryExhausted
+            Overloaded, DeadlineMissed, MemoryExhausted, RequestNeedsTooMuchMemory
         """
         self.room.check(deadline)
         permit.reserve_bytes(size)
@@ -237,7 +243,12 @@ class Pipeline:
 
     def _draw(self, job: Job, maps: np.ndarray, box: Box) -> Outcome:
         assert isinstance(job.data, bytes)
-        files = overlays(job.data, maps, box, max_pixels=self._limits["max_pixels"], window=self._preprocessing.window)
+        window = self._preprocessing.window
+        files = []
+        for file in overlays(job.data, maps, box, max_pixels=self._limits["max_pixels"], window=window):
+            files.append(file)
+            if job.pending.done():  # nobody waits any more
+                return Outcome.NOTHING
         job.pending.get_loop().call_soon_threadsafe(end, job.pending, files)
         return Outcome.SHOWN
 

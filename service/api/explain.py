@@ -149,9 +149,9 @@ def router(intake: Intake, metrics: Metrics, guard: Guard) -> APIRouter:
     async def drawn(request: Request, permit: Permit, order: Order[Wanted], found: Explained) -> list[bytes]:
         (upload,) = order.uploads
         try:
-            return await unless_disconnected(
-                request.receive, order.pipeline.draw(permit, upload.data, found.maps, found.box, order.deadline)
-            )
+            size = found.answer.width, found.answer.height
+            drawing = order.pipeline.draw(permit, upload.data, size, found.maps, found.box, order.deadline)
+            return await unless_disconnected(request.receive, drawing)
         except Fault as fault:
             raise diagnose(fault, upload, request) from None
 

@@ -445,6 +445,41 @@ def test_a_deadline_that_passes_while_images_wait_for_a_thread_spares_their_deco
     assert decoded == [photo]
 
 
+def test_a_drawing_that_nobody_waits_for_ends_with_the_picture_at_hand(
+    tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    served = Served(tiny_dir, models=("resnet8-cifar",), decode_threads=1).load()
+    gate = threading.Event()
+
+    def watched(data: bytes, maps: np.ndarray, *arguments: Any, **options: Any) -> Iterator[bytes]:
+        for number in range(len(maps)):
+            drawn.append(number)
+            assert gate.wait(10)
+            yield b""
+
+    monkeypatch.setattr("service.pipeline.overlays", watched)
+
+    async def scenario() -> None:
+        maps = np.zeros((5, 2, 2), np.float32)
+        with Permit(served.memory) as permit:
+            drawing = served.pipeline("resnet8-cifar").draw(
+                permit, photo, (60, 40), maps, (0, 0, 60, 40), Deadline.after(60)
+            )
+            task = asyncio.create_task(drawing)
+            await async_until(lambda: drawn == [0])
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        gate.set()
+        (answer,) = await served.classify("resnet8-cifar", [photo], 1)  # on the only thread
+        assert isinstance(answer, Classified)
+
+    served.run(scenario())
+    served.close()
+    assert drawn == [0]
+
+
 def assert_true(value: bool) -> None:
     assert value
 
