@@ -24,6 +24,7 @@ from service.api.uploads import diagnose
 from service.errors import InvalidParameter, NotExplainable, SeveralImages
 from service.metrics import Metrics
 from service.model_repository import Model
+from service.redaction import redacted
 from service.runtime.class_activation import Classifier, NoClassifier
 from service.runtime.faults import Fault
 from service.runtime.images.resizing import Box, input_box
@@ -102,7 +103,8 @@ def explained(order: Order[Wanted], answer: Classified) -> Explained:
     try:
         classifier = Classifier.read(order.model.path, card)
     except NoClassifier as error:
-        raise NotExplainable(model=reference(order.model), reason=str(error)) from None
+        reason = redacted(str(error), order.model.path)
+        raise NotExplainable(model=reference(order.model), reason=reason) from None
     ids = [n for n in answer.top.class_ids.tolist() if wanted.classes is None or n in wanted.classes][: wanted.top_k]
     maps = classifier.maps(answer.outputs["feature_map"], ids)
     box = input_box((answer.width, answer.height), card.preprocessing)

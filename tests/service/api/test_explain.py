@@ -138,3 +138,4 @@ def test_a_version_without_its_last_layer_is_classified_and_not_explained(
         assert client.post("/classify", content=photo).status_code == 200
         document = problem(client.post("/explain", content=photo), 422, "not-explainable")
         assert document["detail"].startswith("resnet18@1 cannot be explained: it")
+        assert str(tmp_path) not in str(document)
