@@ -145,24 +145,33 @@ class Pipeline:
         """
         draw = functools.partial(self._draw, maps=maps, box=box)
         each = PIXEL_BYTES * math.prod(picture_size(*size)) + FILE_BYTES
-        job = await self._prepared(permit, image, draw, (len(maps) + PICTURES) * each, deadline)
+        job = await self._prepared(permit, image, draw, (len(maps) + PICTURES) * each, deadline, as_file=True)
         files: list[bytes] = job.pending.result()
         return files
 
     async def _prepared(
-        self, permit: Permit, image: bytes, deliver: Callable[[Job], Outcome], size: int, deadline: Deadline
+        self,
+        permit: Permit,
+        image: bytes,
+        deliver: Callable[[Job], Outcome],
+        size: int,
+        deadline: Deadline,
+        *,
+        as_file: bool = False,
     ) -> Job:
         """A job that has its answer: an image that was decoded without the engine.
 
         Args:
             deliver: answers the job, on a thread.
             size: bytes that it takes besides.
+            as_file: whether `deliver` decodes the image by itself.
 
         Raises:
             Fault: the image cannot be decoded, or not now.
         """
         self._admit(permit, 1, size, deadline)
-        job = Job(image, 0, deadline.at, asyncio.get_running_loop().create_future(), deliver)
+        pending = asyncio.get_running_loop().create_future()
+        job = Job(image, 0, deadline.at, pending, deliver, as_file=as_file)
         with self._under_way([job], deadline):
             try:
                 await job.pending
@@ -222,7 +231,8 @@ class Pipeline:
                     self._decoders.submit_large(work, header.decode_bytes, id(request))
                     return Outcome.HANDED_ON
             job.decoding = time.perf_counter()
-            job.picture = decode(job.data, self._preprocessing, **self._limits, header=header)
+            if not job.as_file:
+                job.picture = decode(job.data, self._preprocessing, **self._limits, header=header)
             job.decoded = time.perf_counter()
             return job.deliver(job)
         except BaseException as error:  # the pool would swallow it

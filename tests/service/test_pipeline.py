@@ -23,7 +23,7 @@ from service.pipeline import JPEG_COPIES
 from service.runtime.engine import Engine
 from service.runtime.faults import Fault, TruncatedImage
 from service.runtime.graph import OUTPUTS, Output
-from service.runtime.images.decoding import Decoded, decode
+from service.runtime.images.decoding import Decoded, decode, load_pixels
 from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.images.headers import Header, read_header
 from service.runtime.measured import Calibration
@@ -478,6 +478,29 @@ def test_a_drawing_that_nobody_waits_for_ends_with_the_picture_at_hand(
     served.run(scenario())
     served.close()
     assert drawn == [0]
+
+
+def test_a_drawing_decodes_its_image_once(tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Served(tiny_dir, models=("resnet8-cifar",)).load()
+    loaded: list[object] = []
+
+    def watched(*arguments: Any, **options: Any) -> Image.Image:
+        loaded.append(arguments)
+        return load_pixels(*arguments, **options)
+
+    for module in ("decoding", "overlay"):
+        monkeypatch.setattr(f"service.runtime.images.{module}.load_pixels", watched)
+
+    async def scenario() -> list[bytes]:
+        maps = np.zeros((2, 2, 2), np.float32)
+        with Permit(served.memory) as permit:
+            return await served.pipeline("resnet8-cifar").draw(
+                permit, photo, (60, 40), maps, (0, 0, 60, 40), Deadline.after(60)
+            )
+
+    assert len(served.run(scenario())) == 2
+    served.close()
+    assert len(loaded) == 1
 
 
 def assert_true(value: bool) -> None:
