@@ -16,6 +16,7 @@ OF_IMAGES = {
     *(faults.MalformedRequest, faults.NoImage, faults.RequestTooLarge, faults.TooManyImages, faults.SeveralImages),
     *(faults.RequestTimeout, faults.UnreadableRequest, faults.AddressTooLong, faults.HeadersTooLarge),
     *(faults.RepeatedHeader, faults.UnsupportedMediaType, faults.UnsupportedEncoding),
+    faults.RequestNeedsTooMuchMemory,
 }
 
 
