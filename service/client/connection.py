@@ -37,10 +37,10 @@ def options(url: str, api_key: str | None, verify: Verify) -> dict[str, Any]:
             raise ValueError("the key is empty or has characters that no key has: copy it again")
         # Not as Authorization, which httpx takes for the name and password of a proxy, from the address or ~/.netrc.
         headers["X-API-Key"] = key
-    if address.scheme == "http":
-        verify = False  # there is no certificate, and loading those of certifi takes 20 ms
-    elif isinstance(verify, str | PathLike):
+    if isinstance(verify, str | PathLike):  # over http, too: a file that is not there is a mistake
         verify = ssl.create_default_context(cafile=verify)
+    elif address.scheme == "http":
+        verify = False  # there is no certificate, and loading those of certifi takes 20 ms
     # A connection for each thread or task: their number is limited where they are started.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=IDLE_S)
     return {"base_url": address, "headers": headers, "verify": verify, "limits": limits}

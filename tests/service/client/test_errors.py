@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from service import errors as faults
+from service import json_faults
 from service.api.problems import document, status_of
 from service.client import errors
 from service.client.errors import Problem, Refused
@@ -16,7 +17,7 @@ OF_IMAGES = {
     *(faults.MalformedRequest, faults.NoImage, faults.RequestTooLarge, faults.TooManyImages, faults.SeveralImages),
     *(faults.RequestTimeout, faults.UnreadableRequest, faults.AddressTooLong, faults.HeadersTooLarge),
     *(faults.RepeatedHeader, faults.UnsupportedMediaType, faults.UnsupportedEncoding),
-    faults.RequestNeedsTooMuchMemory,
+    *(json_faults.MalformedJson, json_faults.NotBase64, json_faults.AddressAsImage, faults.RequestNeedsTooMuchMemory),
 }
 
 
