@@ -12,7 +12,7 @@ from types import TracebackType
 from service.backend import Runner
 from service.deadline import Deadline
 from service.decoders import Decoders
-from service.errors import MemoryExhausted, Overloaded
+from service.errors import MemoryExhausted, Overloaded, RequestNeedsTooMuchMemory
 from service.metrics import Metrics
 
 # Seconds after which a request that found no memory should be sent again: by then others have been answered.
@@ -99,7 +99,14 @@ class Memory:
         return self._limit // 2
 
     def check(self, own: int, more: int) -> None:
-        """Raises MemoryExhausted if a request that holds `own` bytes could not hold `more`."""
+        """Whether a request that holds `own` bytes may hold `more`.
+
+        Raises:
+            MemoryExhausted: not now.
+            RequestNeedsTooMuchMemory: not without other requests either, so there is no use in sending it again.
+        """
+        if own + more > self.most:
+            raise RequestNeedsTooMuchMemory(bytes=own + more, max_bytes=self.most)
         if own + more > self._limit - self.held - more:
             raise MemoryExhausted(
                 bytes=own + more, held=self.held - own, memory_bytes=self._limit, retry_after=RETRY_AFTER_MEMORY
@@ -126,11 +133,15 @@ class Permit:
         return self._memory.most
 
     def expect_bytes(self, count: int) -> None:
-        """Raises MemoryExhausted if there is no room for an announced body. Holds nothing yet: it may never come."""
+        """Looks whether there is room for an announced body. Holds nothing yet: it may never come.
+
+        Raises:
+            MemoryExhausted, RequestNeedsTooMuchMemory
+        """
         self._memory.check(self._bytes, count)
 
     def reserve_bytes(self, count: int) -> None:
-        """Holds `count` bytes more. Raises MemoryExhausted."""
+        """Holds `count` bytes more. Raises MemoryExhausted or RequestNeedsTooMuchMemory."""
         self._memory.check(self._bytes, count)
         self._memory.add(count)
         self._bytes += count

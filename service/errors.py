@@ -82,6 +82,12 @@ class RequestTooLarge(RequestFault):
     remedy = "Send fewer images in a request, or smaller ones."
 
 
+class RequestNeedsTooMuchMemory(RequestFault):
+    title = "The request needs too much memory"
+    detail = "The request and its answer need {bytes} bytes; one request gets at most {max_bytes}."
+    remedy = "Send fewer images in a request, or ask for less of them: fewer outputs, classes or pictures."
+
+
 class TooManyImages(RequestFault):
     title = "The request holds too many images"
     detail = "At most {max_images} images are accepted in one request."

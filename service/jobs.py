@@ -35,6 +35,7 @@ class Job:
         pending: gets the answer. On the event loop.
         deliver: called on the thread with what has been decoded.
         by_engine: whether the engine may decode it.
+        as_file: whether it is delivered as it came, without a picture.
         decoding, decoded: when its decoding began and ended.
     """
 
@@ -46,6 +47,7 @@ class Job:
     request_id: str = field(default_factory=request_ids.current)
     arrived: float = field(default_factory=time.perf_counter)
     by_engine: bool = False
+    as_file: bool = False
     outputs: Sequence[Output] = ()
     decoding: float = 0.0
     decoded: float = 0.0

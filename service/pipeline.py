@@ -26,17 +26,17 @@ from service.backend import NotDecoded, Pending, Runner
 from service.batching import Expired
 from service.deadline import Deadline
 from service.decoders import Decoders, Outcome
-from service.errors import ServerFault
 from service.image_metrics import ImageMetrics
 from service.jobs import Job, end, expire, fail
 from service.metrics import Metrics, Stage
 from service.model_repository import Model
+from service.runtime.class_activation import last_layer
 from service.runtime.faults import Fault
 from service.runtime.graph import Output
 from service.runtime.images import encoded
 from service.runtime.images.decoding import Decoded, decode
 from service.runtime.images.headers import Header, read_header
-from service.runtime.images.overlay import LONGEST, overlays
+from service.runtime.images.overlay import overlays, picture_size
 from service.runtime.images.preview import decode_path, to_png
 from service.runtime.images.resizing import Box
 from service.settings import Settings
@@ -47,8 +47,9 @@ from service.upload_faults import ImageTooLarge
 # with the engine process, and in that process.
 JPEG_COPIES = 3
 
-# Bytes of one overlay, and how many pictures of that size drawing holds beside the overlays.
-PICTURE_BYTES, PICTURES = 3 * LONGEST**2, 6
+# Of a pixel of a picture that is drawn over an image; of its file, beside those; and how many pictures drawing takes,
+# besides those that are sent.
+PIXEL_BYTES, FILE_BYTES, PICTURES = 3, 1024, 6
 
 
 class _Limits(TypedDict):
@@ -57,7 +58,11 @@ class _Limits(TypedDict):
 
 
 class Pipeline:
-    """A ready model, and the images on their way through it."""
+    """A ready model, and the images on their way through it.
+
+    Attributes:
+        last_layer: of the network; or why there is none. Opened here: whatever becomes of its file, it stays as it was.
+    """
 
     def __init__(self, model: Model, runner: Runner, decoders: Decoders, settings: Settings, metrics: Metrics) -> None:
         self.room = Room(model.name, runner, decoders, metrics, settings.target_wait_ms / 1000)
@@ -69,6 +74,7 @@ class Pipeline:
         self._max_image_bytes = settings.max_image_bytes
         self._limits: _Limits = {"max_pixels": settings.max_pixels, "scaled": settings.scaled_decoding}
         self._counts = ImageMetrics(model.card, metrics)
+        self.last_layer = last_layer(model.path, model.card)
 
     async def classify(
         self,
@@ -85,14 +91,14 @@ class Pipeline:
             outputs: of the graph, to answer with.
 
         Raises:
-            Overloaded, DeadlineMissed, MemoryExhausted: no image was looked at.
+            Overloaded, DeadlineMissed, MemoryExhausted, RequestNeedsTooMuchMemory: no image was looked at.
         """
         decodes = self._runner.decodes
         copies = JPEG_COPIES * sum(min(len(data), encoded.MAX_BYTES) for data in images) if decodes else 0
         each = self._pixel_bytes + sum(self._output_bytes[name] for name in outputs)
         try:
             self._admit(permit, len(images), len(images) * each + copies, deadline)
-        except ServerFault as fault:
+        except Fault as fault:
             self._counts.failed(fault.slug, len(images))
             raise
         jobs = [
@@ -132,31 +138,46 @@ class Pipeline:
         png, path = job.pending.result()
         return Shown(png, path, seconds)
 
-    async def draw(self, permit: Permit, image: bytes, maps: np.ndarray, box: Box, deadline: Deadline) -> list[bytes]:
+    async def draw(
+        self, permit: Permit, image: bytes, size: tuple[int, int], maps: np.ndarray, box: Box, deadline: Deadline
+    ) -> list[bytes]:
         """PNGs of class activation maps `(N, h, w)` over the whole image; see `overlay.overlays`.
+
+        Args:
+            size: width and height of the upright image.
 
         Raises:
             Fault: the image cannot be decoded, or not now.
         """
         draw = functools.partial(self._draw, maps=maps, box=box)
-        job = await self._prepared(permit, image, draw, PICTURE_BYTES * (len(maps) + PICTURES), deadline)
+        each = PIXEL_BYTES * math.prod(picture_size(*size)) + FILE_BYTES
+        job = await self._prepared(permit, image, draw, (len(maps) + PICTURES) * each, deadline, as_file=True)
         files: list[bytes] = job.pending.result()
         return files
 
     async def _prepared(
-        self, permit: Permit, image: bytes, deliver: Callable[[Job], Outcome], size: int, deadline: Deadline
+        self,
+        permit: Permit,
+        image: bytes,
+        deliver: Callable[[Job], Outcome],
+        size: int,
+        deadline: Deadline,
+        *,
+        as_file: bool = False,
     ) -> Job:
         """A job that has its answer: an image that was decoded without the engine.
 
         Args:
             deliver: answers the job, on a thread.
             size: bytes that it takes besides.
+            as_file: whether `deliver` decodes the image by itself.
 
         Raises:
             Fault: the image cannot be decoded, or not now.
         """
         self._admit(permit, 1, size, deadline)
-        job = Job(image, 0, deadline.at, asyncio.get_running_loop().create_future(), deliver)
+        pending = asyncio.get_running_loop().create_future()
+        job = Job(image, 0, deadline.at, pending, deliver, as_file=as_file)
         with self._under_way([job], deadline):
             try:
                 await job.pending
@@ -168,7 +189,7 @@ class Pipeline:
         """Holds a place in the queue for each image, and `size` bytes of memory.
 
         Raises:
-            Overloaded, DeadlineMissed, MemoryExhausted
+            Overloaded, DeadlineMissed, MemoryExhausted, RequestNeedsTooMuchMemory
         """
         self.room.check(deadline)
         permit.reserve_bytes(size)
@@ -216,7 +237,8 @@ class Pipeline:
                     self._decoders.submit_large(work, header.decode_bytes, id(request))
                     return Outcome.HANDED_ON
             job.decoding = time.perf_counter()
-            job.picture = decode(job.data, self._preprocessing, **self._limits, header=header)
+            if not job.as_file:
+                job.picture = decode(job.data, self._preprocessing, **self._limits, header=header)
             job.decoded = time.perf_counter()
             return job.deliver(job)
         except BaseException as error:  # the pool would swallow it
@@ -237,7 +259,12 @@ class Pipeline:
 
     def _draw(self, job: Job, maps: np.ndarray, box: Box) -> Outcome:
         assert isinstance(job.data, bytes)
-        files = overlays(job.data, maps, box, max_pixels=self._limits["max_pixels"], window=self._preprocessing.window)
+        window = self._preprocessing.window
+        files = []
+        for file in overlays(job.data, maps, box, max_pixels=self._limits["max_pixels"], window=window):
+            files.append(file)
+            if job.pending.done():  # nobody waits any more
+                return Outcome.NOTHING
         job.pending.get_loop().call_soon_threadsafe(end, job.pending, files)
         return Outcome.SHOWN
 

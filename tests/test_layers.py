@@ -92,7 +92,6 @@ SERVICE = {
         "batching",
         "deadline",
         "decoders",
-        "errors",
         "image_metrics",
         "jobs",
         "metrics",

@@ -22,6 +22,7 @@ from service.api.results import MODEL_HEADER, answered_by, given, server_timing
 from service.errors import InvalidParameter, NotExplainable, SeveralImages
 from service.metrics import Metrics
 from service.model_repository import Model
+from service.redaction import redacted
 from service.runtime.class_activation import Classifier, NoClassifier
 from service.runtime.images.resizing import Box, input_box
 
@@ -93,13 +94,18 @@ class Explained(NamedTuple):
     box: Box
 
 
-def explained(order: Order[Wanted], answer: Classified) -> Explained:
-    """On a thread: reads the last layer, as far as it is used. Raises NotExplainable."""
+def last_layer(order: Order[Wanted]) -> Classifier:
+    """Raises NotExplainable."""
+    found = order.pipeline.last_layer
+    if isinstance(found, NoClassifier):
+        reason = redacted(str(found), order.model.path)
+        raise NotExplainable(model=order.model.reference, reason=reason)
+    return found
+
+
+def explained(order: Order[Wanted], classifier: Classifier, answer: Classified) -> Explained:
+    """On a thread: reads the last layer, as far as it is used."""
     card, wanted = order.model.card, order.wanted
-    try:
-        classifier = Classifier.read(order.model.path, card)
-    except NoClassifier as error:
-        raise NotExplainable(model=order.model.reference, reason=str(error)) from None
     ids = [n for n in answer.top.class_ids.tolist() if wanted.classes is None or n in wanted.classes][: wanted.top_k]
     maps = classifier.maps(answer.outputs["feature_map"], ids)
     box = input_box((answer.width, answer.height), card.preprocessing)
@@ -149,15 +155,17 @@ def router(intake: Intake, metrics: Metrics, guard: Guard) -> APIRouter:
             format = order.wanted.format  # noqa: A001 (the parameter's name)
             if len(order.uploads) > 1:
                 raise SeveralImages(images=len(order.uploads))
+            classifier = last_layer(order)
             (upload,) = order.uploads
             every = order.model.card.architecture.num_classes
             answers = await intake.answers(request, permit, order, every, ("logits", "feature_map"))
             (first,) = answers
             assert isinstance(first, Classified)  # the fault of an only image was raised
-            found = await asyncio.to_thread(explained, order, first)
+            found = await asyncio.to_thread(explained, order, classifier, first)
             pictures = []
             if format != "json":
-                drawing = order.pipeline.draw(permit, upload.data, found.maps, found.box, order.deadline)
+                size = first.width, first.height
+                drawing = order.pipeline.draw(permit, upload.data, size, found.maps, found.box, order.deadline)
                 pictures = await of_upload(request, upload, drawing)
         headers = {MODEL_HEADER: order.model.reference, **server_timing(answers)}
         if format == "png":

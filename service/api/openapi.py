@@ -30,6 +30,7 @@ FAULTS = (
     errors.ModelNotNamed,
     errors.UnknownModel,
     errors.RequestTooLarge,
+    errors.RequestNeedsTooMuchMemory,
     errors.TooManyImages,
     errors.UnsupportedMediaType,
     errors.UnsupportedEncoding,

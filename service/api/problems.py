@@ -55,6 +55,7 @@ STATUS: dict[type[Fault], int] = {
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.RequestTooLarge: 413,
+    errors.RequestNeedsTooMuchMemory: 413,
     errors.TooManyImages: 413,
     errors.AddressTooLong: 414,
     errors.HeadersTooLarge: 431,

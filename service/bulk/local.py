@@ -90,10 +90,11 @@ class LocalClassifier:
         assert self._explainer is not None
         best = [entry["predictions"][0]["class_id"]]
         maps = self._explainer.maps(answer.outputs["feature_map"], best)
-        box = input_box((answer.width, answer.height), self._card.preprocessing)
+        size = answer.width, answer.height
+        box = input_box(size, self._card.preprocessing)
         try:
             with Permit(self._memory) as permit:
-                (overlay,) = await self._pipeline.draw(permit, image, maps, box, Deadline.after(math.inf))
+                (overlay,) = await self._pipeline.draw(permit, image, size, maps, box, Deadline.after(math.inf))
         except Fault as fault:  # of an image that was decoded a moment ago
             raise Ended(f"a picture could not be drawn: {fault} {fault.advice()}") from None
         return overlay

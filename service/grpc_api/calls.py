@@ -105,7 +105,12 @@ class Calls:
         self._permit = permit
         self._settings = settings
         self._running: set[asyncio.Task[object]] = set()
+        self._refusing = False
         self._ending = False
+
+    def refuse(self) -> None:
+        """Refuses calls that begin from here on: others may take them."""
+        self._refusing = True
 
     async def end(self, seconds: float) -> None:
         """Returns when all calls have ended. Refuses those that have not after `seconds`, or when it is cancelled."""
@@ -172,6 +177,8 @@ class Calls:
         """The answer as bytes, or why there is none."""
         refusal: Refusal | None = None
         try:
+            if self._refusing:
+                raise Stopping(retry_after=1)
             tokens = tokens_of(call.metadata("authorization"), call.metadata("x-api-key"))
             with self._guard.admit(scope, tokens, call.note) if scope else nullcontext(Visit()) as visit:
                 visit.http_status = CLIENT_LEFT  # if it does not come to its end
@@ -189,7 +196,7 @@ class Calls:
                     log.exception("a call failed unexpectedly")
                     refusal = refusal_of(InternalError())
                 visit.http_status = refusal.http_status
-        except Fault as fault:  # of the guard
+        except Fault as fault:  # of the guard, or the end
             refusal = refusal_of(fault)
         call.note(problem=refusal.slug)
         return refusal

@@ -30,6 +30,7 @@ log = logging.getLogger("service")
 MOST_BYTES = 2**31 - 1  # of a message, which gRPC can express
 FRAMING_BYTES = 64 * 2**10  # of a message, beside the images: names, shapes, parameters
 LAST_WORDS_S = 3.0  # for answers that are being sent, and for what is not a call of the protocol: reflection
+REFUSING_S = 0.5  # before the port closes: see `_close`
 PING_S, PINGED_S = 60, 10  # between pings of the server to its clients, and the least between those of a client
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -102,9 +103,18 @@ class GrpcPort:
         await self._stopping
 
     async def _close(self) -> None:
-        """Once the port closes: takes no more calls, and finishes those that have begun."""
+        """Takes no more calls, and finishes those that have begun.
+
+        A call that is under way to a server that stops ends with CANCELLED, which no client tries again. So those who
+        call without a pause are told before that they should go elsewhere.
+        """
         await self._closing.begun.wait()
         timeout = self._settings.shutdown_timeout
+        self._calls.refuse()
+        try:
+            await asyncio.sleep(REFUSING_S)
+        except asyncio.CancelledError:  # the server stops at once
+            timeout = 0
         self._stopping = asyncio.create_task(self._server.stop(timeout + LAST_WORDS_S))
         await self._calls.end(timeout)
 

@@ -58,3 +58,11 @@ class Classifier(NamedTuple):
         """The class activation maps, float32 `(len(class_ids), h, w)`, of one image's feature map `(C, h, w)`."""
         rows = self.weights[np.asarray(class_ids, np.intp)]
         return np.tensordot(rows, feature_map, axes=1).astype(np.float32)
+
+
+def last_layer(folder: Path, card: ModelCard) -> Classifier | NoClassifier:
+    """The last layer of a version, or why there is none."""
+    try:
+        return Classifier.read(folder, card)
+    except NoClassifier as reason:
+        return reason

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,27 @@ def test_what_has_begun_is_finished_at_the_end(service: Service, held: Path, por
         until(lambda: not listens(port))
         held.unlink()
         assert call.exception(timeout=30) is None
+    assert service.process.wait(30) == 0
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_those_who_call_without_a_pause_are_told_to_go_elsewhere(
+    tiny_dir: Path, start_service: Start, port: int
+) -> None:
+    service = start_service(tiny_dir, provider="cpu", max_batch=8, grpc_port=port, shutdown_delay=0)
+
+    def call_until_refused(_: int) -> grpc.StatusCode:
+        with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            while (error := infer(channel).exception(timeout=30)) is None:
+                pass
+            code: grpc.StatusCode = error.code()
+            return code
+
+    with ThreadPoolExecutor(8) as pool:
+        ends = pool.map(call_until_refused, range(8))
+        until(lambda: sample(service, f'resnet_images_total{{model="{MODEL}",outcome="ok"}}') > 50)
+        service.process.send_signal(signal.SIGTERM)
+        assert set(ends) == {grpc.StatusCode.UNAVAILABLE}
     assert service.process.wait(30) == 0
     assert "Traceback" not in service.log.read_text()
 

@@ -13,7 +13,7 @@ from service.admission import Memory, Permit, Room
 from service.backend import BatchItem, Pending
 from service.deadline import Deadline
 from service.decoders import Decoders
-from service.errors import DeadlineMissed, MemoryExhausted, Overloaded
+from service.errors import DeadlineMissed, MemoryExhausted, Overloaded, RequestNeedsTooMuchMemory
 from service.metrics import Metrics
 
 LONG = Deadline.after(1000)
@@ -98,13 +98,22 @@ def test_a_request_may_hold_as_much_as_stays_free(stand: Stand) -> None:
     memory = Memory(100, stand.metrics)
     with Permit(memory) as first, Permit(memory) as second:
         first.reserve_bytes(50)
-        with pytest.raises(MemoryExhausted) as refused:
-            first.reserve_bytes(1)
-        assert refused.value.members == {"bytes": 51, "held": 0, "memory_bytes": 100, "retry_after": 1}
         second.reserve_bytes(25)
-        with pytest.raises(MemoryExhausted):
+        with pytest.raises(MemoryExhausted) as refused:
             second.reserve_bytes(1)
+        assert refused.value.members == {"bytes": 26, "held": 50, "memory_bytes": 100, "retry_after": 1}
         assert memory.held == 75
+
+
+def test_what_no_request_may_hold_is_not_worth_another_try(stand: Stand) -> None:
+    memory = Memory(100, stand.metrics)
+    with Permit(memory) as permit, Permit(memory) as other:
+        other.reserve_bytes(40)
+        permit.reserve_bytes(20)
+        with pytest.raises(RequestNeedsTooMuchMemory) as refused:
+            permit.reserve_bytes(31)
+        assert refused.value.members == {"bytes": 51, "max_bytes": 50}
+        assert memory.held == 60
 
 
 def test_requests_that_grow_side_by_side_leave_room_for_small_ones(stand: Stand) -> None:
@@ -126,8 +135,12 @@ def test_an_announced_body_is_refused_at_once_and_holds_nothing(stand: Stand) ->
     permit = Permit(memory)
     permit.expect_bytes(50)
     assert memory.held == 0
-    with pytest.raises(MemoryExhausted):
+    with pytest.raises(RequestNeedsTooMuchMemory):
         permit.expect_bytes(51)
+    with Permit(memory) as other:
+        other.reserve_bytes(1)
+        with pytest.raises(MemoryExhausted):
+            permit.expect_bytes(50)
 
 
 @pytest.mark.parametrize("unanswered", [0, 1, 50])

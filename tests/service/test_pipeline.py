@@ -23,7 +23,7 @@ from service.pipeline import JPEG_COPIES
 from service.runtime.engine import Engine
 from service.runtime.faults import Fault, TruncatedImage
 from service.runtime.graph import OUTPUTS, Output
-from service.runtime.images.decoding import Decoded, decode
+from service.runtime.images.decoding import Decoded, decode, load_pixels
 from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.images.headers import Header, read_header
 from service.runtime.measured import Calibration
@@ -443,6 +443,64 @@ def test_a_deadline_that_passes_while_images_wait_for_a_thread_spares_their_deco
     served.run(scenario())
     served.close()
     assert decoded == [photo]
+
+
+def test_a_drawing_that_nobody_waits_for_ends_with_the_picture_at_hand(
+    tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    served = Served(tiny_dir, models=("resnet8-cifar",), decode_threads=1).load()
+    gate = threading.Event()
+
+    def watched(data: bytes, maps: np.ndarray, *arguments: Any, **options: Any) -> Iterator[bytes]:
+        for number in range(len(maps)):
+            drawn.append(number)
+            assert gate.wait(10)
+            yield b""
+
+    monkeypatch.setattr("service.pipeline.overlays", watched)
+
+    async def scenario() -> None:
+        maps = np.zeros((5, 2, 2), np.float32)
+        with Permit(served.memory) as permit:
+            drawing = served.pipeline("resnet8-cifar").draw(
+                permit, photo, (60, 40), maps, (0, 0, 60, 40), Deadline.after(60)
+            )
+            task = asyncio.create_task(drawing)
+            await async_until(lambda: drawn == [0])
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        gate.set()
+        (answer,) = await served.classify("resnet8-cifar", [photo], 1)  # on the only thread
+        assert isinstance(answer, Classified)
+
+    served.run(scenario())
+    served.close()
+    assert drawn == [0]
+
+
+def test_a_drawing_decodes_its_image_once(tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Served(tiny_dir, models=("resnet8-cifar",)).load()
+    loaded: list[object] = []
+
+    def watched(*arguments: Any, **options: Any) -> Image.Image:
+        loaded.append(arguments)
+        return load_pixels(*arguments, **options)
+
+    for module in ("decoding", "overlay"):
+        monkeypatch.setattr(f"service.runtime.images.{module}.load_pixels", watched)
+
+    async def scenario() -> list[bytes]:
+        maps = np.zeros((2, 2, 2), np.float32)
+        with Permit(served.memory) as permit:
+            return await served.pipeline("resnet8-cifar").draw(
+                permit, photo, (60, 40), maps, (0, 0, 60, 40), Deadline.after(60)
+            )
+
+    assert len(served.run(scenario())) == 2
+    served.close()
+    assert len(loaded) == 1
 
 
 def assert_true(value: bool) -> None:

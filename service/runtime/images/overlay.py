@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -19,10 +20,16 @@ STRONGEST = 0.75  # opacity where a map is farthest from 0
 OUTSIDE = 0.45  # brightness of what the network does not see
 
 
+def picture_size(width: int, height: int) -> tuple[int, int]:
+    """The width and height of the pictures of an image."""
+    scale = min(1.0, LONGEST / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def overlays(
     data: bytes, maps: np.ndarray, box: Box, *, max_pixels: int, window: tuple[int, int] | None = None
-) -> list[bytes]:
-    """A PNG for each map, in the colours of the whole upright image.
+) -> Iterator[bytes]:
+    """A PNG for each map, in the colours of the whole upright image. Drawn one by one, so that drawing can be given up.
 
     Args:
         data: the image file.
@@ -41,7 +48,6 @@ def overlays(
     seen = _mask(_stretched(np.ones(maps.shape[1:], np.float32), size, affine, Image.Resampling.NEAREST))
     base = Image.composite(image, image.point(lambda value: round(OUTSIDE * value)), seen)
     largest = float(np.abs(maps).max()) or 1.0
-    files = []
     for values in maps:
         opacity = _stretched(STRONGEST / largest * values, size, affine, Image.Resampling.BILINEAR)
         picture = base
@@ -49,19 +55,17 @@ def overlays(
             picture = Image.composite(Image.new("RGB", size, colour), picture, _mask(sign * opacity))
         file = io.BytesIO()
         picture.save(file, "PNG")
-        files.append(file.getvalue())
-    return files
+        yield file.getvalue()
 
 
 def _upright(data: bytes, max_pixels: int, window: tuple[int, int] | None) -> tuple[Image.Image, float]:
     """The whole image, upright, in RGB and at most `LONGEST` pixels long; and by what it was scaled."""
     opened = open_image(data, max_pixels)
     width, height = opened.image.size
-    scale = min(1.0, LONGEST / max(width, height))
-    smaller = max(1, round(width * scale)), max(1, round(height * scale))
+    smaller = picture_size(width, height)
     shrink_on_load(opened, smaller)
     image = flatten_on_white(load_pixels(opened, window).resize(smaller, Image.Resampling.BOX))
-    return ORIENTATIONS[opened.layout.orientation].turn_image(image), scale
+    return ORIENTATIONS[opened.layout.orientation].turn_image(image), min(1.0, LONGEST / max(width, height))
 
 
 def _stretched(

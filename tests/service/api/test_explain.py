@@ -98,6 +98,19 @@ def test_both_in_a_form(client: TestClient, photo: bytes) -> None:
     assert np.abs(one - np.asarray(Image.open(io.BytesIO(alone.content)), float)).mean() < np.abs(one - other).mean()
 
 
+def test_more_pictures_than_memory_ever_holds(client: TestClient, photo: bytes) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (900, 900)).save(file, "PNG")
+    query = "/explain?format=multipart&top_k=1000"
+    response = client.post(query, content=file.getvalue())
+    found = problem(response, 413, "request-needs-too-much-memory")
+    assert "Retry-After" not in response.headers
+    assert found["bytes"] > 1000 * 3 * 900**2 > found["max_bytes"]
+    small = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(small, "PNG")
+    assert client.post(query, content=small.getvalue()).content.count(b"Content-Type: image/png") == 1000
+
+
 def test_wrong_requests(client: TestClient, photo: bytes) -> None:
     several = problem(client.post("/explain?format=png&top_k=2", content=photo), 422, "invalid-parameter")
     assert several["detail"].endswith("a PNG shows one class, and the request asks for 2: use multipart.")
@@ -125,3 +138,4 @@ def test_a_version_without_its_last_layer_is_classified_and_not_explained(
         assert client.post("/classify", content=photo).status_code == 200
         document = problem(client.post("/explain", content=photo), 422, "not-explainable")
         assert document["detail"].startswith("resnet18@1 cannot be explained: it")
+        assert str(tmp_path) not in str(document)

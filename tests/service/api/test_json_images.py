@@ -19,7 +19,7 @@ from service.admission import Memory, Permit
 from service.api import json_images
 from service.api.json_images import Content, layout_of_classify, read_images
 from service.app import create_app
-from service.errors import MemoryExhausted, TooManyImages
+from service.errors import RequestNeedsTooMuchMemory, TooManyImages
 from service.json_faults import AddressAsImage, MalformedJson, NotBase64
 from service.metrics import Metrics
 from service.settings import Settings
@@ -222,7 +222,7 @@ def test_limits_of_bytes(client: TestClient) -> None:
 
 def test_both_the_text_and_its_bytes_are_paid_for() -> None:
     body = b'{"image": "%s"}' % (b"A" * 100_000)
-    with pytest.raises(MemoryExhausted):
+    with pytest.raises(RequestNeedsTooMuchMemory):
         read(body, Memory(len(body), Metrics()))
     memory = Memory(10**6, Metrics())
     with Permit(memory) as permit:

@@ -17,7 +17,7 @@ OF_IMAGES = {
     *(faults.MalformedRequest, faults.NoImage, faults.RequestTooLarge, faults.TooManyImages, faults.SeveralImages),
     *(faults.RequestTimeout, faults.UnreadableRequest, faults.AddressTooLong, faults.HeadersTooLarge),
     *(faults.RepeatedHeader, faults.UnsupportedMediaType, faults.UnsupportedEncoding),
-    *(json_faults.MalformedJson, json_faults.NotBase64, json_faults.AddressAsImage),
+    *(json_faults.MalformedJson, json_faults.NotBase64, json_faults.AddressAsImage, faults.RequestNeedsTooMuchMemory),
 }
 
 

@@ -174,7 +174,7 @@ def test_memory_for_the_answer_counts(fresh: Served, photo: bytes) -> None:
     # Room for what the pipeline holds, not for the tensors beside it.
     fresh.memory = Memory(2 * bytes_of(wanted_of([], card), card) - 1, fresh.metrics)
     found = error(fresh, files(photo))
-    assert (found.code, found.slug) == (Code.UNAVAILABLE, "memory-exhausted")
+    assert (found.code, found.slug) == (Code.INVALID_ARGUMENT, "request-needs-too-much-memory")
 
 
 def test_models_and_versions(served: Served) -> None:

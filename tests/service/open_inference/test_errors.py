@@ -17,6 +17,7 @@ from service.runtime.faults import Fault, NotAnImage
         (errors.DeadlineMissed, Code.UNAVAILABLE),
         (errors.ModelNotReady, Code.UNAVAILABLE),
         (errors.MemoryExhausted, Code.UNAVAILABLE),
+        (errors.RequestNeedsTooMuchMemory, Code.INVALID_ARGUMENT),
         (errors.Stopping, Code.UNAVAILABLE),
         (errors.InternalError, Code.INTERNAL),
         (errors.TooManyImages, Code.INVALID_ARGUMENT),

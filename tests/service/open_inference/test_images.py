@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.admission import Memory, Permit
-from service.errors import MemoryExhausted
+from service.errors import RequestNeedsTooMuchMemory
 from service.metrics import Metrics
 from service.open_inference.datatypes import join_bytes
 from service.open_inference.errors import Code, ProtocolError
@@ -93,5 +93,5 @@ def test_shared_memory_is_not_supported() -> None:
 
 def test_copies_count() -> None:
     files = join_bytes([b"x" * 1000])
-    with pytest.raises(MemoryExhausted):
+    with pytest.raises(RequestNeedsTooMuchMemory):
         images(InputTensor("image", "BYTES", (1,), raw=files), memory=500)

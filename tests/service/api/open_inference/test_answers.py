@@ -10,7 +10,7 @@ import pytest
 
 from service.admission import Memory, Permit
 from service.api.open_inference.answers import PIECE, answer
-from service.errors import MemoryExhausted
+from service.errors import RequestNeedsTooMuchMemory
 from service.metrics import Metrics
 from service.open_inference.messages import InferRequest, InferResponse, OutputTensor, Parameters, RequestedOutput
 
@@ -59,5 +59,5 @@ def test_the_own_setting_of_an_output_wins(usual: Parameters, own: Parameters, b
 
 
 def test_the_text_counts() -> None:
-    with pytest.raises(MemoryExhausted):
+    with pytest.raises(RequestNeedsTooMuchMemory):
         body(OutputTensor.of_floats("x", np.ones(10_000, np.float32)), memory=10_000)

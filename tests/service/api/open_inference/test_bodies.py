@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.admission import Memory, Permit
 from service.api.open_inference.bodies import MOST_BYTES, MOST_KEYS, MOST_VALUES, parse
-from service.errors import MemoryExhausted
+from service.errors import RequestNeedsTooMuchMemory
 from service.metrics import Metrics
 from service.open_inference.datatypes import join_bytes
 from service.open_inference.errors import ProtocolError
@@ -177,7 +177,7 @@ def test_large_texts_are_refused_unread() -> None:
 
 
 def test_what_is_made_of_the_text_counts() -> None:
-    with pytest.raises(MemoryExhausted):
+    with pytest.raises(RequestNeedsTooMuchMemory):
         parsed(request(tensor(data=[0] * 1000)), memory=10_000)
 
 

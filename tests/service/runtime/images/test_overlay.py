@@ -86,4 +86,4 @@ def test_any_mode(mode: str, colour: object) -> None:
 
 def test_a_damaged_file_is_its_fault() -> None:
     with pytest.raises(TruncatedImage):
-        overlays(png((200, 200))[:100], np.zeros((1, 7, 7), np.float32), (0, 0, 1, 1), max_pixels=10**6)
+        list(overlays(png((200, 200))[:100], np.zeros((1, 7, 7), np.float32), (0, 0, 1, 1), max_pixels=10**6))
