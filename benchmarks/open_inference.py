@@ -1,10 +1,11 @@
 """What the Open Inference Protocol costs over the engine: decoded pixels in, probabilities out, both binary.
 
-The service and the engine alone compute the same image in batches of one, on one thread. They are measured in turn: the
-engine just before and just after each load, as the speed of shared machines changes. The differences of all rounds
-count.
+The service and the engine alone compute the same images in batches of the same size, on one thread. They are measured
+in turn: the engine just before and just after each load, as the speed of shared machines changes. The differences of
+all rounds count.
 
-    python -m benchmarks.open_inference [--rounds 10] [--seconds 5] [--connections 4] [--precision int8] [--json FILE]
+    python -m benchmarks.open_inference [--rounds 10] [--seconds 5] [--connections 4] [--images 1] [--precision int8]
+                                        [--json FILE]
 """
 
 from __future__ import annotations
@@ -77,14 +78,21 @@ def service_cpu(running: Running, name: str, pixels: np.ndarray, connections: in
     )
     if found.failed or not found.requests:
         raise RuntimeError(f"{found.failed} requests failed, {found.requests} were answered")
-    return 1000 * (cpu_seconds(running.pids()) - before) / found.requests
+    return 1000 * (cpu_seconds(running.pids()) - before) / (found.requests * len(pixels))
 
 
-def measure(folder: Path, precision: FilePrecision, rounds: int, seconds: int, connections: int) -> list[Round]:
+def measure(
+    folder: Path, precision: FilePrecision, rounds: int, seconds: int, connections: int, images: int
+) -> list[Round]:
+    """
+    Args:
+        images: in each request, and in each batch.
+    """
     card = read_card(folder)
-    pixels = decode(photo(), card.preprocessing, max_pixels=10**9).pixels[None]
-    engine = load_engine(folder, card, provider=PROVIDER, precision=precision, threads=1, max_batch=1)
-    options = {"provider": PROVIDER, "precision": precision, "engine-threads": 1, "max-batch": 1}
+    pixels = decode(photo(), card.preprocessing, max_pixels=10**9).pixels
+    pixels = np.repeat(pixels[None], images, axis=0)
+    engine = load_engine(folder, card, provider=PROVIDER, precision=precision, threads=1, max_batch=images)
+    options = {"provider": PROVIDER, "precision": precision, "engine-threads": 1, "max-batch": images}
     found = []
     with (
         tempfile.TemporaryDirectory() as cache,
@@ -102,7 +110,7 @@ def measure(folder: Path, precision: FilePrecision, rounds: int, seconds: int, c
 
 def engine_cpu(engine: Engine, pixels: np.ndarray, seconds: float) -> float:
     """CPU-milliseconds per image of the engine alone."""
-    return 1000 * cost(functools.partial(engine.infer, pixels), seconds / 2).cpu_s
+    return 1000 * cost(functools.partial(engine.infer, pixels), seconds / 2).cpu_s / len(pixels)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -126,19 +134,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="(default: 10)")
     parser.add_argument("--seconds", type=int, default=5, help="of each load (default: 5)")
     parser.add_argument("--connections", type=int, default=4, help="(default: 4)")
+    parser.add_argument("--images", type=int, default=1, help="in each request (default: 1)")
     parser.add_argument("--precision", choices=get_args(FilePrecision), default="int8", help="(default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also save the rounds and the machine here")
     args = parser.parse_args()
     folder = published(RESNET18, args.precision)
     machine = describe()
-    rounds = measure(folder, args.precision, args.rounds, args.seconds, args.connections)
+    rounds = measure(folder, args.precision, args.rounds, args.seconds, args.connections, args.images)
     print(heading(machine))
     print(
-        f"{RESNET18.name}, {args.precision}, {args.rounds} rounds of {args.seconds} s, {args.connections} connections\n"
+        f"{RESNET18.name}, {args.precision}, {args.rounds} rounds of {args.seconds} s, {args.connections} connections, "
+        f"{args.images} images a request\n"
     )
     print(table(rounds))
     if args.json:
-        save(args.json, machine=machine, rounds=[each._asdict() for each in rounds])
+        save(args.json, machine=machine, images_per_request=args.images, rounds=[each._asdict() for each in rounds])
 
 
 if __name__ == "__main__":
