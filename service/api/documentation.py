@@ -75,5 +75,6 @@ def _limit_top_k(operation: dict[str, Any], classes: int) -> None:
         operation["requestBody"]["content"][content_type]["schema"]
         for content_type in ("multipart/form-data", "application/json")
     )
-    for schema in (query, form["patternProperties"]["^top_k$"], json["properties"]["top_k"]):
+    of_json = [kind["properties"]["top_k"] for kind in json["oneOf"]]
+    for schema in (query, form["patternProperties"]["^top_k$"], *of_json):
         schema["maximum"] = classes

@@ -65,15 +65,19 @@ def request_body(max_images: int, parameters: Mapping[str, object]) -> dict[str,
         "patternProperties": {f"^{name}$": schema for name, schema in parameters.items()},
         "additionalProperties": False,
     }
+    several = {"type": "array", "items": ENCODED, "minItems": 1, "maxItems": max_images}
+    # Each form by itself: generators of clients make a type of each, and nothing of conditions on a type.
     json = {
-        "type": "object",
-        "properties": {
-            "image": ENCODED,
-            "images": {"type": "array", "items": ENCODED, "minItems": 1, "maxItems": max_images},
-            **parameters,
-        },
-        "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
-        "additionalProperties": False,
+        "oneOf": [
+            {
+                "title": title,
+                "type": "object",
+                "properties": {name: schema, **parameters},
+                "required": [name],
+                "additionalProperties": False,
+            }
+            for title, name, schema in (("One image", "image", ENCODED), ("Several images", "images", several))
+        ]
     }
     raw = {media_type: {"schema": BINARY} for media_type in IMAGE_TYPES}
     return {

@@ -40,6 +40,7 @@ class Methods:
         open_to_all = {
             "ServerMetadata": self.server_metadata,
             "ModelMetadata": self.model_metadata,
+            "ModelConfig": self.model_config,
             "RepositoryIndex": self.repository_index,
         }
         statistics = {"ModelStatistics": calls.handler(path("ModelStatistics"), self.statistics, "metrics")}
@@ -83,6 +84,20 @@ class Methods:
             outputs=_described(found.outputs),
         )
 
+    async def model_config(self, call: Call) -> messages.ModelConfigResponse:
+        request = await call.read(messages.ModelConfigRequest)
+        found = self._plane.model_config(request.name, request.version)
+        return messages.ModelConfigResponse(
+            config=messages.ModelConfig(
+                name=found.name,
+                platform=found.platform,
+                backend=found.backend,
+                max_batch_size=found.max_batch_size,
+                input=[messages.ModelInput(**tensor._asdict()) for tensor in found.input],
+                output=[messages.ModelOutput(**tensor._asdict()) for tensor in found.output],
+            )
+        )
+
     async def repository_index(self, call: Call) -> messages.RepositoryIndexResponse:
         request = await call.read(messages.RepositoryIndexRequest)
         entries = self._plane.repository_index(ready_only=request.ready)
@@ -106,6 +121,7 @@ class Methods:
                         queue=_duration(one.queue),
                         compute_input=_duration(one.compute_input),
                         compute_infer=_duration(one.compute_infer),
+                        compute_output=_duration(one.compute_output),
                     ),
                 )
                 for one in found

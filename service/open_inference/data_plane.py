@@ -16,7 +16,7 @@ from service.metrics import Metrics
 from service.model_repository import Model, Repository
 from service.open_inference import descriptions, statistics
 from service.open_inference.answers import bytes_of, computed_for, tensors, wanted_of
-from service.open_inference.descriptions import IndexEntry, ModelMetadata, ServerMetadata
+from service.open_inference.descriptions import IndexEntry, ModelConfig, ModelMetadata, ServerMetadata
 from service.open_inference.errors import Code, ProtocolError, error_of, invalid
 from service.open_inference.images import images_of
 from service.open_inference.messages import InferRequest, InferResponse, Parameters
@@ -83,6 +83,9 @@ class DataPlane:
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         return descriptions.describe(self.find(name, version), self._repository)
+
+    def model_config(self, name: str, version: str = "") -> ModelConfig:
+        return descriptions.configure(self.find(name, version), self._settings.max_images)
 
     def repository_index(self, *, ready_only: bool = False) -> list[IndexEntry]:
         return list(descriptions.index(self._repository, ready_only=ready_only))

@@ -14,7 +14,10 @@ from service.runtime.graph import INPUT
 
 SERVER = "resnet-service"
 PLATFORM = "onnx_onnxv1"  # as the protocol writes it: framework and format
-EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "schedule_policy", "statistics")
+EXTENSIONS = (
+    *("binary_tensor_data", "classification", "model_configuration", "model_repository"),
+    *("schedule_policy", "statistics"),
+)
 STATES = {"ready": "READY", "loading": "LOADING", "failed": "UNAVAILABLE"}
 ANY = -1  # a size that each request chooses
 
@@ -45,6 +48,29 @@ class ModelMetadata(NamedTuple):
     outputs: tuple[TensorMetadata, ...]
 
 
+class ConfiguredTensor(NamedTuple):
+    """A tensor in Triton's configuration of a model. `dims` are those of one image."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+
+
+class ModelConfig(NamedTuple):
+    """A model in the terms of Triton's configuration, as far as clients ask for it.
+
+    Attributes:
+        max_batch_size: images in a request.
+    """
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: tuple[ConfiguredTensor, ...]
+    output: tuple[ConfiguredTensor, ...]
+
+
 class IndexEntry(NamedTuple):
     """One version in the repository index. `state`: READY, LOADING or UNAVAILABLE, and then the reason."""
 
@@ -70,6 +96,19 @@ def describe(model: Model, repository: Repository) -> ModelMetadata:
         PLATFORM,
         (TensorMetadata(INPUT, UINT8, (ANY, *card.preprocessing.shape)),),
         tuple(TensorMetadata(name, FP32, (ANY, *shape)) for name, shape in shapes_of(card).items()),
+    )
+
+
+def configure(model: Model, max_images: int) -> ModelConfig:
+    """How Triton would be configured to serve the model (its extension `model_configuration`)."""
+    card = model.card
+    return ModelConfig(
+        model.name,
+        "onnxruntime_onnx",
+        "onnxruntime",
+        max_images,
+        (ConfiguredTensor(INPUT, f"TYPE_{UINT8}", card.preprocessing.shape),),
+        tuple(ConfiguredTensor(name, f"TYPE_{FP32}", shape) for name, shape in shapes_of(card).items()),
     )
 
 

@@ -26,6 +26,8 @@ class ModelStatistics(NamedTuple):
         success, fail: images, each with its whole time in the service (0 for those that failed).
         queue, compute_input, compute_infer: the same images waiting, being decoded, and in the engine. An image's time
             in the engine is that of its whole batch.
+        compute_output: the same images in no time: answers are not timed. Triton's tools want the counts of all
+            stages to be equal.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ModelStatistics(NamedTuple):
     queue: Total
     compute_input: Total
     compute_infer: Total
+    compute_output: Total
 
 
 def read(name: str, version: str, metrics: Metrics) -> ModelStatistics:
@@ -70,4 +73,5 @@ def read(name: str, version: str, metrics: Metrics) -> ModelStatistics:
         queue=total("queue"),
         compute_input=total("decode"),
         compute_infer=total("inference"),
+        compute_output=Total(total("inference").count),
     )

@@ -82,6 +82,9 @@ def test_triton_health_and_metadata(client: triton.InferenceServerClient) -> Non
     assert not client.is_model_ready("resnet9")
     assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
     assert client.get_model_metadata(MODEL)["inputs"][0]["shape"] == [-1, 3, 32, 32]
+    config = client.get_model_config(MODEL)
+    assert config["input"] == [{"name": "image", "data_type": "TYPE_UINT8", "dims": [3, 32, 32]}]
+    assert config["max_batch_size"] == 32
     assert client.get_model_repository_index() == [{"name": MODEL, "version": "1", "state": "READY", "reason": ""}]
 
 

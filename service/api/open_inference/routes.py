@@ -58,6 +58,16 @@ def router(plane: DataPlane) -> APIRouter:
         }
         return JSONResponse(metadata._asdict() | tensors)
 
+    @routes.get(f"{MODEL}/config")
+    @routes.get(f"{VERSION}/config")
+    async def config(name: str, version: str = "") -> Response:
+        found = plane.model_config(name, version)
+        tensors = {
+            "input": [tensor._asdict() for tensor in found.input],
+            "output": [tensor._asdict() for tensor in found.output],
+        }
+        return JSONResponse(found._asdict() | tensors)
+
     @routes.get(f"{MODEL}/ready")
     @routes.get(f"{VERSION}/ready")
     async def model_ready(name: str, version: str = "") -> Response:
@@ -94,10 +104,10 @@ def statistics_router(plane: DataPlane, guard: Guard) -> APIRouter:
 
 
 def _written(stats: ModelStatistics) -> dict[str, object]:
-    """As Triton writes it. There is no cache, and answers are not timed on their own."""
+    """As Triton writes it. There is no cache."""
     totals = {
         stage: {"count": total.count, "ns": total.ns}
-        for stage in ("success", "fail", "queue", "compute_input", "compute_infer")
+        for stage in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
         for total in (getattr(stats, stage),)
     }
     nothing = {"count": 0, "ns": 0}
@@ -106,7 +116,7 @@ def _written(stats: ModelStatistics) -> dict[str, object]:
         "version": stats.version,
         "inference_count": stats.inference_count,
         "execution_count": stats.execution_count,
-        "inference_stats": {**totals, **dict.fromkeys(("compute_output", "cache_hit", "cache_miss"), nothing)},
+        "inference_stats": {**totals, **dict.fromkeys(("cache_hit", "cache_miss"), nothing)},
         "batch_stats": [],
     }
 

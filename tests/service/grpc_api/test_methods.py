@@ -62,6 +62,15 @@ def test_metadata(client: triton.InferenceServerClient) -> None:
     assert {one.name: list(one.shape) for one in model.outputs}["probabilities"] == [-1, 10]
 
 
+def test_the_configuration(client: triton.InferenceServerClient) -> None:
+    config = client.get_model_config(MODEL, "1", as_json=True)["config"]
+    assert (config["name"], config["backend"]) == (MODEL, "onnxruntime")
+    assert config["input"] == [{"name": "image", "data_type": "TYPE_UINT8", "dims": ["3", str(SIDE), str(SIDE)]}]
+    assert config["output"][0] == {"name": "logits", "data_type": "TYPE_FP32", "dims": ["10"]}
+    with pytest.raises(triton.InferenceServerException, match="No model with the name nothing"):
+        client.get_model_config("nothing")
+
+
 def test_the_repository_index(client: triton.InferenceServerClient) -> None:
     index = client.get_model_repository_index()
     assert sorted((one.name, one.version, one.state) for one in index.models) == [

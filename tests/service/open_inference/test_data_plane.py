@@ -223,6 +223,14 @@ def test_metadata(served: Served) -> None:
     )
 
 
+def test_the_configuration_that_triton_would_have(served: Served) -> None:
+    config = plane_of(served).model_config(MODEL)
+    assert (config.name, config.platform, config.backend) == (MODEL, "onnxruntime_onnx", "onnxruntime")
+    assert config.max_batch_size == served.settings.max_images
+    assert config.input == (("image", "TYPE_UINT8", (3, 32, 32)),)
+    assert config.output[:2] == (("logits", "TYPE_FP32", (10,)), ("probabilities", "TYPE_FP32", (10,)))
+
+
 def test_the_index_lists_what_failed(tmp_path: Path) -> None:
     publish_tiny(Architecture(depth=8, family="cifar", shortcut="A", num_classes=10), tmp_path)
     publish_tiny(Architecture(depth=14, family="cifar", shortcut="A", num_classes=10), tmp_path)
@@ -256,4 +264,5 @@ def test_statistics_are_what_the_metrics_count(fresh: Served, photo: bytes) -> N
     assert stats.execution_count <= stats.inference_count
     assert (stats.success.count, stats.fail.count, stats.compute_infer.count) == (2, 1, 2)
     assert stats.success.ns >= stats.compute_infer.ns > 0
+    assert (stats.compute_output.count, stats.compute_output.ns) == (2, 0)
     assert asyncio.run(plane.model_statistics()) == [stats]
