@@ -89,6 +89,7 @@ def test_the_demo_is_published_and_good(demo_models: Path) -> None:
     assert card.accuracy.top1 >= 0.98
 
 
+@pytest.mark.slow
 def test_drawings_come_back_as_what_they_are(demo_models: Path, start_service: Callable[..., Service]) -> None:
     service = start_service(demo_models)
     with httpx.Client(base_url=service.url) as client:

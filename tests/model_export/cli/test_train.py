@@ -158,6 +158,7 @@ class Cut(Trainer):
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_a_resumed_run_needs_nothing_but_its_folder(
     forkserver: ForkServerContext,
     tmp_path: Path,
