@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import WebPImagePlugin as _  # noqa: F401 (see below)
 
 from service.runtime.images.formats import JPEG_END, SUPPORTED_FORMATS
 from service.runtime.images.headers import Header, decoding_fault, read_layout, shrink_divisor, smallest_size
@@ -24,6 +25,10 @@ from service.runtime.preprocessing import Preprocessing
 # Pillow's own limit warns or raises inside `open`, and cannot be set per call. `open_image` checks the size in the
 # header against its own limit, before Pillow sees the file.
 Image.MAX_IMAGE_PIXELS = None
+
+# Loads Pillow's decoders now; that of WebP by the import above. `Image.open` would do so for the first image of a format,
+# and its client would wait.
+Image.preinit()
 
 
 class Decoded(NamedTuple):

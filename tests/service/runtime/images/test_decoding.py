@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -19,6 +21,7 @@ from service.runtime.faults import (
     UnsupportedImageFormat,
 )
 from service.runtime.images.decoding import decode, load_pixels, open_image, shrink_on_load
+from service.runtime.images.formats import SUPPORTED_FORMATS
 from service.runtime.preprocessing import Preprocessing
 from tests.service.runtime.images.pictures import (
     RED,
@@ -347,3 +350,9 @@ def test_pixels_are_limited_before_they_are_decoded() -> None:
     assert isinstance(error, TooManyPixels)
     assert (error.members["width"], error.members["height"]) == (20_000, 20_000)
     decode(encode(Image.new("RGB", (100, 100))), STANDARD, max_pixels=100 * 100)  # the limit itself is allowed
+
+
+def test_pillows_decoders_are_loaded_before_the_first_image() -> None:
+    program = "import service.runtime.images.decoding; from PIL import Image; print(*Image.OPEN)"
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
+    assert set(SUPPORTED_FORMATS) <= set(loaded)
