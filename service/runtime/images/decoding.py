@@ -26,8 +26,8 @@ from service.runtime.preprocessing import Preprocessing
 # header against its own limit, before Pillow sees the file.
 Image.MAX_IMAGE_PIXELS = None
 
-# Loads Pillow's decoders now; that of WebP by the import above. `Image.open` would do so for the first image of a format,
-# and its client would wait.
+# Loads Pillow's decoders now; that of WebP by the import above. `Image.open` would do so for the first image of a
+# format, and its client would wait.
 Image.preinit()
 
 
