@@ -11,6 +11,7 @@ from service.runtime.model_card import ModelCard
 from service.runtime.scores import TopK
 
 DEFAULT_TOP_K = 5
+DECIMALS = 6  # of numbers in answers
 
 
 def needed(card: ModelCard, top_k: int, classes: Sequence[int] | None) -> int:
@@ -43,10 +44,10 @@ def predicted(top: TopK, card: ModelCard, top_k: int, classes: Sequence[int] | N
         found["label"] = None if found["rejected"] else labels[ids[0]].name
     if classes is not None and not head.multi_label:
         mass = sum(probabilities)
-        found["mass"] = round(mass, 6)
+        found["mass"] = round(mass, DECIMALS)
         probabilities = [probability / mass if mass else 0.0 for probability in probabilities]
     predictions = [
-        {"class_id": class_id, "label": labels[class_id].name, "probability": round(probability, 6)}
+        {"class_id": class_id, "label": labels[class_id].name, "probability": round(probability, DECIMALS)}
         for class_id, probability in zip(ids, probabilities, strict=True)
     ]
     found["predictions"] = predictions[:top_k]

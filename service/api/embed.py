@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic_core import to_json
 
 from service.answers import Classified
-from service.api import problems, schema
+from service.api import openapi, problems, schema
 from service.api.guard import Guard
 from service.api.intake import Intake, Order, route_of, served
 from service.api.openapi import BINARY, FAULTS, request_body
@@ -20,6 +20,7 @@ from service.api.parameters import TIMEOUT_HEADER, Absent, Choice, Timeout, choi
 from service.api.results import MODEL_HEADER, answered_by, given, server_timing
 from service.metrics import Metrics
 from service.model_repository import Model
+from service.predictions import DECIMALS
 from service.runtime.faults import Fault
 from service.settings import Settings
 
@@ -27,7 +28,6 @@ Format = Literal["json", "npy", "float32", "float16"]
 FORMATS: tuple[Format, ...] = ("json", "npy", "float32", "float16")
 DTYPES = {"npy": "<f4", "float32": "<f4", "float16": "<f2"}
 SHAPE_HEADER = "X-Embedding-Shape"
-DECIMALS = 6  # in JSON
 HEADERS = {
     MODEL_HEADER: "The model and its version: `resnet50@3`.",
     SHAPE_HEADER: "Of binary formats: images and dimensions, `2, 2048` (RFC 9651).",
@@ -123,9 +123,7 @@ def router(intake: Intake, settings: Settings, metrics: Metrics, guard: Guard) -
         responses={
             200: {
                 "content": {"application/octet-stream": {"schema": BINARY}},
-                "headers": {
-                    name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()
-                },
+                "headers": openapi.headers(HEADERS),
             },
             **problems.responses(*FAULTS, *guard.faults("classify")),
         },

@@ -22,13 +22,13 @@ from service.api.results import MODEL_HEADER, answered_by, given, server_timing
 from service.errors import InvalidParameter, NotExplainable, SeveralImages
 from service.metrics import Metrics
 from service.model_repository import Model
+from service.predictions import DECIMALS
 from service.redaction import redacted
 from service.runtime.class_activation import Classifier, NoClassifier
 from service.runtime.images.resizing import Box, input_box
 
 Format = Literal["json", "png", "multipart"]
 FORMATS: tuple[Format, ...] = ("json", "png", "multipart")
-DECIMALS = 6
 
 
 class Parameters(Choice):
@@ -106,7 +106,10 @@ def last_layer(order: Order[Wanted]) -> Classifier:
 def explained(order: Order[Wanted], classifier: Classifier, answer: Classified) -> Explained:
     """On a thread: reads the last layer, as far as it is used."""
     card, wanted = order.model.card, order.wanted
-    ids = [n for n in answer.top.class_ids.tolist() if wanted.classes is None or n in wanted.classes][: wanted.top_k]
+    ranked = answer.top.class_ids
+    if wanted.classes is not None:
+        ranked = ranked[np.isin(ranked, wanted.classes)]
+    ids = ranked[: wanted.top_k].tolist()
     maps = classifier.maps(answer.outputs["feature_map"], ids)
     box = input_box((answer.width, answer.height), card.preprocessing)
     return Explained(answer, ids, maps, classifier.biases[ids], box)

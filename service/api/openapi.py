@@ -46,6 +46,11 @@ FAULTS = (
 )
 
 
+def headers(described: Mapping[str, str]) -> dict[str, object]:
+    """The OpenAPI `headers` of a response: what each holds, by name."""
+    return {name: {"description": text, "schema": {"type": "string"}} for name, text in described.items()}
+
+
 def request_body(max_images: int, parameters: Mapping[str, object]) -> dict[str, object]:
     """The OpenAPI `requestBody` of an operation with these parameters, by name."""
     images = "The image" if max_images == 1 else "One or more images"

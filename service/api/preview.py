@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from service.api import problems
+from service.api import openapi, problems
 from service.api.guard import Guard
 from service.api.intake import Intake, of_upload, route_of, to_its_end
 from service.api.openapi import BINARY, FAULTS, request_body
@@ -62,9 +62,7 @@ def router(intake: Intake, guard: Guard) -> APIRouter:
             200: {
                 "description": "A PNG.",
                 "content": {Picture.media_type: {"schema": BINARY}},
-                "headers": {
-                    name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()
-                },
+                "headers": openapi.headers(HEADERS),
             },
             **problems.responses(*FAULTS, SeveralImages, *guard.faults("classify")),
         },

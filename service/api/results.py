@@ -13,7 +13,7 @@ from service.api.parameters import classes_of, top_k_of
 from service.api.uploads import Upload
 from service.metrics import STAGES
 from service.model_repository import Model
-from service.predictions import needed, predicted
+from service.predictions import DECIMALS, needed, predicted
 from service.runtime.faults import Fault
 from service.runtime.model_card import ModelCard
 from service.runtime.scores import TopK
@@ -122,4 +122,4 @@ def by_class(top: TopK) -> list[float]:
     """The probabilities of all classes, by class id. `top` holds all of them."""
     probabilities = np.empty(len(top.class_ids))
     probabilities[top.class_ids] = top.probabilities
-    return probabilities.round(6).tolist()
+    return probabilities.round(DECIMALS).tolist()

@@ -158,11 +158,12 @@ async def opened(
         if fatal:
             raise Unusable(str(fatal[0]))
         model_found = repository.get(reference)  # an older version answers if the newest cannot be loaded
-        explainer = Explainer.read(model_found.path, model_found.card) if explains else None
+        pipeline = lifecycle.active(model_found)
+        explainer = pipeline.last_layer if explains else None
+        if isinstance(explainer, NoClassifier):
+            raise Unusable(f"the answers of {reference} cannot be explained: {explainer}")
         memory = Memory(sys.maxsize, metrics)  # the stream bounds the bytes
-        yield LocalClassifier(model_found, lifecycle.active(model_found), fatal, memory, most, classes, explainer)
-    except NoClassifier as error:
-        raise Unusable(f"the answers of {reference} cannot be explained: {error}") from None
+        yield LocalClassifier(model_found, pipeline, fatal, memory, most, classes, explainer)
     finally:
         await asyncio.to_thread(decoders.shutdown)
         await backend.close()

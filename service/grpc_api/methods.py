@@ -138,7 +138,7 @@ class Methods:
         model = self._plane.find(request.model_name, request.model_version)
         call.model = model.name
         call.note(model=model.reference)
-        self._plane.choose(request.model_name, request.model_version, call.deadline)
+        self._plane.admit(model, call.deadline)
         response = await self._plane.infer(call.permit, request, call.deadline)
         call.note(images=len(response.answers))
         call.trailing += [(name.lower(), value) for name, value in server_timing(response.answers).items()]

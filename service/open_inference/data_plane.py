@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 from service.admission import Memory, Permit
 from service.deadline import Deadline
@@ -29,13 +28,6 @@ TIMEOUT = "timeout"  # microseconds
 PRIORITY = "priority"
 SEQUENCE = "sequence_id"
 LONGEST = 2**63 - 1  # microseconds, and the largest priority: what the transports can carry
-
-
-class Chosen(NamedTuple):
-    """The version that answers a request, and its pipeline."""
-
-    model: Model
-    pipeline: Pipeline
 
 
 class DataPlane:
@@ -98,20 +90,12 @@ class DataPlane:
             await asyncio.to_thread(statistics.read, model.name, str(model.version), self._metrics) for model in models
         ]
 
-    def choose(self, name: str, version: str = "", deadline: Deadline | None = None) -> Chosen:
-        """The version that would answer a request now.
-
-        Args:
-            deadline: if given, it is an error if the queue is too long now, for this deadline or at all.
-        """
-        model = self.find(name, version)
+    def admit(self, model: Model, deadline: Deadline) -> None:
+        """Raises ProtocolError if the queue is too long now, for this deadline or at all, or the model is not ready."""
         try:
-            chosen = Chosen(model, self._lifecycle.active(model))
-            if deadline is not None:
-                chosen.pipeline.room.check(deadline)
+            self._lifecycle.active(model).room.check(deadline)
         except ServerFault as fault:
             raise error_of(fault) from None
-        return chosen
 
     def check(self, deadline: Deadline) -> None:
         """Raises ProtocolError if a request of now would wait too long with every model: it is refused unread."""
@@ -136,8 +120,8 @@ class DataPlane:
             raise error_of(fault) from None
 
     async def _infer(self, permit: Permit, request: InferRequest, deadline: Deadline | None) -> InferResponse:
-        model, pipeline = self.choose(request.model_name, request.model_version)
-        card = model.card
+        model = self.find(request.model_name, request.model_version)
+        pipeline, card = self._lifecycle.active(model), model.card
         seconds = min(_seconds(request.parameters), self._settings.request_timeout)
         ends = Deadline.after(seconds) if deadline is None else min(deadline, Deadline.after(seconds))
         wanted = wanted_of(request.outputs, card)

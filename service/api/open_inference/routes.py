@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic_core import from_json
@@ -19,6 +21,7 @@ from service.deadline import Deadline
 from service.errors import RequestTooLarge
 from service.metrics import Metrics
 from service.open_inference.data_plane import DataPlane
+from service.open_inference.descriptions import ConfiguredTensor, IndexEntry, TensorMetadata
 from service.open_inference.errors import ProtocolError, invalid
 from service.open_inference.statistics import ModelStatistics
 from service.runtime.faults import Fault
@@ -51,22 +54,14 @@ def router(plane: DataPlane) -> APIRouter:
     @routes.get(MODEL)
     @routes.get(VERSION)
     async def model(name: str, version: str = "") -> Response:
-        metadata = plane.model_metadata(name, version)
-        tensors = {
-            "inputs": [tensor._asdict() for tensor in metadata.inputs],
-            "outputs": [tensor._asdict() for tensor in metadata.outputs],
-        }
-        return JSONResponse(metadata._asdict() | tensors)
+        found = plane.model_metadata(name, version)
+        return JSONResponse(found._asdict() | {"inputs": _listed(found.inputs), "outputs": _listed(found.outputs)})
 
     @routes.get(f"{MODEL}/config")
     @routes.get(f"{VERSION}/config")
     async def config(name: str, version: str = "") -> Response:
         found = plane.model_config(name, version)
-        tensors = {
-            "input": [tensor._asdict() for tensor in found.input],
-            "output": [tensor._asdict() for tensor in found.output],
-        }
-        return JSONResponse(found._asdict() | tensors)
+        return JSONResponse(found._asdict() | {"input": _listed(found.input), "output": _listed(found.output)})
 
     @routes.get(f"{MODEL}/ready")
     @routes.get(f"{VERSION}/ready")
@@ -85,9 +80,13 @@ def router(plane: DataPlane) -> APIRouter:
         ready_only = given.get("ready", False) if isinstance(given, dict) else None
         if not isinstance(ready_only, bool):
             raise invalid('the request must be an object, and its member "ready" true or false')
-        return JSONResponse([entry._asdict() for entry in plane.repository_index(ready_only=ready_only)])
+        return JSONResponse(_listed(plane.repository_index(ready_only=ready_only)))
 
     return routes
+
+
+def _listed(entries: Sequence[TensorMetadata | ConfiguredTensor | IndexEntry]) -> list[dict[str, object]]:
+    return [entry._asdict() for entry in entries]
 
 
 def statistics_router(plane: DataPlane, guard: Guard) -> APIRouter:
@@ -125,10 +124,10 @@ def infer_router(plane: DataPlane, metrics: Metrics, guard: Guard) -> APIRouter:
     async def infer(request: Request) -> Response:
         name, version = request.path_params["name"], request.path_params.get("version", "")
         deadline = Deadline.after(seconds_of(only_header(request, TIMEOUT_HEADER)))
-        chosen = plane.choose(name, version, deadline)
-        model = chosen.model
+        model = plane.find(name, version)
         request.state.model = model.name
         note(request, model=model.reference)
+        plane.admit(model, deadline)
         check_encoding(request)
         header = only_header(request, HEADER)
         with plane.permit() as permit:

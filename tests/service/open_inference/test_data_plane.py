@@ -180,11 +180,11 @@ def test_memory_for_the_answer_counts(fresh: Served, photo: bytes) -> None:
 def test_models_and_versions(served: Served) -> None:
     plane = plane_of(served)
     assert plane.model_ready(MODEL)
-    assert plane.choose(MODEL, "1").model is served.model(MODEL)
-    assert plane.choose(f"{MODEL}@1").model is served.model(MODEL)
+    assert plane.find(MODEL, "1") is served.model(MODEL)
+    assert plane.find(f"{MODEL}@1") is served.model(MODEL)
     for name, version in (("resnet9", ""), (MODEL, "2"), (MODEL, "x"), (f"{MODEL}@1", "1"), ("", "")):
         with pytest.raises(ProtocolError) as caught:
-            plane.choose(name, version)
+            plane.find(name, version)
         assert caught.value.code is Code.NOT_FOUND
 
 
@@ -194,7 +194,7 @@ def test_what_is_not_loaded_yet(tiny_dir: Path) -> None:
     assert not plane.server_ready()
     assert not plane.model_ready(MODEL)
     with pytest.raises(ProtocolError) as caught:
-        plane.choose(MODEL)
+        plane.admit(plane.find(MODEL), Deadline.after(60))
     assert (caught.value.code, caught.value.slug) == (Code.UNAVAILABLE, "model-not-ready")
     assert {entry.state for entry in plane.repository_index()} == {"LOADING"}
     assert plane.repository_index(ready_only=True) == []
@@ -204,10 +204,11 @@ def test_what_is_not_loaded_yet(tiny_dir: Path) -> None:
 
 def test_a_full_queue_is_told_before_the_body(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     plane = plane_of(served)
+    plane.admit(plane.find(MODEL), Deadline.after(60))
     monkeypatch.setattr(type(served.pipeline(MODEL).room), "wait", 100.0)
-    assert plane.choose(MODEL)
+    assert plane.find(MODEL)
     with pytest.raises(ProtocolError) as caught:
-        plane.choose(MODEL, deadline=Deadline.after(60))
+        plane.admit(plane.find(MODEL), Deadline.after(60))
     assert (caught.value.code, caught.value.slug) == (Code.UNAVAILABLE, "overloaded")
 
 

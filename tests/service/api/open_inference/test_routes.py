@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from service.admission import Room
 from service.app import create_app
 from service.runtime.images.decoding import decode
 from service.runtime.model_folder import read_card
@@ -253,17 +254,20 @@ def test_deadlines(client: TestClient, photo: bytes) -> None:
     assert "milliseconds" in error(response, 400)
 
 
-def test_requests_are_counted(client: TestClient, photo: bytes) -> None:
+def test_requests_are_counted(client: TestClient, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def counted(status: int, problem: str = "") -> float:
         line = f'resnet_requests_total{{model="resnet8-cifar",problem="{problem}",status="{status}"}} '
         lines = client.get("/metrics").text.splitlines()
         return sum(float(each.removeprefix(line)) for each in lines if each.startswith(line))
 
-    kinds: list[tuple[int, str]] = [(200, ""), (400, "not-an-image"), (400, "invalid-argument")]
+    kinds: list[tuple[int, str]] = [(200, ""), (400, "not-an-image"), (400, "invalid-argument"), (503, "overloaded")]
     before = [counted(*kind) for kind in kinds]
     infer(client, *of_files(photo))
     infer(client, *of_files(b"no image"))
     infer(client, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(Room, "wait", 100.0)  # refused before the body, for its model all the same
+        infer(client, *of_files(photo))
     assert [counted(*kind) for kind in kinds] == [number + 1 for number in before]
 
 
