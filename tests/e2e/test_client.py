@@ -28,10 +28,8 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture(scope="module")
 def service(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    started = Service(tiny_dir, tmp_path_factory.mktemp("client") / "service.log", provider="cpu", max_batch=4)
-    started.wait_until_ready()
-    yield started
-    started.stop()
+    with Service(tiny_dir, tmp_path_factory.mktemp("client") / "service.log", provider="cpu", max_batch=4) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -31,12 +31,8 @@ def service(
     request: pytest.FixtureRequest, models_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     log = tmp_path_factory.mktemp("service") / "log"
-    started = Service(models_dir, log, models=MODEL, provider="cpu", max_batch=2, workers=request.param)
-    try:
-        started.wait_until_ready()
+    with Service(models_dir, log, models=MODEL, provider="cpu", max_batch=2, workers=request.param) as started:
         yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture(scope="module")

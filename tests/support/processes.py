@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -54,7 +54,7 @@ def starting_with(folder: Path, program: str) -> dict[str, str]:
 
 
 class Service:
-    """`python -m service` as a process of its own."""
+    """`python -m service` as a process of its own. As a context manager it is ready, and killed at the end."""
 
     def __init__(self, models_dir: Path, log: Path, **settings: object) -> None:
         self.port = free_port()
@@ -64,6 +64,17 @@ class Service:
         options = [f"--{name.replace('_', '-')}={value}" for name, value in arguments.items()]
         self._command = [sys.executable, "-m", "service", *options]
         self.start()
+
+    def __enter__(self) -> Self:
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop(signal.SIGKILL)
 
     def start(self) -> None:
         """Starts the process; again, on the same port, if it has ended."""

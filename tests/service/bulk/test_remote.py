@@ -20,10 +20,8 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture(scope="module")
 def service(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    started = Service(tiny_dir, tmp_path_factory.mktemp("service") / "log", provider="cpu", max_batch=2)
-    started.wait_until_ready()
-    yield started
-    started.stop()
+    with Service(tiny_dir, tmp_path_factory.mktemp("service") / "log", provider="cpu", max_batch=2) as started:
+        yield started
 
 
 def answers(

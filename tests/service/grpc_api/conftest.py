@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -29,22 +27,11 @@ class GrpcService(Service):
         super().__init__(models_dir, log, grpc_port=port, provider="cpu", max_batch=4, **settings)
 
 
-@contextmanager
-def running(models_dir: Path, log: Path, **settings: object) -> Iterator[GrpcService]:
-    """A service, ready, until the context ends."""
-    service = GrpcService(models_dir, log, **settings)
-    try:
-        service.wait_until_ready()
-        yield service
-    finally:
-        service.stop(signal.SIGKILL)
-
-
 @pytest.fixture(scope="session")
 def service(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GrpcService]:
     """For tests that do not stop it."""
     log = tmp_path_factory.mktemp("service") / "log"
-    with running(tiny_dir, log, max_images=4, max_request_bytes=2**20) as started:
+    with GrpcService(tiny_dir, log, max_images=4, max_request_bytes=2**20) as started:
         yield started
 
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from tests.service.api.client import as_bearer, entry
-from tests.service.grpc_api.conftest import GrpcService, method, pixels, running
+from tests.service.grpc_api.conftest import GrpcService, method, pixels
 from tests.support.waiting import until
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
@@ -102,7 +102,7 @@ def guarded(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     keys.write_text(
         entry("user", '"classify"') + entry("prometheus", '"metrics"') + entry("slow", '"classify"', "rate = 0.001")
     )
-    with running(tiny_dir, folder / "log", api_keys_file=keys) as service:
+    with GrpcService(tiny_dir, folder / "log", api_keys_file=keys) as service:
         yield service
 
 

@@ -18,7 +18,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from service.app import create_app
 from service.grpc_api.messages import ModelInferResponse
 from service.settings import Settings
-from tests.service.grpc_api.conftest import GrpcService, method, pixels, running
+from tests.service.grpc_api.conftest import GrpcService, method, pixels
 from tests.support.processes import free_port
 from tests.support.waiting import until
 
@@ -39,11 +39,8 @@ def tls(authority: trustme.CA, tiny_dir: Path, tmp_path_factory: pytest.TempPath
     pem.write_bytes(leaf.private_key_pem.bytes() + b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
     service = GrpcService(tiny_dir, folder / "log", tls_certificate=pem)
     service.url = service.url.replace("http:", "https:")
-    try:
-        service.wait_until_ready()
+    with service:
         yield service
-    finally:
-        service.stop(signal.SIGKILL)
 
 
 def test_tls_with_the_certificate_of_http(tls: GrpcService, authority: trustme.CA) -> None:
@@ -73,7 +70,7 @@ def test_a_port_in_use_is_one_sentence(tiny_dir: Path, tmp_path: Path) -> None:
 
 
 def test_sigterm_turns_health_off_then_closes_the_port_and_ends_with_zero(tiny_dir: Path, tmp_path: Path) -> None:
-    with running(tiny_dir, tmp_path / "log", shutdown_delay=2.0) as service:
+    with GrpcService(tiny_dir, tmp_path / "log", shutdown_delay=2.0) as service:
         with grpc.insecure_channel(service.address) as channel:
             health = HealthStub(channel)
             watched = health.Watch(HealthCheckRequest())
