@@ -43,7 +43,13 @@ def real_service(models_dir: Path, start_service: Callable[..., Service]) -> Ser
 
 def start_with_workers(start_service: Callable[..., Service], models_dir: Path) -> Service:
     service = start_service(
-        models_dir, provider="cpu", max_batch=4, workers=WORKERS, target_wait_ms=60_000, shutdown_delay=0.2
+        models_dir,
+        provider="cpu",
+        max_batch=4,
+        workers=WORKERS,
+        target_wait_ms=60_000,
+        request_timeout=600,
+        shutdown_delay=0.2,
     )
     service.wait_until_all_listen()
     return service
