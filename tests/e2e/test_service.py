@@ -24,8 +24,12 @@ pytestmark = pytest.mark.e2e
 
 # The work that keeps the engine busy: `resnet18`, one image at a time.
 BUSY = {
-    **{"models": "resnet18", "provider": "cpu", "max_batch": 1, "engine_threads": 1},
-    **{"target_wait_ms": 60_000, "request_timeout": 600},  # on a busy machine, too, nothing is too late
+    "models": "resnet18",
+    "provider": "cpu",
+    "max_batch": 1,
+    "engine_threads": 1,
+    "target_wait_ms": 60_000,
+    "request_timeout": 600,  # on a busy machine, too, nothing is too late
 }
 IDLE_18 = 'resnet_images_in_service{model="resnet18"} 0.0'
 
