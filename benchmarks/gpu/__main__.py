@@ -26,7 +26,7 @@ from service.runtime.self_test import SelfTestFailed
 
 # By importance, with the most seconds that each may take. Opening an engine takes ten of them.
 STAGES = {
-    "provider": 110,  # of which thirty make the model
+    "provider": 160,  # of which thirty make the model, and sixty are tests
     "http": 150,
     "engine": 100,
     "compiled": 60,

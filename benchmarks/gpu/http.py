@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case(1, 10, gpu_decoding=True, follow=True),
+    Case(1, 14, gpu_decoding=True, follow=True),
     Case(1, 14, gpu_decoding=False),
     Case(2, 7, gpu_decoding=True),
 )

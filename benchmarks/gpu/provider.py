@@ -166,7 +166,7 @@ def tests() -> dict[str, object]:
 
     Only the files that hold such tests: others import packages that may be missing.
     """
-    files = sorted(str(path) for path in Path("tests/service").rglob("test_*.py") if "mark.gpu" in path.read_text())
+    files = sorted(str(path) for path in Path("tests").rglob("test_*.py") if "mark.gpu" in path.read_text())
     command = ["-m", "pytest", "-c", os.devnull, "--rootdir", ".", "--import-mode", "importlib", "-q", "-m", "gpu"]
     finished = subprocess.run([sys.executable, *command, *files], capture_output=True, text=True)
     return {"status": finished.returncode, "last lines": finished.stdout.strip().splitlines()[-5:]}

@@ -40,10 +40,10 @@ def top_k(logits: np.ndarray, k: int, temperature: float = 1.0, kind: HeadKind =
     Temperature changes the probabilities, never the order: that is the logits'.
     """
     probabilities = probabilities_of(logits, kind, temperature)
-    found = []
     # Sorting all classes would take ten times as long as finding the few that are at least as good as the k-th.
-    for row, values, least in zip(logits, probabilities, np.partition(logits, -k, axis=1)[:, -k], strict=True):
-        ids = np.flatnonzero(row >= least)
-        best = ids[np.argsort(-row[ids], kind="stable")][:k]
-        found.append(TopK(best, values[best]))
-    return found
+    least = np.partition(logits, -k, axis=1)[:, -k:][:, :1]
+    rows, ids = np.nonzero(logits >= least)
+    order = np.lexsort((-logits[rows, ids], rows))  # stable
+    first = np.searchsorted(rows, np.arange(len(logits)))
+    best = ids[order][first[:, None] + np.arange(k)]
+    return list(map(TopK, best, np.take_along_axis(probabilities, best, axis=1)))

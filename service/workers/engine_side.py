@@ -151,8 +151,7 @@ class EngineSide:
         pending.add_done_callback(functools.partial(self._finish, request, model, runner))
         image: Image
         if request.jpeg_bytes:
-            data = bytes(self._memory.jpeg(request.slot, request.jpeg_bytes))
-            image = EncodedJpeg(data, request.width, request.height)
+            image = EncodedJpeg(self._memory.jpeg(request.slot, request.jpeg_bytes), request.width, request.height)
         else:
             image = self._memory.pixels(request.slot, model.card.preprocessing.shape)
         item = SharedItem(image, request.top_k, request.deadline, request.request_id, from_bits(request.outputs))

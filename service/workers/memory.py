@@ -83,6 +83,16 @@ class SharedMemory:
         offset = self.unanswered.nbytes + self.per_second.nbytes
         self.progress = np.frombuffer(self._map, np.int64, layout.workers, offset=offset)
         self.beats = np.frombuffer(self._map, np.int64, layout.workers + 1, offset=offset + self.progress.nbytes)
+        # Views of all slots, made once: to make them anew for each image would take longer than all else that the
+        # engine process does for it.
+        count = layout.workers * layout.slots
+        slots = np.frombuffer(self._map, np.uint8, count * layout.slot_bytes, layout.numbers_bytes)
+        self._slots = slots.reshape(count, layout.slot_bytes)
+        top = self._slots[:, layout.top_at : layout.outputs_at].view(np.int32)
+        self._class_ids, self._probabilities = top[:, : layout.classes], top[:, layout.classes :].view(np.float32)
+        self._outputs = self._slots[:, layout.outputs_at : layout.outputs_at + 4 * layout.output_numbers].view(
+            np.float32
+        )
 
     @classmethod
     def create(cls, layout: Layout) -> SharedMemory:
@@ -105,28 +115,22 @@ class SharedMemory:
 
     def pixels(self, slot: int, shape: tuple[int, int, int]) -> np.ndarray:
         """uint8 of this shape, written by the worker and read by the engine."""
-        return np.frombuffer(self._map, np.uint8, math.prod(shape), self._start(slot)).reshape(shape)
+        return self._slots[slot, : math.prod(shape)].reshape(shape)
 
-    def jpeg(self, slot: int, size: int) -> memoryview:
-        """A JPEG of so many bytes, written by the worker and read by the engine."""
-        start = self._start(slot)
-        return memoryview(self._map)[start : start + size]
+    def jpeg(self, slot: int, size: int) -> np.ndarray:
+        """A JPEG: uint8 `(size,)`, written by the worker and read by the engine."""
+        return self._slots[slot, :size]
 
     def top(self, slot: int, k: int) -> TopK:
         """int32 and float32 `(k,)`, written by the engine and read by the worker."""
-        start = self._start(slot) + self.layout.top_at
-        ids = np.frombuffer(self._map, np.int32, k, start)
-        return TopK(ids, np.frombuffer(self._map, np.float32, k, start + 4 * k))
+        return TopK(self._class_ids[slot, :k], self._probabilities[slot, :k])
 
     def outputs(self, slot: int, shapes: Mapping[Output, tuple[int, ...]]) -> dict[Output, np.ndarray]:
         """float32 of these shapes, written by the engine and read by the worker. Each has its own place."""
-        start = self._start(slot) + self.layout.outputs_at
         arrays: dict[Output, np.ndarray] = {}
+        start = 0
         for name, shape in shapes.items():
             size = math.prod(shape)
-            arrays[name] = np.frombuffer(self._map, np.float32, size, start).reshape(shape)
-            start += 4 * size
+            arrays[name] = self._outputs[slot, start : start + size].reshape(shape)
+            start += size
         return arrays
-
-    def _start(self, slot: int) -> int:
-        return self.layout.numbers_bytes + slot * self.layout.slot_bytes

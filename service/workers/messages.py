@@ -5,6 +5,7 @@ Both ends are the same program on the same machine: records are plain structs, a
 
 from __future__ import annotations
 
+import functools
 import pickle
 import socket
 import struct
@@ -72,13 +73,14 @@ class Request(NamedTuple):
     @classmethod
     def unpack(cls, message: bytes) -> Request:
         *numbers, request_id = _REQUEST.unpack(message)
-        return cls(*numbers)._replace(request_id=request_id.rstrip(b"\0").decode())
+        return cls._make((*numbers, request_id.rstrip(b"\0").decode()))
 
 
 def to_bits(outputs: Sequence[Output]) -> int:
     return sum(1 << OUTPUTS.index(name) for name in outputs)
 
 
+@functools.cache
 def from_bits(bits: int) -> tuple[Output, ...]:
     return tuple(name for position, name in enumerate(OUTPUTS) if bits >> position & 1)
 

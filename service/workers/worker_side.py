@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+import numpy as np
+
 from service.backend import Answer, BatchItem, Failed, NotDecoded, Pending, Ready, Work
 from service.batching import BatchTiming, Expired
 from service.model_repository import Model, Repository
@@ -184,7 +186,7 @@ class RemoteBackend:
         if item.outputs:
             request = request._replace(outputs=to_bits(item.outputs))
         if isinstance(image, EncodedJpeg):
-            self.memory.jpeg(slot, len(image.data))[:] = image.data
+            self.memory.jpeg(slot, len(image.data))[:] = np.frombuffer(image.data, np.uint8)
             request = request._replace(jpeg_bytes=len(image.data), width=image.width, height=image.height)
         else:
             self.memory.pixels(slot, card.preprocessing.shape)[:] = image

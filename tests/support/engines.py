@@ -54,7 +54,8 @@ def decodes(engine: Engine, preprocessing: Preprocessing, fails: Callable[[], bo
     infer = engine.infer
 
     def decoding(images: Images, **options: Any) -> dict[Output, np.ndarray]:
-        taken.extend(images)
+        # copies: their memory may be that of the next image once they are answered
+        taken.extend(each._replace(data=bytes(each.data)) if isinstance(each, EncodedJpeg) else each for each in images)
         arrays, lost = [], []
         for image in images:
             lost.append(isinstance(image, EncodedJpeg) and fails())

@@ -20,6 +20,8 @@ from service.runtime.providers import ProviderUnavailable
 if TYPE_CHECKING:
     from types import ModuleType
 
+CHANNELS = 3
+
 
 class GpuDecoder:
     """Decodes, resizes and crops JPEGs on one GPU. For one thread."""
@@ -50,26 +52,30 @@ class GpuDecoder:
             CudaError: the GPU failed.
         """
         images = self._decoded(jpegs)
-        failed = [number for number, image in enumerate(images) if image is None]
+        addresses = list(map(_address, images, jpegs))
         if len(jpegs) > 1:
             # The engines decode all in one call, which one bad file can fail for the others.
-            for number in failed:
-                (images[number],) = self._decoded([jpegs[number]])
+            for number, jpeg in enumerate(jpegs):
+                if addresses[number] is None:
+                    (images[number],) = self._decoded([jpeg])
+                    addresses[number] = _address(images[number], jpeg)
         found = [
-            GpuImage(_address(image), image.strides[0], jpeg.width, jpeg.height, result)
-            for image, jpeg, result in zip(images, jpegs, results, strict=True)
-            if image is not None
+            GpuImage(address, CHANNELS * jpeg.width, jpeg.width, jpeg.height, result)
+            for address, jpeg, result in zip(addresses, jpegs, results, strict=True)
+            if address is not None
         ]
         if found:
             self._resampler.resample(found, self._stream)
             self._stream.wait()
-        return [image is not None for image in images]
+        return [address is not None for address in addresses]
 
     def _decoded(self, jpegs: Sequence[EncodedJpeg]) -> list[Any]:
-        """Images on the GPU, each once the stream comes to it; None for what is not decoded to what its header says."""
+        """Images on the GPU, each once the stream comes to it; None for what is not decoded."""
+        # Copies of what lies in shared memory: when a client leaves, the next upload takes the place of its own, maybe
+        # while it is being parsed.
         streams = [self._codec.CodeStream(bytes(jpeg.data)) for jpeg in jpegs]
-        images = self._decoder.decode(streams, params=self._params, cuda_stream=self._stream.handle.value)
-        return [image if _is(image, jpeg) else None for image, jpeg in zip(images, jpegs, strict=True)]
+        images: list[Any] = self._decoder.decode(streams, params=self._params, cuda_stream=self._stream.handle.value)
+        return images
 
     def _new_decoder(self, gpu: int) -> Any:
         codec = self._codec
@@ -99,12 +105,14 @@ def _nvimagecodec() -> ModuleType:
     return module
 
 
-def _is(image: Any, jpeg: EncodedJpeg) -> bool:
-    """Whether there are decoded pixels, and they are what the header promised."""
+def _address(image: Any, jpeg: EncodedJpeg) -> int | None:
+    """Where decoded pixels lie, row after row; None unless they are what the header promised."""
     if image is None:
-        return False
-    return tuple(image.shape) == (jpeg.height, jpeg.width, 3) and tuple(image.strides[1:]) == (3, 1)
-
-
-def _address(image: Any) -> int:
-    return int(image.__cuda_array_interface__["data"][0])
+        return None
+    # Once for each image: every question to it lets go of Python's lock, for which all threads of the engine process
+    # wait. Strides of None mean that no row is padded (NumPy's array interface protocol).
+    interface = image.__cuda_array_interface__
+    packed = (None, (CHANNELS * jpeg.width, CHANNELS, 1))
+    if tuple(interface["shape"]) != (jpeg.height, jpeg.width, CHANNELS) or interface.get("strides") not in packed:
+        return None
+    return int(interface["data"][0])

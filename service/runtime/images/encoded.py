@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from service.runtime.images.formats import JPEG_END
 from service.runtime.images.headers import Header
 
@@ -18,10 +20,11 @@ class EncodedJpeg(NamedTuple):
     """A JPEG as it came, without its metadata.
 
     Attributes:
+        data: the file; from shared memory uint8 `(size,)`.
         width, height: in pixels.
     """
 
-    data: bytes
+    data: bytes | np.ndarray
     width: int
     height: int
 
