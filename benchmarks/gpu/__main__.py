@@ -27,11 +27,11 @@ from service.runtime.self_test import SelfTestFailed
 # By importance, with the most seconds that each may take. Opening an engine takes ten of them.
 STAGES = {
     "provider": 160,  # of which thirty make the model, and sixty are tests
-    "http": 150,
+    "http": 200,
     "engine": 100,
     "compiled": 60,
     "feeding": 60,
-    "experiment": 90,
+    "experiment": 60,
     "tensorrt": 30,
 }
 TINY_TIMES = 10  # the time limits with --tiny, for slow and busy machines

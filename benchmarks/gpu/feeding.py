@@ -6,14 +6,18 @@ A GPU computes more images than the cores of its host can decode, so JPEGs may b
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
 from benchmarks.gpu.http import decode_rate
-from benchmarks.gpu.plan import Plan, Report, held_out_jpegs, per_second, trained_folder
+from benchmarks.gpu.nvjpeg import NvjpegDecoder
+from benchmarks.gpu.plan import Plan, Report, fault, held_out_jpegs, per_second, trained_folder
 from benchmarks.photo import photo
 from service.runtime.gpu.decoding import GpuDecoder
 from service.runtime.images.decoding import decode
@@ -43,13 +47,20 @@ def run(plan: Plan, report: Report) -> None:
         return
     from model_export.evaluation.gpu_decoding import compare_decoding
 
-    decoder = GpuDecoder(0, card.preprocessing)
-    for size in BATCHES:
-        step = OnGpu([jpeg] * size, decoder, card.preprocessing)
-        report.add("decoding", {"by": "the GPU", "batch": size, "images/s": size * per_second(step, plan.seconds)})
     uploads = held_out_jpegs(plan)
-    on_gpu = OnGpu([jpeg, *uploads[: BATCHES[-1] - 1]], decoder, card.preprocessing)
-    report.add("pixels", on_gpu.compare())
+    for make in (GpuDecoder, NvjpegDecoder):
+        row: dict[str, object] = {"by": make.__name__}
+        try:
+            decoder = make(0, card.preprocessing)
+            for size in BATCHES:
+                step = OnGpu([jpeg] * size, decoder, card.preprocessing)
+                row[f"{size}: images/s"] = size * per_second(step, plan.seconds)
+                with busy_thread():
+                    row[f"{size}: images/s beside a busy thread"] = size * per_second(step, plan.seconds)
+            row |= OnGpu([jpeg, *uploads[: BATCHES[-1] - 1]], decoder, card.preprocessing).compare()
+        except Exception as error:  # that one does not run is a result, too
+            row["error"] = fault(error)
+        report.add("decoding", row)
     engine = load_engine(
         folder, card, provider="cuda", precision=plan.precision, threads=usable_cores(), gpu_decoding=True
     )
@@ -60,10 +71,31 @@ def run(plan: Plan, report: Report) -> None:
     report.add("agreement", {**found._asdict(), "top-1": found.same / found.decoded})
 
 
+@contextmanager
+def busy_thread() -> Iterator[None]:
+    """A thread that runs Python meanwhile and lets go of its lock every 20 microseconds or so, like an event loop."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            sum(range(1000))
+            time.sleep(0)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 class OnGpu:
     """Decodes a batch of JPEGs on the GPU at each call."""
 
-    def __init__(self, uploads: Sequence[bytes], decoder: GpuDecoder, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, uploads: Sequence[bytes], decoder: GpuDecoder | NvjpegDecoder, preprocessing: Preprocessing
+    ) -> None:
         """
         Args:
             uploads: JPEGs that a GPU decodes.
