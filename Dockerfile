@@ -1,4 +1,4 @@
-# Three images: `service` (CPU), `service-cuda` (NVIDIA GPUs) and `export` (makes models). See docs/deploy.md.
+# Three images: `service` (CPU), `service-cuda` (NVIDIA GPUs) and `export` (makes models). See docs/containers.md.
 
 # ---- dependencies: virtual environments, copied whole, so that pip and its leftovers stay behind ----
 

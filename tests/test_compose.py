@@ -164,6 +164,8 @@ def test_stopping_takes_as_long_as_the_service_may() -> None:
     environment = service["environment"]
     longest = float(environment["RESNET_SHUTDOWN_DELAY"]) + float(environment["RESNET_SHUTDOWN_TIMEOUT"]) + 2 * GRACE_S
     assert seconds(service["stop_grace_period"]) > longest
+    (systemd,) = re.findall(r"TimeoutStopSec=(\d+)", (ROOT / "docs" / "deploy.md").read_text())
+    assert int(systemd) > longest
 
 
 def test_a_service_with_many_cores_stays_within_its_memory() -> None:

@@ -233,7 +233,7 @@ def test_the_documented_nginx_ends_tls(
     service = start_service(tiny_dir, trusted_proxies="127.0.0.1", **LIGHT)
     context = trusted_certificate(tmp_path)
     port = free_port()
-    (server,) = re.findall(r"```nginx\n(server.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+    (server,) = re.findall(r"```nginx\n(server.*?)```", (ROOT / "docs" / "containers.md").read_text(), re.DOTALL)
     for documented, here in (
         ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
         ("/etc/nginx", str(tmp_path)),
