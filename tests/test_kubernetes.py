@@ -52,7 +52,7 @@ VERSIONS = ("1.30", kubernetes_validate.latest_version())  # the oldest that the
 CUSTOM = ("keda.sh/", "monitoring.coreos.com/", "serving.kserve.io/")
 FETCHING = {"models": {"source": "s3://models/resnet"}}
 
-VARIANTS = ["cpu", "gpu", "keda", "fixed", "fetch"]
+VARIANTS = ["cpu", "gpu", "keda", "fixed", "fetch", "balancer"]
 
 
 def pair(variant: str) -> tuple[Objects, Objects]:
@@ -69,6 +69,8 @@ def pair(variant: str) -> tuple[Objects, Objects]:
             return composed("gpu", without=["hpa"]), helm(gpu_values(), {"autoscaling": {"by": "none"}})
         case "fetch":
             return composed("gpu", "fetch"), helm(gpu_values(), FETCHING)
+        case "balancer":
+            return composed("cpu", "balancer"), helm({"balancer": {"enabled": True}, "ingress": {"class": ""}})
     raise ValueError(variant)
 
 
@@ -184,12 +186,15 @@ def test_a_chart_without_models_is_refused() -> None:
 
 def test_a_release_of_another_name_and_namespace_keeps_to_itself() -> None:
     with helm_python.Chart.load(CHART) as chart:
-        values = {"autoscaling": {"by": "keda"}, "podMonitor": True}
+        values = {"autoscaling": {"by": "keda"}, "podMonitor": True, "balancer": {"enabled": True}}
         rendered = chart.render(values, name="cats", namespace="zoo")
     for text in rendered.values():
         for document in filter(None, yaml.safe_load_all(text)):
-            assert document["metadata"]["name"] == "cats"
+            assert document["metadata"]["name"] in ("cats", "cats-balancer", "cats-pods")
             assert document["metadata"]["namespace"] == "zoo"
+            if document["kind"] == "ConfigMap":
+                assert "server cats-pods.zoo.svc.cluster.local:8000 " in document["data"]["upstream.conf"]
+                continue
             assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == "cats"
             if document["kind"] == "ScaledObject":
                 query = document["spec"]["triggers"][0]["metadata"]["query"]
@@ -253,6 +258,8 @@ def test_disruptions_leave_pods(overlay: Objects) -> None:
 def pods(variants: list[Objects], models: Objects, kserve: Objects) -> Iterator[Manifest]:
     for objects in variants:
         yield pod(objects)
+        if "Deployment resnet-balancer" in objects:
+            yield objects["Deployment resnet-balancer"]["spec"]["template"]["spec"]
     yield models["Job"]["spec"]["template"]["spec"]
     runtime = kserve["ServingRuntime"]["spec"]
     yield {**kserve["InferenceService"]["spec"]["predictor"], **runtime}
@@ -264,7 +271,8 @@ def test_pods_are_restricted(both: tuple[Objects, Objects], models: Objects, kse
         assert spec["automountServiceAccountToken"] is False
         assert spec["enableServiceLinks"] is False
         assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}
-        assert all(volume.keys() & {"emptyDir", "persistentVolumeClaim", "secret"} for volume in spec["volumes"])
+        kinds = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
+        assert all(volume.keys() & kinds for volume in spec["volumes"])
         for one in [*spec["containers"], *spec.get("initContainers", [])]:
             security = {**spec.get("securityContext", {}), **one["securityContext"]}
             assert security["runAsNonRoot"] is True
@@ -272,8 +280,8 @@ def test_pods_are_restricted(both: tuple[Objects, Objects], models: Objects, kse
             assert security["allowPrivilegeEscalation"] is False
             assert security["readOnlyRootFilesystem"] is True
             assert security["capabilities"] == {"drop": ["ALL"]}
-            assert f"--uid {security['runAsUser']} " in DOCKERFILE
-            assert f"USER {security['runAsUser']}:{security['runAsGroup']}" in DOCKERFILE
+            user = f"{security['runAsUser']}:{security['runAsGroup']}"
+            assert f"USER {user}" in DOCKERFILE or user == COMPOSE["nginx"]["user"]
             assert one["resources"]["limits"]["memory"] == one["resources"]["requests"]["memory"]
 
 
@@ -290,7 +298,8 @@ def test_the_admin_port_is_reached_by_prometheus_only(both: tuple[Objects, Objec
         assert [port["targetPort"] for port in objects["Service"]["spec"]["ports"]] == ["http"]
         (rule,) = objects["Ingress"]["spec"]["rules"]
         (path,) = rule["http"]["paths"]
-        assert path["backend"]["service"] == {"name": objects["Service"]["metadata"]["name"], "port": {"name": "http"}}
+        front = objects.get("Service resnet-balancer", objects["Service"])
+        assert path["backend"]["service"] == {"name": front["metadata"]["name"], "port": {"name": "http"}}
         to_http, to_admin = objects["NetworkPolicy"]["spec"]["ingress"]
         assert [port["port"] for port in to_http["ports"]] == ["http"]
         assert [port["port"] for port in to_admin["ports"]] == ["admin"]
@@ -490,7 +499,13 @@ def test_the_ingress_replays_as_the_balancer_does(both: tuple[Objects, Objects])
     assert "least_conn;" in NGINX
     assert "proxy_buffering" not in NGINX
     for objects in both:
-        assert objects["Ingress"]["metadata"]["annotations"] == {prefix + name: v for name, v in directives.items()}
+        ingress = objects["Ingress"]
+        if "Deployment resnet-balancer" in objects:  # it only forwards
+            assert "annotations" not in ingress["metadata"]
+            assert "ingressClassName" not in ingress["spec"]
+        else:
+            assert ingress["metadata"]["annotations"] == {prefix + name: value for name, value in directives.items()}
+            assert ingress["spec"]["ingressClassName"] == "nginx"
 
 
 def test_the_ingress_controller_is_set_as_the_balancer() -> None:
@@ -501,6 +516,51 @@ def test_the_ingress_controller_is_set_as_the_balancer() -> None:
         "server-tokens": {"off": "false"}[nginx("server_tokens")],
         "upstream-keepalive-timeout": nginx("keepalive_timeout").removesuffix("s"),
     }
+
+
+def test_the_balancer_is_the_one_of_compose() -> None:
+    for objects in pair("balancer"):
+        files = objects["ConfigMap resnet-balancer"]["data"]
+        assert files.keys() == {"nginx.conf", *re.findall(r"include (\S+);", NGINX)}
+        assert files["nginx.conf"].strip() == NGINX.strip()
+        spec = objects["Deployment resnet-balancer"]["spec"]["template"]["spec"]
+        (one,) = spec["containers"]
+        compose = COMPOSE["nginx"]
+        assert one["image"] == compose["image"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in one["volumeMounts"]}
+        configured = compose["command"][compose["command"].index("-c") + 1]
+        there = f"{mounts['configuration']}/nginx.conf"
+        assert one["command"] == [there if part == configured else part for part in compose["command"]]
+        (port,) = one["ports"]
+        (listening,) = re.findall(r"^listen (\d+);", files["listen.conf"], re.M)
+        assert (ROOT / "docker/listen.conf").read_text().count(f"listen {listening};") == 1
+        assert port["containerPort"] == int(listening)
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
+        (size,) = re.findall(r"size=(\d+)g", compose["tmpfs"])
+        assert in_bytes(volumes["tmp"]["emptyDir"]["sizeLimit"]) == int(size) * 2**30
+        assert in_bytes(one["resources"]["limits"]["memory"]) == int(compose["mem_limit"][:-1]) * 2**30
+        hook = one["lifecycle"]["preStop"]["sleep"]["seconds"]
+        grace = int(compose["stop_grace_period"].removesuffix("s"))
+        assert spec["terminationGracePeriodSeconds"] == hook + grace
+
+
+def test_the_balancer_finds_the_pods() -> None:
+    (as_in_compose,) = re.findall(r"^server \S+ (.*)$", (ROOT / "docker/upstream.conf").read_text(), re.M)
+    for objects in pair("balancer"):
+        headless = objects["Service resnet-pods"]
+        (port,) = headless["spec"]["ports"]
+        assert headless["spec"]["clusterIP"] == "None"
+        assert headless["spec"]["selector"] == objects["Service"]["spec"]["selector"]
+        # DNS gives addresses, so the port is that of the container
+        assert port["port"] in [one["containerPort"] for one in container(objects)["ports"] if one["name"] == "http"]
+        name = f"{headless['metadata']['name']}.{headless['metadata']['namespace']}.svc.cluster.local:{port['port']}"
+        assert f"server {name} {as_in_compose}" in objects["ConfigMap resnet-balancer"]["data"]["upstream.conf"]
+        policy = objects["NetworkPolicy resnet-balancer"]["spec"]
+        assert policy["egress"][0]["to"] == [{"podSelector": {"matchLabels": headless["spec"]["selector"]}}]
+        labels = objects["Deployment resnet-balancer"]["spec"]["template"]["metadata"]["labels"]
+        for kind in ("Service", "PodDisruptionBudget", "NetworkPolicy"):
+            selector = objects[f"{kind} resnet-balancer"]["spec"].get("selector") or policy["podSelector"]
+            assert selector.get("matchLabels", selector) == labels
 
 
 # ---- what it scales on ----

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.balancer import nginx, require_nginx
 from tests.support.kubelet import Container
 from tests.support.manifests import KUBERNETES, Manifest, container, helm, kustomize, pod
 from tests.support.processes import JPEG, STARTUP_S, request
@@ -132,6 +133,27 @@ def test_a_request_in_flight_is_finished(run: Run, tiny_dir: Path, photo: bytes)
         return response.status_code, status
 
     assert asyncio.run(slow()) == (200, 0), one.log()
+
+
+def test_the_balancer_tells_clients_apart_behind_an_ingress(
+    run: Run, tiny_dir: Path, photo: bytes, tmp_path: Path
+) -> None:
+    """By the last address of X-Forwarded-For outside the cluster, if the request comes from inside."""
+    require_nginx()
+    rendered = helm({"balancer": {"enabled": True}})
+    one = run(container(rendered), pod(rendered)["terminationGracePeriodSeconds"], tiny_dir)
+    wait_until_ready(one)
+    listen = rendered["ConfigMap resnet-balancer"]["data"]["listen.conf"]
+    forwarded = {**JPEG, "X-Forwarded-For": "192.0.2.1, 203.0.113.9, 10.1.2.3"}
+    clients = []
+    for name, believed in (("stranger", ""), ("cluster", "set_real_ip_from 127.0.0.0/8;\n")):
+        folder = tmp_path / name
+        folder.mkdir()
+        with nginx(folder, [one.port], listen=listen + believed) as balanced:
+            assert balanced.post("/classify", photo, forwarded).status_code == 200
+            (entry,) = balanced.entries(1)
+            clients.append(entry["client"])
+    assert clients == ["127.0.0.1", "203.0.113.9"]
 
 
 def test_kserve_serves_what_its_initializer_has_put_there(

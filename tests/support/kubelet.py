@@ -26,7 +26,7 @@ class Container:
     """One container of a pod.
 
     Attributes:
-        url: where the container's port `http` is reached.
+        port: where the container's port `http` is reached.
         ready: whether the readiness probe has succeeded, and not failed too often since.
         started: seconds that the startup probe took.
         faults: what a kubelet would have ended the container for.
@@ -48,8 +48,8 @@ class Container:
         given = image.environment() | environment(specification)
         self._ports = {number: free_port() for number in (*ports, given["RESNET_ADMIN_PORT"])}
         self._named = {name: number for number, name in ports.items() if name}
-        self._port = self._ports[self._named["http"]]
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.port = self._ports[self._named["http"]]
+        self.url = f"http://127.0.0.1:{self.port}"
         given |= {f"RESNET_{name.upper()}": str(value) for name, value in settings.items()}
         mounted = {mount["mountPath"] for mount in specification["volumeMounts"]}
         assert mounted <= folders.keys()
@@ -143,7 +143,7 @@ class Container:
     def listens(self) -> bool:
         """Whether the container's port `http` takes connections."""
         with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self._port)) == 0
+            return sock.connect_ex(("127.0.0.1", self.port)) == 0
 
     def log(self) -> str:
         return self._log.read_text()

@@ -79,9 +79,13 @@ def merge(*values: Manifest) -> Manifest:
 
 
 def by_kind(text: str) -> Objects:
-    documents = [document for document in yaml.safe_load_all(text) if document]
-    found = {document["kind"]: document for document in documents}
-    assert len(found) == len(documents), "two objects of one kind"
+    """Each object under its kind. The balancer's, whose kinds others have, too: under kind and name."""
+    found: Objects = {}
+    for document in filter(None, yaml.safe_load_all(text)):
+        kind, name = document["kind"], document["metadata"]["name"]
+        key = f"{kind} {name}" if name in (f"{RELEASE}-balancer", f"{RELEASE}-pods") else kind
+        assert key not in found
+        found[key] = document
     return found
 
 

@@ -3,6 +3,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/name: resnet
 {{- end }}
 
+{{- define "balancer-labels" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: resnet-balancer
+{{- end }}
+
 {{- define "image" -}}
 image: {{ .Values.image.repository }}:{{ .Values.image.tag }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
