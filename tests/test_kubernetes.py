@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,8 +64,8 @@ def pair(variant: str) -> tuple[Objects, Objects]:
         case "gpu":
             return kustomize(KUBERNETES / "overlays/gpu"), helm(gpu_values())
         case "keda":
-            by_keda = composed("cpu", "keda", "pod-monitor", without=["hpa"])
-            return by_keda, helm({"autoscaling": {"by": "keda"}, "podMonitor": True})
+            by_keda = composed("cpu", "keda", "pod-monitor", "keys", without=["hpa"])
+            return by_keda, helm({"autoscaling": {"by": "keda"}, "podMonitor": True, "keysSecret": "resnet-keys"})
         case "fixed":
             return composed("gpu", without=["hpa"]), helm(gpu_values(), {"autoscaling": {"by": "none"}})
         case "fetch":
@@ -340,7 +341,10 @@ def test_the_container_is_the_images(both: tuple[Objects, Objects], kserve: Obje
         paths = {mount["mountPath"] for mount in one["volumeMounts"]}
         if one is served:
             paths.add("/mnt/models")  # KServe mounts it
-        assert paths == {given["RESNET_MODELS_DIR"], given["RESNET_CACHE_DIR"], "/tmp"}
+        expected = {given["RESNET_MODELS_DIR"], given["RESNET_CACHE_DIR"], "/tmp"}
+        if keys := given.get("RESNET_API_KEYS_FILE"):
+            expected.add(str(Path(keys).parent))
+        assert paths == expected
 
 
 def test_images_are_those_of_compose(cpu: Objects, gpu: Objects, models: Objects, kserve: Objects) -> None:
@@ -382,6 +386,19 @@ def test_models_are_fetched_to_where_they_are_served_from() -> None:
         assert {"name": "registry", "mountPath": variable["value"], "readOnly": True} in fetch["volumeMounts"]
         assert variable["name"] == "DOCKER_CONFIG"
         assert [item["path"] for item in volumes["registry"]["secret"]["items"]] == ["config.json"]
+
+
+def test_keys_are_mounted_and_prometheus_has_one() -> None:
+    for objects in pair("keda"):
+        (volume,) = [volume for volume in pod(objects)["volumes"] if volume["name"] == "keys"]
+        (item,) = volume["secret"]["items"]  # not the one of Prometheus
+        file = Path(environment(container(objects))["RESNET_API_KEYS_FILE"])
+        mount = {"name": "keys", "mountPath": str(file.parent), "readOnly": True}
+        assert mount in container(objects)["volumeMounts"]
+        assert item["path"] == file.name
+        (endpoint,) = objects["PodMonitor"]["spec"]["podMetricsEndpoints"]
+        asks_with = {"name": volume["secret"]["secretName"], "key": "metrics"}
+        assert endpoint["authorization"] == {"credentials": asks_with}
 
 
 def test_probes_ask_what_the_admin_port_answers(overlay: Objects) -> None:
@@ -728,6 +745,10 @@ def test_the_commands_of_the_page_name_what_there_is() -> None:
                 case _:
                     assert (option, value) == ("--namespace", NAMESPACE)
         assert "Deployment" in helm(values)
+    (new_key,) = re.findall(r"^\$ python (-m service\.keys new .*) >> keys\.toml$", PAGE, re.M)
+    done = subprocess.run([sys.executable, *new_key.split()], cwd=ROOT, capture_output=True, text=True, check=True)
+    (entry,) = tomllib.loads(done.stdout).values()
+    assert entry["scopes"] == ["metrics"]
 
 
 def test_the_page_counts_as_the_pods_do(cpu: Objects) -> None:

@@ -60,11 +60,12 @@ def wait_until_ready(*pods: Container) -> None:
     until(all_ready, STARTUP_S)
 
 
-def test_deleting_a_pod_loses_no_request(run: Run, tiny_dir: Path, photo: bytes) -> None:
+@pytest.mark.parametrize("overlay", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])  # the latter with workers
+def test_deleting_a_pod_loses_no_request(overlay: str, run: Run, tiny_dir: Path, photo: bytes) -> None:
     """Two pods under load. One is deleted, and gets requests until a second before its hook ends: until then, not every
     balancer has heard that it leaves.
     """
-    rendered = kustomize(KUBERNETES / "overlays/cpu")
+    rendered = kustomize(KUBERNETES / "overlays" / overlay)
     grace_s = pod(rendered)["terminationGracePeriodSeconds"]
     leaving, staying = pods = [run(container(rendered), grace_s, tiny_dir) for _ in range(2)]
     wait_until_ready(*pods)
