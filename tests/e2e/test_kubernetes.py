@@ -110,6 +110,37 @@ def test_deleting_a_pod_loses_no_request(overlay: str, run: Run, tiny_dir: Path,
     assert staying.ready
 
 
+def test_clients_past_every_balancer_lose_no_request(run: Run, tiny_dir: Path, photo: bytes) -> None:
+    """A Service moves new connections only: these clients keep theirs for as long as the deleted pod lets them."""
+    rendered = helm({"shutdown": {"preStop": 1, "delay": 5}})  # each client has a request within 5 s
+    grace_s = pod(rendered)["terminationGracePeriodSeconds"]
+    leaving, staying = pods = [run(container(rendered), grace_s, tiny_dir) for _ in range(2)]
+    wait_until_ready(*pods)
+    statuses: list[int] = []
+
+    async def call(over: asyncio.Event) -> None:
+        one = leaving
+        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=1), verify=False) as client:
+            while not over.is_set():
+                response = await client.post(f"{one.url}/classify", content=photo, headers=JPEG)
+                statuses.append(response.status_code)
+                if response.headers.get("connection") == "close":
+                    one = staying  # where a new connection leads to
+
+    async def under_load() -> tuple[int, float]:
+        over = asyncio.Event()
+        calls = [asyncio.create_task(call(over)) for _ in range(CLIENTS)]
+        await asyncio.to_thread(until, lambda: len(statuses) >= CLIENTS, 60)
+        ended = await asyncio.get_running_loop().run_in_executor(None, leaving.terminate)
+        over.set()
+        await asyncio.gather(*calls)
+        return ended
+
+    status, left_s = asyncio.run(under_load())
+    assert (status, left_s > 0) == (0, True), leaving.log()
+    assert set(statuses) == {200}
+
+
 def test_a_request_in_flight_is_finished(run: Run, tiny_dir: Path, photo: bytes) -> None:
     """Its body arrives in two parts: one before the pod is deleted, one after its port has closed."""
     rendered = helm({"shutdown": {"preStop": 1, "delay": 0}})
