@@ -144,6 +144,10 @@ def _fill(tree: Tree, wanted: Wanted, card: ModelCard, staging: Path, there: dic
             raise FetchError(f"{at} is missing, and the model's card names it: upload the whole folder again")
         if not path.exists() and digest in there and sha256(there[digest]) == digest:
             link(there[digest], path)
+        if path.exists() and sha256(path) == digest:
+            continue
+        if path.exists() and path.stat().st_nlink > 1:
+            path.unlink()  # a published file by another name: nothing may be appended to it
         resumed = path.exists()
         for _ in range(2 if resumed else 1):  # what an earlier run has left may not be this file's beginning
             before = path.stat().st_size if path.exists() else 0

@@ -13,25 +13,35 @@ from service.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 6
+ATTEMPTS = 6  # without progress
 BACKOFF_S = 0.5  # before the second attempt; doubles with each further one, to 8 s before the last
 SHOWN_FROM = 10**6  # bytes of a file whose progress is shown
 
 Result = TypeVar("Result")
 
 
-def retried(work: Callable[[], Result], what: str) -> Result:
-    """The result of `work`, after a few attempts if the network fails. Raises Interrupted after the last one."""
-    for attempt in range(ATTEMPTS):
+def retried(work: Callable[[], Result], what: str, reached: Callable[[], int] = lambda: 0) -> Result:
+    """The result of `work`, which is tried again if the network fails.
+
+    Args:
+        reached: how far it is; attempts are counted since it last got further.
+
+    Raises:
+        Interrupted: the last attempt failed.
+    """
+    failures, best = 0, reached()
+    while True:
         try:
             return work()
         except Interrupted as error:
-            if attempt + 1 == ATTEMPTS:
+            if reached() > best:
+                failures, best = 0, reached()
+            failures += 1
+            if failures == ATTEMPTS:
                 raise
-            delay = BACKOFF_S * 2**attempt
+            delay = BACKOFF_S * 2 ** (failures - 1)
             log.warning("%s: %s; trying again in %g s", what, error, delay)
             time.sleep(delay)
-    raise AssertionError("the last attempt returns or raises")
 
 
 def download(read: Callable[[int], Iterator[bytes]], path: Path, size: int, what: str) -> None:
@@ -63,4 +73,4 @@ def download(read: Callable[[int], Iterator[bytes]], path: Path, size: int, what
                     if file.tell() == before:
                         raise Interrupted(f"the server sent {before} of {size} bytes")
 
-        retried(go_on, what)
+        retried(go_on, what, lambda: path.stat().st_size)

@@ -122,6 +122,17 @@ def test_a_later_version_with_the_same_files_is_not_fetched_twice(published: Pat
     assert read_state(tmp_path / "models" / "resnet8-cifar").aliases == {"stable": 4}
 
 
+def test_a_damaged_source_does_no_harm_to_what_is_here(published: Path, tmp_path: Path, run: Fetch) -> None:
+    run(published, "--models=resnet8-cifar@1")
+    copy = shutil.copytree(published / "resnet8-cifar" / "1", published / "resnet8-cifar" / "4")
+    card = json.loads((copy / "card.json").read_text())
+    (copy / "card.json").write_text(json.dumps({**card, "version": 4}))
+    with (copy / "model.onnx").open("ab") as file:
+        file.write(b"more than the card says")
+    assert run(published, "--models=resnet8-cifar@4").status == 0  # by the file that is here
+    assert whole(tmp_path / "models") == ["resnet8-cifar@1", "resnet8-cifar@4"]
+
+
 def test_another_version_under_the_same_number_replaces_it(published: Path, tmp_path: Path, run: Fetch) -> None:
     run(published)
     shutil.rmtree(published / "resnet8-cifar" / "1")

@@ -68,6 +68,18 @@ def test_attempts_are_bounded_and_pauses_grow(monkeypatch: pytest.MonkeyPatch) -
     assert pauses == [0.5, 1, 2, 4, 8]
 
 
+def test_attempts_are_counted_since_something_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "ATTEMPTS", 2)
+
+    def read(offset: int) -> Iterator[bytes]:
+        yield CONTENT[offset : offset + 1]
+        if offset + 1 < len(CONTENT):
+            raise Interrupted("the line is dead")
+
+    download(read, tmp_path / "file", len(CONTENT), "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
 def test_what_no_attempt_can_mend_is_not_tried_again() -> None:
     tried: list[int] = []
 
