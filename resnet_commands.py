@@ -24,12 +24,14 @@ EXIT_INCOMPLETE = 2
 
 RUNTIME_EXTRA = "'resnet-service[cpu]', or with [cuda] for NVIDIA GPUs"
 EXPORT_EXTRA = "'resnet-service[export]'"
+FETCH_EXTRA = "'resnet-service[fetch]'"
 EXTRA_OF = {"onnxruntime": RUNTIME_EXTRA, "httpx": "'resnet-service[client]'"}  # modules that one extra is about
 
 # The commands of `resnet` besides those of `model_export`: the package that each one runs, and its help.
 COMMANDS = {
     "serve": ("service", "Serve the published models over HTTP."),
     "classify": ("service.bulk", "Classify files, folders and lists of images, here or on a server."),
+    "fetch": ("service.fetch", "Copy published models from a bucket, a registry or a folder, and verify them."),
     "bench": ("service.bench", "Measure a server: images per second and latencies under load."),
 }
 HELP = ("-h", "--help")
@@ -83,7 +85,7 @@ def run_program(program: Callable[[Sequence[str]], int], arguments: Sequence[str
 
     Args:
         program: returns its exit status.
-        extra: what it needs, RUNTIME_EXTRA or EXPORT_EXTRA.
+        extra: what it needs, RUNTIME_EXTRA, EXPORT_EXTRA or FETCH_EXTRA.
         packages: those that it imports, of this project.
 
     Returns:
@@ -115,7 +117,7 @@ def missing(error: ModuleNotFoundError, extra: str) -> str:
     """What to install, in one sentence, when a program of this project cannot import something.
 
     Args:
-        extra: what the program needs, RUNTIME_EXTRA or EXPORT_EXTRA.
+        extra: what the program needs, RUNTIME_EXTRA, EXPORT_EXTRA or FETCH_EXTRA.
 
     Raises:
         ModuleNotFoundError: a module of this project itself is missing.

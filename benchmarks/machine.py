@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from model_export.disk import write_atomically
+from service.runtime.disk import write_atomically
 from service.runtime.machine import cpu_flags, processor, usable_cores, versions
 
 RESULTS = Path(__file__).parent / "results"

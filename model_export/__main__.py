@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": "Train the demo, a ResNet-18 that classifies drawings, and write its weights (three to eight minutes).",
     "verify": "Check the digests and self-tests of published models.",
     "inspect": "Print the cards of published models.",
+    "triton-config": "Write the configurations with which Triton serves the published models.",
     "preview": "Show what the network sees of an image, and what it answers, here and on another provider.",
     "default": "Name the model that answers requests which name none.",
     "promote": "Make a version the one that clients get, or that with another alias.",

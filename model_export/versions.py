@@ -5,30 +5,14 @@ A running service follows what is changed here.
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from model_export.disk import flush, write_atomically
 from model_export.errors import InputError
+from service.runtime.disk import remove_folder
 from service.runtime.model_folder import ModelVersion, explain_empty, model_versions, read_card
-from service.runtime.model_state import (
-    ALIAS_PATTERN,
-    FOLDER_FILE,
-    STABLE,
-    STATE_FILE,
-    ModelState,
-    read_folder_state,
-    read_state,
-)
-
-log = logging.getLogger(__name__)
+from service.runtime.model_state import ALIAS_PATTERN, STABLE, FolderState, ModelState, read_state
+from service.runtime.state_changes import change_folder_state, change_state
 
 KEPT_REPLACED = 20  # versions that a rollback can go back to
 
@@ -106,9 +90,7 @@ def set_default(root: Path, name: str) -> None:
         CardError, OSError: `models.json` cannot be read or written.
     """
     published(root, name)
-    with _locked(root):
-        state = read_folder_state(root)
-        write_atomically(root / FOLDER_FILE, state.model_copy(update={"default": name}).to_json().encode())
+    change_folder_state(root, lambda state: state.model_copy(update={"default": name}))
 
 
 def keep_default(root: Path, name: str) -> None:
@@ -119,12 +101,14 @@ def keep_default(root: Path, name: str) -> None:
     Raises:
         CardError, OSError: `models.json` cannot be read or written.
     """
-    with _locked(root):
-        state = read_folder_state(root)
+
+    def change(state: FolderState) -> FolderState:
         others = {entry.name for entry in model_versions(root)} - {name}
-        if state.default is None and len(others) < 2:
-            first = others.pop() if others else name
-            write_atomically(root / FOLDER_FILE, state.model_copy(update={"default": first}).to_json().encode())
+        if state.default is not None or len(others) > 1:
+            return state
+        return state.model_copy(update={"default": others.pop() if others else name})
+
+    change_folder_state(root, change)
 
 
 def promote(root: Path, name: str, number: int, alias: str = STABLE) -> int | None:
@@ -221,15 +205,17 @@ def remove_version(root: Path, name: str, number: int) -> None:
     numbers = published(root, name)
     if number not in numbers:
         raise InputError(f"{name} has no version {number}: choose from {', '.join(map(str, numbers))}")
-    with _locked(root / name):
-        state = read_state(root / name)
+
+    def check_and_remember(state: ModelState) -> ModelState:
         aliases = [alias for alias, other in state.aliases.items() if other == number]
         if aliases:
             raise InputError(f"{name}@{number} is {' and '.join(aliases)}: promote another version first")
         if number == served_version(state, numbers):
             raise InputError(f"{name}@{number} is the version that clients get: promote another one first")
-        _write(root / name, state, state.model_copy(update={"last_version": max(state.last_version, *numbers)}))
-    _remove(root / name / str(number))
+        return state.model_copy(update={"last_version": max(state.last_version, *numbers)})
+
+    change_state(root / name, check_and_remember)
+    remove_folder(root / name / str(number))
 
 
 def prune(root: Path, name: str, keep: int) -> list[int]:
@@ -253,39 +239,3 @@ def prune(root: Path, name: str, keep: int) -> list[int]:
 def remember_version(model_root: Path, number: int) -> None:
     """Writes down that a number is taken. Raises CardError, OSError."""
     change_state(model_root, lambda state: state.model_copy(update={"last_version": max(state.last_version, number)}))
-
-
-def change_state(model_root: Path, change: Callable[[ModelState], ModelState]) -> None:
-    """Changes `model.json`, one process at a time. Raises CardError, OSError, and what `change` raises."""
-    with _locked(model_root):
-        state = read_state(model_root)
-        _write(model_root, state, change(state))
-
-
-def _write(model_root: Path, before: ModelState, after: ModelState) -> None:
-    if after != before:
-        write_atomically(model_root / STATE_FILE, after.to_json().encode())
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time. On file systems without locks, nothing is locked."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            log.debug("%s cannot be locked: %s", folder, error)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove(folder: Path) -> None:
-    """Renames a version to a name that no reader takes for one, then removes it: nobody sees half of it."""
-    hidden = Path(tempfile.mkdtemp(prefix=".removed-", dir=folder.parent))
-    try:
-        folder.rename(hidden / folder.name)
-        flush(folder.parent)
-    finally:
-        shutil.rmtree(hidden)

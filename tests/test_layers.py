@@ -17,6 +17,8 @@ MOST_LINES = 300
 RUNTIME = {
     "__init__": set(),
     "build": set(),
+    "disk": set(),
+    "progress": set(),
     "choices": set(),
     "faults": set(),
     "graph": set(),
@@ -31,6 +33,7 @@ RUNTIME = {
     "model_card": {"card_part", "choices", "graph", "head", "measured", "preprocessing"},
     "model_folder": {"choices", "model_card"},
     "model_state": {"model_folder"},
+    "state_changes": {"disk", "model_state"},
     "images": {"faults", "preprocessing"},
     "providers": {"choices", "cuda", "graph", "machine", "openvino"},
     "self_test": {"choices", "model_folder"},
@@ -76,6 +79,7 @@ SERVICE = {
     "settings_sources": {"settings"},
     "references": set(),
     "published": {"references", "settings"},
+    "fetch": {"references"},
     "model_repository": {"errors", "published", "references", "settings"},
     "backend": {"batching", "model_repository", "published"},
     "lifecycle": {"backend", "errors", "model_repository", "published"},
@@ -267,7 +271,11 @@ def test_the_runtime_imports_only_along_the_arrows(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in modules("service") if "runtime" not in p.parts], ids=name)
 def test_the_service_imports_only_along_the_arrows(path: Path) -> None:
     part = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
-    own = {part} if part in ("api", "bench", "bulk", "client", "grpc_api", "open_inference", "workers") else set()
+    own = (
+        {part}
+        if part in ("api", "bench", "bulk", "client", "fetch", "grpc_api", "open_inference", "workers")
+        else set()
+    )
     assert parts(path, "service") <= SERVICE[part] | own | {"runtime"}
     assert not parts(path, "model_export")
 
@@ -335,6 +343,12 @@ def test_the_client_needs_neither_server_nor_engine() -> None:
 @pytest.mark.parametrize("package", ["service.__main__", "service.bulk.command"])
 def test_serving_and_classifying_need_no_torch(package: str) -> None:
     assert not imported(f"import {package}") & {"torch", "onnx", "model_export"}
+
+
+def test_fetching_needs_neither_engine_nor_server() -> None:
+    loaded = imported("import service.fetch.command, service.fetch.s3_source, service.fetch.oci_source")
+    assert {"httpx", "obstore"} <= loaded
+    assert not loaded & {*SERVER, "onnxruntime", "torch"}
 
 
 def test_the_service_never_imports_torch(tiny_dir: Path) -> None:

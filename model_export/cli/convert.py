@@ -8,8 +8,8 @@ from typing import get_args
 
 from model_export.cli.options import check_new_folder, check_writable, path
 from model_export.cli.weight_options import add_network_options, load_weight_file
-from model_export.disk import new_folder
 from model_export.weights.converting import Target, check_convertible, write_for_timm, write_for_torchvision
+from service.runtime.disk import new_folder
 
 log = logging.getLogger(__name__)
 

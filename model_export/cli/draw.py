@@ -10,10 +10,10 @@ from typing import get_args
 from model_export.cli.options import check_new_folder, check_writable, path, seed
 from model_export.datasets.base import Dataset
 from model_export.datasets.drawings import open_drawings
-from model_export.disk import new_folder
 from model_export.drawings.pictures import CLASSES, SIDES, STYLES, Difficulty
 from model_export.errors import InputError
-from model_export.progress import Progress
+from service.runtime.disk import new_folder
+from service.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ from typing import NamedTuple, get_args
 
 from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive
 from model_export.cli.preview_text import as_json, as_text
-from model_export.disk import write_atomically
 from model_export.errors import InputError
 from model_export.evaluation.gpu_decoding import MAX_PIXELS
 from model_export.evaluation.preview import Preview, answer, compare, see
 from model_export.paths import cache_folder
 from model_export.versions import find_number
 from service.runtime.choices import Precision, PrecisionChoice, ProviderChoice, ProviderName
+from service.runtime.disk import write_atomically
 from service.runtime.faults import ImageFault
 from service.runtime.images.preview import to_png
 from service.runtime.loading import load_engine

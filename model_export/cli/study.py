@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import get_args
 
 from model_export.cli.options import check_writable, path, refuse, seed
-from model_export.disk import write_atomically
 from model_export.studies.network_table import network_rows, to_markdown
 from model_export.studies.resnet1202 import run_end_to_end
 from model_export.studies.runs import classes_of, train_all
 from model_export.studies.study import PAPER, SMALL, StudyName, get_study
+from service.runtime.disk import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import numpy as np
 from model_export.datasets.base import MAX_PIXELS, describe_fault
 from model_export.datasets.display_names import printable
 from model_export.errors import InputError, shortlist
-from model_export.progress import Progress
 from service.runtime.faults import ImageFault
 from service.runtime.images.decoding import load_pixels, open_image
 from service.runtime.machine import usable_cores
+from service.runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from model_export.datasets.base import Dataset
 from model_export.errors import InputError
-from model_export.progress import Progress
 from service.runtime.machine import usable_cores
+from service.runtime.progress import Progress
 
 
 class InMemory(Dataset):

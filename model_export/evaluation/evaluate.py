@@ -15,11 +15,11 @@ from model_export.errors import InputError, shortlist
 from model_export.evaluation.crops import resized_whole, shorter_sides, ten_crops
 from model_export.evaluation.predictors import Predictor
 from model_export.evaluation.result import Evaluation, Method
-from model_export.progress import Progress
 from service.runtime.images.decoding import decode
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import Label
 from service.runtime.preprocessing import Preprocessing
+from service.runtime.progress import Progress
 from service.runtime.scores import probabilities_of
 
 log = logging.getLogger(__name__)

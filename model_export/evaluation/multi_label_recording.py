@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from model_export.datasets.base import Dataset
-from model_export.disk import replacing, write_atomically
 from model_export.evaluation.average_precision import mean_average_precision
 from model_export.evaluation.multi_label import (
     MultiLabelEvaluation,
@@ -19,6 +18,7 @@ from model_export.evaluation.multi_label import (
     macro_f1,
     micro_f1,
 )
+from service.runtime.disk import replacing, write_atomically
 
 SEPARATOR = ";"  # of labels, as in `labels.csv`
 

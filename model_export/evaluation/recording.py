@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from model_export.datasets.base import Dataset
-from model_export.disk import replacing, write_atomically
 from model_export.evaluation.class_scores import class_scores, macro_f1
 from model_export.evaluation.metrics import (
     confusion_matrix,
@@ -21,6 +20,7 @@ from model_export.evaluation.metrics import (
 )
 from model_export.evaluation.result import Evaluation
 from service.runtime.choices import Precision
+from service.runtime.disk import replacing, write_atomically
 from service.runtime.measured import Accuracy, Calibration, Rejection
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from model_export.disk import flush
 from model_export.export.collapse_gate import check_collapse
 from model_export.export.onnx_export import export_onnx
 from model_export.export.onnx_metadata import onnx_metadata
@@ -23,6 +20,7 @@ from model_export.software import commit, tool_versions
 from model_export.versions import keep_default, remember_version
 from model_export.weights.loading import Loaded
 from service.runtime.class_activation import Classifier
+from service.runtime.disk import flush, flush_readable, link
 from service.runtime.engine import DynamicEngine
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import NAME_PATTERN, ModelCard, ModelFile
@@ -133,21 +131,13 @@ def publish_changed(version: ModelVersion, changes: Mapping[str, object], new_fi
             shutil.copyfile(path, staging / path.name)
         for name in (*(entry.file for entry in card.files.values()), SELF_TEST_FILE, CLASSIFIER_FILE):
             if name not in own and (name != CLASSIFIER_FILE or (version.path / name).exists()):
-                _link(version.path / name, staging / name)
+                link(version.path / name, staging / name)
         return publish_folder(staging, model_root, card)
 
 
 def _last_layer(net: ResNet) -> Classifier:
     weights, biases = (tensor.detach().numpy() for tensor in (net.fc.weight, net.fc.bias))
     return Classifier(weights, biases)
-
-
-def _link(path: Path, to: Path) -> None:
-    """A hard link, which takes no disk space; a copy if the file system has no hard links."""
-    try:
-        os.link(path, to)
-    except OSError:
-        shutil.copyfile(path, to)
 
 
 @contextmanager
@@ -181,11 +171,7 @@ def publish_folder(staging: Path, model_root: Path, card: ModelCard) -> ModelCar
     """
     while True:
         (staging / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
-        for path in (*staging.iterdir(), staging):
-            mode = 0o755 if path.is_dir() else 0o644  # mkdtemp's folder is private; the service runs as another user
-            if stat.S_IMODE(path.stat().st_mode) != mode:  # a hard link's file may belong to another user
-                path.chmod(mode)
-            flush(path)
+        flush_readable(staging)
         try:
             staging.rename(model_root / str(card.version))
         except OSError:

@@ -15,12 +15,12 @@ from model_export.evaluation.answers import answers as answers_of
 from model_export.evaluation.answers import same_answers
 from model_export.evaluation.evaluate import class_ids
 from model_export.evaluation.predictors import OnnxPredictor, Predictor
-from model_export.progress import Progress
 from model_export.quantise.images import batches
 from service.runtime.choices import Precision, ProviderName
 from service.runtime.engine import DynamicEngine, Engine
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import Gate
+from service.runtime.progress import Progress
 from service.runtime.providers import ProviderUnavailable, open_session, unwanted_precision
 from service.runtime.self_test import SelfTest
 

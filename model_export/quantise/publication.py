@@ -18,7 +18,6 @@ from model_export.errors import InputError
 from model_export.evaluation.predictors import OnnxPredictor
 from model_export.export.onnx_export import ExportError
 from model_export.export.publish import publish_changed
-from model_export.progress import Progress
 from model_export.quantise import accuracy_gate
 from model_export.quantise.bf16 import rounded_to_bf16
 from model_export.quantise.fp16 import to_fp16
@@ -33,6 +32,7 @@ from service.runtime.head import Head
 from service.runtime.model_card import CalibrationMethod, ModelCard, ModelFile, Quantisation
 from service.runtime.model_folder import MODEL_FILES, ModelVersion, sha256
 from service.runtime.preprocessing import Preprocessing
+from service.runtime.progress import Progress
 from service.runtime.providers import ProviderUnavailable
 from service.runtime.self_test import SelfTest, SelfTestFailed
 

@@ -12,10 +12,10 @@ from onnx import ModelProto
 
 from model_export.evaluation.answers import answers, same_answers
 from model_export.evaluation.sessions import open_graph
-from model_export.progress import Progress
 from service.runtime.engine import DynamicEngine, Engine
 from service.runtime.head import Head
 from service.runtime.machine import usable_cores
+from service.runtime.progress import Progress
 from service.runtime.providers import open_session
 
 log = logging.getLogger(__name__)

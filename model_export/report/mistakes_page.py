@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from model_export.datasets.base import Dataset
-from model_export.disk import write_atomically
 from model_export.evaluation.metrics import top_k_accuracy, worst_mistakes
 from model_export.evaluation.result import Evaluation
 from model_export.report.page import TEMPLATES, thumbnail
+from service.runtime.disk import write_atomically
 
 MOST = 200  # images shown: about 3 MB
 SIDE = 224  # longer side of a picture, pixels

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model_export.disk import write_atomically
 from model_export.evaluation.average_precision import mean_average_precision
 from model_export.evaluation.multi_label import (
     MultiLabelEvaluation,
@@ -20,6 +19,7 @@ from model_export.evaluation.multi_label import (
 from model_export.report.page import OPEN_CLASSES, TEMPLATES, Pairs, as_plot, environment
 from model_export.report.plots import training_curves
 from model_export.training.history import Row
+from service.runtime.disk import write_atomically
 
 
 class ClassRow(NamedTuple):

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from PIL import ImageOps
 
 from model_export.datasets.base import Dataset
-from model_export.disk import write_atomically
 from model_export.evaluation.class_scores import class_scores, macro_f1
 from model_export.evaluation.metrics import (
     confusion_matrix,
@@ -30,6 +29,7 @@ from model_export.evaluation.rejection import risk_coverage
 from model_export.evaluation.result import Evaluation
 from model_export.report.plots import confusion_plot, rejection_plot, reliability_plot, to_png, training_curves
 from model_export.training.history import Row
+from service.runtime.disk import write_atomically
 from service.runtime.machine import usable_cores, versions
 
 MISTAKES = 24  # images shown

@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from model_export.disk import write_atomically
 from model_export.evaluation.metrics import ReliabilityBins
 from model_export.evaluation.rejection import RiskCoverage
 from model_export.training.history import Row
 from model_export.training.range_test import RangeTest
+from service.runtime.disk import write_atomically
 
 WIDTH = 10.0  # inches, at DPI
 DPI = 100

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from model_export.disk import write_atomically
 from model_export.evaluation.reported import recognise_dataset, reported_errors
 from model_export.report.page import environment
 from model_export.report.plots import compare_trainings, save_png
 from model_export.studies.cost import count_cost
 from model_export.studies.study import Study
 from model_export.training.history import Row
+from service.runtime.disk import write_atomically
 
 DEEPEST_THAT_GAINS = 110  # layers; the paper's 1202 test worse than its 110
 MARGIN = 0.01  # differences in error up to here may come from the seed

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from model_export.disk import write_atomically
 from model_export.errors import InputError
-from model_export.progress import Progress
 from model_export.studies.study import Panels, Scale
 from model_export.training import checkpoint
 from model_export.training.history import METRICS_FILE, Row, read_history
 from model_export.weights.loading import load_file
+from service.runtime.disk import write_atomically
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import Architecture
+from service.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from model_export.datasets.base import Data
-from model_export.disk import replacing, write_atomically
 from model_export.errors import InputError
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import save_safetensors
+from service.runtime.disk import replacing, write_atomically
 from service.runtime.model_card import Training
 
 LAST = "last.pt"

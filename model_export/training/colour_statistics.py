@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from model_export.datasets.base import Dataset
-from model_export.progress import Progress
 from model_export.training.augment import Palette
 from model_export.training.loader import read_image
 from service.runtime.images.resizing import network_input
 from service.runtime.machine import usable_cores
 from service.runtime.preprocessing import Preprocessing
+from service.runtime.progress import Progress
 
 MAX_IMAGES = 10_000  # evenly spread over the set; more would change the mean by a fraction of a grey level
 CHUNK = 64  # images in memory at once

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from torch.utils.tensorboard import SummaryWriter
 
-from model_export.disk import write_atomically
 from model_export.errors import InputError
+from service.runtime.disk import write_atomically
 
 METRICS_FILE = "metrics.csv"
 TENSORBOARD_FOLDER = "tensorboard"

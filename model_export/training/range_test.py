@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from model_export.errors import InputError
-from model_export.progress import Progress
 from model_export.training.trainer import Trainer
+from service.runtime.progress import Progress
 
 SMOOTHING = 0.9  # share of the past in the running loss, which tells whether the loss diverges
 DIVERGED = 4.0  # times the lowest running loss: the test ends

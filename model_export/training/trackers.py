@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from model_export.disk import write_atomically
 from model_export.errors import InputError
 from model_export.training.callbacks import Callback, Metrics
+from service.runtime.disk import write_atomically
 
 TrackerName = Literal["mlflow", "wandb"]
 PROJECT = "resnet-service"  # experiment or project, unless the environment names another

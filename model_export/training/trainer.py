@@ -23,7 +23,6 @@ from torch.optim.swa_utils import update_bn
 
 from model_export.datasets.base import Data
 from model_export.errors import InputError
-from model_export.progress import Progress
 from model_export.training import checkpoint
 from model_export.training.augment import mix
 from model_export.training.averaging import decay_at, update_average
@@ -42,6 +41,7 @@ from model_export.training.start import Start
 from model_export.training.state import RunState
 from model_export.training.stopping import Stopped, StopSignal
 from model_export.training.validation import VALIDATION
+from service.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 

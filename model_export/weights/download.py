@@ -13,10 +13,10 @@ from pathlib import Path
 
 import httpx
 
-from model_export.disk import move_into_place
 from model_export.errors import InputError, Unavailable
-from model_export.progress import Progress
+from service.runtime.disk import move_into_place
 from service.runtime.model_folder import sha256
+from service.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from model_export.disk import write_atomically
 from model_export.errors import InputError
 from model_export.weights.file_kinds import COPY
 from model_export.weights.label_formats import NAME_KEYS
 from model_export.weights.record import MEAN_IMAGE, Record
+from service.runtime.disk import write_atomically
 
 WRITER = "resnet-service"  # the `writer` in the metadata of our own files
 

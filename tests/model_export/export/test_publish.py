@@ -21,6 +21,7 @@ from model_export.export.parity_gate import ParityFailed
 from model_export.export.publish import next_version, publish, publish_changed
 from model_export.weights.loading import Loaded
 from model_export.weights.random_weights import random_weights
+from service.runtime import disk
 from service.runtime.head import Head
 from service.runtime.model_card import Architecture, ModelCard
 from service.runtime.model_folder import CardError, ModelVersion, model_versions, read_card, verify_digests
@@ -156,7 +157,7 @@ def test_invalid_names(loaded: Loaded, tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-FLUSHES = 5  # of four files and their folder; then follow the renaming and the flush of the parent folder
+FLUSHES = 5  # of four files and their folder; then follow the renaming, the flush of the parent folder, and the state
 
 
 @pytest.mark.usefixtures("quick_export")
@@ -176,16 +177,18 @@ def test_a_process_killed_at_any_step_leaves_nothing_half_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(publish_module, "flush", copying_first(publish_module.flush))
+        patch.setattr(disk, "flush", copying_first(disk.flush))
         patch.setattr(Path, "rename", copying_first(Path.rename))
         publish(loaded, root, "m")
-    assert len(copies) == FLUSHES + 2
-    *before_renaming, after_renaming = copies
+    before_renaming, after_renaming = copies[: FLUSHES + 1], copies[FLUSHES + 1 :]
     for folder in before_renaming:
         assert list(model_versions(folder)) == []
-    (entry,) = model_versions(after_renaming)
-    verify_digests(entry.path, read_card(entry.path))
+    assert len(after_renaming) == 5  # `model.json` and `models.json`: each is flushed, and then its folder
+    for folder in after_renaming:
+        (entry,) = model_versions(folder)
+        verify_digests(entry.path, read_card(entry.path))
 
-    for folder, version in ((before_renaming[-1], 1), (after_renaming, 2)):  # publishing there again works
+    for folder, version in ((before_renaming[-1], 1), (after_renaming[0], 2)):  # publishing there again works
         assert publish(loaded, folder, "m").version == version
         for entry in model_versions(folder):
             verify_digests(entry.path, read_card(entry.path))

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from model_export import disk
 from model_export.datasets.base import Data
 from model_export.errors import InputError
 from model_export.training import checkpoint
@@ -23,6 +22,7 @@ from model_export.training.start import begin, resume
 from model_export.training.trainer import Trainer
 from model_export.weights.loading import load_file
 from model_export.weights.record import Record
+from service.runtime import disk
 
 from .conftest import CIFAR8, SHORT, MakeTrainer
 

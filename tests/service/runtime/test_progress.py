@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from model_export import progress as progress_module
-from model_export.progress import Progress
+from service.runtime import progress as progress_module
+from service.runtime.progress import Progress
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_without_a_terminal_lines_come_every_ten_seconds(caplog: pytest.LogCaptureFixture, clock: list[float]) -> None:
-    with caplog.at_level(logging.INFO, logger="model_export.progress"):
+    with caplog.at_level(logging.INFO, logger="service.runtime.progress"):
         with Progress("training", 100, unit="image") as progress:
             for _ in range(10):
                 clock[0] += 3
@@ -35,7 +35,7 @@ def test_without_a_terminal_lines_come_every_ten_seconds(caplog: pytest.LogCaptu
 
 
 def test_work_done_before_does_not_count_towards_the_rate(caplog: pytest.LogCaptureFixture, clock: list[float]) -> None:
-    with caplog.at_level(logging.INFO, logger="model_export.progress"):
+    with caplog.at_level(logging.INFO, logger="service.runtime.progress"):
         progress = Progress("net.pth", 100_000_000, unit="B", initial=50_000_000)
         clock[0] += 10
         progress.advance(25_000_000)

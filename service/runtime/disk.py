@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +48,55 @@ def move_into_place(temporary: Path, path: Path) -> None:
     flush(temporary)
     temporary.replace(path)
     flush(path.parent)
+
+
+def flush_readable(folder: Path) -> None:
+    """Forces a folder and its files to disk, readable for every user: the service runs as another one.
+
+    Raises:
+        OSError: the disk fails, or a mode cannot be set.
+    """
+    for path in (*folder.iterdir(), folder):
+        mode = 0o755 if path.is_dir() else 0o644  # mkdtemp's folder is private
+        if stat.S_IMODE(path.stat().st_mode) != mode:  # a hard link's file may belong to another user
+            path.chmod(mode)
+        flush(path)
+
+
+def link(path: Path, to: Path) -> None:
+    """A hard link, which takes no disk space; a copy if the file system has no hard links. Raises OSError."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the others wait. On file systems without locks, nothing is locked."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            log.debug("%s cannot be locked: %s", folder, error)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_folder(folder: Path) -> None:
+    """Renames a version to a name that no reader takes for one, then removes it: nobody sees half of it.
+
+    Raises:
+        OSError: it cannot be renamed or removed.
+    """
+    hidden = Path(tempfile.mkdtemp(prefix=".removed-", dir=folder.parent))
+    try:
+        folder.rename(hidden / folder.name)
+        flush(folder.parent)
+    finally:
+        shutil.rmtree(hidden)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model_export.disk import new_folder, replacing, write_atomically
+from service.runtime.disk import new_folder, replacing, write_atomically
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_folders_that_cannot_be_flushed_are_tolerated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As on CIFS, on some FUSE file systems, and on Windows."""
-    caplog.set_level("DEBUG", "model_export")  # commands that ran before have set a level of its own
+    caplog.set_level("DEBUG", "service")  # commands that ran before have set a level of its own
 
     def fsync(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))

@@ -1,0 +1,147 @@
+"""Models in an OCI registry: an artifact with a layer for each file, or an image whose layers hold a model folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from service.fetch.folder_source import FolderSource
+from service.fetch.registry import Registry
+from service.fetch.source import FetchError
+from service.fetch.transfer import download, retried
+from service.runtime.model_card import NAME_PATTERN
+from service.runtime.model_folder import CARD_FILE, VERSION_PATTERN, sha256
+
+TITLE = "org.opencontainers.image.title"  # the path of a file that is a layer by itself
+UNPACK = "io.deis.oras.content.unpack"  # ORAS: the layer is a folder, as a tar archive
+ATTESTATION = "vnd.docker.reference.type"
+WHITEOUT = ".wh."  # before the name of a file that a layer removes
+OPAQUE = ".wh..wh..opq"  # in a folder: a layer removes what was in it
+
+# The model folder inside an archive or an artifact, and a path from there on.
+CARD = re.compile(rf"(?P<root>(?:.*/)?){NAME_PATTERN.strip('^$')}/{VERSION_PATTERN.pattern}/{re.escape(CARD_FILE)}")
+
+
+class Layer(NamedTuple):
+    digest: str
+    size: int
+    title: str | None  # None: an archive
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Layer:
+        notes = described.get("annotations") or {}
+        title = None if notes.get(UNPACK) == "true" else notes.get(TITLE)
+        return cls(described["digest"], described["size"], title)
+
+
+class OciSource:
+    """A `Source`. Layers that are archives are downloaded and unpacked before anything can be listed."""
+
+    def __init__(self, url: str, registry: Registry, work: Path) -> None:
+        """
+        Args:
+            work: a folder for what is unpacked. Archives that are there already are not downloaded again.
+
+        Raises:
+            FetchError, Interrupted: there is no such image, or it cannot be read.
+        """
+        self.name = url
+        self._work = work
+        self._registry = registry
+        manifest, digest = retried(self._manifest, url)
+        self._layers = [Layer.of(described) for described in manifest.get("layers", ())]
+        if not self._layers:
+            raise FetchError(f"{url} has no layers, so no models: push a model folder")
+        self._archives = [layer for layer in self._layers if layer.title is None]
+        self.revision = digest if self._archives else None
+        self._unpacked: FolderSource | None = None
+
+    def sizes(self) -> Mapping[str, int]:
+        files = {str(layer.title): layer.size for layer in self._layers if layer.title is not None}
+        if self._archives and self._unpacked is None:
+            tree = self._work / "tree"
+            shutil.rmtree(tree, ignore_errors=True)
+            tree.mkdir(parents=True)
+            for layer in self._archives:
+                self._unpack(layer, tree)
+            self._unpacked = FolderSource(tree, self.name)
+        if self._unpacked:
+            files |= self._unpacked.sizes()
+        self._root = _root(files, self.name)
+        return {path.removeprefix(self._root): size for path, size in files.items() if path.startswith(self._root)}
+
+    def read(self, path: str, offset: int) -> Iterator[bytes]:
+        for layer in self._layers:
+            if layer.title == self._root + path:
+                return self._registry.blob(layer.digest, offset)
+        assert self._unpacked is not None  # nothing else is listed
+        return self._unpacked.read(self._root + path, offset)
+
+    def _manifest(self) -> tuple[dict[str, Any], str]:
+        """The manifest of the image; of an index, the first one: models are the same on every platform."""
+        manifest, digest = self._registry.manifest(self._registry.reference.version)
+        if "manifests" in manifest:
+            images = [each for each in manifest["manifests"] if ATTESTATION not in (each.get("annotations") or {})]
+            if not images:
+                raise FetchError(f"{self.name} is an empty index: push a model folder")
+            manifest, digest = self._registry.manifest(images[0]["digest"])
+        return manifest, digest
+
+    def _unpack(self, layer: Layer, tree: Path) -> None:
+        """Downloads an archive, checks it, and unpacks its files over those of the layers before."""
+        path = self._work / layer.digest.replace(":", "-")
+        what = f"layer {layer.digest[:19]}"
+        download(lambda offset: self._registry.blob(layer.digest, offset), path, layer.size, what)
+        if f"sha256:{sha256(path)}" != layer.digest:
+            path.unlink()
+            raise FetchError(f"{self.name}: {what} is not what its digest says: try again, or push the models again")
+        try:
+            with tarfile.open(path) as archive:
+                for member in archive:
+                    _apply(archive, member, tree)
+        except (tarfile.TarError, EOFError) as error:
+            raise FetchError(
+                f"{self.name}: {what} is no tar archive that can be read here ({error}): push it plain or with gzip"
+            ) from None
+        path.unlink()
+
+
+def _apply(archive: tarfile.TarFile, member: tarfile.TarInfo, tree: Path) -> None:
+    """Unpacks one file, or removes what it says has gone. Nothing else is needed of a model folder."""
+    inner = PurePosixPath(member.name)
+    if inner.is_absolute() or ".." in inner.parts:
+        return
+    target = tree / inner
+    if inner.name == OPAQUE:
+        shutil.rmtree(target.parent, ignore_errors=True)
+    elif inner.name.startswith(WHITEOUT):
+        gone = inner.name.removeprefix(WHITEOUT)
+        if gone not in ("", ".", ".."):
+            _remove(target.with_name(gone))
+    elif (member.isfile() or member.islnk()) and (content := archive.extractfile(member)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            shutil.copyfileobj(content, file)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _root(files: Mapping[str, int], name: str) -> str:
+    """The path of the model folder, with a slash at its end; empty if it is the whole.
+
+    Raises:
+        FetchError: there are several.
+    """
+    roots = sorted({found["root"] for path in files if (found := CARD.fullmatch(path))})
+    if len(roots) > 1:
+        raise FetchError(f"{name} holds several model folders ({', '.join(roots)}): push one")
+    return roots[0] if roots else ""

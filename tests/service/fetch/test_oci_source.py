@@ -1,0 +1,242 @@
+"""Models in a real OCI registry: as an artifact with a layer for each file, and as an image with archives."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.runtime.model_folder import model_versions, read_card, verify_digests
+from service.runtime.model_state import read_folder_state, read_state
+from tests.support.buckets import Breaking
+from tests.support.registry import INDEX, PASSWORD, USER, push, push_manifest, registry
+
+Fetch = Callable[..., Any]
+TITLE = "org.opencontainers.image.title"
+WHOLE = 1_500_000  # bytes of a model file, see `enlarge`
+SERVED = ["resnet20-cifar@1", "resnet8-cifar@1", "resnet8-cifar@2"]
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+def whole(root: Path) -> list[str]:
+    versions = list(model_versions(root))
+    for version in versions:
+        verify_digests(version.path, read_card(version.path))
+    return [f"{version.name}@{version.version}" for version in versions]
+
+
+def files(root: Path) -> list[tuple[bytes, dict[str, str]]]:
+    """A layer for each file, as `oras push` makes them of paths."""
+    return [
+        (path.read_bytes(), {TITLE: path.relative_to(root).as_posix()})
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    ]
+
+
+def archive(root: Path, prefix: str, *, compressed: bool = True, leave_out: tuple[str, ...] = ()) -> bytes:
+    """A folder as a layer of an image; files with the same content are hard links, as in a published folder."""
+    packed = io.BytesIO()
+    seen: dict[bytes, str] = {}
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for path in sorted(root.rglob("*")):
+            inner = f"{prefix}{path.relative_to(root).as_posix()}"
+            if inner in leave_out:
+                continue
+            info = tarfile.TarInfo(inner)
+            if path.is_dir():
+                info.type = tarfile.DIRTYPE
+                tar.addfile(info)
+                continue
+            content = path.read_bytes()
+            if content in seen:
+                info.type, info.linkname = tarfile.LNKTYPE, seen[content]
+                tar.addfile(info)
+                continue
+            seen[content] = inner
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return gzip.compress(packed.getvalue()) if compressed else packed.getvalue()
+
+
+def layer_of(entries: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, content in entries.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize("by_digest", [False, True])
+def test_an_artifact_with_a_layer_for_each_file(
+    by_digest: bool, host: str, published: Path, tmp_path: Path, run: Fetch
+) -> None:
+    digest = push(f"{host}/team/models:1.0", files(published))
+    source = f"oci://{host}/team/models" + (f"@{digest}" if by_digest else ":1.0")
+    assert run(source).status == 0
+    assert whole(tmp_path / "models") == SERVED
+    assert read_state(tmp_path / "models" / "resnet8-cifar").aliases == {"stable": 1, "canary": 2}
+    assert read_folder_state(tmp_path / "models").default == "resnet20-cifar"
+    assert run(source).out.count("is there") == 3
+
+
+@pytest.mark.parametrize(("prefix", "compressed"), [("models/", True), ("srv/models/", False), ("./", True)])
+def test_an_image_whose_layers_hold_the_folder(
+    prefix: str, compressed: bool, host: str, published: Path, tmp_path: Path, run: Fetch
+) -> None:
+    push(f"{host}/image:latest", [(archive(published, prefix, compressed=compressed), {})])
+    fetched = run(f"oci://{host}/image")
+    assert fetched.status == 0, fetched.err
+    assert whole(tmp_path / "models") == SERVED
+    assert [path.name for path in (tmp_path / "models").iterdir() if path.name.startswith(".")] == [".fetched.json"]
+
+
+def test_an_image_that_has_not_changed_is_not_downloaded_again(
+    host: str, published: Path, tmp_path: Path, run: Fetch
+) -> None:
+    push(f"{host}/same:1", [(archive(published, "models/"), {})])
+    proxy = Breaking(f"http://{host}", 0, times=0)
+    source = f"oci://{proxy.address.removeprefix('http://')}/same:1"
+    assert run(source).status == 0
+    first = proxy.passed
+    fetched = run(source)
+    assert fetched.out.startswith(f"nothing has changed: {source} is still sha256:")
+    assert proxy.passed - first < 10_000
+    (tmp_path / "models" / "resnet8-cifar" / "1" / "model.onnx").unlink()
+    assert run(source).status == 0
+    assert whole(tmp_path / "models") == SERVED
+    proxy.close()
+
+
+def test_hard_links_within_an_archive(host: str, published: Path, tmp_path: Path, run: Fetch) -> None:
+    copy = published / "resnet8-cifar" / "4"
+    copy.mkdir()
+    for path in (published / "resnet8-cifar" / "1").iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    card = json.loads((copy / "card.json").read_text())
+    (copy / "card.json").write_text(json.dumps({**card, "version": 4}))
+    push(f"{host}/links:1", [(archive(published, "models/"), {})])
+    assert run(f"oci://{host}/links:1", "--models=resnet8-cifar@4").status == 0
+    assert whole(tmp_path / "models") == ["resnet8-cifar@4"]
+
+
+def test_later_layers_replace_and_remove(host: str, published: Path, tmp_path: Path, run: Fetch) -> None:
+    state = json.loads((published / "resnet8-cifar" / "model.json").read_text())
+    state["aliases"] = {"stable": 3}
+    later = {
+        "models/resnet8-cifar/model.json": json.dumps(state).encode(),
+        "models/.wh.resnet20-cifar": b"",
+        "models/.wh...": b"",  # names no file: nothing outside of the folder may go
+    }
+    push(f"{host}/layers:1", [(archive(published, "models/"), {}), (layer_of(later), {})])
+    fetched = run(f"oci://{host}/layers:1")
+    assert fetched.status == 0, fetched.err
+    assert whole(tmp_path / "models") == ["resnet8-cifar@3"]
+
+
+def test_an_archive_cannot_write_outside(host: str, published: Path, tmp_path: Path, run: Fetch) -> None:
+    evil = {"../../outside": b"1", f"{tmp_path}/absolute": b"1", "models/../../../outside": b"1"}
+    push(f"{host}/evil:1", [(layer_of(evil), {}), (archive(published, "models/"), {})])
+    assert run(f"oci://{host}/evil:1").status == 0
+    assert not (tmp_path / "outside").exists()
+    assert not (tmp_path / "absolute").exists()
+    assert not (tmp_path / "models" / "outside").exists()
+
+
+def test_of_an_index_the_first_image_that_is_one(host: str, published: Path, tmp_path: Path, run: Fetch) -> None:
+    entries = []
+    for content, notes in ((b"{}", {"vnd.docker.reference.type": "attestation-manifest"}), (None, {})):
+        layers = [(content, {})] if content else files(published)
+        digest = push(f"{host}/index:part", layers)
+        entries.append({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 1})
+        entries[-1]["annotations"] = notes
+    push_manifest(f"{host}/index:1", {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries})
+    assert run(f"oci://{host}/index:1").status == 0
+    assert whole(tmp_path / "models") == SERVED
+
+
+def test_a_blob_that_breaks_off_is_resumed(
+    host: str, published: Path, tmp_path: Path, run: Fetch, caplog: pytest.LogCaptureFixture
+) -> None:
+    push(f"{host}/broken:1", files(published))
+    proxy = Breaking(f"http://{host}", WHOLE // 2, times=1)
+    assert run(f"oci://{proxy.address.removeprefix('http://')}/broken:1", "--models=resnet8-cifar@1").status == 0
+    assert whole(tmp_path / "models") == ["resnet8-cifar@1"]
+    assert any("trying again in " in message for message in caplog.messages)
+    assert proxy.passed < 1.5 * WHOLE
+    proxy.close()
+
+
+def test_a_layer_whose_content_has_changed_is_refused(
+    host: str, published: Path, tmp_path: Path, run: Fetch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("tampered")
+    with registry(folder) as own:
+        layer = archive(published, "models/")
+        push(f"{own}/models:1", [(layer, {})])
+        (blob,) = (path for path in folder.rglob("data") if path.stat().st_size == len(layer))
+        blob.write_bytes(layer[:-100] + bytes(100))
+        fetched = run(f"oci://{own}/models:1")
+    assert fetched.status == 1
+    assert "is not what its digest says: try again, or push the models again" in fetched.err
+    assert whole(tmp_path / "models") == []
+    assert not (tmp_path / "models" / ".fetching").exists()
+
+
+def test_a_file_with_another_digest_than_the_cards_is_refused(
+    host: str, published: Path, tmp_path: Path, run: Fetch
+) -> None:
+    path = published / "resnet20-cifar" / "1" / "self_test.npz"
+    path.write_bytes(path.read_bytes() + b"more")
+    push(f"{host}/wrong:1", files(published))
+    fetched = run(f"oci://{host}/wrong:1")
+    assert fetched.status == 1
+    assert f"oci://{host}/wrong:1/resnet20-cifar/1/self_test.npz has " in fetched.err
+    assert whole(tmp_path / "models") == ["resnet8-cifar@1", "resnet8-cifar@2"]
+
+
+@pytest.mark.parametrize(
+    ("image", "fault"),
+    [
+        ("nobody/models:1", "does not exist: correct the address, or push the models there"),
+        ("empty:1", "holds no models: it should have files like resnet50/1/card.json"),
+        ("text:1", "is no tar archive that can be read here"),
+        ("two:1", "holds several model folders (a/, b/): push one"),
+    ],
+)
+def test_an_image_that_cannot_be_used(image: str, fault: str, host: str, published: Path, run: Fetch) -> None:
+    push(f"{host}/empty:1", [(b"# Models", {TITLE: "README.md"})])
+    push(f"{host}/text:1", [(b"not an archive", {})])
+    one = published / "resnet20-cifar"
+    push(f"{host}/two:1", [(archive(one, "a/resnet20-cifar/"), {}), (archive(one, "b/resnet20-cifar/"), {})])
+    fetched = run(f"oci://{host}/{image}")
+    assert fetched.status == 1
+    assert fault in fetched.err
+
+
+def test_a_registry_that_asks_who_is_there(published: Path, tmp_path: Path, run: Fetch) -> None:
+    with registry(tmp_path / "registry", login=True) as host:
+        push(f"{host}/models:1", files(published), (USER, PASSWORD))
+        refused = run(f"oci://{host}/models:1")
+        assert refused.status == 1
+        assert f"(HTTP 401 Unauthorized): log in with `docker login {host}`" in refused.err
+
+        (tmp_path / "docker").mkdir()
+        login = {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+        (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": {host: login}}))
+        assert run(f"oci://{host}/models:1").status == 0
+    assert whole(tmp_path / "models") == SERVED
