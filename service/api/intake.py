@@ -20,10 +20,10 @@ from service.api.forms import media_type
 from service.api.guard import Guard, Handler
 from service.api.json_images import JSON_TYPE
 from service.api.parameters import TIMEOUT_HEADER, depth_of, read_parameters, seconds_of
-from service.api.problems import status_of
+from service.api.problems import STATUS, status_of
 from service.api.uploads import FORM, Body, Upload, arriving, diagnose, only_header, read_body
 from service.deadline import Deadline
-from service.errors import ServerFault
+from service.errors import ServerFault, fault_types
 from service.failed_images import FailedImages
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
@@ -243,6 +243,16 @@ def _counted(handler: Handler, metrics: Metrics) -> Handler:
             metrics.requests.labels(getattr(request.state, "model", "unknown"), status, problem).inc()
 
     return counting
+
+
+def count_from_zero(metrics: Metrics, model: str) -> None:
+    """Shows the service's own failures with a model as 0 before the first one.
+
+    Prometheus' `rate` misses what a counter has when it first appears, and that may be a whole overload.
+    """
+    for fault in fault_types(ServerFault):
+        metrics.requests.labels(model, STATUS[fault], fault.slug)
+    metrics.partial.labels(model)
 
 
 def to_its_end(handler: Handler) -> Handler:
