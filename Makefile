@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml docker/constraints.txt
 	$(BIN)/pip install --quiet --constraint docker/constraints.txt --editable '.[cpu,grpc,export,dev]'
 	touch $@
 
-tools:  ## install nginx and Chromium for the end-to-end tests (on Debian as root; elsewhere, say what is missing)
+tools:  ## install nginx, Chromium and Prometheus for the end-to-end tests (on Debian as root; elsewhere, say what is missing)
 	@tests/install-tools
 
 run: install  ## get models (ImageNet weights, or else the demo) and serve them on port 8000
