@@ -29,6 +29,7 @@ from benchmarks.dashboard import Panel, read_dashboard
 from benchmarks.prometheus import JOB, SCRAPE_S, Prometheus, prometheus
 from model_export.drawings.pictures import CLASSES, picture
 from tests.support.processes import JPEG, Service, free_port
+from tests.support.waiting import until
 
 PICTURE = Path(__file__).parent / "images" / "dashboard.png"
 WINDOW = "8s"  # $__rate_interval
@@ -134,7 +135,11 @@ def draw_alerts(axes: Axes, found: Prometheus, start: float, end: float) -> None
         colour = STATES["red" if curve.labels["severity"] == "page" else "orange"]
         bars = [(at - start, SCRAPE_S) for at in curve.times]
         axes.broken_barh(bars, (place - 0.36, 0.72), color=colour, linewidth=0)
-    axes.set_yticks(range(len(curves)), [curve.labels["alertname"].removeprefix("Resnet") for curve in curves])
+        name = curve.labels["alertname"].removeprefix("Resnet")
+        late = bars[-1][0] > 0.85 * (end - start)  # no room behind it
+        at, side = (bars[0][0] - 0.5, "right") if late else (bars[-1][0] + 1.5, "left")
+        axes.text(at, place, name, fontsize=7.5, color=INK, va="center", ha=side)
+    axes.set_yticks([])
     axes.set_ylim(-0.6, len(curves) - 0.4)
 
 
@@ -243,7 +248,7 @@ def draw(found: Prometheus, events: Events, start: float, end: float) -> Figure:
     stats, *others = lines_of_panels()
     heights = [0.32, 0.75, *(0.3 if line[0].kind == "table" else 1.0 for line in others)]
     figure = Figure(figsize=(17, 2.6 * sum(heights) + 1.5), facecolor=PAPER, dpi=85)
-    place = {"left": 0.035, "right": 0.99, "top": 0.965, "bottom": 0.03, "hspace": 0.72, "wspace": 0.42}
+    place = {"left": 0.035, "right": 0.99, "top": 0.965, "bottom": 0.045, "hspace": 0.68, "wspace": 0.42}
     grid = GridSpec(len(heights), 6, figure, height_ratios=heights, **place)
     figure.text(0.012, 0.987, "ResNet service", fontsize=15, color=INK, weight="bold", va="center")
 
@@ -288,13 +293,13 @@ def main() -> None:
         ]
         scrape = {"job_name": JOB, "static_configs": targets}
         found = stack.enter_context(prometheus(folder / "prometheus", ports, scrape, SHORTENED))
-        time.sleep(8)
+        until(lambda: len(found.query("up == 1")) == 2 and not found.firing(), 60)
         events = play(services)
-        start, end = events[0][0] - 5, time.time()
+        start, end = events[0][0], time.time()
         figure = draw(found, events, start, end)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
-    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(PICTURE, optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2).save(PICTURE, optimize=True)
 
 
 if __name__ == "__main__":
