@@ -20,12 +20,18 @@ ACCESS_LOG = "access.log"  # in nginx's folder: a JSON document for each request
 
 @contextmanager
 def nginx(
-    folder: Path, replica_ports: Sequence[int], *, tls: bool = False, instead: Mapping[str, str] | None = None
+    folder: Path,
+    replica_ports: Sequence[int],
+    *,
+    tls: bool = False,
+    listen: str | None = None,
+    instead: Mapping[str, str] | None = None,
 ) -> Iterator[int]:
     """Runs the container's configuration with other addresses; the context gets nginx's port.
 
     Args:
         folder: for its files; with `tls`, it holds tls/certificate.pem and tls/key.pem.
+        listen: in place of docker/listen.conf.
         instead: other values of directives, for deadlines that a test cannot wait for: {"proxy_read_timeout": "1s"}.
 
     Raises:
@@ -37,7 +43,8 @@ def nginx(
         conf, found = re.subn(rf"^( *{directive}) \w+;", rf"\1 {value};", conf, flags=re.M)
         assert found == 1, directive
     (folder / "nginx.conf").write_text(conf)
-    listen = (DOCKER / ("listen-tls.conf" if tls else "listen.conf")).read_text()
+    if listen is None:
+        listen = (DOCKER / ("listen-tls.conf" if tls else "listen.conf")).read_text()
     assert listen.count("listen 8080") == 1
     (folder / "listen.conf").write_text(listen.replace("listen 8080", f"listen 127.0.0.1:{port}"))
     (server,) = re.findall(r"^server service:8000 resolve(.*;)$", (DOCKER / "upstream.conf").read_text(), re.M)

@@ -14,6 +14,7 @@ from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 
 from service import tls
 from service.closing import Closing
@@ -36,9 +37,9 @@ SECURITY_HEADERS = [
 
 
 class Server(uvicorn.Server):
-    """SIGTERM turns readiness off and closes the port `shutdown_delay` seconds later. Requests in flight are finished
-    and the process exits with 0. A second signal, or Ctrl-C, closes the port at once; a further one cuts requests off,
-    which get 503.
+    """SIGTERM turns readiness off and closes the port `shutdown_delay` seconds later. Until then, each answer closes
+    its connection. Requests in flight are finished and the process exits with 0. A second signal, or Ctrl-C, closes the
+    port at once; a further one cuts requests off, which get 503.
 
     The end is certain: `GRACE_S` after the limits of `Settings` have passed, a process in `run` exits with 1, whatever
     its threads and connections do.
@@ -105,10 +106,18 @@ class Server(uvicorn.Server):
         self._end_in_time()
         if number == signal.SIGTERM and not self.draining:
             self._close_port_at = time.monotonic() + self._delay
+            self._send_clients_away()
         elif self.should_exit:
             self.force_exit = True
         else:
             self.should_exit = True
+
+    def _send_clients_away(self) -> None:
+        """Closes each connection with its next answer. A client that keeps one open would otherwise send a request just
+        when the port closes, and get no answer: a Kubernetes Service, for one, moves new connections only.
+        """
+        self.config.encoded_headers.append(CLOSE_HEADER)  # of which uvicorn makes the others, once a second
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE_HEADER]
 
     def fail(self, error: Exception) -> None:
         """Shuts down at once, from any thread: requests that came meanwhile would fail, a closed port diverts them."""

@@ -158,6 +158,41 @@ def test_when_the_port_closes_connections_without_a_whole_request_close_too() ->
     asyncio.run(ask())
 
 
+async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that answers each request with two bytes."""
+    if scope["type"] == "lifespan":
+        await app(scope, receive, send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def test_clients_that_keep_their_connection_are_sent_away_before_the_port_closes() -> None:
+    async def ask() -> None:
+        request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            server = Server(Settings(shutdown_delay=60), Metrics(), lambda server: answering)
+            serving = asyncio.create_task(server.serve(sockets=[listening]))
+            await async_until(lambda: server.started)
+            connections = [await asyncio.open_connection(*listening.getsockname()) for _ in range(2)]
+            for reader, writer in connections:  # both stay open after an answer
+                writer.write(request)
+                answer = await asyncio.wait_for(reader.readuntil(b"ok"), 60)
+                assert b"connection:" not in answer.lower()
+            server.stop(signal.SIGTERM)
+            for (reader, writer), ticks in zip(connections, (0, 10), strict=True):
+                await server.on_tick(ticks)  # the second: uvicorn makes the headers of all answers again
+                writer.write(request)
+                answer = await asyncio.wait_for(reader.read(), 60)  # to the end of the connection
+                assert answer.lower().count(b"connection: close\r\n") == 1
+                assert answer.endswith(b"\r\n\r\nok")
+                writer.close()
+            server.stop(signal.SIGTERM)
+            await serving
+
+    asyncio.run(ask())
+
+
 HANGING = """
 import asyncio, time
 from service import server
