@@ -14,7 +14,7 @@ from service.api import classify, dialects, documentation, embed, explain, healt
 from service.api.access import Access
 from service.api.dialects import sagemaker, tensorflow_serving, torchserve
 from service.api.guard import Guard
-from service.api.intake import Intake
+from service.api.intake import Intake, count_from_zero
 from service.api.middleware import Forwarded, Head
 from service.api.open_inference import errors as open_inference_errors
 from service.api.open_inference import routes as open_inference
@@ -28,6 +28,7 @@ from service.metrics import Metrics
 from service.model_repository import Model, Repository, open_repository
 from service.open_inference.data_plane import DataPlane
 from service.open_inference.errors import ProtocolError
+from service.operating_state import OperatingState
 from service.pipeline import Pipeline
 from service.runtime.build import this_build
 from service.settings import Settings
@@ -91,6 +92,7 @@ def create_app(
     )
 
     def activate(model: Model, runner: Runner) -> Pipeline:
+        count_from_zero(metrics, model.name)
         return Pipeline(model, runner, decoders, settings, metrics)
 
     def vacated(pipeline: Pipeline) -> Awaitable[None]:
@@ -108,6 +110,7 @@ def create_app(
     def ready() -> bool:
         return lifecycle.ready and serving()
 
+    metrics.look_up(OperatingState(ready, settings.target_wait_ms / 1000))
     failed_images = FailedImages(settings.keep_failed)
     intake = Intake(repository, lifecycle, settings, metrics, failed_images)
     plane = DataPlane(repository, lifecycle, settings, intake.memory, metrics, failed_images, ready)

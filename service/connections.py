@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from service.metrics import Metrics
 
@@ -69,7 +69,7 @@ class Connections:
         self.min_body_rate = min_body_rate
         self._most = most
         self._gauge = metrics.connections
-        self._closed = metrics.connections_closed
+        self._closed = {reason: metrics.connections_closed.labels(reason) for reason in get_args(Reason)}
         self._open: set[Connection] = set()
         self._silent: OrderedDict[Connection, None] = OrderedDict()  # no request or body so far; the longest first
         self._stalled: OrderedDict[Connection, None] = OrderedDict()  # uploads; the longest stalled first
@@ -129,7 +129,7 @@ class Connections:
 
     def closing(self, reason: Reason) -> None:
         """Counts a connection that the server closes on its own."""
-        self._closed.labels(reason).inc()
+        self._closed[reason].inc()
 
     def _evict(self) -> bool:
         """Closes a connection that does nothing. False if there is none."""

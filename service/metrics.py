@@ -17,6 +17,7 @@ from service.settings_buckets import SECONDS
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+    from prometheus_client.registry import Collector
     from prometheus_client.samples import Sample
 
 Stage = Literal["decode", "queue", "inference", "total"]
@@ -50,6 +51,7 @@ class Metrics:
     connections: Gauge
     connections_closed: Counter
     not_decoded: Counter
+    worker_restarts: Counter
 
     def __init__(self, buckets: Sequence[float] = SECONDS, engine_pid: Callable[[], int] = os.getppid) -> None:
         """
@@ -60,10 +62,12 @@ class Metrics:
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
         from prometheus_client.process_collector import ProcessCollector
 
-        self._engine_pid = engine_pid
+        self._looked_up: list[Collector] = []
         self.content_type = CONTENT_TYPE_LATEST
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        # One for all readings: a second look at the clock could find another start of the process.
+        self._engine = ProcessCollector(pid=engine_pid, registry=None)
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry)
         build = this_build()
@@ -138,6 +142,7 @@ class Metrics:
             "Connections that the server closed because of their client or for room, by reason",
             ["reason"],
         )
+        self.worker_restarts = counter("resnet_worker_restarts", "Workers that ended by themselves and were replaced")
         self._states: set[tuple[str, str, str]] = set()  # what `resnet_model_state` shows
         self._state = gauge(
             "resnet_model_state",
@@ -150,6 +155,11 @@ class Metrics:
         self._info = gauge(
             "resnet_model_info", "1 while a model is ready, with what it runs on", INFO_LABELS, multiprocess_mode="max"
         )
+
+    def look_up(self, collector: Collector) -> None:
+        """Also shows what this finds at each reading, in the process that is asked: nothing is added up."""
+        self._looked_up.append(collector)
+        self.registry.register(collector)
 
     def show_states(self, states: Iterable[tuple[str, str, str]]) -> None:
         """Replaces what `resnet_model_state` shows: model, version and state of each version. On the event loop."""
@@ -198,13 +208,13 @@ class Metrics:
         """What there is to read: this registry, or with workers one over all processes."""
         from prometheus_client import CollectorRegistry
         from prometheus_client.multiprocess import MultiProcessCollector
-        from prometheus_client.process_collector import ProcessCollector
 
         if FOLDER not in os.environ:
             yield self.registry
             return
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        ProcessCollector(pid=self._engine_pid, registry=together)
+        for collector in (self._engine, *self._looked_up):
+            together.register(collector)
         with locked(os.environ[FOLDER], fcntl.LOCK_SH):
             yield together

@@ -10,6 +10,7 @@ import pytest
 
 from service.keys import Entry
 from service.metrics import Metrics
+from service.operating_state import OperatingState
 from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,9 @@ def test_every_path_on_the_architecture_page_exists() -> None:
 
 def test_every_metric_is_documented() -> None:
     documented = set(re.findall(r"`(resnet_\w+)`", (ROOT / "docs" / "metrics.md").read_text()))
-    exposed = {family.name for family in Metrics().registry.collect() if family.name.startswith("resnet_")}
+    metrics = Metrics()
+    metrics.look_up(OperatingState(ready=lambda: True, target_wait=1.0))
+    exposed = {family.name for family in metrics.registry.collect() if family.name.startswith("resnet_")}
     assert {name.removesuffix("_total") for name in documented} == exposed
 
 

@@ -47,6 +47,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 CUDA = yaml.safe_load((ROOT / "docker/compose.cuda.yml").read_text())["services"]
 NGINX = (ROOT / "docker/nginx.conf").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+SCRAPE = KUBERNETES.parent / "prometheus/kubernetes.yml"
 ADAPTER = yaml.safe_load((KUBERNETES / "prometheus/adapter.yaml").read_text())
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
 VERSIONS = ("1.30", kubernetes_validate.latest_version())  # the oldest that the chart takes, and the newest known
@@ -241,8 +242,13 @@ def test_selectors_find_the_pods(both: tuple[Objects, Objects]) -> None:
             selectors.append(objects["PodMonitor"]["spec"]["selector"]["matchLabels"])
         assert all(selector == labels for selector in selectors)
         # that of Prometheus without an operator
-        scrape = (KUBERNETES / "prometheus/scrape.yaml").read_text()
-        assert f"regex: {labels['app.kubernetes.io/name']};admin" in scrape
+        (job,) = yaml.safe_load(SCRAPE.read_text())["scrape_configs"]
+        (names,) = [
+            one["regex"]
+            for one in job["relabel_configs"]
+            if one["source_labels"] == ["__meta_kubernetes_pod_label_app_kubernetes_io_name"]
+        ]
+        assert re.fullmatch(names, labels["app.kubernetes.io/name"])
 
 
 def test_disruptions_leave_pods(overlay: Objects) -> None:
@@ -683,7 +689,8 @@ def test_prometheus_computes_the_wait(promtool: str, tmp_path: Path) -> None:
 
 def test_prometheus_finds_the_admin_port_of_each_pod(promtool: str, tmp_path: Path) -> None:
     """With targets as the Kubernetes API would tell them: Debian's Prometheus is built without that discovery."""
-    scrape = yaml.safe_load((KUBERNETES / "prometheus/scrape.yaml").read_text())
+    scrape = yaml.safe_load(SCRAPE.read_text())
+    del scrape["rule_files"]  # beside it
     (job,) = scrape["scrape_configs"]
     assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
     meta = "__meta_kubernetes_"

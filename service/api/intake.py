@@ -20,7 +20,7 @@ from service.api.forms import media_type
 from service.api.guard import Guard, Handler
 from service.api.json_images import JSON_TYPE
 from service.api.parameters import TIMEOUT_HEADER, depth_of, read_parameters, seconds_of
-from service.api.problems import status_of
+from service.api.problems import STATUS, status_of
 from service.api.uploads import FORM, Body, Upload, arriving, diagnose, only_header, read_body
 from service.deadline import Deadline
 from service.errors import ServerFault
@@ -35,6 +35,9 @@ from service.settings import Settings
 
 T = TypeVar("T")
 W = TypeVar("W")
+
+# Counted before the first of them; a few, because each takes room that the counters of all processes share.
+FROM_ZERO = (errors.Overloaded, errors.MemoryExhausted, errors.DeadlineMissed, errors.ComputationFailed)
 
 # How a protocol reads the body of a request.
 Reader = Callable[[Request, Settings, Permit], Coroutine[Any, Any, Body]]
@@ -243,6 +246,16 @@ def _counted(handler: Handler, metrics: Metrics) -> Handler:
             metrics.requests.labels(getattr(request.state, "model", "unknown"), status, problem).inc()
 
     return counting
+
+
+def count_from_zero(metrics: Metrics, model: str) -> None:
+    """Shows the service's failures with a model that come in masses as 0 before the first one.
+
+    Prometheus' `rate` misses what a counter has when it first appears, and that may be a whole overload.
+    """
+    for fault in FROM_ZERO:
+        metrics.requests.labels(model, STATUS[fault], fault.slug)
+    metrics.partial.labels(model)
 
 
 def to_its_end(handler: Handler) -> Handler:

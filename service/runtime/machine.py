@@ -9,7 +9,10 @@ import platform
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import NamedTuple
+
+from service.runtime.control_groups import read_each
 
 # CPU flags of instructions that multiply 8-bit numbers and add in 32 bits. All ARM cores that have them show `asimddp`.
 VNNI = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
@@ -23,26 +26,45 @@ def usable_cores() -> int:
 
 def _cpu_quotas() -> Iterator[float]:
     """Cores that each cgroup of this process allows, and each of their parents."""
-    try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, files = Path("/sys/fs/cgroup"), ["cpu.max"]
-        elif "cpu" in controllers.split(","):
-            root, files = Path("/sys/fs/cgroup/cpu"), ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
-        else:
-            continue
-        group = PurePosixPath(path)
-        for ancestor in (group, *group.parents):
-            # Some may not exist: a container may see the host's path, but only its own cgroups below the root.
-            with suppress(OSError, ValueError):
-                text = " ".join((root / str(ancestor).lstrip("/") / name).read_text() for name in files)
-                quota, period = text.split()
-                if quota not in ("max", "-1"):
-                    yield int(quota) / int(period)
+    for texts in read_each("cpu", ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with suppress(ValueError):
+            quota, period = " ".join(texts).split()
+            if quota not in ("max", "-1"):
+                yield int(quota) / int(period)
+
+
+class Memory(NamedTuple):
+    """Bytes in use, without what the system can drop (files that it keeps in memory), and their limit."""
+
+    used: int
+    limit: int
+
+
+def nearest_memory_limit() -> Memory | None:
+    """The memory limit that this process would meet first: that of a control group, or the machine's own memory.
+
+    None if the system tells neither.
+    """
+    found = [*_machine_memory(), *_memory_limits()]
+    return min(found, key=lambda memory: memory.limit - memory.used, default=None)
+
+
+def _machine_memory() -> Iterator[Memory]:
+    with suppress(OSError, KeyError):
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        kib = {words[0]: int(words[1]) for words in lines}
+        yield Memory(1024 * (kib["MemTotal:"] - kib["MemAvailable:"]), 1024 * kib["MemTotal:"])
+
+
+def _memory_limits() -> Iterator[Memory]:
+    v2 = ("memory.current", "memory.max", "memory.stat")
+    v1 = ("memory.usage_in_bytes", "memory.limit_in_bytes", "memory.stat")
+    for used, limit, stat in read_each("memory", v2, v1):
+        counts = dict(line.split() for line in stat.splitlines())
+        # v1 counts the groups below apart, as `total_`; v2 always includes them
+        files = counts.get("total_inactive_file", counts.get("inactive_file", "0"))
+        with suppress(ValueError):  # no limit: v2 says "max", v1 nearly 2^63
+            yield Memory(max(0, int(used) - int(files)), int(limit))
 
 
 def cpu_flags() -> frozenset[str]:

@@ -20,6 +20,7 @@ from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
 from service.model_repository import LOADING, Model, RepositoryError, open_repository
+from service.operating_state import OperatingState
 from service.published import Listing
 from service.runtime.images import encoded
 from service.settings import Settings
@@ -84,6 +85,7 @@ class Supervisor:
         self._shown = Shown(repository.listing, dict(repository.unreadable))
         self._released = asyncio.Event()
         self.metrics = Metrics(settings.metrics_buckets, engine_pid=os.getpid)
+        self.metrics.look_up(OperatingState(self.ready, settings.target_wait_ms / 1000))
         self._backend = LocalBackend(
             settings,
             self.metrics,
@@ -231,6 +233,7 @@ class Supervisor:
             if not self._ever_listened:  # the next one would end, too
                 self._fail(f"worker {worker} {end} before it listened; see the log above for the reason")
                 return
+            self.metrics.worker_restarts.inc()
             settled = listened and child.lived > SETTLED_S
             pause = 0.0 if settled else min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
             log.error("worker %d %s: starting another%s", worker, end, f" in {pause:.0f} s" if pause else "")

@@ -166,6 +166,7 @@ def test_a_worker_that_dies_is_replaced(service: Service, photo: bytes) -> None:
     new = next_process(service, before)
     until_logged(service, f"worker 0 (process {new}) listens in its place")
     assert f"worker 0 (process {before[0]}) ended with status -9: starting another" in service.log.read_text()
+    assert samples(service)["resnet_worker_restarts_total"] == 1
 
     def answers() -> bool:
         assert service.classify(photo).is_success

@@ -184,6 +184,8 @@ def test_the_room_of_33_processes_fits_32_megabytes() -> None:
 
 def test_25_models_fit_into_the_room_that_is_reserved_and_more_are_counted_too() -> None:
     program = """
+from service.api.intake import count_from_zero
+
 def count(models):
     for number in range(models):
         name = f"resnet152-imagenet-{number}"
@@ -199,6 +201,7 @@ def count(models):
         found.model_is_ready(model=name, version="12", depth="152", variant="v1.5", provider="cpu", compute="fp32")
         for outcome in range(10):
             found.images.labels(name, f"some-problem-{outcome}").inc()
+        count_from_zero(found, name)
 
 def grown():
     here = Path(os.environ[counter_files.FOLDER])

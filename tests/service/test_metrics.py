@@ -108,3 +108,13 @@ def test_the_classes_of_small_models_are_counted(tiny_dir: Path, photo: bytes) -
     counted = re.findall(r'resnet_predicted_classes_total\{class="([^"]+)",model="([^"]+)"\} 1\.0', text)
     assert counted == [(best["label"], "resnet8-cifar")]
     assert 'resnet_confidence_count{model="resnet18"} 1.0' in text
+
+
+def test_failures_count_from_zero(tiny_dir: Path) -> None:
+    """Before the first one: Prometheus' `rate` does not see a series appear."""
+    with TestClient(create_app(Settings(models_dir=tiny_dir, provider="cpu", max_batch=1))) as client:
+        until_ready(client)
+        text = client.get("/metrics").text
+    for model in ("resnet18", "resnet8-cifar"):
+        assert f'resnet_requests_total{{model="{model}",problem="overloaded",status="503"}} 0.0' in text
+        assert f'resnet_partial_answers_total{{model="{model}"}} 0.0' in text

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.runtime import machine
-from service.runtime.machine import cpu_flags, processor, usable_cores, versions
+from service.runtime.machine import Memory, cpu_flags, nearest_memory_limit, processor, usable_cores, versions
 
 pytestmark = pytest.mark.machine
 
@@ -56,14 +56,70 @@ CGROUP_ROOT = "/sys/fs/cgroup"
     ],
 )
 def test_usable_cores_under_cgroup_quotas(monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(8)))
+    only(monkeypatch, files)
+    assert usable_cores() == cores
+
+
+GIB = 2**30
+MEMORY = {"/proc/meminfo": f"MemTotal: {16 * GIB // 1024} kB\nMemFree: 0 kB\nMemAvailable: {12 * GIB // 1024} kB\n"}
+
+
+def memory_files(folder: str, used: str, limit: str, stat: str, files: tuple[str, str]) -> dict[str, str]:
+    """A control group's files of memory; `files` are the names of those with the bytes in use and the limit."""
+    texts = {files[0]: used, files[1]: limit, "memory.stat": stat}
+    return {f"{CGROUP_ROOT}/{folder}{name}": text for name, text in texts.items()}
+
+
+NAMES_V1 = ("memory.usage_in_bytes", "memory.limit_in_bytes")
+NAMES_V2 = ("memory.current", "memory.max")
+
+
+@pytest.mark.parametrize(
+    ("files", "memory"),
+    [
+        ({}, None),
+        (MEMORY, Memory(4 * GIB, 16 * GIB)),
+        (V2 | MEMORY | memory_files("", f"{GIB}", "max\n", "", NAMES_V2), Memory(4 * GIB, 16 * GIB)),
+        (
+            V2 | MEMORY | memory_files("", f"{3 * GIB}\n", f"{4 * GIB}\n", f"anon 5\ninactive_file {GIB}\n", NAMES_V2),
+            Memory(2 * GIB, 4 * GIB),
+        ),
+        (  # a wide limit on a machine that other programs have filled
+            V2 | MEMORY | memory_files("", f"{GIB}", f"{15 * GIB}", "", NAMES_V2),
+            Memory(4 * GIB, 16 * GIB),
+        ),
+        (
+            V1 | MEMORY | memory_files("memory/docker/abc/", f"{2 * GIB}", f"{2**63 - 4096}", "", NAMES_V1),
+            Memory(4 * GIB, 16 * GIB),
+        ),
+        (
+            V1
+            | MEMORY
+            | memory_files(
+                *("memory/docker/abc/", f"{2 * GIB}", f"{3 * GIB}", f"inactive_file 1\ntotal_inactive_file {GIB}"),
+                files=NAMES_V1,
+            ),
+            Memory(GIB, 3 * GIB),
+        ),
+    ],
+)
+def test_the_memory_limit_that_would_be_met_first(
+    monkeypatch: pytest.MonkeyPatch, files: dict[str, str], memory: Memory | None
+) -> None:
+    only(monkeypatch, files)
+    assert nearest_memory_limit() == memory
+
+
+def only(monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> None:
+    """No other files can be read than these."""
+
     def read_text(self: Path) -> str:
         if str(self) not in files:
             raise FileNotFoundError(str(self))
         return files[str(self)]
 
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(machine.Path, "read_text", read_text)
-    assert usable_cores() == cores
 
 
 X86 = "processor\t: 0\nmodel name\t: Some CPU @ 1GHz\nflags\t\t: fpu avx2 avx_vnni\n\nprocessor\t: 1\nflags\t: fpu\n"

@@ -1,0 +1,143 @@
+"""The files of deploy/prometheus and deploy/grafana: valid, tested, and about metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from benchmarks.dashboard import DASHBOARD, read_dashboard
+from benchmarks.prometheus import DEPLOY, shortened
+from service.metrics import Metrics
+from service.operating_state import OperatingState
+from service.settings_buckets import SECONDS
+from tests.support.prometheus import require_prometheus
+
+ROOT = Path(__file__).parents[1]
+ALERTS = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
+RECORDING = yaml.safe_load((DEPLOY / "recording-rules.yml").read_text())
+TESTS = sorted((DEPLOY / "tests").glob("*.yml"))
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in ALERTS["groups"] for rule in group["rules"]]
+
+
+def expressions() -> Iterator[str]:
+    """Every expression of the rules and the dashboard."""
+    for file in (ALERTS, RECORDING):
+        yield from (rule["expr"] for group in file["groups"] for rule in group["rules"])
+    yield from (query.expression for panel in read_dashboard("1m") for query in panel.queries)
+
+
+def promtool(*arguments: str) -> str:
+    """What it prints; fails the test if it finds a fault."""
+    require_prometheus()
+    finished = subprocess.run(["promtool", *arguments], cwd=DEPLOY, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def test_prometheus_reads_the_rules_and_the_example() -> None:
+    promtool("check", "rules", "recording-rules.yml", "alerts.yml")
+    assert "2 rule files found" in promtool("check", "config", "prometheus.yml")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
+def test_alerts_fire_when_they_must_and_are_silent_when_they_must(file: Path) -> None:
+    promtool("test", "rules", str(file.relative_to(DEPLOY)))
+
+
+def test_every_alert_is_tested_both_ways() -> None:
+    fires, silent = set(), set()
+    for file in TESTS:
+        for test in yaml.safe_load(file.read_text())["tests"]:
+            for check in test["promql_expr_test"]:
+                assert "ALERTS" in check["expr"]
+                found = re.findall(r'alertname="(\w+)"', " ".join(each["labels"] for each in check["exp_samples"]))
+                fires |= set(found)
+                if not found:  # all that the test has series for, or the one that it names
+                    silent |= set(re.findall(r'alertname="(\w+)"', check["expr"])) or {"all"}
+    names = {alert["alert"] for alert in alerts()}
+    assert fires == names
+    assert "all" in silent
+
+
+def test_every_alert_says_what_to_do() -> None:
+    for alert in alerts():
+        assert alert["labels"]["severity"] in ("page", "ticket"), alert["alert"]
+        assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}, alert["alert"]
+        assert alert["annotations"]["runbook_url"] == f"docs/operations.md#{alert['alert'].lower()}"
+
+
+def test_the_page_for_operators_has_a_section_and_a_row_for_every_alert() -> None:
+    named = [alert["alert"] for alert in alerts()]
+    assert re.findall(r"^### (Resnet\w+)$", OPERATIONS, re.M) == named
+    rows = re.findall(r"^\| \[(Resnet\w+)\]\(#(\w+)\) \| (\w+) \|", OPERATIONS, re.M)
+    assert rows == [(alert["alert"], alert["alert"].lower(), alert["labels"]["severity"]) for alert in alerts()]
+
+
+def test_every_metric_that_is_asked_for_exists() -> None:
+    metrics = Metrics()
+    metrics.look_up(OperatingState(ready=lambda: True, target_wait=1.0))
+    exposed = {family.name for family in metrics.registry.collect()}
+    recorded = {rule["record"] for group in RECORDING["groups"] for rule in group["rules"]}
+    asked = set()
+    for expression in expressions():
+        without = re.sub(r'"[^"]*"', "", expression)
+        levels = set(re.findall(r"\b\w+:\w+:\w+", without))
+        assert levels <= recorded, expression
+        asked |= set(re.findall(r"(?<![:\w])(?:resnet|process)_\w+", without))
+    assert len(asked) > 20
+    assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in asked} <= exposed | {"process_cpu_seconds"}
+
+
+def test_the_latency_objective_is_an_edge_of_the_histogram() -> None:
+    assert set(re.findall(r'le="([\d.]+)"', " ".join(expressions()))) == {"1.0"}
+    assert 1.0 in SECONDS
+
+
+def test_windows_are_shortened_and_nothing_else() -> None:
+    for name in ("recording-rules.yml", "alerts.yml"):
+        rules = (DEPLOY / name).read_text()
+        short = shortened(rules)
+        assert re.sub(r"\[\w+\]", "[]", re.sub(r"(for|interval): \w+$", "", rules, flags=re.M)) == re.sub(
+            r"\[\w+\]", "[]", re.sub(r"(for|interval): \w+$", "", short, flags=re.M)
+        )
+        assert not re.search(r"\[\d+[smhd]\]", short)
+    assert shortened("rate(x[6h])\nfor: 10m") == "rate(x[360000ms])\nfor: 10000ms"
+    assert shortened("rate(x[5m])") == "rate(x[8000ms])"
+
+
+def test_the_dashboard_is_what_grafana_reads() -> None:
+    """Grafana's own types keep every part of it."""
+    register_default_plugins()
+    document = json.loads(DASHBOARD.read_text())
+    read = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(document)))
+    assert lost(document, read) == []
+    places = [panel["gridPos"] for panel in document["panels"]]
+    assert all(place["x"] + place["w"] <= 24 for place in places)
+    ids = [panel["id"] for panel in document["panels"]]
+    assert len(set(ids)) == len(ids)
+    sources = re.findall(r'"uid": "([^"]+)"', json.dumps(document["panels"]))
+    assert set(sources) == {"${datasource}"}
+
+
+def lost(given: object, read: object, path: str = "") -> list[str]:
+    """Where something that was given was not read."""
+    if isinstance(given, dict) and isinstance(read, dict):
+        return [place for key in given for place in lost(given[key], read.get(key, "nothing"), f"{path}/{key}")]
+    if isinstance(given, list) and isinstance(read, list) and len(given) == len(read):
+        return [place for i in range(len(given)) for place in lost(given[i], read[i], f"{path}/{i}")]
+    return [] if given == read else [path]
