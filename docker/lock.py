@@ -20,7 +20,11 @@ PYPROJECT = HERE.parent / "pyproject.toml"
 CONSTRAINTS = HERE / "constraints.txt"
 HEADER = "# Versions that are tested together. Written by `make lock`.\n"
 HASHED = "# Every file that pip may install in the images, by its SHA-256. Written by `make lock`.\n"
-EXTRAS = {"service": ("cpu", "grpc"), "service-cuda": ("cuda", "gpu-decoding", "grpc"), "export": ("engine", "export")}
+EXTRAS = {
+    "service": ("cpu", "grpc", "otel"),
+    "service-cuda": ("cuda", "gpu-decoding", "grpc", "otel"),
+    "export": ("engine", "export"),
+}
 PYTHON = "3.11"  # of the images; the lower bound elsewhere
 
 # PyTorch's builds without CUDA are in an index of its own: empty for pip's usual sources, as in the Dockerfile.

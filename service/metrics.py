@@ -57,11 +57,10 @@ class Metrics:
             buckets: the upper edges of those of durations, in seconds, ascending; the same in all processes.
             engine_pid: the engine process, whose memory and CPU `process_` shows when processes count together.
         """
-        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
         from prometheus_client.process_collector import ProcessCollector
 
         self._engine_pid = engine_pid
-        self.content_type = CONTENT_TYPE_LATEST
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
@@ -181,12 +180,17 @@ class Metrics:
             if not self._ready[values]:
                 self._take_away(self._info, values)
 
-    def text(self) -> bytes:
-        """The Prometheus text format. With workers: the sum of all processes, and `process_` of the engine's."""
-        from prometheus_client import generate_latest
+    def text(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics, and their media type. With workers: the sum of all processes, and `process_` of the engine's.
 
+        Args:
+            accept: the header of the request: OpenMetrics, if it asks for that, has exemplars; else Prometheus' format.
+        """
+        from prometheus_client.exposition import choose_encoder
+
+        encode, media_type = choose_encoder(accept)
         with self._complete() as registry:
-            return generate_latest(registry)
+            return encode(registry), media_type
 
     def samples(self, *names: str) -> list[Sample]:
         """The samples of these metrics. With workers: the sums of all processes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from service.api import schema
@@ -67,7 +67,8 @@ def metrics_router(metrics: Metrics, guard: Guard) -> APIRouter:
         dependencies=guard.credentials("metrics"),
         summary="Prometheus metrics",
     )
-    def prometheus() -> Response:  # on a thread: with workers it reads the files of all processes
-        return Response(metrics.text(), media_type=metrics.content_type)
+    def prometheus(request: Request) -> Response:  # on a thread: with workers it reads the files of all processes
+        text, media_type = metrics.text(request.headers.get("accept", ""))
+        return Response(text, media_type=media_type)
 
     return routes

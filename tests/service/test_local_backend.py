@@ -29,6 +29,7 @@ from service.runtime.model_card import ModelFile
 from service.runtime.model_folder import read_card
 from service.runtime.providers import ProviderUnavailable
 from service.settings import Settings
+from service.tracing.traces import NO_MARK
 from tests.service.served import Served
 from tests.support.engines import failing
 from tests.support.folders import copied
@@ -41,6 +42,7 @@ class Picture(NamedTuple):
     deadline: float = math.inf
     request_id: str = "some-request"
     outputs: Sequence[Output] = ()
+    mark: bytes = NO_MARK
 
 
 class ScriptedEngine:
