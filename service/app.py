@@ -159,6 +159,8 @@ def create_app(
         lifespan=lifespan,
         responses=problems.responses(),
         generate_unique_id_function=lambda route: route.name,  # generated clients have functions with these names
+        # FastAPI's own traces know neither queue nor batch, and their logs hold what clients sent.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     problems.install(app, {"v2": open_inference_errors.response, **dialects.FORMS})
     app.add_exception_handler(ProtocolError, open_inference_errors.handle)
