@@ -180,17 +180,24 @@ class Metrics:
             if not self._ready[values]:
                 self._take_away(self._info, values)
 
-    def text(self, accept: str = "") -> tuple[bytes, str]:
-        """All metrics, and their media type. With workers: the sum of all processes, and `process_` of the engine's.
+    def text(self, accept: str = "") -> bytes:
+        """All metrics. With workers: the sum of all processes, and `process_` of the engine's.
 
         Args:
-            accept: the header of the request: OpenMetrics, if it asks for that, has exemplars; else Prometheus' format.
+            accept: a header of the request. OpenMetrics, if it asks for that, has exemplars; else Prometheus' format.
         """
         from prometheus_client.exposition import choose_encoder
 
-        encode, media_type = choose_encoder(accept)
+        encode, _ = choose_encoder(accept)
         with self._complete() as registry:
-            return encode(registry), media_type
+            return encode(registry)
+
+    @staticmethod
+    def media_type(accept: str) -> str:
+        """Of `text`."""
+        from prometheus_client.exposition import choose_encoder
+
+        return choose_encoder(accept)[1]
 
     def samples(self, *names: str) -> list[Sample]:
         """The samples of these metrics. With workers: the sums of all processes."""

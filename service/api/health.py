@@ -68,7 +68,7 @@ def metrics_router(metrics: Metrics, guard: Guard) -> APIRouter:
         summary="Prometheus metrics",
     )
     def prometheus(request: Request) -> Response:  # on a thread: with workers it reads the files of all processes
-        text, media_type = metrics.text(request.headers.get("accept", ""))
-        return Response(text, media_type=media_type)
+        accept = request.headers.get("accept", "")
+        return Response(metrics.text(accept), media_type=metrics.media_type(accept))
 
     return routes

@@ -29,11 +29,12 @@ from service.runtime.model_card import ModelFile
 from service.runtime.model_folder import read_card
 from service.runtime.providers import ProviderUnavailable
 from service.settings import Settings
-from service.tracing.traces import NO_MARK
 from tests.service.served import Served
 from tests.support.engines import failing
 from tests.support.folders import copied
 from tests.support.waiting import async_until
+
+MARK = bytes(range(24))
 
 
 class Picture(NamedTuple):
@@ -42,7 +43,7 @@ class Picture(NamedTuple):
     deadline: float = math.inf
     request_id: str = "some-request"
     outputs: Sequence[Output] = ()
-    mark: bytes = NO_MARK
+    mark: bytes = MARK
 
 
 class ScriptedEngine:
@@ -207,6 +208,7 @@ def test_only_the_guilty_image_of_a_failed_batch_fails(
     batch, image = (record for record in caplog.records if record.name == "service.local_runner")
     assert (batch.levelname, image.levelname) == ("WARNING", "ERROR")
     assert {batch.__dict__["request_id"], image.__dict__["request_id"]} == {"some-request"}
+    assert {batch.__dict__["trace"], image.__dict__["trace"]} == {MARK}
 
 
 def test_a_batch_without_memory_runs_image_by_image(runner: Callable[..., LocalRunner]) -> None:
