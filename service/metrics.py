@@ -60,11 +60,13 @@ class Metrics:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
         from prometheus_client.process_collector import ProcessCollector
 
+        from service.shared_exemplars import SharedHistogram
+
         self._engine_pid = engine_pid
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
-        histogram = partial(Histogram, registry=self.registry)
+        histogram = partial(SharedHistogram if FOLDER in os.environ else Histogram, registry=self.registry)
         build = this_build()
         gauge("resnet_build_info", "1, with the build that runs", list(build._fields), multiprocess_mode="max").labels(
             **build._replace(commit=build.commit or "")._asdict()
@@ -214,8 +216,10 @@ class Metrics:
         if FOLDER not in os.environ:
             yield self.registry
             return
+        from service.shared_exemplars import WithExemplars
+
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         ProcessCollector(pid=self._engine_pid, registry=together)
         with locked(os.environ[FOLDER], fcntl.LOCK_SH):
-            yield together
+            yield WithExemplars(together)

@@ -63,7 +63,10 @@ def metrics_router(metrics: Metrics, guard: Guard) -> APIRouter:
     @routes.get(
         "/metrics",
         response_class=PlainTextResponse,
-        responses=responses(*guard.faults("metrics")),
+        responses={
+            200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}},
+            **responses(*guard.faults("metrics")),
+        },
         dependencies=guard.credentials("metrics"),
         summary="Prometheus metrics",
     )

@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased
 from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
     Link,
     Span,
     SpanContext,
@@ -121,13 +122,13 @@ class Spans:
             name: of the span, until more is known.
             started: as of `time.perf_counter`.
         """
-        parent = NOWHERE
+        parent, caller = NOWHERE, INVALID_SPAN_CONTEXT
         if given := ",".join(values(PARENT)):
             if self._follows_parents and UNSAMPLED.fullmatch(given):
                 return None
             carrier = {PARENT: given, STATE: ",".join(values(STATE))}
             parent = self._propagator.extract(carrier, NOWHERE)
-        caller = get_current_span(parent).get_span_context()
+            caller = get_current_span(parent).get_span_context()
         trace_id = caller.trace_id if caller.is_valid else self._random.generate_trace_id()
         chosen = self._sampler.should_sample(parent, trace_id, name, SpanKind.SERVER)
         if chosen.decision is not Decision.RECORD_AND_SAMPLE:

@@ -356,22 +356,30 @@ def test_from_the_client_through_the_balancer(start: Start, receiver: Receiver, 
     assert server.parent != f"{page.get_span_context().span_id:016x}"  # the call's span lies between
 
 
-def test_measurements_name_a_request(start: Start, receiver: Receiver) -> None:
-    service = start()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_measurements_name_a_request(start: Start, receiver: Receiver, workers: int) -> None:
+    service = start(workers=workers)
+    if workers > 1:
+        service.wait_until_all_listen()
     answer = classify(service)
     _, trace_id, span_id, _ = answer.headers["traceresponse"].split("-")
-    until(lambda: "resnet_http_request_seconds_count" in service.get("/metrics").text)
-    scraped = service.get("/metrics", headers=OPEN_METRICS)
-    assert scraped.headers["content-type"].startswith("application/openmetrics-text")
-    found = {
-        family.name: [sample.exemplar.labels for sample in family.samples if sample.exemplar]
-        for family in open_metrics(scraped.text)
-    }
-    named = {"trace_id": trace_id, "span_id": span_id}
-    for name, stages in (("resnet_http_request_seconds", 1), ("resnet_stage_seconds", 4), ("resnet_confidence", 1)):
-        assert found[name] == [named] * stages
     (batch,) = receiver.wait_for(complete(1)) and receiver.named("batch")
-    assert found["resnet_batch_size"] == [{"trace_id": batch.trace_id, "span_id": batch.span_id}]
+    named, batches = {"trace_id": trace_id, "span_id": span_id}, {"trace_id": batch.trace_id, "span_id": batch.span_id}
+    expected = {
+        "resnet_http_request_seconds": [named],
+        "resnet_stage_seconds": [named] * 4,
+        "resnet_confidence": [named],
+        "resnet_batch_size": [batches],
+    }
+
+    def exemplars() -> dict[str, list[dict[str, str]]]:
+        scraped = service.get("/metrics", headers=OPEN_METRICS)
+        assert scraped.headers["content-type"].startswith("application/openmetrics-text")
+        families = list(open_metrics(scraped.text))
+        found = {family.name: [each.exemplar.labels for each in family.samples if each.exemplar] for family in families}
+        return {name: labels for name, labels in found.items() if labels}
+
+    until(lambda: exemplars() == expected, 90)
     plain = service.get("/metrics")
     assert plain.headers["content-type"].startswith("text/plain")
     assert trace_id not in plain.text
