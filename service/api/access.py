@@ -128,9 +128,10 @@ class Access:
             attributes["http.route"] = route
         if client := scope.get("client"):
             attributes["client.address"] = client[0]
-        problem = str(_notes(scope).get("problem", ""))
+        failed = status >= 500
+        error = str(_notes(scope).get("problem", status if failed else ""))
         assert self._spans
-        self._spans.end(trace, started, took, f"POST {route}".strip(), attributes, problem, failed=status >= 500)
+        self._spans.end(trace, started, took, f"POST {route}".strip(), attributes, error, failed=failed)
 
 
 def own_attributes(noted: Mapping[str, object]) -> dict[str, Any]:

@@ -211,9 +211,10 @@ class Calls:
             "resnet.request_id": request_id,
             **own_attributes(call.noted),
         }
-        problem = str(call.noted.get("problem", ""))
+        failed = code in FAILED
+        error = str(call.noted.get("problem", code.name if failed else ""))
         assert self._spans
-        self._spans.end(trace, started, took, method, attributes, problem, failed=code in FAILED)
+        self._spans.end(trace, started, took, method, attributes, error, failed=failed)
 
     async def _answer(self, call: Call, reply: Reply, scope: Scope | None) -> bytes | Refusal:
         """The answer as bytes, or why there is none."""

@@ -145,7 +145,7 @@ class Spans:
         took: float,
         name: str,
         attributes: Attributes,
-        problem: str,
+        error: str,
         *,
         failed: bool,
     ) -> None:
@@ -154,7 +154,7 @@ class Spans:
         Args:
             started: as of `time.perf_counter`.
             took: seconds.
-            problem: of the whole request; empty if there is none.
+            error: what kind, such as a problem's name; empty if there is none.
             failed: whether the fault is the service's.
         """
         span = trace.span
@@ -165,8 +165,8 @@ class Spans:
             self._child(trace, "respond", max(passage.ended for passage in passages), started + took)
         span.update_name(name)
         span.set_attributes(attributes)
-        if problem:
-            span.set_attribute("error.type", problem)
+        if error:
+            span.set_attribute("error.type", error)
         if failed:
             span.set_status(StatusCode.ERROR)
         span.end(_at(trace.clock, started + took))

@@ -247,6 +247,8 @@ def test_other_requests_and_failures(start: Start, receiver: Receiver) -> None:
         "POST /preview": (200, None, False),
         "POST /embed": (200, None, False),
     }
+    (preview,) = receiver.named("POST /preview")
+    assert [span.name for span in inside(receiver.spans, preview)] == ["receive", "queue", "decode", "draw", "respond"]
 
 
 def test_without_a_receiver_the_service_goes_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
