@@ -35,6 +35,7 @@ from service.model_repository import open_repository
 from service.runtime.engine import Engine, EngineInfo, Images
 from service.runtime.graph import Output
 from service.settings import Settings
+from service.tracing.traces import NO_MARK
 from service.workers.engine_side import EngineSide
 from service.workers.memory import Layout, SharedMemory
 from service.workers.messages import SUBMIT, Outcome, Request, Unpacker, received
@@ -130,7 +131,7 @@ async def measure(jpeg_bytes: int, seconds: float) -> Measured:
     runner = LocalRunner(model, engine, Metrics())
     pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(WORKERS)]
     width, height = (500, 375) if jpeg_bytes else (0, 0)
-    request = Request(SUBMIT, 0, 0, TOP_K, time.monotonic() + 3600, jpeg_bytes, width, height, 0, REQUEST_ID)
+    request = Request(SUBMIT, 0, 0, TOP_K, time.monotonic() + 3600, jpeg_bytes, width, height, 0, NO_MARK, REQUEST_ID)
     slots = [memory.slots_of(worker) for worker in range(WORKERS)]
     workers = multiprocessing.get_context("spawn").Process(
         target=play_workers, args=([theirs for _, theirs in pairs], slots, request)

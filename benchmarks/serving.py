@@ -67,15 +67,21 @@ def model_options(folder: Path) -> dict[str, object]:
 
 
 @contextmanager
-def service(options: Mapping[str, object], tree: Path | None = None) -> Iterator[Running]:
+def service(
+    options: Mapping[str, object], tree: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[Running]:
     """`python -m service` with these options on a free port: that of this source tree, or of another.
+
+    Args:
+        variables: of the environment, besides those of this process.
 
     Raises:
         ProviderUnavailable: it did not start.
     """
     (port,) = free_ports(1)
     arguments = [f"--{name}={value}" for name, value in {**options, "port": port, "log-level": "error"}.items()]
-    environment = None if tree is None else {**os.environ, "PYTHONPATH": str(tree)}
+    path = {} if tree is None else {"PYTHONPATH": str(tree)}
+    environment = {**os.environ, **path, **(variables or {})}
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "service", *arguments], cwd=tree, env=environment)
     root = f"http://127.0.0.1:{port}"

@@ -21,8 +21,8 @@ CONSTRAINTS = HERE / "constraints.txt"
 HEADER = "# Versions that are tested together. Written by `make lock`.\n"
 HASHED = "# Every file that pip may install in the images, by its SHA-256. Written by `make lock`.\n"
 EXTRAS = {
-    "service": ("cpu", "fetch", "grpc"),
-    "service-cuda": ("cuda", "fetch", "gpu-decoding", "grpc"),
+    "service": ("cpu", "fetch", "grpc", "otel"),
+    "service-cuda": ("cuda", "fetch", "gpu-decoding", "grpc", "otel"),
     "export": ("engine", "export"),
 }
 PYTHON = "3.11"  # of the images; the lower bound elsewhere

@@ -84,10 +84,12 @@ def serve(settings: Settings) -> int:
     from service.metrics import Metrics
     from service.model_repository import RepositoryError
     from service.server import Server
+    from service.tracing.setup import open_spans
     from service.watchdog import end_process
 
     counter_files.count_alone()
     counts = Metrics(settings.metrics_buckets)
+    spans = open_spans()
     try:
         server = Server(
             settings,
@@ -95,6 +97,7 @@ def serve(settings: Settings) -> int:
             lambda server: create_app(
                 settings,
                 metrics=counts,
+                spans=spans,
                 serving=lambda: not server.draining,
                 closing=server.closing,
                 on_fatal=server.fail,
@@ -114,6 +117,8 @@ def serve(settings: Settings) -> int:
             log.error("%s", sockets.explain(settings.host, port, error, option=option))
             return sockets.EXIT_UNUSABLE
     server.run()
+    if spans:
+        spans.close()
     if server.fatal:
         log.error("%s", str(server.fatal) or repr(server.fatal))
         return 1

@@ -40,7 +40,13 @@ def create_admin_app(
 ) -> FastAPI:
     """The application of the admin port. Arguments as of `admin_port`. Raises KeysError."""
     guard = Guard(settings, metrics)  # one of its own: a guard serves one event loop
-    app = FastAPI(title="ResNet image classification, admin port", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="ResNet image classification, admin port",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
     problems.install(app)
     app.add_middleware(Head)
     app.add_middleware(Access, metrics=metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -32,7 +33,11 @@ from service.operating_state import OperatingState
 from service.pipeline import Pipeline
 from service.runtime.build import this_build
 from service.settings import Settings
+from service.tracing import traces
 from service.watchdog import watching
+
+if TYPE_CHECKING:
+    from service.tracing.spans import Spans
 
 WHERE = {
     "classify": "POST /classify",
@@ -59,6 +64,7 @@ def create_app(
     backend: Backend | None = None,
     *,
     metrics: Metrics | None = None,
+    spans: Spans | None = None,
     serving: Callable[[], bool] = lambda: True,
     closing: Closing | None = None,
     opens_admin_port: bool = True,
@@ -72,6 +78,7 @@ def create_app(
 
     Args:
         metrics: where everything is counted, by default in a registry of its own.
+        spans: where requests are traced, and without a backend their batches.
         serving: whether load balancers may send requests here, besides the models; False while shutting down.
         closing: the end of the server, with which the gRPC port closes; by default it does at the application's end.
         opens_admin_port: False for a worker: the engine process opens it.
@@ -86,7 +93,7 @@ def create_app(
     metrics = metrics or Metrics(settings.metrics_buckets)
     repository = repository or open_repository(settings)
     is_worker = backend is not None  # what is the same for all of them, the engine process shows and tells
-    backend = backend or LocalBackend(settings, metrics, on_broken=lambda error: lifecycle.give_up(error))
+    backend = backend or LocalBackend(settings, metrics, on_broken=lambda error: lifecycle.give_up(error), spans=spans)
     decoders = Decoders(
         settings.worker_decode_threads, settings.memory.large_images, target=settings.target_wait_ms / 1000
     )
@@ -126,7 +133,7 @@ def create_app(
             return nullcontext()
         from service.grpc_api.port import GrpcPort  # needs what an extra installs
 
-        return GrpcPort(settings, settings.grpc_port, plane, guard, metrics, ready, closing or Closing())
+        return GrpcPort(settings, settings.grpc_port, plane, guard, metrics, spans, ready, closing or Closing())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -155,6 +162,8 @@ def create_app(
         lifespan=lifespan,
         responses=problems.responses(),
         generate_unique_id_function=lambda route: route.name,  # generated clients have functions with these names
+        # FastAPI's own traces know neither queue nor batch, and their logs hold what clients sent.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     problems.install(app, {"v2": open_inference_errors.response, **dialects.FORMS})
     app.add_exception_handler(ProtocolError, open_inference_errors.handle)
@@ -165,14 +174,14 @@ def create_app(
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
             expose_headers=(
-                *("Server-Timing", "Retry-After", "X-Request-ID", "Inference-Header-Content-Length"),
+                *("Server-Timing", "Retry-After", "X-Request-ID", traces.RESPONSE, "Inference-Header-Content-Length"),
                 *(*preview.HEADERS, embed.SHAPE_HEADER),
             ),
         )
     app.add_middleware(Head)
     if settings.root_path or settings.trusted_proxies:
         app.add_middleware(Forwarded, root_path=settings.root_path, trusted=settings.trusted_proxies)
-    app.add_middleware(Access, metrics=metrics)
+    app.add_middleware(Access, metrics=metrics, spans=spans)
     app.include_router(classify.router(intake, settings, metrics, guard))
     app.include_router(explain.router(intake, metrics, guard))
     app.include_router(embed.router(intake, settings, metrics, guard))

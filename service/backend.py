@@ -54,6 +54,10 @@ class BatchItem(Protocol):
     def request_id(self) -> str:
         """The request that it belongs to, for the log; empty for none."""
 
+    @property
+    def mark(self) -> bytes:
+        """Of the request's span, if it is traced; else `traces.NO_MARK`."""
+
 
 class NotDecoded(Exception):
     """The engine could not decode a JPEG: the processor may."""

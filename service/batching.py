@@ -22,6 +22,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from service.batch_sizes import Sizes
 from service.rates import DrainRate
+from service.tracing.traces import NO_MARK
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class BatchTiming(NamedTuple):
     queued: float  # seconds between `submit` and the start of its batch
     ran: float  # seconds that its batch took
     batch_size: int
+    started: float = 0.0  # when its batch began, as of `time.perf_counter`; on Linux the same in all processes
+    batch: bytes = NO_MARK  # of the batch's span in traces
 
 
 class Closed(Exception):
@@ -50,6 +53,15 @@ class Running(NamedTuple):
 
     number: int  # no other batch has it
     items: int
+
+
+class Ran(NamedTuple, Generic[Item]):
+    """A batch that has run."""
+
+    items: Sequence[Item]
+    started: float  # as of `time.perf_counter`
+    seconds: float
+    failed: bool  # as a whole
 
 
 @dataclass(slots=True)
@@ -74,7 +86,8 @@ class Batcher(Generic[Item, Result]):
         shortest: seconds that any batch takes at least: an item whose deadline comes sooner is not computed. Not learnt
             from batches: if the first ones were slow, items with short deadlines would never run again.
         max_wait: seconds that a batch that is not full waits for more items, counted from its first; 0 never waits.
-        on_batch: called with the size of every batch that ran, on the batcher's threads.
+        on_batch: called with every batch that has run, on the batcher's threads, before its items get their results;
+            returns what their `BatchTiming.batch` says.
 
     Attributes:
         drain_rate: how fast items leave.
@@ -91,7 +104,7 @@ class Batcher(Generic[Item, Result]):
         expected_rate: float = 0.0,
         shortest: float = 0.0,
         prepare: Callable[[], None] = lambda: None,
-        on_batch: Callable[[int], None] = lambda size: None,
+        on_batch: Callable[[Ran[Item]], bytes] = lambda ran: NO_MARK,
         name: str = "batcher",
     ) -> None:
         self._run = run
@@ -166,7 +179,7 @@ class Batcher(Generic[Item, Result]):
             thread.join()
         # What the batcher calls holds the batcher. Without this cycle, an engine is freed at once, not when the garbage
         # collector comes to it.
-        self._run = _no_more
+        self._run = self._on_batch = _no_more
 
     def _lane(self, prepare: Callable[[], None], prepared: queue.SimpleQueue[BaseException | None]) -> None:
         try:
@@ -181,9 +194,10 @@ class Batcher(Generic[Item, Result]):
         while batch := self._take():
             number, entries, alone = batch
             started = time.perf_counter()
+            items = [entry.item for entry in entries]
             outcome: Sequence[Result | Exception] | BaseException
             try:
-                outcome = self._run([entry.item for entry in entries], alone)
+                outcome = self._run(items, alone)
                 if len(outcome) != len(entries):
                     raise RuntimeError(f"{len(outcome)} results for a batch of {len(entries)}")
             except BaseException as error:
@@ -205,10 +219,10 @@ class Batcher(Generic[Item, Result]):
                         self.drain_rate.record(len(entries), started, finished)
                     else:
                         self.drain_rate.at_least(len(entries), started, finished)
-            if not isinstance(outcome, BaseException):
-                self._on_batch(len(entries))
+            failed = isinstance(outcome, BaseException)
+            mark = self._on_batch(Ran(items, started, finished - started, failed))
             # One wake-up of the event loop per batch. All items of a server come from one loop.
-            _on_loop(entries, _resolve, entries, outcome, started, finished - started)
+            _on_loop(entries, _resolve, entries, outcome, started, finished - started, mark)
 
     def _take(self) -> tuple[int, list[_Queued[Item, Result]], bool] | None:
         """Waits for the next batch of this lane: its number, its items, and whether it runs alone.
@@ -251,7 +265,7 @@ class Batcher(Generic[Item, Result]):
         return True
 
 
-def _no_more(items: Sequence[Any], alone: bool) -> Sequence[Any]:
+def _no_more(*arguments: Any) -> Any:
     raise Closed  # nothing is queued any more
 
 
@@ -272,6 +286,7 @@ def _resolve(
     outcome: Sequence[Result | Exception] | BaseException,
     started: float,
     ran: float,
+    mark: bytes,
 ) -> None:
     for position, entry in enumerate(entries):
         if entry.future.done():  # cancelled: the client has left
@@ -280,4 +295,4 @@ def _resolve(
         if isinstance(result, BaseException):
             entry.future.set_exception(result)
         else:
-            entry.future.set_result((result, BatchTiming(started - entry.submitted, ran, len(entries))))
+            entry.future.set_result((result, BatchTiming(started - entry.submitted, ran, len(entries), started, mark)))

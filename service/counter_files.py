@@ -85,6 +85,7 @@ def forget_process(pid: int) -> None:
             for kind in SUMMED:
                 _add_up(folder, kind)
             for ended in _ended:
+                exemplars_file(folder, ended).unlink(missing_ok=True)
                 for kind in RESERVED:
                     _file(folder, kind, ended).unlink(missing_ok=True)
             _ended.clear()
@@ -119,6 +120,11 @@ def _add_up(folder: str, kind: str) -> None:
     for file in files:
         if file != total:
             file.unlink()
+
+
+def exemplars_file(folder: str, process: int) -> Path:
+    """Where a process keeps its exemplars: prometheus_client reads `.db` files only."""
+    return Path(folder) / f"exemplars_{process}.json"
 
 
 def _file(folder: str, kind: str, process: int | str) -> Path:

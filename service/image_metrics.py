@@ -9,6 +9,7 @@ import numpy as np
 from service.metrics import MOST_CLASSES, STAGES, Metrics, Stage
 from service.runtime.model_card import ModelCard
 from service.runtime.scores import TopK
+from service.tracing import traces
 
 
 class ImageMetrics:
@@ -40,12 +41,14 @@ class ImageMetrics:
         self._images.labels(self._name, outcome).inc(images)
 
     def answered(self, top: TopK, seconds: Mapping[Stage, float]) -> None:
+        """Counts an image of the current request."""
+        exemplar = traces.exemplar()
         self._ok.inc()
-        self._confidence.observe(float(top.probabilities[0]))
+        self._confidence.observe(float(top.probabilities[0]), exemplar)
         for class_id in self._classes(top) if self._predicted else ():
             self._predicted[class_id].inc()
         for stage, histogram in self._stages:
-            histogram.observe(seconds[stage])
+            histogram.observe(seconds[stage], exemplar)
 
     def _classes(self, top: TopK) -> list[int]:
         """The classes that the model answers with, whatever part of its answer the request asks for."""

@@ -12,17 +12,22 @@ from typing import Any
 import numpy as np
 
 from service import request_ids
-from service.batching import Closed, Expired
+from service.batching import BatchTiming, Closed, Expired
 from service.deadline import Deadline
 from service.decoders import Outcome
 from service.errors import ComputationFailed, InternalError, ServerFault, Stopping
+from service.metrics import Stage
 from service.runtime.engine import Image
 from service.runtime.faults import Fault, ImageFault
 from service.runtime.graph import Output
 from service.runtime.images.decoding import Decoded
 from service.runtime.images.encoded import EncodedJpeg
+from service.tracing import traces
+from service.tracing.traces import NO_MARK, Passage, Trace
 
 log = logging.getLogger(__name__)
+
+NOT_COMPUTED = BatchTiming(queued=0.0, ran=0.0, batch_size=0)
 
 
 @dataclass(slots=True)
@@ -34,9 +39,11 @@ class Job:
         outputs: of the graph, to answer with.
         pending: gets the answer. On the event loop.
         deliver: called on the thread with what has been decoded.
+        number: of the image, within its request.
         by_engine: whether the engine may decode it.
         as_file: whether it is delivered as it came, without a picture.
         decoding, decoded: when its decoding began and ended.
+        trace: of its request, if that is traced.
     """
 
     data: bytes | np.ndarray
@@ -44,19 +51,47 @@ class Job:
     deadline: float
     pending: asyncio.Future[Any]
     deliver: Callable[[Job], Outcome]
+    number: int = 0
+    by_engine: bool = False
     request_id: str = field(default_factory=request_ids.current)
     arrived: float = field(default_factory=time.perf_counter)
-    by_engine: bool = False
     as_file: bool = False
     outputs: Sequence[Output] = ()
     decoding: float = 0.0
     decoded: float = 0.0
     picture: Decoded | EncodedJpeg | None = None
+    trace: Trace | None = field(default_factory=traces.current)
+
+    @property
+    def mark(self) -> bytes:
+        return self.trace.mark if self.trace else NO_MARK
 
     @property
     def image(self) -> Image:
         assert self.picture is not None  # the runner is given it afterwards
         return self.picture.pixels if isinstance(self.picture, Decoded) else self.picture
+
+    def seconds(self, timing: BatchTiming) -> dict[Stage, float]:
+        """Where its time went, now that it has its answer."""
+        ended = time.perf_counter()
+        self.note(ended, timing)
+        return {
+            "decode": self.decoded - self.decoding,
+            "queue": (self.decoding - self.arrived) + timing.queued,
+            "inference": timing.ran,
+            "total": ended - self.arrived,
+        }
+
+    def note(self, ended: float, timing: BatchTiming = NOT_COMPUTED, problem: str = "") -> None:
+        """Adds its way to the trace of its request, if that is traced.
+
+        Args:
+            problem: why it has no answer.
+        """
+        if self.trace:
+            times = self.arrived, self.decoding, self.decoded, ended, timing.started, timing.ran
+            passage = Passage(self.number, *times, timing.batch_size, timing.batch, problem)
+            self.trace.passages.append(passage)
 
     def fault(self, error: Exception, deadline: Deadline) -> Fault:
         """What the client is told if this error took the place of the answer."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from service.backend import Failed, Ready, Work
 from service.local_runner import EngineBroken, LocalRunner
@@ -21,6 +22,9 @@ from service.runtime.providers import ProviderUnavailable
 from service.runtime.self_test import SelfTestFailed
 from service.runtime.tuning import Cache
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.tracing.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +75,11 @@ class LocalBackend:
         on_broken: Callable[[EngineBroken], None] = lambda error: None,
         open_engine: Callable[[Model, Settings], Engine] = open_engine,
         unfit: Callable[[Model], str | None] = lambda model: None,
+        spans: Spans | None = None,
     ) -> None:
         """
         Args:
+            spans: where batches are traced.
             unfit: why a model cannot be served here; None if it can.
             on_broken: called on a thread, once for each model whose engine fails again and again.
             open_engine: called on a thread to load a model.
@@ -84,6 +90,7 @@ class LocalBackend:
         self._on_broken = on_broken
         self._loader = ThreadPoolExecutor(settings.engine_threads, thread_name_prefix="loading")
         self._unfit = unfit
+        self._spans = spans
         self._runners: dict[Model, LocalRunner] = {}
         self._asked = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -187,6 +194,7 @@ class LocalBackend:
                 engine,
                 self._metrics,
                 max_wait=self._settings.max_wait_ms / 1000,
+                spans=self._spans,
                 on_broken=self._break,
             )
         except Exception as error:  # a lane that does not warm up: no memory left on the GPU, say

@@ -6,18 +6,23 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from service.backend import Answer, BatchItem, NotDecoded, Pending, Work
 from service.batch_sizes import ExactSizes, PaddedSizes
-from service.batching import Batcher
+from service.batching import Batcher, Ran
 from service.metrics import Metrics
 from service.model_repository import Model
 from service.runtime.engine import Engine
 from service.runtime.graph import OUTPUTS, Output
 from service.runtime.images.encoded import EncodedJpeg
 from service.runtime.scores import TopK, top_k
+from service.tracing.traces import NO_MARK, ids_of
+
+if TYPE_CHECKING:
+    from service.tracing.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +49,13 @@ class LocalRunner:
         metrics: Metrics,
         *,
         max_wait: float = 0.0,
+        spans: Spans | None = None,
         on_broken: Callable[[EngineBroken], None] = lambda error: None,
     ) -> None:
         """
         Args:
             max_wait: seconds that a batch that is not full waits for more images.
+            spans: where batches are traced.
             on_broken: called once, on a thread, when the engine has failed `FAILURES` times in a row.
         """
         self.info = engine.info
@@ -61,8 +68,15 @@ class LocalRunner:
         self._counting = threading.Lock()
         self._temperature = model.card.temperature
         self._head = model.card.head.kind
+        self._spans = spans
+        self._described: dict[str, str | int] = {
+            "resnet.model": model.reference,
+            "resnet.provider": engine.info.provider,
+            "resnet.precision": engine.info.precision,
+        }
         best = engine.info.tuned.tuning.best if engine.info.tuned else None
         self._running = metrics.running.labels(model=model.name)
+        self._sizes = metrics.batch_size.labels(model=model.name)
         self._batcher: Batcher[BatchItem, Answer] = Batcher(
             self._run,
             sizes=PaddedSizes(seconds) if (seconds := engine.seconds) else ExactSizes(engine.info.batch_sizes),
@@ -71,7 +85,7 @@ class LocalRunner:
             max_wait=max_wait,
             expected_rate=best.peak if best else 0.0,
             shortest=best.lone_ms / 1000 if best else 0.0,
-            on_batch=metrics.batch_size.labels(model=model.name).observe,
+            on_batch=self._count,
             name=f"engine-{model.name}",
         )
 
@@ -105,6 +119,17 @@ class LocalRunner:
     def close(self) -> None:
         """Finishes what is queued. Blocks."""
         self._batcher.close()
+
+    def _count(self, batch: Ran[BatchItem]) -> bytes:
+        """Counts a batch, and traces it; returns the mark of its span."""
+        size, mark = len(batch.items), NO_MARK
+        if self._spans:
+            marks = [item.mark for item in batch.items]
+            attributes = {**self._described, "resnet.batch_size": size}
+            mark = self._spans.batch(marks, batch.started, batch.seconds, attributes, failed=batch.failed)
+        if not batch.failed:
+            self._sizes.observe(size, None if mark == NO_MARK else ids_of(mark))
+        return mark
 
     def _run(self, items: Sequence[BatchItem], alone: bool) -> list[Answer | Exception]:
         self._running.inc(len(items))
@@ -182,6 +207,8 @@ class LocalRunner:
         return outputs
 
 
-def _requests_of(items: Sequence[BatchItem]) -> dict[str, str]:
-    """For the log: whose images these are."""
-    return {"request_id": " ".join(dict.fromkeys(item.request_id for item in items))}
+def _requests_of(items: Sequence[BatchItem]) -> dict[str, object]:
+    """For the log: whose images these are. A record can name several requests, but only one trace."""
+    marks = {item.mark for item in items}
+    mark = marks.pop() if len(marks) == 1 else NO_MARK
+    return {"request_id": " ".join(dict.fromkeys(item.request_id for item in items)), "trace": mark}

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Literal, TextIO
 
 from service import request_ids
+from service.tracing.traces import ids_of_record
 
 Format = Literal["text", "json"]
 
@@ -49,7 +50,7 @@ def request_of(record: logging.LogRecord) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger, the request's id in brackets if there is one, and the message."""
+    """Time, level, logger, the request's id in brackets if there is one, its trace if it is traced, and the message."""
 
     def __init__(self, process: str) -> None:
         self._process = f"{process}: " if process else ""
@@ -58,13 +59,14 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
         request = request_of(record)
         named = f"[{request}] " if request else ""
+        named += "".join(f"{name}={value} " for name, value in ids_of_record(record).items())
         when = self.formatTime(record)
         return f"{when} {record.levelname} {self._process}{record.name}: {named}{record.message}"
 
 
 class JsonFormatter(logging.Formatter):
     """One object for each record: `time` (RFC 3339, UTC), `level`, `logger`, `message`, and what the record has of
-    `process`, `request_id`, `exception` and the fields of an access line.
+    `process`, `request_id`, `trace_id`, `span_id`, `exception` and the fields of an access line.
     """
 
     def __init__(self, process: str) -> None:
@@ -83,6 +85,7 @@ class JsonFormatter(logging.Formatter):
             found["process"] = self._process
         if request := request_of(record):
             found["request_id"] = request
+        found |= ids_of_record(record)
         found |= getattr(record, "fields", {})
         if record.exc_info:
             found["exception"] = self.formatException(record.exc_info)

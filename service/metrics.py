@@ -59,17 +59,18 @@ class Metrics:
             buckets: the upper edges of those of durations, in seconds, ascending; the same in all processes.
             engine_pid: the engine process, whose memory and CPU `process_` shows when processes count together.
         """
-        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
         from prometheus_client.process_collector import ProcessCollector
 
+        from service.shared_exemplars import SharedHistogram
+
         self._looked_up: list[Collector] = []
-        self.content_type = CONTENT_TYPE_LATEST
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         # One for all readings: a second look at the clock could find another start of the process.
         self._engine = ProcessCollector(pid=engine_pid, registry=None)
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
-        histogram = partial(Histogram, registry=self.registry)
+        histogram = partial(SharedHistogram if FOLDER in os.environ else Histogram, registry=self.registry)
         build = this_build()
         gauge("resnet_build_info", "1, with the build that runs", list(build._fields), multiprocess_mode="max").labels(
             **build._replace(commit=build.commit or "")._asdict()
@@ -191,12 +192,24 @@ class Metrics:
             if not self._ready[values]:
                 self._take_away(self._info, values)
 
-    def text(self) -> bytes:
-        """The Prometheus text format. With workers: the sum of all processes, and `process_` of the engine's."""
-        from prometheus_client import generate_latest
+    def text(self, accept: str = "") -> bytes:
+        """All metrics. With workers: the sum of all processes, and `process_` of the engine's.
 
+        Args:
+            accept: a header of the request. OpenMetrics, if it asks for that, has exemplars; else Prometheus' format.
+        """
+        from prometheus_client.exposition import choose_encoder
+
+        encode, _ = choose_encoder(accept)
         with self._complete() as registry:
-            return generate_latest(registry)
+            return encode(registry)
+
+    @staticmethod
+    def media_type(accept: str) -> str:
+        """Of `text`."""
+        from prometheus_client.exposition import choose_encoder
+
+        return choose_encoder(accept)[1]
 
     def samples(self, *names: str) -> list[Sample]:
         """The samples of these metrics. With workers: the sums of all processes."""
@@ -212,9 +225,11 @@ class Metrics:
         if FOLDER not in os.environ:
             yield self.registry
             return
+        from service.shared_exemplars import WithExemplars
+
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         for collector in (self._engine, *self._looked_up):
             together.register(collector)
         with locked(os.environ[FOLDER], fcntl.LOCK_SH):
-            yield together
+            yield WithExemplars(together)

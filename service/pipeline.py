@@ -27,8 +27,8 @@ from service.batching import Expired
 from service.deadline import Deadline
 from service.decoders import Decoders, Outcome
 from service.image_metrics import ImageMetrics
-from service.jobs import Job, end, expire, fail
-from service.metrics import Metrics, Stage
+from service.jobs import NOT_COMPUTED, Job, end, expire, fail
+from service.metrics import Metrics
 from service.model_repository import Model
 from service.runtime.class_activation import last_layer
 from service.runtime.faults import Fault
@@ -102,8 +102,8 @@ class Pipeline:
             self._counts.failed(fault.slug, len(images))
             raise
         jobs = [
-            Job(data, top_k, deadline.at, self._runner.pending(), self._compute, by_engine=decodes, outputs=outputs)
-            for data in images
+            Job(data, top_k, deadline.at, self._runner.pending(), self._compute, number, decodes, outputs=outputs)
+            for number, data in enumerate(images)
         ]
         if decodes:
             for job in jobs:
@@ -130,11 +130,8 @@ class Pipeline:
             Fault: the image cannot be decoded, or not now.
         """
         job = await self._prepared(permit, image, self._show, 2 * self._pixel_bytes, deadline)  # the crop and its PNG
-        seconds: dict[Stage, float] = {
-            "decode": job.decoded - job.decoding,
-            "queue": job.decoding - job.arrived,
-            "total": time.perf_counter() - job.arrived,
-        }
+        seconds = job.seconds(NOT_COMPUTED)
+        del seconds["inference"]
         png, path = job.pending.result()
         return Shown(png, path, seconds)
 
@@ -152,6 +149,7 @@ class Pipeline:
         draw = functools.partial(self._draw, maps=maps, box=box)
         each = PIXEL_BYTES * math.prod(picture_size(*size)) + FILE_BYTES
         job = await self._prepared(permit, image, draw, (len(maps) + PICTURES) * each, deadline, as_file=True)
+        job.note(time.perf_counter())
         files: list[bytes] = job.pending.result()
         return files
 
@@ -182,7 +180,9 @@ class Pipeline:
             try:
                 await job.pending
             except Exception as error:
-                raise job.fault(error, deadline) from None
+                fault = job.fault(error, deadline)
+                job.note(time.perf_counter(), problem=fault.slug)
+                raise fault from None
         return job
 
     def _admit(self, permit: Permit, images: int, size: int, deadline: Deadline) -> None:
@@ -289,12 +289,9 @@ class Pipeline:
                 self._decode_after_all(job, request, pending)  # unless its callback has been first
                 answer, timing = await job.pending
         except Exception as error:
-            return job.fault(error, deadline)
+            fault = job.fault(error, deadline)
+            job.note(time.perf_counter(), problem=fault.slug)
+            return fault
         assert job.picture is not None
-        seconds: dict[Stage, float] = {
-            "decode": job.decoded - job.decoding,
-            "queue": (job.decoding - job.arrived) + timing.queued,
-            "inference": timing.ran,
-            "total": time.perf_counter() - job.arrived,
-        }
-        return Classified(answer.top, job.picture.width, job.picture.height, seconds, timing.batch_size, answer.outputs)
+        width, height = job.picture.width, job.picture.height
+        return Classified(answer.top, width, height, job.seconds(timing), timing.batch_size, answer.outputs)

@@ -58,15 +58,17 @@ SERVICE = {
     "settings_addresses": set(),
     "batch_sizes": set(),
     "rates": set(),
-    "batching": {"batch_sizes", "rates"},
+    "tracing": set(),
+    "batching": {"batch_sizes", "rates", "tracing"},
     "errors": set(),
     "json_faults": {"errors"},
     "upload_faults": set(),
     "deadline": {"errors"},
     "settings_buckets": set(),
     "counter_files": set(),
-    "metrics": {"counter_files", "settings_buckets"},
-    "image_metrics": {"metrics"},
+    "shared_exemplars": {"counter_files"},
+    "metrics": {"counter_files", "settings_buckets", "shared_exemplars"},
+    "image_metrics": {"metrics", "tracing"},
     "operating_state": set(),
     "answers": {"metrics"},
     "sockets": set(),
@@ -75,7 +77,7 @@ SERVICE = {
     "keys": {"allowance"},
     "settings_memory": set(),
     "request_ids": set(),
-    "logs": {"request_ids"},
+    "logs": {"request_ids", "tracing"},
     "failed_images": {"errors", "model_repository", "request_ids"},
     "settings": {"logs", "settings_addresses", "settings_buckets", "settings_memory"},
     "settings_sources": {"settings"},
@@ -87,10 +89,10 @@ SERVICE = {
     "lifecycle": {"backend", "errors", "model_repository", "published"},
     "watchdog": {"backend", "hard_end"},
     "decoders": {"errors", "rates", "upload_faults"},
-    "local_runner": {"backend", "batch_sizes", "batching", "metrics", "model_repository"},
-    "local_backend": {"backend", "local_runner", "metrics", "model_repository", "published", "settings"},
+    "local_runner": {"backend", "batch_sizes", "batching", "metrics", "model_repository", "tracing"},
+    "local_backend": {"backend", "local_runner", "metrics", "model_repository", "published", "settings", "tracing"},
     "admission": {"backend", "deadline", "decoders", "errors", "metrics"},
-    "jobs": {"batching", "deadline", "decoders", "errors", "request_ids"},
+    "jobs": {"batching", "deadline", "decoders", "errors", "metrics", "request_ids", "tracing"},
     "pipeline": {
         "admission",
         "answers",
@@ -146,11 +148,12 @@ SERVICE = {
         "references",
         "request_ids",
         "settings",
+        "tracing",
         "upload_faults",
     },
     "grpc_api": {
         *("admission", "api", "closing", "deadline", "errors", "keys", "metrics", "open_inference", "request_ids"),
-        "settings",
+        *("settings", "tracing"),
     },
     "admin": {"api", "connections", "metrics", "server", "settings", "sockets", "tls", "uvicorn_protocol"},
     "app": {
@@ -169,6 +172,7 @@ SERVICE = {
         "pipeline",
         "model_repository",
         "settings",
+        "tracing",
         "watchdog",
     },
     "connections": {"metrics"},
@@ -200,6 +204,7 @@ SERVICE = {
             "published",
             "server",
             "settings",
+            "tracing",
             "watchdog",
         ),
     },
@@ -217,6 +222,7 @@ SERVICE = {
             "settings",
             "settings_sources",
             "tls",
+            "tracing",
         ),
         "watchdog",
         "workers",
@@ -277,7 +283,7 @@ def test_the_service_imports_only_along_the_arrows(path: Path) -> None:
     part = path.relative_to(ROOT / "service").parts[0].removesuffix(".py")
     own = (
         {part}
-        if part in ("api", "bench", "bulk", "client", "fetch", "grpc_api", "open_inference", "workers")
+        if part in ("api", "bench", "bulk", "client", "fetch", "grpc_api", "open_inference", "tracing", "workers")
         else set()
     )
     assert parts(path, "service") <= SERVICE[part] | own | {"runtime"}

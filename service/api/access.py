@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from starlette._utils import get_route_path
@@ -16,6 +17,10 @@ from service import request_ids
 from service.logs import ACCESS
 from service.metrics import Metrics
 from service.runtime.faults import Fault
+from service.tracing import traces
+
+if TYPE_CHECKING:
+    from service.tracing.spans import Spans, Traced
 
 log = logging.getLogger(ACCESS)
 
@@ -38,6 +43,9 @@ HANDLERS = frozenset(
     )
 )
 PROBES = ("healthz", "metrics", "v2/health", "ping")  # asked every few seconds, of no interest while answered well
+TRACED = frozenset(
+    ("classify", "explain", "embed", "preview", "v1", "v2", "predictions", "invocations")
+)  # POST: images
 MOST_CHARACTERS = 1000  # of what a client has sent, in a line: an address may have 65,535
 CLIENT_LEFT = 499  # nginx's code for it
 
@@ -49,9 +57,14 @@ class Access:
     documents and in the log. What else the line says, handlers `note`.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, spans: Spans | None = None) -> None:
+        """
+        Args:
+            spans: where requests with images are traced.
+        """
         self._app = app
         self._metrics = metrics
+        self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,6 +73,7 @@ class Access:
         started = time.perf_counter()
         headers = Headers(scope=scope)
         request_id = request_ids.begin(headers.get(request_ids.HEADER))
+        trace = self._begin_trace(scope, headers, started) if self._spans else None
         _notes(scope)  # before copies of the scope are made: they share it
         status = CLIENT_LEFT  # if there is no answer
 
@@ -67,7 +81,10 @@ class Access:
             if message["type"] == "http.response.start":
                 nonlocal status
                 status = message["status"]
-                MutableHeaders(scope=message)[request_ids.HEADER] = request_id
+                answered = MutableHeaders(scope=message)
+                answered[request_ids.HEADER] = request_id
+                if trace:
+                    answered[traces.RESPONSE] = trace.response
             await send(message)
 
         self._metrics.in_flight.inc()
@@ -80,8 +97,46 @@ class Access:
             took = time.perf_counter() - started
             self._metrics.in_flight.dec()
             path = get_route_path(scope).strip("/")
-            self._metrics.http.labels(_handler(path), status).observe(took)
+            self._metrics.http.labels(_handler(path), status).observe(took, trace.ids if trace else None)
             _write(scope, headers, path, status, took)
+            if trace:
+                self._end_trace(trace, scope, request_id, status, started, took)
+
+    def _begin_trace(self, scope: Scope, headers: Headers, started: float) -> Traced | None:
+        trace = None
+        if scope["method"] == "POST" and handler_of(scope) in TRACED:
+            assert self._spans
+            trace = self._spans.begin(headers.getlist, "POST", started)
+        traces.begin(trace)
+        return trace
+
+    def _end_trace(
+        self, trace: Traced, scope: Scope, request_id: str, status: int, started: float, took: float
+    ) -> None:
+        """Makes the spans, with OpenTelemetry's names for what belongs to HTTP."""
+        route = getattr(scope.get("route"), "path", "")
+        attributes: dict[str, Any] = {
+            "http.request.method": scope["method"],
+            "http.response.status_code": status,
+            "network.protocol.version": scope["http_version"],
+            "url.scheme": scope["scheme"],
+            "url.path": quote(scope["path"][:MOST_CHARACTERS]),
+            "resnet.request_id": request_id,
+            **own_attributes(_notes(scope)),
+        }
+        if route:
+            attributes["http.route"] = route
+        if client := scope.get("client"):
+            attributes["client.address"] = client[0]
+        failed = status >= 500
+        error = str(_notes(scope).get("problem", status if failed else ""))
+        assert self._spans
+        self._spans.end(trace, started, took, f"POST {route}".strip(), attributes, error, failed=failed)
+
+
+def own_attributes(noted: Mapping[str, object]) -> dict[str, Any]:
+    """What the line of a request says of images, models and keys, as attributes of its span."""
+    return {f"resnet.{name}": value for name, value in noted.items() if name not in ("client", "problem")}
 
 
 def refused(fault: Fault, request_id: str, client: tuple[str, int] | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from service.api import schema
@@ -63,11 +63,15 @@ def metrics_router(metrics: Metrics, guard: Guard) -> APIRouter:
     @routes.get(
         "/metrics",
         response_class=PlainTextResponse,
-        responses=responses(*guard.faults("metrics")),
+        responses={
+            200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}},
+            **responses(*guard.faults("metrics")),
+        },
         dependencies=guard.credentials("metrics"),
         summary="Prometheus metrics",
     )
-    def prometheus() -> Response:  # on a thread: with workers it reads the files of all processes
-        return Response(metrics.text(), media_type=metrics.content_type)
+    def prometheus(request: Request) -> Response:  # on a thread: with workers it reads the files of all processes
+        accept = request.headers.get("accept", "")
+        return Response(metrics.text(accept), media_type=metrics.media_type(accept))
 
     return routes

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -17,7 +17,7 @@ from grpc.aio import ServicerContext
 
 from service import request_ids
 from service.admission import Permit
-from service.api.access import CLIENT_LEFT, write_line
+from service.api.access import CLIENT_LEFT, own_attributes, write_line
 from service.api.guard import Guard, Visit, tokens_of
 from service.deadline import Deadline
 from service.errors import InternalError, Stopping
@@ -28,6 +28,10 @@ from service.metrics import Metrics
 from service.open_inference.errors import ProtocolError, invalid
 from service.runtime.faults import Fault
 from service.settings import Settings
+from service.tracing import traces
+
+if TYPE_CHECKING:
+    from service.tracing.spans import Spans, Traced
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,13 @@ M = TypeVar("M", bound=Message)
 
 REQUEST_ID = request_ids.HEADER.lower()  # gRPC's metadata is in lower case
 OK = 200  # the HTTP status of an answer, for metrics that have one
+# Codes that OpenTelemetry counts as failures of a server.
+FAILED = frozenset(
+    (
+        *(StatusCode.UNKNOWN, StatusCode.DEADLINE_EXCEEDED, StatusCode.UNIMPLEMENTED, StatusCode.INTERNAL),
+        *(StatusCode.UNAVAILABLE, StatusCode.DATA_LOSS),
+    )
+)
 OTHER_PARTS = 1000  # of a message, beside its images
 
 
@@ -99,9 +110,17 @@ Reply = Callable[[Call], Awaitable[Message]]
 class Calls:
     """The calls that are in the service."""
 
-    def __init__(self, guard: Guard, metrics: Metrics, permit: Callable[[], Permit], settings: Settings) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        metrics: Metrics,
+        spans: Spans | None,
+        permit: Callable[[], Permit],
+        settings: Settings,
+    ) -> None:
         self._guard = guard
         self._metrics = metrics
+        self._spans = spans
         self._permit = permit
         self._settings = settings
         self._running: set[asyncio.Task[object]] = set()
@@ -150,12 +169,15 @@ class Calls:
             with self._permit() as permit:
                 call = Call(requests, context, permit, self._settings)
                 request_id = (REQUEST_ID, request_ids.begin(next(iter(call.metadata(REQUEST_ID)), None)))
+                trace = self._spans.begin(call.metadata, path[1:], started) if self._spans and infers else None
+                traces.begin(trace)
+                said = (request_id, (traces.RESPONSE, trace.response)) if trace else (request_id,)
                 try:
                     answered = await self._answer(call, reply, scope)
                     if isinstance(answered, Refusal):
                         code, status, problem = answered.code, answered.http_status, answered.slug
-                        await context.abort(code, answered.message, (request_id, *answered.trailing))
-                    context.set_trailing_metadata((request_id, *call.trailing))
+                        await context.abort(code, answered.message, (*said, *answered.trailing))
+                    context.set_trailing_metadata((*said, *call.trailing))
                     code, status = StatusCode.OK, OK
                     return answered
                 except asyncio.CancelledError:
@@ -167,11 +189,32 @@ class Calls:
                     self._metrics.grpc_in_flight.dec()
                     if infers:
                         self._metrics.requests.labels(call.model, status, problem).inc()
-                    self._metrics.grpc.labels(path.rpartition("/")[2], code.name).observe(took)
+                    self._metrics.grpc.labels(path.rpartition("/")[2], code.name).observe(
+                        took, trace.ids if trace else None
+                    )
                     level = logging.DEBUG if probe and code is StatusCode.OK else logging.INFO
                     write_line(level, "gRPC", path, code.name, took, call.noted)
+                    if trace:
+                        self._end_trace(trace, call, path[1:], code, request_id[1], started, took)
 
         return grpc.stream_unary_rpc_method_handler(answer)
+
+    def _end_trace(
+        self, trace: Traced, call: Call, method: str, code: StatusCode, request_id: str, started: float, took: float
+    ) -> None:
+        """Makes the spans, with OpenTelemetry's names for what belongs to gRPC."""
+        attributes = {
+            "rpc.system.name": "grpc",
+            "rpc.method": method,
+            "rpc.response.status_code": code.name,
+            "client.address": call.noted["client"],
+            "resnet.request_id": request_id,
+            **own_attributes(call.noted),
+        }
+        failed = code in FAILED
+        error = str(call.noted.get("problem", code.name if failed else ""))
+        assert self._spans
+        self._spans.end(trace, started, took, method, attributes, error, failed=failed)
 
     async def _answer(self, call: Call, reply: Reply, scope: Scope | None) -> bytes | Refusal:
         """The answer as bytes, or why there is none."""

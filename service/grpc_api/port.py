@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -24,6 +25,9 @@ from service.grpc_api.methods import SERVICE, Methods
 from service.metrics import Metrics
 from service.open_inference.data_plane import DataPlane
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.tracing.spans import Spans
 
 log = logging.getLogger("service")
 
@@ -46,18 +50,20 @@ class GrpcPort:
         plane: DataPlane,
         guard: Guard,
         metrics: Metrics,
+        spans: Spans | None,
         ready: Callable[[], bool],
         closing: Closing,
     ) -> None:
         """
         Args:
+            spans: where calls with images are traced.
             ready: whether load balancers should send calls here.
             closing: the end of the HTTP port: this one closes at the same time.
         """
         self._settings = settings
         self._port = port
         self._methods = Methods(plane)
-        self._calls = Calls(guard, metrics, plane.permit, settings)
+        self._calls = Calls(guard, metrics, spans, plane.permit, settings)
         self._ready = ready
         self._closing = closing
 

@@ -16,6 +16,7 @@ from service.model_repository import Model
 from service.runtime.engine import Image
 from service.runtime.graph import Output
 from service.runtime.images.encoded import EncodedJpeg
+from service.tracing.traces import NO_MARK
 from service.workers.memory import ABSENT, SharedMemory
 from service.workers.messages import (
     HELLO,
@@ -46,6 +47,7 @@ class SharedItem(NamedTuple):
     deadline: float
     request_id: str = ""
     outputs: Sequence[Output] = ()
+    mark: bytes = NO_MARK
 
 
 class EngineSide:
@@ -154,7 +156,8 @@ class EngineSide:
             image = EncodedJpeg(self._memory.jpeg(request.slot, request.jpeg_bytes), request.width, request.height)
         else:
             image = self._memory.pixels(request.slot, model.card.preprocessing.shape)
-        item = SharedItem(image, request.top_k, request.deadline, request.request_id, from_bits(request.outputs))
+        outputs = from_bits(request.outputs)
+        item = SharedItem(image, request.top_k, request.deadline, request.request_id, outputs, request.mark)
         runner.submit(item, pending)
 
     def _finish(self, request: Request, model: Model, runner: Runner, pending: Pending) -> None:

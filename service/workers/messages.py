@@ -20,18 +20,19 @@ from service.request_ids import MAX_CHARACTERS
 from service.runtime.engine import EngineInfo
 from service.runtime.graph import OUTPUTS, Output
 from service.settings import Settings
+from service.tracing.traces import NO_MARK
 from service.workers.memory import Layout
 
 MAX_BYTES = 1 << 16  # of a message; more records are split over several messages
 
 # From worker to engine: slot, model, top_k, deadline; of a JPEG its bytes, width and height; the outputs as bits;
-# the id of the request.
+# the mark of the request in traces, and its id.
 HELLO = b"h"  # the worker listens
 SUBMIT = b"s"
 WITHDRAW = b"w"
 RELEASE = b"r"  # no request of this worker uses the model any more
 RELOAD = b"l"  # look at the model folder
-_REQUEST = struct.Struct(f"<cIHHdIIIB{MAX_CHARACTERS}s")
+_REQUEST = struct.Struct(f"<cIHHdIIIB{len(NO_MARK)}s{MAX_CHARACTERS}s")
 
 # From engine to worker.
 _DONE = b"d"
@@ -39,7 +40,7 @@ _NEWS = b"n"
 _PIECE = b"p"  # the beginning of news that are longer than a message
 _STOP = b"q"
 _MARK = b"m"
-_RECORD = struct.Struct("<IBddH")
+_RECORD = struct.Struct(f"<IBddHd{len(NO_MARK)}s")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Request(NamedTuple):
     width: int = 0
     height: int = 0
     outputs: int = 0  # of the graph: a bit for each, in their order
+    mark: bytes = NO_MARK
     request_id: str = ""
 
     def pack(self) -> bytes:
@@ -99,9 +101,11 @@ class Done(NamedTuple):
 
     slot: int
     outcome: Outcome
-    queued: float  # seconds, as in `BatchTiming`
+    queued: float  # from here on as in `BatchTiming`
     ran: float
     batch_size: int
+    started: float = 0.0
+    batch: bytes = NO_MARK
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from service.operating_state import OperatingState
 from service.published import Listing
 from service.runtime.images import encoded
 from service.settings import Settings
+from service.tracing.setup import open_spans
 from service.watchdog import EVENT_LOOP, Watchdog, end_process
 from service.workers.child import Child
 from service.workers.memory import MemoryNotShared, SharedMemory
@@ -86,9 +87,11 @@ class Supervisor:
         self._released = asyncio.Event()
         self.metrics = Metrics(settings.metrics_buckets, engine_pid=os.getpid)
         self.metrics.look_up(OperatingState(self.ready, settings.target_wait_ms / 1000))
+        self._spans = open_spans("engine")
         self._backend = LocalBackend(
             settings,
             self.metrics,
+            spans=self._spans,
             on_broken=lambda error: self._lifecycle.give_up(error),
             unfit=self._loaded.unfit,
         )
@@ -128,6 +131,8 @@ class Supervisor:
         self._loading.cancel()
         await self._backend.close()
         self._watchdog.stop()
+        if self._spans:
+            await asyncio.to_thread(self._spans.close)
         if self._failure:
             log.error("%s", self._failure)
             return 1

@@ -19,6 +19,7 @@ from service.lifecycle import NothingServed
 from service.metrics import Metrics
 from service.server import Server
 from service.sockets import bind
+from service.tracing.setup import open_spans
 from service.watchdog import end_process
 from service.workers.memory import SharedMemory
 from service.workers.messages import Start
@@ -33,9 +34,8 @@ LOGGED_ONCE = "uvicorn"
 def main() -> None:
     start: Start = pickle.load(sys.stdin.buffer)
     settings = start.settings
-    logs.configure(
-        settings.log_level, settings.log_format, access=settings.access_log, process=f"worker {start.worker}"
-    )
+    process = f"worker {start.worker}"
+    logs.configure(settings.log_level, settings.log_format, access=settings.access_log, process=process)
     logging.getLogger(LOGGED_ONCE).setLevel(max(logging.WARNING, logging.getLogger().level))
     try:
         counter_files.reserve_counters()
@@ -50,6 +50,7 @@ def main() -> None:
         on_lost=_exit_without_engine,
     )
     counts = Metrics(settings.metrics_buckets)
+    spans = open_spans(process)
     try:
         server = Server(
             start.settings,
@@ -59,6 +60,7 @@ def main() -> None:
                 start.repository,
                 backend,
                 metrics=counts,
+                spans=spans,
                 serving=lambda: not this.draining and backend.siblings_ready,
                 closing=this.closing,
                 opens_admin_port=False,
@@ -74,6 +76,8 @@ def main() -> None:
         log.error("%s", error)
         sys.exit(1)
     server.run(sockets=bind(start.settings.host, start.settings.port))
+    if spans:
+        spans.close()
 
 
 def _exit_without_engine() -> None:

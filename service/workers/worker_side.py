@@ -182,7 +182,7 @@ class RemoteBackend:
             self._free.put(slot)
             return
         image = item.image
-        request = Request(SUBMIT, slot, model, item.top_k, item.deadline, request_id=item.request_id)
+        request = Request(SUBMIT, slot, model, item.top_k, item.deadline, mark=item.mark, request_id=item.request_id)
         if item.outputs:
             request = request._replace(outputs=to_bits(item.outputs))
         if isinstance(image, EncodedJpeg):
@@ -239,7 +239,7 @@ class RemoteBackend:
                 pending.set_exception(NotDecoded())
             elif done.outcome is Outcome.ANSWERED:
                 ids, probabilities = self.memory.top(done.slot, top_k)
-                timing = BatchTiming(done.queued, done.ran, done.batch_size)
+                timing = BatchTiming(*done[2:])
                 places = self.memory.outputs(done.slot, card.output_shapes) if names else {}
                 outputs = {name: places[name].copy() for name in names}
                 pending.set_result((Answer(TopK(ids.copy(), probabilities.copy()), outputs), timing))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from service.batch_sizes import ExactSizes
-from service.batching import Batcher, BatchTiming, Closed, Expired
+from service.batching import Batcher, BatchTiming, Closed, Expired, Ran
 from tests.support.waiting import async_until
 
 TIMEOUT_S = 10
@@ -261,16 +261,33 @@ def test_closing_runs_queued_items_and_refuses_new_ones() -> None:
         asyncio.run(scenario(made))
 
 
-def test_on_batch_gets_the_size_of_every_batch() -> None:
-    batches: list[int] = []
-    made: Batcher[int, int] = Batcher(lambda items, alone: items, sizes=ExactSizes((1,)), on_batch=batches.append)
+def test_on_batch_gets_every_batch_and_marks_its_items() -> None:
+    batches: list[Ran[int]] = []
 
-    async def scenario() -> None:
-        await submit(made, 1)
+    def run(items: Sequence[int], alone: bool) -> Sequence[int]:
+        if 0 in items:
+            raise ValueError
+        return items
 
-    asyncio.run(scenario())
+    def on_batch(batch: Ran[int]) -> bytes:
+        batches.append(batch)
+        return b"mark"
+
+    made: Batcher[int, int] = Batcher(run, sizes=ExactSizes((1,)), on_batch=on_batch)
+
+    async def scenario() -> BatchTiming:
+        future: asyncio.Future[tuple[int, BatchTiming]] = asyncio.get_running_loop().create_future()
+        made.submit(1, future)
+        _, timing = await future
+        with pytest.raises(ValueError):  # noqa: PT011 (it has no message)
+            await submit(made, 0)
+        return timing
+
+    timing = asyncio.run(scenario())
     made.close()
-    assert batches == [1]
+    assert [(batch.items, batch.failed) for batch in batches] == [([1], False), ([0], True)]
+    assert timing.batch == b"mark"
+    assert (timing.started, timing.ran) == (batches[0].started, batches[0].seconds)
 
 
 @pytest.mark.parametrize(

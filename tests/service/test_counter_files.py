@@ -119,8 +119,8 @@ with counter_files.count_together():
 
 def test_while_the_files_are_read_they_stay_until_the_next_process_ends() -> None:
     program = """
-import prometheus_client
-read = prometheus_client.generate_latest
+from prometheus_client import exposition
+read = exposition.generate_latest
 
 def interrupted(registry):
     counter_files.forget_process(first)
@@ -130,10 +130,10 @@ with counter_files.count_together():
     found = metrics.Metrics()
     first, second = a_worker(), a_worker()
     before = sums()
-    prometheus_client.generate_latest = interrupted
+    exposition.generate_latest = interrupted
     assert sums() == before
     assert f"counter_{first}.db" in files(), files()
-    prometheus_client.generate_latest = read
+    exposition.generate_latest = read
     counter_files.forget_process(second)
     assert files() == ["counter_ended.db", "histogram_ended.db"], files()
     assert sums() == before

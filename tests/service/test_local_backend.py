@@ -34,6 +34,8 @@ from tests.support.engines import failing
 from tests.support.folders import copied
 from tests.support.waiting import async_until
 
+MARK = bytes(range(24))
+
 
 class Picture(NamedTuple):
     image: np.ndarray
@@ -41,6 +43,7 @@ class Picture(NamedTuple):
     deadline: float = math.inf
     request_id: str = "some-request"
     outputs: Sequence[Output] = ()
+    mark: bytes = MARK
 
 
 class ScriptedEngine:
@@ -205,6 +208,7 @@ def test_only_the_guilty_image_of_a_failed_batch_fails(
     batch, image = (record for record in caplog.records if record.name == "service.local_runner")
     assert (batch.levelname, image.levelname) == ("WARNING", "ERROR")
     assert {batch.__dict__["request_id"], image.__dict__["request_id"]} == {"some-request"}
+    assert {batch.__dict__["trace"], image.__dict__["trace"]} == {MARK}
 
 
 def test_a_batch_without_memory_runs_image_by_image(runner: Callable[..., LocalRunner]) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from service import logs, request_ids
 from service.logs import MOST, JsonFormatter, LimitedHandler, TextFormatter
+from service.tracing import traces
+from service.tracing.traces import NO_MARK, Trace
 
 
 class Log:
@@ -83,6 +85,31 @@ def test_json() -> None:
     }
     assert str(second["exception"]).endswith("ValueError: why")
     assert "request_id" not in third
+
+
+def test_the_trace_of_a_request_that_is_traced() -> None:
+    mark = bytes(range(1, 25))
+    ids = {"trace_id": mark[:16].hex(), "span_id": mark[16:].hex()}
+
+    async def request(log: Log) -> None:
+        request_ids.begin("order-66")
+        traces.begin(Trace(mark))
+        log.logger.info("inside")
+
+    def record(log: Log) -> None:
+        log.logger.error("in a batch", extra={"request_id": "a b", "trace": mark})
+        log.logger.error("in a batch of several", extra={"request_id": "a b", "trace": NO_MARK})
+
+    structured, plain = Log(JsonFormatter("")), Log(TextFormatter(""))
+    for log in (structured, plain):
+        asyncio.run(request(log))
+        record(log)
+    assert [entry.items() >= ids.items() for entry in structured.objects] == [True, True, False]
+    assert "trace_id" not in structured.objects[2]
+    said = " ".join(f"{name}={value}" for name, value in ids.items())
+    assert plain.lines[0].endswith(f"INFO service.part: [order-66] {said} inside")
+    assert plain.lines[1].endswith(f"ERROR service.part: [a b] {said} in a batch")
+    assert plain.lines[2].endswith("ERROR service.part: [a b] in a batch of several")
 
 
 def test_what_repeats_is_counted(clock: list[float]) -> None:

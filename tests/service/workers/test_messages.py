@@ -9,6 +9,7 @@ from service.runtime.engine import EngineInfo
 from service.runtime.model_card import Label
 from service.runtime.tuning import Measured, Tuned, Tuning
 from service.settings import Settings
+from service.tracing.traces import NO_MARK
 from service.workers.messages import (
     MAX_BYTES,
     SUBMIT,
@@ -27,9 +28,10 @@ from service.workers.messages import (
 
 def test_requests() -> None:
     for request_id in ("", "order-66", "x" * 64):
-        request = Request(SUBMIT, slot=70_000, model=3, top_k=1000, request_id=request_id, outputs=5)
-        assert Request.unpack(request.pack()) == request
-        assert len(request.pack()) < 128
+        for mark in (NO_MARK, bytes(range(24)), b"x" * 23 + b"\0"):
+            request = Request(SUBMIT, 70_000, model=3, top_k=1000, outputs=5, mark=mark, request_id=request_id)
+            assert Request.unpack(request.pack()) == request
+            assert len(request.pack()) < 128
 
 
 def test_outputs_as_bits() -> None:
@@ -38,7 +40,7 @@ def test_outputs_as_bits() -> None:
 
 
 def test_done_in_one_message() -> None:
-    done = [Done(slot, Outcome(slot % 3), queued=0.25, ran=slot / 8, batch_size=slot) for slot in range(64)]
+    done = [Done(slot, Outcome(slot % 3), 0.25, slot / 8, slot, slot / 4, bytes([slot] * 24)) for slot in range(64)]
     (message,) = pack_done(done)
     assert Unpacker().unpack(message) == done
 

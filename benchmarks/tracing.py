@@ -1,0 +1,114 @@
+"""What traces cost: a service without them beside one that traces a request in a hundred, in alternating pairs.
+
+Both stay up throughout; wrk loads them in turn, as `benchmarks.regression` does with two source trees. The
+receiver is part of this program: that it has the spans is checked, what it takes is not counted.
+
+    python -m benchmarks.tracing [--pairs 20] [--seconds 5] [--connections 8] [--ratio 0.01] [--model resnet8-cifar]
+                                 [--service=OPTIONS] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from benchmarks.machine import RESULTS, describe, heading, save
+from benchmarks.models import RESNET8, RESNET50, published
+from benchmarks.regression import SERVICE, TREES, measure, order, report, service_options
+from benchmarks.serving import Running, model_options, service
+from service.runtime.choices import FilePrecision
+from service.runtime.model_card import Architecture
+
+
+class Receiver(ThreadingHTTPServer):
+    """Takes every export. Counts bytes."""
+
+    received = 0
+
+
+class _Export(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        self.server.received += len(self.rfile.read(int(self.headers["content-length"])))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        """Silent."""
+
+
+@contextmanager
+def receiver() -> Iterator[Receiver]:
+    server = Receiver(("127.0.0.1", 0), _Export)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def main() -> None:
+    machine = describe()
+    models: dict[str, tuple[Architecture, FilePrecision]]
+    models = {RESNET8.name: (RESNET8, "fp32"), RESNET50.name: (RESNET50, "int8")}
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tracing", description=__doc__.partition("\n")[0])
+    parser.add_argument("--pairs", type=int, default=20, help="(default: 20)")
+    parser.add_argument("--seconds", type=int, default=5, help="of each load (default: 5)")
+    parser.add_argument("--connections", type=int, default=8, help="(default: 8)")
+    parser.add_argument("--ratio", type=float, default=0.01, help="of the requests, those traced (default: 0.01)")
+    parser.add_argument("--model", choices=models, default=RESNET8.name, help="(default: %(default)s)")
+    parser.add_argument(
+        "--service", type=service_options, default=SERVICE, metavar="OPTIONS", help="of both (default: '%(default)s')"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        default=RESULTS / f"tracing-{machine['date']}.json",
+        help="save the figures and the machine here (default: benchmarks/results/tracing-DATE.json)",
+    )
+    args = parser.parse_args()
+    without, traced = TREES
+    with contextlib.ExitStack() as stack:
+        cache = stack.enter_context(tempfile.TemporaryDirectory())
+        options = model_options(published(*models[args.model])) | args.service | {"cache-dir": cache}
+        taken = stack.enter_context(receiver())
+        variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{taken.server_port}",
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": str(args.ratio),
+        }
+        services: dict[str, Running] = {
+            without: stack.enter_context(service(options)),
+            traced: stack.enter_context(service(options, variables=variables)),
+        }
+        samples = measure(services, args.pairs, args.connections, args.seconds)
+    if args.ratio and not taken.received:
+        raise SystemExit("no span was received: is the extra `otel` installed?")
+    text, ratios = report(samples)
+    print(heading(machine))
+    print(f"{args.model}, {args.pairs} pairs of {args.seconds} s, {args.connections} connections")
+    print(f"baseline: without traces; current: {args.ratio:g} of the requests traced, {taken.received} bytes of spans")
+    print(f"\n{text}")
+    save(
+        args.json,
+        machine=machine,
+        plan={name: getattr(args, name) for name in ("model", "pairs", "seconds", "connections", "ratio", "service")},
+        pairs=[{"first": order(pair)[0], **sample} for pair, sample in enumerate(samples)],
+        ratios={name: ratio._asdict() for name, ratio in ratios.items()},
+    )
+
+
+if __name__ == "__main__":
+    main()

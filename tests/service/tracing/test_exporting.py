@@ -1,0 +1,37 @@
+"""What the log says of exports that fail."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExportResult
+
+from service.tracing.exporting import Reporting
+from tests.support.otlp import Receiver
+
+
+@pytest.fixture
+def span() -> ReadableSpan:
+    span = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("some span")
+    span.end()
+    assert isinstance(span, ReadableSpan)
+    return span
+
+
+def test_a_failure_is_said_once_and_its_end_too(span: ReadableSpan, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="service")
+    with Receiver() as receiver:
+        exporter = Reporting(OTLPSpanExporter(f"{receiver.endpoint}/v1/traces"))
+        receiver.status = 403
+        assert [exporter.export([span, span]) for _ in range(3)] == [SpanExportResult.FAILURE] * 3
+        receiver.status = 200
+        assert [exporter.export([span]) for _ in range(2)] == [SpanExportResult.SUCCESS] * 2
+        exporter.shutdown()
+        assert len(receiver.spans) == 2
+    warning, info = caplog.records
+    assert warning.levelno == logging.WARNING
+    assert "Failed to export spans batch code: 403" in warning.getMessage()
+    assert info.getMessage() == "traces are exported again; 6 spans are lost"
