@@ -67,7 +67,8 @@ def create_app(
 ) -> FastAPI:
     """The service over the models of a repository and a backend, by default those of `settings` in this process.
 
-    It answers at once and loads the models in the background: until they are loaded, readiness is off.
+    It answers at once and loads the models in the background: until they are loaded, readiness is off. Whoever runs the
+    application without asking over HTTP finds readiness as `app.state.ready`, to be called from any thread.
 
     Args:
         metrics: where everything is counted, by default in a registry of its own.
@@ -153,6 +154,7 @@ def create_app(
         responses=problems.responses(),
         generate_unique_id_function=lambda route: route.name,  # generated clients have functions with these names
     )
+    app.state.ready = ready
     problems.install(app, {"v2": open_inference_errors.response, **dialects.FORMS})
     app.add_exception_handler(ProtocolError, open_inference_errors.handle)
     if settings.cors_origins:

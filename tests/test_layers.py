@@ -164,6 +164,7 @@ SERVICE = {
         "settings",
         "watchdog",
     },
+    "ray_serve": {"app", "logs", "settings", "settings_sources", "watchdog"},
     "connections": {"metrics"},
     "answer_transport": set(),
     "closing": set(),
