@@ -68,9 +68,9 @@ def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1500 drawings, some of them the same, and files that are no images."""
+    """1000 drawings, some of them the same, and files that are no images."""
     folder = tmp_path_factory.mktemp("images")
-    for number in range(1500):
+    for number in range(1000):
         path = folder / f"{number:04d}.jpg"
         if number < PICTURES:
             path.write_bytes(picture(number, number % len(CLASSES)))

@@ -82,7 +82,7 @@ def test_it_is_the_same_service(deployed: tuple[str, Cluster], photo: bytes) -> 
     assert answer.status_code == 200
     assert answer.json()["images"][0]["predictions"]
     refused = request("POST", f"{url}/classify", content=b"text", headers=JPEG)
-    assert refused.json()["images"][0]["error"]["type"] == "/problems/not-an-image"
+    assert refused.json()["type"] == "/problems/not-an-image"
     assert request("GET", f"{url}/models").status_code == 200
 
 

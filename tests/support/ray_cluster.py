@@ -35,7 +35,7 @@ NODE = f"""
 import time
 from inspect import signature
 from pathlib import Path
-from ray._private import services, utils
+from ray._private import ray_constants, services, utils
 from ray.scripts.scripts import main
 
 once, begin, last = services.get_node, services.start_raylet, time.monotonic() + {START_S}
@@ -56,6 +56,8 @@ def named(*arguments, **options):
     return begin(*arguments, **options)
 
 services.get_node, services.start_raylet = patiently, named
+ray_constants.ENABLE_RAY_CLUSTER = True  # a second node, in spite of the loopback address
+services.get_node_ip_address = lambda *arguments: "127.0.0.1"
 utils.get_dashboard_dependency_error = lambda: ImportError("left out: it takes long to start")
 main()
 """
