@@ -1,7 +1,7 @@
 """What Ray costs: `resnet classify --ray` beside one process, and Ray's proxy beside nginx.
 
-    python -m benchmarks.ray data [--rounds 5] [--images 2000] [--engines N] [--address auto] [--json FILE]
-    python -m benchmarks.ray serve [--rounds 5] [--seconds 8] [--connections 32] [--address auto] [--json FILE]
+    python -m benchmarks.ray data [--rounds 5] [--images 2000] [--engines N] [--address local] [--json FILE]
+    python -m benchmarks.ray serve [--rounds 5] [--seconds 8] [--connections 32] [--address local] [--json FILE]
 
 `data`: the same photographs, with a ResNet-50, in turns. Images per second and core of one process, and of the cluster;
 each the slope between a run over a tenth of the images and one over all of them, so that starting does not count.
@@ -9,7 +9,7 @@ each the slope between a run over a tenth of the images and one over all of them
 `serve`: two replicas of a model that is all but free to compute, behind nginx as processes, and on Ray as
 deploy/ray/serve.yaml deploys them; in turns. What is left between the two is the way of a request.
 
-Both need a cluster of this machine alone: `ray start --head --num-cpus CORES`.
+Both start a cluster of this machine alone, unless an address names one.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def serve(args: argparse.Namespace) -> dict[str, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ray", description=__doc__.partition("\n")[0])
     parser.add_argument("part", choices=("data", "serve"))
-    parser.add_argument("--address", default="auto", help="of the cluster (default: auto)")
+    parser.add_argument("--address", default="local", help="of the cluster (default: local, one of this machine alone)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--images", type=int, default=2000, help="of `data`, at least 10 (default: 2000)")
     parser.add_argument("--engines", type=int, metavar="N", help="of `data` (default: Ray decides)")

@@ -48,12 +48,13 @@ def replicas(cluster: Cluster) -> list[int]:
     """Processes of the deployment, on the cluster's head."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
+        pid = int(path.parent.name)
         try:
-            if path.read_bytes().startswith(b"ray::ServeReplica:resnet:Replica"):
-                found.append(int(path.parent.name))
+            if path.read_bytes().startswith(b"ray::ServeReplica:resnet:Replica") and os.getsid(pid) == cluster.head.pid:
+                found.append(pid)
         except OSError:  # it has just ended
             continue
-    return [pid for pid in found if os.getsid(pid) == cluster.head.pid]
+    return found
 
 
 @pytest.fixture(scope="module")
