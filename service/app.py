@@ -74,7 +74,8 @@ def create_app(
 ) -> FastAPI:
     """The service over the models of a repository and a backend, by default those of `settings` in this process.
 
-    It answers at once and loads the models in the background: until they are loaded, readiness is off.
+    It answers at once and loads the models in the background: until they are loaded, readiness is off. Whoever runs the
+    application without asking over HTTP finds readiness as `app.state.ready`, to be called from any thread.
 
     Args:
         metrics: where everything is counted, by default in a registry of its own.
@@ -165,6 +166,7 @@ def create_app(
         # FastAPI's own traces know neither queue nor batch, and their logs hold what clients sent.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
+    app.state.ready = ready
     problems.install(app, {"v2": open_inference_errors.response, **dialects.FORMS})
     app.add_exception_handler(ProtocolError, open_inference_errors.handle)
     if settings.cors_origins:

@@ -175,6 +175,7 @@ SERVICE = {
         "tracing",
         "watchdog",
     },
+    "ray_serve": {"app", "logs", "settings", "settings_sources", "watchdog"},
     "connections": {"metrics"},
     "answer_transport": set(),
     "closing": set(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +66,36 @@ def make_parser() -> argparse.ArgumentParser:
     local.add_argument("--provider", choices=get_args(ProviderChoice), help="execution provider (default: auto)")
     local.add_argument("--precision", choices=get_args(PrecisionChoice), help="precision (default: auto)")
 
+    ray = parser.add_argument_group(
+        "on a Ray cluster",
+        "needs the extra `ray` on every machine; options and settings of this process hold there, too",
+    )
+    ray.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="HOST:PORT of a cluster; auto: the one that this machine is in; "
+        "local: one of this machine alone. A PATH may also be s3://BUCKET/PREFIX, or end in .parquet",
+    )
+    ray.add_argument(
+        "--column",
+        metavar="NAME",
+        help="of Parquet files: the column with the images, as bytes, or with "
+        "their paths (default: the only column of bytes)",
+    )
+    ray.add_argument(
+        "--engines",
+        type=_positive,
+        metavar="N",
+        help="models loaded at the same time (default: more while the run waits for them and there is room)",
+    )
+    ray.add_argument("--engine-cpus", type=_positive, metavar="N", help="CPUs of each (default: 1)")
+    ray.add_argument(
+        "--engine-gpus",
+        type=_share,
+        metavar="SHARE",
+        help="GPUs of each, such as 1, 0.5 or 0 (default: 1 if the cluster has any)",
+    )
+
     server = parser.add_argument_group("on a server", "needs the extra `client` only")
     server.add_argument("--url", help="the address of a server, such as http://127.0.0.1:8000")
     server.add_argument("--connections", type=_positive, metavar="N", help="requests at the same time (default: 32)")
@@ -78,6 +110,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    share = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else math.nan
+    if not (0 <= share <= 1 or share.is_integer()):
+        raise argparse.ArgumentTypeError(f"not a whole number or a share of 1: {text!r}")
+    return share
+
+
 def _run(arguments: Sequence[str]) -> int:
     parser = make_parser()
     args = parser.parse_args(arguments)
@@ -85,11 +124,17 @@ def _run(arguments: Sequence[str]) -> int:
         parser.error("--output needs --json or --csv: choose one, or write --parquet FILE")
     if args.resume and not (args.output or args.parquet):
         parser.error("--resume needs a file to go on with: add --output FILE or --parquet FILE")
-    here, there = ("models_dir", "provider", "precision"), ("connections", "api_key_file", "ca_file")
-    for name in here if args.url else there:
+    here = ("models_dir", "provider", "precision")
+    on_a_cluster = ("column", "engines", "engine_cpus", "engine_gpus")
+    on_a_server = ("connections", "api_key_file", "ca_file")
+    if args.url:
+        without_effect = dict.fromkeys((*here, "ray", *on_a_cluster), "with --url")
+    else:
+        without_effect = dict.fromkeys(on_a_server, "without --url")
+        without_effect |= {"explain": "with --ray"} if args.ray else dict.fromkeys(on_a_cluster, "without --ray")
+    for name, when in without_effect.items():
         if getattr(args, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            parser.error(f"{option} has no effect {'with' if args.url else 'without'} --url: leave it out")
+            parser.error(f"--{name.replace('_', '-')} has no effect {when}: leave it out")
     if args.ca_file and not args.url.startswith("https:"):
         parser.error("--ca-file has no effect without TLS: give an https address, or leave it out")
     args.connections = args.connections or CONNECTIONS

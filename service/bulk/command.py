@@ -9,9 +9,9 @@ import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from service import logs
 from service.bulk.formats import Csv, JsonLines, Lines
@@ -19,6 +19,7 @@ from service.bulk.inputs import InputError, Inputs
 from service.bulk.overlays import Overlays
 from service.bulk.parquet import ParquetSink
 from service.bulk.progress import LINE_EVERY_S, TERMINAL_EVERY_S, Progress
+from service.bulk.rows import Row
 from service.bulk.sinks import FileSink, Sink, SinkError, StreamSink
 from service.bulk.stream import Classifier, Ended, Stream, Unusable
 from service.predictions import DEFAULT_TOP_K
@@ -26,6 +27,14 @@ from service.predictions import DEFAULT_TOP_K
 SOME_FAILED, COULD_NOT_BEGIN = 1, 2
 MOST_BYTES_SENT = 2**30  # of one image; servers have limits of their own
 PATIENCE_S = 1.0  # before a terminal is told what takes so long
+
+
+class Rows(Protocol):
+    """A run that gives a row for each input: `Stream`, or one on a cluster."""
+
+    def rows(self) -> AsyncGenerator[Row, None]: ...
+
+    def stop(self) -> None: ...
 
 
 def classify(args: argparse.Namespace) -> int:
@@ -59,11 +68,35 @@ def _told(error: OSError) -> str:
 
 
 async def _classify(args: argparse.Namespace) -> int:
+    if args.ray:
+        return await _classify_on_cluster(args)
     async with _classifier(args) as (classifier, max_bytes):
         inputs = Inputs(args.paths, _stdin, max_bytes)
         sink, overlays = _outputs(args)
         with closing(sink):
-            return await _write(inputs, classifier, sink, overlays, to_stdout=not (args.output or args.parquet))
+            stream = Stream(sink.done.leave_out(inputs.sources()), classifier)
+            return await _write(inputs, stream, sink, overlays, to_stdout=not (args.output or args.parquet))
+
+
+async def _classify_on_cluster(args: argparse.Namespace) -> int:
+    try:
+        from service.bulk.cluster.places import S3
+        from service.bulk.cluster.running import ClusterStream, Engines, connected, found
+    except ModuleNotFoundError as error:
+        if error.name not in ("ray", "pyarrow"):
+            raise
+        raise Unusable("ray is not installed: run pip install 'resnet-service[ray]' on every machine") from None
+    from service.bulk.local import read
+
+    settings = read(args.models_dir, args.provider, args.precision)
+    model = found(settings, args.model, args.depth, args.labels, args.top_k)
+    urls = [path for path in args.paths if path.startswith(S3)]
+    inputs = Inputs([path for path in args.paths if path not in urls], _stdin, settings.max_image_bytes)
+    sink, _ = _outputs(args)
+    with closing(sink), connected(args.ray):
+        engines = Engines(args.engines, args.engine_cpus or 1, args.engine_gpus)
+        stream = ClusterStream(inputs, urls, args.column, model, engines, sink.done)
+        return await _write(inputs, stream, sink, None, to_stdout=not (args.output or args.parquet))
 
 
 @asynccontextmanager
@@ -114,11 +147,8 @@ def _sink(args: argparse.Namespace) -> Sink:
     return StreamSink(sys.stdout.buffer, form or Lines())
 
 
-async def _write(
-    inputs: Inputs, classifier: Classifier, sink: Sink, overlays: Overlays | None, *, to_stdout: bool
-) -> int:
+async def _write(inputs: Inputs, stream: Rows, sink: Sink, overlays: Overlays | None, *, to_stdout: bool) -> int:
     """Writes a row for each input that has none yet. Returns the exit status."""
-    stream = Stream(sink.done.leave_out(inputs.sources()), classifier)
     progress = _progress(sys.stderr, inputs, before=sink.done.rows, beside_rows=to_stdout and sys.stdout.isatty())
     status, interrupted = 0, ""
     with _on_signals(stream.stop) as caught:

@@ -48,7 +48,7 @@ class File:
                     raise Unreadable(Problem.of(ImageTooLarge(bytes=size, max_bytes=self._max_bytes)))
                 return file.readall() or b""
         except OSError as error:
-            raise Unreadable(_unreadable(self.name, error)) from None
+            raise Unreadable(unreadable(self.name, error)) from None
 
 
 class Bytes:
@@ -139,7 +139,7 @@ class Inputs:
         try:
             entries = _entries(folder)
         except OSError as error:
-            yield Nothing(folder, _unreadable(shown(folder), error))
+            yield Nothing(folder, unreadable(shown(folder), error))
             return
         for name, is_folder in entries:
             path = os.path.join(folder, name)  # noqa: PTH118 (the way the user has written it, and ten times faster)
@@ -211,7 +211,8 @@ def _glob(folder: str, parts: Sequence[str]) -> Iterator[str]:
         return
 
 
-def _unreadable(name: str, error: OSError) -> Problem:
+def unreadable(name: str, error: OSError) -> Problem:
+    """Why a file or folder has no bytes to give."""
     if isinstance(error, FileNotFoundError):
         detail, remedy = f"There is no file {name}.", "Check the path, and the folder in which the command runs."
         return Problem("file-not-found", "The file is not there", detail, remedy)

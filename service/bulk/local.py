@@ -8,7 +8,9 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from service.admission import Memory, Permit
 from service.answers import Classified
@@ -22,13 +24,14 @@ from service.errors import RequestFault, ServerFault
 from service.lifecycle import Lifecycle
 from service.local_backend import LocalBackend
 from service.metrics import Metrics
-from service.model_repository import Model, RepositoryError, open_repository
+from service.model_repository import Model, Repository, RepositoryError, open_repository
 from service.pipeline import Pipeline
 from service.predictions import needed, predicted
 from service.runtime.class_activation import Classifier as Explainer
 from service.runtime.class_activation import NoClassifier
 from service.runtime.faults import Fault
 from service.runtime.graph import Output
+from service.runtime.images.decoding import Decoded
 from service.runtime.images.resizing import input_box
 from service.settings import Settings
 from service.settings_sources import SettingsError, read_settings
@@ -74,16 +77,31 @@ class LocalClassifier:
         self._needed = needed(model.card, top_k, classes)
 
     async def classify(self, image: bytes) -> Answer:
+        answer = await self._computed(image)
+        if isinstance(answer, Fault):
+            return Answer(self.model, self.version, Problem.of(answer).entry())
+        entry = self._entry(answer, answer.width, answer.height)
+        overlay = await self._overlay(image, answer, entry) if self._explainer else None
+        return Answer(self.model, self.version, entry, overlay)
+
+    async def classify_decoded(self, image: Decoded) -> Answer:
+        """As `classify`, of an image that was decoded elsewhere. Without an overlay. Raises Ended."""
+        answer = await self._computed(image.pixels)
+        if isinstance(answer, Fault):
+            return Answer(self.model, self.version, Problem.of(answer).entry())
+        return Answer(self.model, self.version, self._entry(answer, image.width, image.height))
+
+    async def _computed(self, image: bytes | np.ndarray) -> Classified | Fault:
+        """Raises Ended."""
         outputs: tuple[Output, ...] = ("feature_map",) if self._explainer else ()
         with Permit(self._memory) as permit:
             (answer,) = await self._pipeline.classify(permit, [image], self._needed, Deadline.after(math.inf), outputs)
-        if isinstance(answer, Classified):
-            entry = predicted(answer.top, self._card, self._top_k, self._classes)
-            overlay = await self._overlay(image, answer, entry) if self._explainer else None
-            return Answer(self.model, self.version, {"width": answer.width, "height": answer.height, **entry}, overlay)
         if self._fatal and isinstance(answer, ServerFault):
             raise Ended(f"{self._fatal[0]}: start again with --resume, or choose another --provider")
-        return Answer(self.model, self.version, Problem.of(answer).entry())
+        return answer
+
+    def _entry(self, answer: Classified, width: int, height: int) -> dict[str, Any]:
+        return {"width": width, "height": height, **predicted(answer.top, self._card, self._top_k, self._classes)}
 
     async def _overlay(self, image: bytes, answer: Classified, entry: Mapping[str, Any]) -> bytes:
         """The map of the best of the predictions, over the image. Raises Ended."""
@@ -109,6 +127,46 @@ def read(models_dir: Path | None, provider: str | None, precision: str | None) -
         raise Unusable(str(error)) from None
 
 
+class Wanted(NamedTuple):
+    """What a run asks for.
+
+    Attributes:
+        settings: those that load no other model.
+        repository: with the model.
+        reference: of the model.
+        top_k, classes: as for `predictions.needed`.
+    """
+
+    settings: Settings
+    repository: Repository
+    reference: str
+    top_k: int
+    classes: tuple[int, ...] | None
+
+
+def looked_up(
+    settings: Settings, model: str | None, depth: int | None, labels: str | None, top_k: int | None
+) -> Wanted:
+    """Finds a model and checks the options against it, without loading it. Arguments as of `opened`.
+
+    Raises:
+        Unusable: there is no such model, or it does not have such classes.
+    """
+    try:
+        reference = model or open_repository(settings).select(None, depth).name
+        settings = settings.model_copy(update={"models": (reference,), "default_model": None, **UNLIMITED})
+        repository = open_repository(settings)
+        found = repository.get(reference)
+        values = {} if labels is None else {"labels": labels}
+        classes = classes_of(values, found)
+        most = top_k_of(values if top_k is None else {**values, "top_k": str(top_k)}, found, classes)
+    except RequestFault as fault:
+        raise Unusable(f"{fault} {fault.advice()}") from None
+    except RepositoryError as error:
+        raise Unusable(str(error)) from None
+    return Wanted(settings, repository, reference, most, classes)
+
+
 @asynccontextmanager
 async def opened(
     settings: Settings,
@@ -130,20 +188,7 @@ async def opened(
     Raises:
         Unusable: there is no such model, or it cannot be loaded, or does not have such classes.
     """
-    try:
-        reference = model or open_repository(settings).select(None, depth).name
-        # Loads no other model than this one.
-        settings = settings.model_copy(update={"models": (reference,), "default_model": None, **UNLIMITED})
-        repository = open_repository(settings)
-        wanted = repository.get(reference)
-        values = {} if labels is None else {"labels": labels}
-        classes = classes_of(values, wanted)
-        most = top_k_of(values if top_k is None else {**values, "top_k": str(top_k)}, wanted, classes)
-    except RequestFault as fault:
-        raise Unusable(f"{fault} {fault.advice()}") from None
-    except RepositoryError as error:
-        raise Unusable(str(error)) from None
-
+    settings, repository, reference, most, classes = looked_up(settings, model, depth, labels, top_k)
     metrics = Metrics()
     fatal: list[Exception] = []
     backend = LocalBackend(settings, metrics, on_broken=fatal.append)

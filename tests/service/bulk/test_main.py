@@ -21,6 +21,10 @@ from service.bulk.__main__ import main, make_parser
         (["a", "--url", "x", "--models-dir", "y"], "--models-dir has no effect with --url: leave it out"),
         (["a", "--api-key-file", "y"], "--api-key-file has no effect without --url: leave it out"),
         (["a", "--url", "http://x", "--ca-file", "y"], "--ca-file has no effect without TLS"),
+        (["a", "--url", "x", "--ray", "auto"], "--ray has no effect with --url: leave it out"),
+        (["a", "--engine-gpus", "1"], "--engine-gpus has no effect without --ray: leave it out"),
+        (["a", "--ray", "auto", "--engine-gpus", "1.5"], "not a whole number or a share of 1: '1.5'"),
+        (["a", "--ray", "auto", "--explain", "x"], "--explain has no effect with --ray: leave it out"),
         (["a", "--parquet", "x", "--output", "y"], "--output needs --json or --csv"),
     ],
 )

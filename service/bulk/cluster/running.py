@@ -1,0 +1,219 @@
+"""One run on a Ray cluster, from places to rows.
+
+    places ── tasks ──► decoded images ── actors, each with an engine ──► rows, in the order in which they are computed
+
+Ray Data moves the blocks, holds back what is ahead of the engines, and computes again what a lost machine has taken
+with it. The rows come to this process: it alone writes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pyarrow
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from service.bulk.cluster import places
+from service.bulk.cluster.stages import Decoding, Engine
+from service.bulk.done import Done
+from service.bulk.inputs import Inputs
+from service.bulk.local import Wanted, looked_up
+from service.bulk.rows import Row
+from service.bulk.stream import Ended, Unusable
+from service.settings import Settings
+
+CALLS = 2  # of an engine at once: while one batch of blocks ends, the next keeps it busy
+DECODING_CPUS = 1
+# Of a task that a machine has taken with it. Tasks with options of their own stay apart from the engines: Ray would run
+# both stages in the actors otherwise, and a block would be decoded while its engine waits.
+RETRIES = 10
+
+
+class Engines(NamedTuple):
+    """How the engines share the cluster.
+
+    Attributes:
+        number: how many there are; None: one at first, and more while they are what the run waits for.
+        cpus, gpus: of each. `gpus` may be a share of one; None: one each if the cluster has any.
+    """
+
+    number: int | None
+    cpus: int
+    gpus: float | None
+
+
+class Model(NamedTuple):
+    """What the engines load.
+
+    Attributes:
+        given: settings that the run was given; the others are those of each machine.
+    """
+
+    wanted: Wanted
+    given: dict[str, Any]
+    labels: str | None
+    top_k: int | None
+
+
+def found(settings: Settings, model: str | None, depth: int | None, labels: str | None, top_k: int | None) -> Model:
+    """The model, with its version: every engine loads the same. Arguments as of `local.opened`.
+
+    Raises:
+        Unusable: there is no such model, or it does not have such classes, or a setting has no effect on a cluster.
+    """
+    if settings.gpu_decoding:
+        raise Unusable("gpu_decoding has no effect with --ray, where processors decode: unset it")
+    given = settings.model_dump(exclude_unset=True)
+    return Model(looked_up(settings, model, depth, labels, top_k), given, labels, top_k)
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """
+    Args:
+        address: `auto`, `local`, or HOST:PORT, as `ray.init` takes it.
+
+    Raises:
+        Unusable: there is no cluster.
+    """
+    try:
+        # Keeps the workers' logs to Ray's files: standard error is for the progress of the run.
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise Unusable(
+            f"no Ray cluster answers at {address}: {error}; start one (`ray start --head`), or give --ray local"
+        ) from None
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class ClusterStream:
+    """As `Stream`, on the cluster that is connected. `rows` may be iterated once."""
+
+    def __init__(
+        self, inputs: Inputs, urls: Sequence[str], column: str | None, model: Model, engines: Engines, done: Done
+    ) -> None:
+        """
+        Args:
+            inputs, urls, column, done: as of `places.blocks`.
+        """
+        self._inputs = inputs
+        self._urls = urls
+        self._column = column
+        self._model = model
+        self._engines = engines
+        self._done = done
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ends the rows now. What is under way is lost. On the event loop."""
+        self._stopping.set()
+
+    async def rows(self) -> AsyncGenerator[Row, None]:
+        """A row for each place.
+
+        Raises:
+            InputError: an argument cannot be used.
+            Ended: the cluster cannot go on, or an engine.
+        """
+        batches = self._batches()
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            while True:
+                taking = asyncio.ensure_future(asyncio.to_thread(next, batches, None))
+                await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done() or (batch := await taking) is None:
+                    return
+                for row in batch.to_pylist():
+                    yield Row(row["name"], row["model"], row["version"], json.loads(row["entry"]))
+        except RayError as error:
+            raise Ended(_told(error)) from None
+        finally:
+            stopping.cancel()
+            ray.shutdown()  # frees the thread that waits for a batch
+
+    def _batches(self) -> Iterator[pyarrow.Table]:
+        blocks = list(places.blocks(self._inputs, self._urls, self._column, self._done))
+        if not blocks:
+            return
+        settings = self._model.wanted.settings
+        card = self._model.wanted.repository.get(self._model.wanted.reference).card
+        decoding = Decoding(
+            card.preprocessing,
+            self._column,
+            settings.max_image_bytes,
+            settings.max_pixels,
+            settings.scaled_decoding,
+            settings.memory.large_images,
+        )
+        decoded = ray.data.from_arrow(blocks).map_batches(
+            decoding.__call__,
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=DECODING_CPUS,
+            max_retries=RETRIES,
+        )
+        rows = decoded.map_batches(
+            Engine,
+            fn_constructor_args=self._engine_arguments(card.preprocessing.shape),
+            compute=self._pool(),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=self._engines.cpus,
+            num_gpus=self._gpus,
+        )
+        yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+
+    def _engine_arguments(self, shape: tuple[int, ...]) -> tuple[object, ...]:
+        model = self._model.wanted.repository.get(self._model.wanted.reference)
+        reference = f"{model.name}@{model.version}"
+        return self._model.given, self._engines.cpus, reference, self._model.labels, self._model.top_k, shape
+
+    @property
+    def _gpus(self) -> float:
+        if self._engines.gpus is not None:
+            return self._engines.gpus
+        return 1.0 if ray.cluster_resources().get("GPU") else 0.0
+
+    def _pool(self) -> ray.data.ActorPoolStrategy:
+        """Raises Ended if no engine ever finds room."""
+        has = ray.cluster_resources()
+        most = int((has.get("CPU", 0) - DECODING_CPUS) // self._engines.cpus)  # one task decodes beside them
+        if gpus := self._gpus:
+            most = min(most, int(has.get("GPU", 0) / gpus))
+        if most < (self._engines.number or 1):
+            raise Ended(
+                f"the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs: beside decoding, that is "
+                f"room for {most} engines of {self._engines.cpus} CPUs and {gpus:g} GPUs; choose fewer or smaller ones "
+                "by --engines, --engine-cpus and --engine-gpus, or add machines"
+            )
+        size: dict[str, int] = (
+            {"size": self._engines.number} if self._engines.number else {"min_size": 1, "max_size": most}
+        )
+        return ray.data.ActorPoolStrategy(
+            **size, max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
+        )
+
+
+def _told(error: BaseException) -> str:
+    """What went wrong on a machine, in our own words if they are there."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, Ended | Unusable):
+            return str(cause)
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return f"Ray could not go on: {str(error).strip().splitlines()[-1]}; start again with --resume"

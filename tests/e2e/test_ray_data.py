@@ -1,0 +1,146 @@
+"""`resnet classify --ray` on real nodes: the rows of one process, each once, whatever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_export.drawings.pictures import CLASSES, picture
+from tests.support.ray_cluster import ENVIRONMENT, Cluster
+from tests.support.waiting import until
+
+pytest.importorskip("ray", reason="the extra `ray` is not installed")
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+PICTURES = 60  # that are different
+SETTINGS = {"RESNET_PROVIDER": "cpu", "RESNET_PRECISION": "fp32", "RESNET_MAX_BATCH": "4"}
+PATIENCE_S = 600
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head of two CPUs."""
+    with Cluster(2) as started:
+        yield started
+
+
+def environment() -> Mapping[str, str]:
+    return {**ENVIRONMENT, **SETTINGS, "RESNET_CACHE_DIR": os.environ["RESNET_CACHE_DIR"]}
+
+
+def command(models_dir: Path, output: Path, *arguments: str) -> list[str]:
+    options = [f"--models-dir={models_dir}", "--json", f"--output={output}", *arguments]
+    return [sys.executable, "-m", "service.bulk", *options]
+
+
+def classified(models_dir: Path, output: Path, *arguments: str) -> dict[str, Any]:
+    """The rows of a run that ends by itself."""
+    finished = subprocess.run(
+        command(models_dir, output, *arguments), env=environment(), capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert finished.returncode == 1, finished.stderr  # some are broken
+    return rows(output)
+
+
+def rows(output: Path) -> dict[str, Any]:
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    named = {row["file"]: row for row in found}
+    assert len(named) == len(found), "an image has several rows"
+    return named
+
+
+def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The same files, with the same answers but for the rounding of batches of other sizes."""
+    assert found.keys() == expected.keys()
+    for file, row in expected.items():
+        assert {**found[file], "predictions": None} == {**row, "predictions": None}
+        for one, other in zip(found[file].get("predictions", ()), row.get("predictions", ()), strict=True):
+            assert one["probability"] == pytest.approx(other["probability"], abs=2e-6)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1000 drawings, some of them the same, and files that are no images."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(1000):
+        path = folder / f"{number:04d}.jpg"
+        if number < PICTURES:
+            path.write_bytes(picture(number, number % len(CLASSES)))
+        else:
+            os.link(folder / f"{number % PICTURES:04d}.jpg", path)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "cut.png").write_bytes((folder / "0000.jpg").read_bytes()[:2000])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(models_dir: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The rows of one process."""
+    return classified(models_dir, tmp_path_factory.mktemp("expected") / "out.jsonl", str(images), "--depth=18")
+
+
+def begun(process: subprocess.Popen[bytes], output: Path) -> None:
+    """Waits until the first rows are there, and no sooner than the process ends all of them."""
+    until(lambda: process.poll() is not None or (output.exists() and output.stat().st_size > 0), PATIENCE_S)
+    assert process.poll() is None
+
+
+def test_a_node_is_killed(
+    cluster: Cluster, models_dir: Path, images: Path, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    node, output = cluster.add(), tmp_path / "out.jsonl"
+    arguments = (str(images), "--depth=18", f"--ray={cluster.address}", "--engines=2")
+    process = subprocess.Popen(command(models_dir, output, *arguments), env=environment())
+    begun(process, output)
+    cluster.kill(node)
+    assert len(output.read_text().splitlines()) < len(expected)
+    assert process.wait(PATIENCE_S) == 1
+    same(rows(output), expected)
+
+
+def test_the_driver_is_killed_and_resumes(
+    cluster: Cluster, models_dir: Path, images: Path, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    arguments = (str(images), "--depth=18", f"--ray={cluster.address}", "--resume")
+    process = subprocess.Popen(command(models_dir, output, *arguments), env=environment())
+    begun(process, output)
+    process.kill()
+    process.wait()
+    before = len(output.read_text().splitlines())
+    assert before < len(expected)
+    same(classified(models_dir, output, *arguments), expected)
+
+
+def test_parquet_in_and_out(cluster: Cluster, tiny_dir: Path, images: Path, tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files = [*sorted(images.glob("000*.jpg")), images / "broken.jpg"]
+    source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.table({"image": [file.read_bytes() for file in files]}), source, row_group_size=4)
+    arguments = [str(source), f"--models-dir={tiny_dir}", f"--ray={cluster.address}", f"--parquet={out}"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "service.bulk", *arguments], env=environment(), capture_output=True, timeout=PATIENCE_S
+    )
+    assert finished.returncode == 1, finished.stderr
+    single = classified(tiny_dir, tmp_path / "single.jsonl", *map(str, files))
+    found = {row["file"]: row for row in pq.read_table(out).to_pylist()}
+    for number, file in enumerate(files):
+        row, other = found.pop(f"{source}#{number}"), single[str(file)]
+        assert row["class_ids"] == [one["class_id"] for one in other.get("predictions", ())]
+        assert (row["problem"] is None) == ("error" not in other)
+    assert not found
+
+
+def test_no_cluster(tiny_dir: Path, images: Path, tmp_path: Path) -> None:
+    arguments = command(tiny_dir, tmp_path / "out.jsonl", str(images), "--ray=127.0.0.1:1")
+    finished = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=PATIENCE_S)
+    assert finished.returncode == 2
+    assert "no Ray cluster answers at 127.0.0.1:1" in finished.stderr

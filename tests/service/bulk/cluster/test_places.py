@@ -1,0 +1,115 @@
+"""Places: from arguments to blocks that a task reads, and from a block to bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pa = pytest.importorskip("pyarrow", reason="the extra `ray` is not installed")
+pq = pytest.importorskip("pyarrow.parquet")
+
+from service.bulk.cluster import places  # noqa: E402
+from service.bulk.done import Done  # noqa: E402
+from service.bulk.inputs import InputError, Inputs  # noqa: E402
+from service.bulk.stream import Unreadable  # noqa: E402
+
+MOST = 1000  # bytes of an image
+
+
+def blocks(*arguments: object, column: str | None = None, done: tuple[str, ...] = ()) -> list[Any]:
+    inputs = Inputs([str(each) for each in arguments], lambda: io.BufferedReader(io.BytesIO()), MOST)
+    return list(places.blocks(inputs, [], column, Done(done)))
+
+
+def read(found: list[Any], column: str | None = None) -> Iterator[tuple[str, object]]:
+    """Names, with the bytes or the problem."""
+    for block in found:
+        for source in places.sources(block, column, MOST):
+            try:
+                yield source.name, source.read()
+            except Unreadable as error:
+                yield source.name, error.problem.slug
+
+
+def parquet(path: Path, rows: dict[str, list[Any]], group: int = 2) -> Path:
+    pq.write_table(pa.table(rows), path, row_group_size=group)
+    return path
+
+
+def test_files_come_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "IN_A_BLOCK", 2)
+    for number in range(5):
+        (tmp_path / f"{number}.jpg").write_bytes(b"%d" % number)
+    found = blocks(tmp_path, done=(f"{tmp_path}/3.jpg",))
+    assert [block.num_rows for block in found] == [2, 2]
+    assert dict(read(found)) == {f"{tmp_path}/{number}.jpg": b"%d" % number for number in (0, 1, 2, 4)}
+
+
+def test_names_that_are_not_text(tmp_path: Path) -> None:
+    name = b"\xff.jpg"
+    (tmp_path / name.decode(errors="surrogateescape")).write_bytes(b"image")
+    assert list(read(blocks(tmp_path))) == [(f"{tmp_path}/\\xff.jpg", b"image")]
+
+
+def test_what_is_no_image_has_a_row(tmp_path: Path) -> None:
+    (tmp_path / "large.jpg").write_bytes(bytes(MOST + 1))
+    found = dict(read(blocks(tmp_path / "nothing.jpg", f"{tmp_path}/*.gif", tmp_path / "large.jpg")))
+    assert list(found.values()) == ["file-not-found", "no-image-found", "image-too-large"]
+
+
+def test_rows_of_a_parquet_file(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"id": [1, 2, 3, 4], "image": [b"a", b"b", None, bytes(MOST + 1)]})
+    found = blocks(path, done=(f"{path}#1",))
+    assert [block.num_rows for block in found] == [1, 2]  # a block for each row group
+    assert dict(read(found)) == {f"{path}#0": b"a", f"{path}#2": "empty-image", f"{path}#3": "image-too-large"}
+
+
+def test_many_rows_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "IN_A_BLOCK", 3)
+    path = parquet(tmp_path / "a.parquet", {"image": [b"%d" % number for number in range(20)]}, group=10)
+    assert dict(read(blocks(path))) == {f"{path}#{number}": b"%d" % number for number in range(20)}
+
+
+def test_images_in_structures(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": [{"bytes": b"a", "path": "x"}, None], "label": [1, 2]})
+    assert dict(read(blocks(path))) == {f"{path}#0": b"a", f"{path}#1": "empty-image"}
+
+
+def test_paths_in_a_parquet_file(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"image")
+    path = parquet(tmp_path / "a.parquet", {"file": [f"{tmp_path}/1.jpg", None, "/nothing.jpg"]})
+    found = dict(read(blocks(path, column="file"), "file"))
+    assert found == {f"{tmp_path}/1.jpg": b"image", f"{path}#1": "empty-image", "/nothing.jpg": "file-not-found"}
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (None, "has 2 columns of bytes: name the column with the images by --column: a, b, id"),
+        ("c", "has no column c of bytes or text"),
+        ("id", "has no column id of bytes or text"),
+    ],
+)
+def test_columns_that_are_not_clear(column: str | None, message: str, tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"a": [b"1"], "b": [b"2"], "id": [1]})
+    with pytest.raises(InputError, match=message):
+        blocks(path, column=column)
+
+
+def test_a_broken_parquet_file_is_a_row(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("text")
+    (block,) = blocks(tmp_path / "a.parquet")
+    (row,) = block.to_pylist()
+    assert row["name"] == f"{tmp_path}/a.parquet"
+    assert json.loads(row["problem"])["error"]["type"] == "/problems/file-not-readable"
+
+
+def test_an_image_on_standard_input_is_no_list() -> None:
+    jpeg = io.BufferedReader(io.BytesIO(b"\xff\xd8\xff and so on"))
+    with pytest.raises(InputError, match="give the image as a file"):
+        list(places.blocks(Inputs(["-"], lambda: jpeg, MOST), [], None, Done(())))

@@ -1,0 +1,73 @@
+"""The stages of a run on a cluster, called as Ray calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pa = pytest.importorskip("pyarrow", reason="the extra `ray` is not installed")
+
+from service.bulk.cluster import places  # noqa: E402
+from service.bulk.cluster.stages import Decoding, Engine  # noqa: E402
+from service.bulk.done import Done  # noqa: E402
+from service.bulk.inputs import Inputs  # noqa: E402
+from service.bulk.local import opened, read  # noqa: E402
+from service.bulk.stream import Unusable  # noqa: E402
+from service.runtime.model_folder import read_card  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("no_settings")
+
+
+def decoding(models_dir: Path, **other: Any) -> Decoding:
+    card = read_card(models_dir / "resnet8-cifar" / "1")
+    limits = {"max_image_bytes": 10**7, "max_pixels": 10**8, "scaled": True, "max_memory": 10**9, **other}
+    return Decoding(card.preprocessing, None, **limits)
+
+
+def block(*paths: Path) -> Any:
+    (found,) = places.blocks(Inputs([str(path) for path in paths], lambda: None, 10**7), [], None, Done(()))  # type: ignore[arg-type, return-value]
+    return found
+
+
+@pytest.fixture
+def images(tmp_path: Path, photo: bytes) -> list[Path]:
+    """A photo, one that is cut off, and a file that is not there."""
+    paths = [tmp_path / name for name in ("a.jpg", "cut.jpg", "nothing.jpg")]
+    paths[0].write_bytes(photo)
+    paths[1].write_bytes(photo[:3000])
+    return paths
+
+
+async def answers(models_dir: Path, images: list[bytes]) -> list[Any]:
+    settings = read(models_dir, "cpu", "fp32").model_copy(update={"max_batch": 2})
+    async with opened(settings, None, None, None, 2) as classifier:
+        return [await classifier.classify(image) for image in images]
+
+
+def test_rows_are_those_of_one_process(tiny_dir: Path, images: list[Path]) -> None:
+    given = {"models_dir": tiny_dir, "provider": "cpu", "precision": "fp32", "max_batch": 2}
+    engine = Engine(given, 1, "resnet8-cifar@1", None, 2, decoding(tiny_dir).preprocessing.shape)
+    (decoded,) = decoding(tiny_dir)(block(*images))
+    found = engine(decoded).to_pylist()
+    assert [row["name"] for row in found] == [str(path) for path in images]
+    expected = asyncio.run(answers(tiny_dir, [path.read_bytes() for path in images[:2]]))
+    assert [json.loads(row["entry"]) for row in found[:2]] == [answer.entry for answer in expected]
+    assert json.loads(found[2]["entry"])["error"]["type"] == "/problems/file-not-found"
+    assert {(row["model"], row["version"]) for row in found} == {("resnet8-cifar", 1)}
+
+
+def test_limits_hold_where_images_are_decoded(tiny_dir: Path, images: list[Path]) -> None:
+    slugs = []
+    for limit in ("max_image_bytes", "max_pixels", "max_memory"):
+        (decoded,) = decoding(tiny_dir, **{limit: 100})(block(images[0]))
+        slugs.append(json.loads(decoded["problem"][0].as_py())["error"]["type"])
+    assert slugs == ["/problems/image-too-large", "/problems/too-many-pixels", "/problems/too-much-memory"]
+
+
+def test_a_machine_that_cannot_load_the_model(tiny_dir: Path) -> None:
+    with pytest.raises(Unusable, match="there is no model resnet50"):
+        Engine({"models_dir": tiny_dir}, 1, "resnet50", None, None, (3, 32, 32))
