@@ -93,7 +93,7 @@ def jumping():
 time.time = jumping
 """
     monkeypatch.setenv("PYTHONPATH", starting_with(tmp_path, program)["PYTHONPATH"])
-    service = start_service(tiny_dir, **SETTINGS, workers=workers, hang_timeout=1, request_timeout=5)
+    service = start_service(tiny_dir, **SETTINGS, workers=workers, hang_timeout=10, request_timeout=5)
     for offset in ("1000000", "-1000000", "0"):
         (tmp_path / "offset").write_text(offset)
         headers = {"content-type": "image/jpeg", "x-request-timeout-ms": "5000"}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ DECODING_CPUS = 1
 # Of a task that a machine has taken with it. Tasks with options of their own stay apart from the engines: Ray would run
 # both stages in the actors otherwise, and a block would be decoded while its engine waits.
 RETRIES = 10
+REACH_S = 10.0  # until an address counts as one that nobody answers at
 
 
 class Engines(NamedTuple):
@@ -83,6 +85,8 @@ def connected(address: str) -> Iterator[None]:
     Raises:
         Unusable: there is no cluster.
     """
+    if ":" in address:
+        _reach(address)
     try:
         # Keeps the workers' logs to Ray's files: standard error is for the progress of the run.
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -97,6 +101,17 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises Unusable if nothing accepts connections there: Ray itself would go on trying for ten minutes and more."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise Unusable(
+            f"no Ray cluster answers at {address}: {error}; start one (`ray start --head`), or give --ray local"
+        ) from None
 
 
 class ClusterStream:

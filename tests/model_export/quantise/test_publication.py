@@ -188,7 +188,7 @@ def test_an_interrupt_leaves_nothing_behind(
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("model_export.export.publish.flush", stop)
+    monkeypatch.setattr("model_export.export.publish.flush_readable", stop)
     with pytest.raises(KeyboardInterrupt):
         publish_quantised(net_version, data, precisions=["fp16"])
     assert files(root) == before
