@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import Pool
 from pathlib import Path
@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from benchmarks.balancer import nginx
-from benchmarks.bulk import command, linked
+from benchmarks.bulk import classifying
 from benchmarks.closed_loop import without_wrk
 from benchmarks.machine import describe, heading, save
 from benchmarks.models import RESNET8, RESNET50, published
@@ -43,28 +43,14 @@ REPLICAS = 2
 START_S = 300
 
 
-def classifying(model: Path, images: int, options: Sequence[str]) -> float:
-    """Images per second of `resnet classify`, without the time to start."""
-    with tempfile.TemporaryDirectory() as name:
-        taken = []
-        for count in (images // 10, images):
-            folder = Path(name) / str(count)
-            folder.mkdir()
-            linked(folder, [photo()], count)
-            started = time.perf_counter()
-            subprocess.run(command(model, folder, "--json", *options), check=True, stdout=subprocess.DEVNULL)
-            taken.append(time.perf_counter() - started)
-    return (images - images // 10) / (taken[1] - taken[0])
-
-
 def data(args: argparse.Namespace) -> dict[str, list[float]]:
     """Images per second and core, round by round."""
     model, cores = published(RESNET50, "int8"), usable_cores()
     on_ray = [f"--ray={args.address}", *([f"--engines={args.engines}"] if args.engines else [])]
     found: dict[str, list[float]] = {"one process": [], "Ray Data": []}
     for _ in range(args.rounds):
-        found["one process"].append(classifying(model, args.images, []) / cores)
-        found["Ray Data"].append(classifying(model, args.images, on_ray) / cores)
+        found["one process"].append(classifying(model, args.images) / cores)
+        found["Ray Data"].append(classifying(model, args.images, *on_ray) / cores)
     return found
 
 

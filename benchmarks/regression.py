@@ -44,6 +44,10 @@ WARM_UP_S = 2
 RESAMPLES = 10_000
 
 SERVICE = "--provider=cpu --max-batch=8"
+MODELS: dict[str, tuple[Architecture, FilePrecision]] = {
+    RESNET8.name: (RESNET8, "fp32"),
+    RESNET50.name: (RESNET50, "int8"),
+}
 TUNED = ("provider", "precision", "lanes", "batch_sizes")  # what tuning chooses, by its keys in /models
 
 Sample = dict[str, float]
@@ -134,16 +138,17 @@ def report(samples: Sequence[Mapping[str, Sample]]) -> tuple[str, dict[str, Rati
     return f"{markdown_table(titles, rows)}\n\n{markdown_table(summary_titles, summary)}", ratios
 
 
-def main() -> None:
-    machine = describe()
-    models: dict[str, tuple[Architecture, FilePrecision]]
-    models = {RESNET8.name: (RESNET8, "fp32"), RESNET50.name: (RESNET50, "int8")}
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.regression", description=__doc__.partition("\n")[0])
-    parser.add_argument("--baseline", type=Path, required=True, metavar="TREE", help="a checkout of another revision")
+def add_options(parser: argparse.ArgumentParser, name: str, machine: Mapping[str, str]) -> None:
+    """The options of a benchmark that measures two services in alternating pairs.
+
+    Args:
+        name: of the file that it writes.
+        machine: as `describe` returns it.
+    """
     parser.add_argument("--pairs", type=int, default=20, help="(default: 20)")
     parser.add_argument("--seconds", type=int, default=5, help="of each load (default: 5)")
     parser.add_argument("--connections", type=int, default=8, help="(default: 8)")
-    parser.add_argument("--model", choices=models, default=RESNET8.name, help="(default: %(default)s)")
+    parser.add_argument("--model", choices=MODELS, default=RESNET8.name, help="(default: %(default)s)")
     parser.add_argument(
         "--service", type=service_options, default=SERVICE, metavar="OPTIONS", help="of both (default: '%(default)s')"
     )
@@ -151,9 +156,35 @@ def main() -> None:
         "--json",
         type=Path,
         metavar="FILE",
-        default=RESULTS / f"regression-{machine['date']}.json",
-        help="save the figures and the machine here (default: benchmarks/results/regression-DATE.json)",
+        default=RESULTS / f"{name}-{machine['date']}.json",
+        help=f"save the figures and the machine here (default: benchmarks/results/{name}-DATE.json)",
     )
+
+
+def save_pairs(
+    args: argparse.Namespace,
+    machine: Mapping[str, str],
+    samples: Sequence[Mapping[str, Sample]],
+    ratios: Mapping[str, Ratio],
+    **more: object,
+) -> None:
+    """Saves what was measured and the options of `add_options`, with `more` beside them."""
+    plan = {name: getattr(args, name) for name in ("model", "pairs", "seconds", "connections", "service")}
+    save(
+        args.json,
+        machine=machine,
+        plan=plan,
+        **more,
+        pairs=[{"first": order(pair)[0], **sample} for pair, sample in enumerate(samples)],
+        ratios={name: ratio._asdict() for name, ratio in ratios.items()},
+    )
+
+
+def main() -> None:
+    machine = describe()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.regression", description=__doc__.partition("\n")[0])
+    parser.add_argument("--baseline", type=Path, required=True, metavar="TREE", help="a checkout of another revision")
+    add_options(parser, "regression", machine)
     args = parser.parse_args()
     trees = dict(zip(TREES, (args.baseline.resolve(), ROOT), strict=True))
     try:
@@ -161,7 +192,7 @@ def main() -> None:
             check_tree(tree)
     except FileNotFoundError as error:
         parser.error(str(error))
-    options = model_options(published(*models[args.model])) | args.service
+    options = model_options(published(*MODELS[args.model])) | args.service
     with contextlib.ExitStack() as stack:
         services: dict[str, Running] = {}
         for name, tree in trees.items():
@@ -178,14 +209,7 @@ def main() -> None:
     for name, choices in tuned.items():
         print(f"{name}: {', '.join(f'{key} {value}' for key, value in choices.items())}")
     print(f"\n{text}")
-    save(
-        args.json,
-        machine=machine,
-        plan={name: getattr(args, name) for name in ("model", "pairs", "seconds", "connections", "service")},
-        tuned=tuned,
-        pairs=[{"first": order(pair)[0], **sample} for pair, sample in enumerate(samples)],
-        ratios={name: ratio._asdict() for name, ratio in ratios.items()},
-    )
+    save_pairs(args, machine, samples, ratios, tuned=tuned)
 
 
 if __name__ == "__main__":

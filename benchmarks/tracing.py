@@ -16,14 +16,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
-from benchmarks.machine import RESULTS, describe, heading, save
-from benchmarks.models import RESNET8, RESNET50, published
-from benchmarks.regression import SERVICE, TREES, measure, order, report, service_options
+from benchmarks.machine import describe, heading
+from benchmarks.models import published
+from benchmarks.regression import MODELS, TREES, add_options, measure, report, save_pairs
 from benchmarks.serving import Running, model_options, service
-from service.runtime.choices import FilePrecision
-from service.runtime.model_card import Architecture
 
 
 class Receiver(ThreadingHTTPServer):
@@ -60,29 +57,14 @@ def receiver() -> Iterator[Receiver]:
 
 def main() -> None:
     machine = describe()
-    models: dict[str, tuple[Architecture, FilePrecision]]
-    models = {RESNET8.name: (RESNET8, "fp32"), RESNET50.name: (RESNET50, "int8")}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tracing", description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=20, help="(default: 20)")
-    parser.add_argument("--seconds", type=int, default=5, help="of each load (default: 5)")
-    parser.add_argument("--connections", type=int, default=8, help="(default: 8)")
     parser.add_argument("--ratio", type=float, default=0.01, help="of the requests, those traced (default: 0.01)")
-    parser.add_argument("--model", choices=models, default=RESNET8.name, help="(default: %(default)s)")
-    parser.add_argument(
-        "--service", type=service_options, default=SERVICE, metavar="OPTIONS", help="of both (default: '%(default)s')"
-    )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        default=RESULTS / f"tracing-{machine['date']}.json",
-        help="save the figures and the machine here (default: benchmarks/results/tracing-DATE.json)",
-    )
+    add_options(parser, "tracing", machine)
     args = parser.parse_args()
     without, traced = TREES
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(tempfile.TemporaryDirectory())
-        options = model_options(published(*models[args.model])) | args.service | {"cache-dir": cache}
+        options = model_options(published(*MODELS[args.model])) | args.service | {"cache-dir": cache}
         taken = stack.enter_context(receiver())
         variables = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{taken.server_port}",
@@ -101,13 +83,7 @@ def main() -> None:
     print(f"{args.model}, {args.pairs} pairs of {args.seconds} s, {args.connections} connections")
     print(f"baseline: without traces; current: {args.ratio:g} of the requests traced, {taken.received} bytes of spans")
     print(f"\n{text}")
-    save(
-        args.json,
-        machine=machine,
-        plan={name: getattr(args, name) for name in ("model", "pairs", "seconds", "connections", "ratio", "service")},
-        pairs=[{"first": order(pair)[0], **sample} for pair, sample in enumerate(samples)],
-        ratios={name: ratio._asdict() for name, ratio in ratios.items()},
-    )
+    save_pairs(args, machine, samples, ratios, ratio=args.ratio)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from PIL import Image
 from benchmarks.dashboard import Panel, read_dashboard
 from benchmarks.prometheus import JOB, SCRAPE_S, Prometheus, prometheus
 from model_export.drawings.pictures import CLASSES, picture
+from tests.support.clients import working
 from tests.support.processes import JPEG, Service, free_port
 from tests.support.waiting import until
 
@@ -56,9 +57,8 @@ class Load:
         Args:
             pause: seconds between an answer and the next request.
         """
-        ended = threading.Event()
 
-        def send(number: int) -> None:
+        def send(number: int, ended: threading.Event) -> None:
             with httpx.Client(timeout=60, verify=False) as client:
                 for seed in itertools.count(1000 * number):
                     if ended.wait(pause):
@@ -72,15 +72,8 @@ class Load:
                     if not good:
                         ended.wait(PAUSE_S)
 
-        threads = [threading.Thread(target=send, args=(number,)) for number in range(count)]
-        for thread in threads:
-            thread.start()
-        try:
+        with working(count, send):
             yield
-        finally:
-            ended.set()
-            for thread in threads:
-                thread.join()
 
 
 Events = list[tuple[float, str]]

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 from service import tls
 from service.api import health, models, problems
-from service.api.access import Access
+from service.api.access import NO_TELEMETRY, Access
 from service.api.guard import Guard
 from service.api.middleware import Head
 from service.connections import Connections
@@ -45,7 +45,7 @@ def create_admin_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        telemetry=NO_TELEMETRY,
     )
     problems.install(app)
     app.add_middleware(Head)

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service.admin import admin_port
 from service.api import classify, dialects, documentation, embed, explain, health, models, page, preview, problems
-from service.api.access import Access
+from service.api.access import NO_TELEMETRY, Access
 from service.api.dialects import sagemaker, tensorflow_serving, torchserve
 from service.api.guard import Guard
 from service.api.intake import Intake, count_from_zero
@@ -163,8 +163,7 @@ def create_app(
         lifespan=lifespan,
         responses=problems.responses(),
         generate_unique_id_function=lambda route: route.name,  # generated clients have functions with these names
-        # FastAPI's own traces know neither queue nor batch, and their logs hold what clients sent.
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        telemetry=NO_TELEMETRY,
     )
     app.state.ready = ready
     problems.install(app, {"v2": open_inference_errors.response, **dialects.FORMS})

@@ -20,6 +20,8 @@ from service.runtime.faults import Fault
 from service.tracing import traces
 
 if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
+
     from service.tracing.spans import Spans, Traced
 
 log = logging.getLogger(ACCESS)
@@ -43,9 +45,10 @@ HANDLERS = frozenset(
     )
 )
 PROBES = ("healthz", "metrics", "v2/health", "ping")  # asked every few seconds, of no interest while answered well
-TRACED = frozenset(
-    ("classify", "explain", "embed", "preview", "v1", "v2", "predictions", "invocations")
-)  # POST: images
+# Those whose POST has images.
+TRACED = frozenset(("classify", "explain", "embed", "preview", "v1", "v2", "predictions", "invocations"))
+# FastAPI's own traces know neither queue nor batch, and their logs hold what clients sent.
+NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 MOST_CHARACTERS = 1000  # of what a client has sent, in a line: an address may have 65,535
 CLIENT_LEFT = 499  # nginx's code for it
 

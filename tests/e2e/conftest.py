@@ -15,7 +15,7 @@ import pytest
 
 from model_export.drawings.pictures import CLASSES, picture
 from tests.support.balancer import REPLICA, Balancer, Known, nginx, require_nginx
-from tests.support.processes import Service, starting_with
+from tests.support.processes import Service, before_each_batch
 
 if TYPE_CHECKING:
     from selenium import webdriver
@@ -69,18 +69,7 @@ def start_replica(models_dir: Path, start_service: Callable[..., Service]) -> Ca
 @pytest.fixture
 def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """While this file exists, no batch of the services that are started now ends."""
-    switch = tmp_path / "held"
-    program = f"""import os, time
-from service.runtime.engine import DynamicEngine
-real = DynamicEngine.infer
-def infer(self, *args, **options):
-    while os.path.exists({str(switch)!r}):
-        time.sleep(0.005)
-    return real(self, *args, **options)
-DynamicEngine.infer = infer
-"""
-    monkeypatch.setenv("PYTHONPATH", starting_with(tmp_path, program)["PYTHONPATH"])
-    return switch
+    return before_each_batch(monkeypatch, tmp_path / "held", "while on(): time.sleep(0.005)")
 
 
 @pytest.fixture

@@ -26,8 +26,9 @@ from benchmarks.dashboard import read_dashboard
 from benchmarks.processes import children
 from benchmarks.prometheus import DEPLOY, JOB, Prometheus, prometheus
 from service.grpc_api.messages import ModelInferRequest
+from tests.support.clients import working
 from tests.support.folders import copied
-from tests.support.processes import JPEG, Service, free_port, request, starting_with
+from tests.support.processes import JPEG, Service, before_each_batch, free_port, request
 from tests.support.prometheus import require_prometheus
 from tests.support.waiting import until
 
@@ -73,40 +74,21 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
 @pytest.fixture
 def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """While this file exists, every batch of the services that are started now takes a tenth of a second longer."""
-    switch = tmp_path / "slow"
-    program = f"""import os, time
-from service.runtime.engine import DynamicEngine
-real = DynamicEngine.infer
-def infer(self, *args, **options):
-    if os.path.exists({str(switch)!r}):
-        time.sleep(0.1)
-    return real(self, *args, **options)
-DynamicEngine.infer = infer
-"""
-    monkeypatch.setenv("PYTHONPATH", starting_with(tmp_path, program)["PYTHONPATH"])
-    return switch
+    return before_each_batch(monkeypatch, tmp_path / "slow", "if on(): time.sleep(0.1)")
 
 
 @contextmanager
 def load(service: Service, photo: bytes, clients: int) -> Iterator[None]:
     """Clients that send one image after the other, and wait a little when they are refused."""
-    ended = threading.Event()
 
-    def send() -> None:
+    def send(number: int, ended: threading.Event) -> None:
         with httpx.Client(base_url=service.url, timeout=120, verify=False) as client:
             while not ended.is_set():
                 if client.post("/classify", content=photo, headers=JPEG).status_code != 200:
                     ended.wait(PAUSE_S)
 
-    threads = [threading.Thread(target=send) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
+    with working(clients, send):
         yield
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
 
 
 def test_overload_fires_what_tells_of_it(

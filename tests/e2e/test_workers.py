@@ -19,7 +19,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from benchmarks.processes import children
 from service.local_runner import FAILURES
 from tests.support.folders import copied
-from tests.support.processes import Service, alive, free_port, starting_with
+from tests.support.processes import Service, alive, before_each_batch, free_port, starting_with
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -327,17 +327,8 @@ def test_an_engine_that_fails_batch_after_batch_ends_the_service(
     workers: int,
 ) -> None:
     """As CUDA does after some errors, until its process ends."""
-    broken = tmp_path / "broken"
-    program = f"""import os
-from service.runtime.engine import DynamicEngine
-real = DynamicEngine.infer
-def infer(self, *args, **options):
-    if os.path.exists({str(broken)!r}):
-        raise RuntimeError("CUDA failure 700")
-    return real(self, *args, **options)
-DynamicEngine.infer = infer
-"""
-    monkeypatch.setenv("PYTHONPATH", starting_with(tmp_path, program)["PYTHONPATH"])
+    does = 'if on(): raise RuntimeError("CUDA failure 700")'
+    broken = before_each_batch(monkeypatch, tmp_path / "broken", does)
     service = start_service(tiny_dir, provider="cpu", max_batch=1, workers=workers)
     assert service.classify(photo).status_code == 200
     broken.touch()

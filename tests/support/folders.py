@@ -60,3 +60,13 @@ def _state(folder: Path) -> dict[Path, tuple[int, int]]:
     """Size and time of change of every file and folder."""
     stats = {path: path.stat() for path in (folder, *folder.rglob("*"))}
     return {path: (found.st_size, found.st_mtime_ns) for path, found in stats.items()}
+
+
+def whole(root: Path) -> list[str]:
+    """The versions of a model folder, `name@1`, once each is found to be what its card says."""
+    from service.runtime.model_folder import model_versions, read_card, verify_digests
+
+    versions = list(model_versions(root))
+    for version in versions:
+        verify_digests(version.path, read_card(version.path))
+    return [f"{version.name}@{version.version}" for version in versions]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import pytest
 
 from tests.support.waiting import until
 
@@ -51,6 +52,27 @@ def starting_with(folder: Path, program: str) -> dict[str, str]:
     (folder / "sitecustomize.py").write_text(program)
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path}
+
+
+def before_each_batch(patch: pytest.MonkeyPatch, switch: Path, does: str) -> Path:
+    """From now on, services that are started do something before each batch.
+
+    Args:
+        switch: a file, for now absent; its folder gets the program.
+        does: a statement that may look for it: `if on(): time.sleep(1)`.
+    """
+    program = f"""import os, time
+from service.runtime.engine import DynamicEngine
+real = DynamicEngine.infer
+def on():
+    return os.path.exists({str(switch)!r})
+def infer(self, *args, **options):
+    {does}
+    return real(self, *args, **options)
+DynamicEngine.infer = infer
+"""
+    patch.setenv("PYTHONPATH", starting_with(switch.parent, program)["PYTHONPATH"])
+    return switch
 
 
 class Service:

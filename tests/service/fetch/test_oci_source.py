@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from service.runtime.model_folder import model_versions, read_card, verify_digests
 from service.runtime.model_state import read_folder_state, read_state
 from tests.support.buckets import Breaking
+from tests.support.folders import whole
 from tests.support.registry import INDEX, PASSWORD, USER, push, push_manifest, registry
 
 Fetch = Callable[..., Any]
@@ -28,13 +28,6 @@ SERVED = ["resnet20-cifar@1", "resnet8-cifar@1", "resnet8-cifar@2"]
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with registry(tmp_path_factory.mktemp("registry")) as address:
         yield address
-
-
-def whole(root: Path) -> list[str]:
-    versions = list(model_versions(root))
-    for version in versions:
-        verify_digests(version.path, read_card(version.path))
-    return [f"{version.name}@{version.version}" for version in versions]
 
 
 def files(root: Path) -> list[tuple[bytes, dict[str, str]]]:

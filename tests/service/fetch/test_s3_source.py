@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from service.fetch import transfer
-from service.runtime.model_folder import model_versions, read_card, verify_digests
 from service.runtime.model_state import read_folder_state, read_state
 from tests.support.buckets import KEY, SECRET, Breaking, s3_server
+from tests.support.folders import whole
 from tests.support.waiting import until
 
 Fetch = Callable[..., Any]
@@ -47,13 +47,6 @@ def bucket(data: Path, server: str, published: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     return copy
-
-
-def whole(root: Path) -> list[str]:
-    versions = list(model_versions(root))
-    for version in versions:
-        verify_digests(version.path, read_card(version.path))
-    return [f"{version.name}@{version.version}" for version in versions]
 
 
 @pytest.mark.usefixtures("bucket")
