@@ -24,13 +24,18 @@ class Reporting(SpanExporter):
         self._exporter = exporter
         self._reason = ""  # why the last export failed, or was tried again
         self._lost = 0  # spans, since it last worked
-        logging.getLogger(type(exporter).__module__).addFilter(self._keep)
-        # While nothing is exported, that the queue is full is no news.
-        logging.getLogger("opentelemetry.sdk._shared_internal").addFilter(lambda record: not self._lost)
+        self._exporter_log = logging.getLogger(type(exporter).__module__)
+        self._queue_log = logging.getLogger("opentelemetry.sdk._shared_internal")
+        self._queue_log.addFilter(self._nothing_lost)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self._reason = ""
-        result = self._exporter.export(spans)
+        # Only for this call: loggers are the process's, and one exporter's filter must not take another's message.
+        self._exporter_log.addFilter(self._keep)
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            self._exporter_log.removeFilter(self._keep)
         if result is not SpanExportResult.SUCCESS:
             if not self._lost:
                 log.warning(
@@ -46,6 +51,11 @@ class Reporting(SpanExporter):
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
+        self._queue_log.removeFilter(self._nothing_lost)
+
+    def _nothing_lost(self, record: logging.LogRecord) -> bool:
+        """While nothing is exported, that the queue is full is no news."""
+        return not self._lost
 
     def _keep(self, record: logging.LogRecord) -> bool:
         """The first message of an export says most."""

@@ -35,3 +35,13 @@ def test_a_failure_is_said_once_and_its_end_too(span: ReadableSpan, caplog: pyte
     assert warning.levelno == logging.WARNING
     assert "Failed to export spans batch code: 403" in warning.getMessage()
     assert info.getMessage() == "traces are exported again; 6 spans are lost"
+
+
+def test_an_exporter_that_was_never_shut_down_takes_no_message_of_another(
+    span: ReadableSpan, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Receiver() as receiver:
+        first, second = (Reporting(OTLPSpanExporter(f"{receiver.endpoint}/v1/traces")) for _ in range(2))
+        receiver.status = 403
+        assert first.export([span]) is second.export([span]) is SpanExportResult.FAILURE
+    assert ["batch code: 403" in record.getMessage() for record in caplog.records] == [True, True]
