@@ -220,7 +220,11 @@ class Batcher(Generic[Item, Result]):
                     else:
                         self.drain_rate.at_least(len(entries), started, finished)
             failed = isinstance(outcome, BaseException)
-            mark = self._on_batch(Ran(items, started, finished - started, failed))
+            try:
+                mark = self._on_batch(Ran(items, started, finished - started, failed))
+            except Exception:  # the items get their results all the same, and the lane lives
+                log.exception("a batch of %d was not counted", len(entries))
+                mark = NO_MARK
             # One wake-up of the event loop per batch. All items of a server come from one loop.
             _on_loop(entries, _resolve, entries, outcome, started, finished - started, mark)
 

@@ -19,11 +19,13 @@ import helm_python
 import kubernetes_validate
 import pytest
 import yaml
+from opentelemetry.sdk.trace import TracerProvider
 
 from service.api import health
 from service.hard_end import GRACE_S
 from service.metrics import STAGES, Metrics
 from service.settings import PREFIX, Settings
+from service.tracing.setup import open_spans
 from tests.support import image
 from tests.support.manifests import (
     CHART,
@@ -54,7 +56,9 @@ VERSIONS = ("1.30", kubernetes_validate.latest_version())  # the oldest that the
 CUSTOM = ("keda.sh/", "monitoring.coreos.com/", "serving.kserve.io/")
 FETCHING = {"models": {"source": "s3://models/resnet"}}
 
-VARIANTS = ["cpu", "gpu", "keda", "fixed", "fetch", "balancer"]
+TRACING = {"tracing": {"endpoint": "http://opentelemetry-collector.monitoring.svc:4318"}}
+
+VARIANTS = ["cpu", "gpu", "keda", "fixed", "fetch", "balancer", "tracing", "fetch and tracing"]
 
 
 def pair(variant: str) -> tuple[Objects, Objects]:
@@ -71,6 +75,10 @@ def pair(variant: str) -> tuple[Objects, Objects]:
             return composed("gpu", without=["hpa"]), helm(gpu_values(), {"autoscaling": {"by": "none"}})
         case "fetch":
             return composed("gpu", "fetch"), helm(gpu_values(), FETCHING)
+        case "tracing":
+            return composed("cpu", "tracing"), helm(TRACING)
+        case "fetch and tracing":
+            return composed("cpu", "fetch", "tracing"), helm(FETCHING, TRACING)
         case "balancer":
             return composed("cpu", "balancer"), helm({"balancer": {"enabled": True}, "ingress": {"class": ""}})
     raise ValueError(variant)
@@ -173,6 +181,8 @@ def test_the_chart_passes_helms_lint() -> None:
         {"settings": {"port": 9001}},
         {"models": {"source": "models/resnet"}},
         {"shutdown": {"delay": -1}},
+        {"tracing": {"endpoint": "collector:4318"}},
+        {"tracing": {"endpoint": "http://collector"}},  # the network policy needs the port
         {"unknown": 1},
     ],
 )
@@ -315,8 +325,15 @@ def test_the_admin_port_is_reached_by_prometheus_only(both: tuple[Objects, Objec
         ]
 
 
-def test_pods_call_nobody_unless_they_fetch_models() -> None:
-    for variant, allowed in {"cpu": [], "fetch": [53, 53, 443]}.items():
+def test_pods_call_only_whom_they_need() -> None:
+    names = [53, 53]
+    allowed_in = {
+        "cpu": [],
+        "fetch": [*names, 443],
+        "tracing": [*names, 4318],
+        "fetch and tracing": [*names, 443, *names, 4318],
+    }
+    for variant, allowed in allowed_in.items():
         for objects in pair(variant):
             policy = objects["NetworkPolicy"]["spec"]
             assert policy["policyTypes"] == ["Ingress", "Egress"]
@@ -330,9 +347,9 @@ def test_environments_are_settings_that_the_service_accepts(both: tuple[Objects,
     (served,) = kserve["ServingRuntime"]["spec"]["containers"]
     for one in (*(container(objects) for objects in both), served):
         given = image.environment() | environment(one)
-        names = {name: name.removeprefix(PREFIX).lower() for name in given}
+        names = {name: name.removeprefix(PREFIX).lower() for name in given if not name.startswith("OTEL_")}
         assert set(names.values()) <= set(Settings.model_fields)
-        Settings(**{names[name]: value for name, value in given.items()})
+        Settings(**{setting: given[name] for name, setting in names.items()})
 
 
 def test_the_container_is_the_images(both: tuple[Objects, Objects], kserve: Objects) -> None:
@@ -405,6 +422,23 @@ def test_keys_are_mounted_and_prometheus_has_one() -> None:
         (endpoint,) = objects["PodMonitor"]["spec"]["podMetricsEndpoints"]
         asks_with = {"name": volume["secret"]["secretName"], "key": "metrics"}
         assert endpoint["authorization"] == {"credentials": asks_with}
+
+
+def test_the_service_traces_as_the_pods_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    for objects in pair("tracing"):
+        given = environment(container(objects))
+        with monkeypatch.context() as inside:
+            for name in [*os.environ]:
+                if name.startswith("OTEL_"):
+                    inside.delenv(name)
+            assert open_spans() is None
+            for name, value in given.items():
+                inside.setenv(name, value)
+            spans = open_spans()
+            sampler = TracerProvider(shutdown_on_exit=False).sampler.get_description()
+        assert spans is not None
+        spans.close()
+        assert sampler.startswith("ParentBased{root:TraceIdRatioBased{0.01},")
 
 
 def test_probes_ask_what_the_admin_port_answers(overlay: Objects) -> None:

@@ -11,6 +11,7 @@ POST /classify ─┬─ receive    head and body of the request
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 import uuid
@@ -93,6 +94,7 @@ class Spans:
             "service.name": SERVICE,
             "service.version": this_build().version,
             "service.instance.id": str(uuid.uuid4()),
+            "host.name": socket.gethostname(),  # in Kubernetes the pod
         }
         if process:
             known["resnet.process"] = process

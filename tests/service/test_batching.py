@@ -290,6 +290,20 @@ def test_on_batch_gets_every_batch_and_marks_its_items() -> None:
     assert (timing.started, timing.ran) == (batches[0].started, batches[0].seconds)
 
 
+def test_a_failing_on_batch_costs_no_result_and_no_lane(caplog: pytest.LogCaptureFixture) -> None:
+    def on_batch(batch: Ran[int]) -> bytes:
+        raise OSError("no room")
+
+    made: Batcher[int, int] = Batcher(lambda items, alone: items, sizes=ExactSizes((1,)), on_batch=on_batch)
+
+    async def scenario() -> list[int]:
+        return [(await submit(made, item))[0] for item in (1, 2)]
+
+    assert asyncio.run(scenario()) == [1, 2]
+    made.close()
+    assert [record.message for record in caplog.records] == ["a batch of 1 was not counted"] * 2
+
+
 @pytest.mark.parametrize(
     ("sizes", "batches"),
     [

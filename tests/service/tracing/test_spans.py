@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -98,6 +99,7 @@ def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch) -> N
     assert resource["deployment.environment.name"] == "test"
     assert resource["service.instance.id"] == "me"
     assert resource["resnet.process"] == "worker 7"
+    assert resource["host.name"] == socket.gethostname()
 
 
 def test_a_batch_links_every_traced_request_once(tracing: Tracing) -> None:

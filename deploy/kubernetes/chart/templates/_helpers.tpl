@@ -21,6 +21,14 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
+{{- define "names" -}}
+- ports:  # names
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+{{- end }}
+
 {{- define "behaviour" -}}
 behavior:
   scaleUp:
