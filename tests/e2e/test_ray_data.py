@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from model_export.drawings.pictures import CLASSES, picture
+from tests.support.buckets import KEY, SECRET, s3_server
 from tests.support.ray_cluster import ENVIRONMENT, Cluster
 from tests.support.waiting import until
 
@@ -33,7 +35,8 @@ def cluster() -> Iterator[Cluster]:
 
 
 def environment() -> Mapping[str, str]:
-    return {**ENVIRONMENT, **SETTINGS, "RESNET_CACHE_DIR": os.environ["RESNET_CACHE_DIR"]}
+    variables = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "RESNET_"))}
+    return {**ENVIRONMENT, **variables, **SETTINGS}
 
 
 def command(models_dir: Path, output: Path, *arguments: str) -> list[str]:
@@ -137,6 +140,22 @@ def test_parquet_in_and_out(cluster: Cluster, tiny_dir: Path, images: Path, tmp_
         assert row["class_ids"] == [one["class_id"] for one in other.get("predictions", ())]
         assert (row["problem"] is None) == ("error" not in other)
     assert not found
+
+
+def test_a_bucket(tiny_dir: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cluster of this machine alone, whose processes have the variables of the command."""
+    files = [*sorted(images.glob("000*.jpg")), images / "broken.jpg"]
+    archive = tmp_path / "buckets/archive/2024"
+    archive.mkdir(parents=True)
+    for file in files:
+        shutil.copy(file, archive)
+    single = classified(tiny_dir, tmp_path / "single.jsonl", *map(str, files))
+    with s3_server(tmp_path / "buckets") as address:
+        for name, value in {"ENDPOINT_URL": address, "ACCESS_KEY_ID": KEY, "SECRET_ACCESS_KEY": SECRET}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        found = classified(tiny_dir, tmp_path / "out.jsonl", "s3://archive/2024", "--ray=local", "--engines=1")
+    renamed = {f"s3://archive/2024/{Path(file).name}": row for file, row in single.items()}
+    same(found, {url: {**row, "file": url} for url, row in renamed.items()})
 
 
 def test_no_cluster(tiny_dir: Path, images: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -101,7 +102,9 @@ class Object:
 
 @functools.cache
 def _bucket() -> pyarrow.fs.S3FileSystem:
-    return pyarrow.fs.S3FileSystem()
+    # pyarrow heeds all other variables of the AWS programs by itself.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return pyarrow.fs.S3FileSystem(endpoint_override=endpoint)
 
 
 def _objects(url: str) -> Iterator[Place]:

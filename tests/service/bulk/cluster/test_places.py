@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from service.bulk.cluster import places  # noqa: E402
 from service.bulk.done import Done  # noqa: E402
 from service.bulk.inputs import InputError, Inputs  # noqa: E402
 from service.bulk.stream import Unreadable  # noqa: E402
+from tests.support.buckets import KEY, SECRET, s3_server  # noqa: E402
 
 MOST = 1000  # bytes of an image
 
 
 def blocks(*arguments: object, column: str | None = None, done: tuple[str, ...] = ()) -> list[Any]:
-    inputs = Inputs([str(each) for each in arguments], lambda: io.BufferedReader(io.BytesIO()), MOST)
-    return list(places.blocks(inputs, [], column, Done(done)))
+    paths = [argument for argument in map(str, arguments) if not argument.startswith(places.S3)]
+    urls = [argument for argument in map(str, arguments) if argument.startswith(places.S3)]
+    inputs = Inputs(paths, lambda: io.BufferedReader(io.BytesIO()), MOST)
+    return list(places.blocks(inputs, urls, column, Done(done)))
 
 
 def read(found: list[Any], column: str | None = None) -> Iterator[tuple[str, object]]:
@@ -113,3 +117,77 @@ def test_an_image_on_standard_input_is_no_list() -> None:
     jpeg = io.BufferedReader(io.BytesIO(b"\xff\xd8\xff and so on"))
     with pytest.raises(InputError, match="give the image as a file"):
         list(places.blocks(Inputs(["-"], lambda: jpeg, MOST), [], None, Done(())))
+
+
+# ---- S3 ----
+
+
+@pytest.fixture(scope="module")
+def buckets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder whose folders are buckets, of a server that the variables name."""
+    folder = tmp_path_factory.mktemp("s3") / "buckets"
+    folder.mkdir()
+    with s3_server(folder) as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setenv("AWS_REGION", "us-east-1")
+        places._bucket.cache_clear()
+        yield folder
+        places._bucket.cache_clear()
+
+
+@pytest.fixture
+def bucket(buckets: Path) -> Iterator[Path]:
+    folder = buckets / "archive"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_objects_below_a_prefix(bucket: Path) -> None:
+    for name in ("2024/a.jpg", "2024/deep/b ö.PNG", "2024/notes.txt", "2025/c.jpg"):
+        (bucket / name).parent.mkdir(parents=True, exist_ok=True)
+        (bucket / name).write_bytes(name.encode())
+    expected = {f"s3://archive/{name}": name.encode() for name in ("2024/a.jpg", "2024/deep/b ö.PNG")}
+    assert dict(read(blocks("s3://archive/2024"))) == dict(read(blocks("s3://archive/2024/"))) == expected
+    assert [name for name, _ in read(blocks("s3://archive", done=("s3://archive/2025/c.jpg",)))] == [*expected]
+
+
+def test_one_object(bucket: Path) -> None:
+    (bucket / "a.jpg").write_bytes(b"a")
+    assert list(read(blocks("s3://archive/a.jpg"))) == [("s3://archive/a.jpg", b"a")]
+
+
+def test_what_is_no_image_in_a_bucket_has_a_row(bucket: Path) -> None:
+    (bucket / "large.jpg").write_bytes(bytes(MOST + 1))
+    (bucket / "gone.jpg").write_bytes(b"a")
+    found = blocks("s3://archive/large.jpg", "s3://archive/gone.jpg", "s3://archive/none/", "s3://nowhere/2024")
+    (bucket / "gone.jpg").unlink()  # listed, but not there any more
+    assert dict(read(found)) == {
+        "s3://archive/large.jpg": "image-too-large",
+        "s3://archive/gone.jpg": "file-not-found",
+        "s3://archive/none/": "no-image-found",
+        "s3://nowhere/2024": "no-image-found",
+    }
+
+
+def test_parquet_files_in_a_bucket(bucket: Path, tmp_path: Path) -> None:
+    parquet(bucket / "images.parquet", {"image": [b"a", b"b", b"c"]})
+    (bucket / "a.jpg").write_bytes(b"object")
+    (tmp_path / "b.jpg").write_bytes(b"file")
+    paths = parquet(tmp_path / "paths.parquet", {"path": ["s3://archive/a.jpg", str(tmp_path / "b.jpg")]})
+    found = dict(read(blocks("s3://archive/images.parquet")))
+    assert found == {f"s3://archive/images.parquet#{row}": value for row, value in enumerate([b"a", b"b", b"c"])}
+    by_path = dict(read(blocks(paths, column="path"), "path"))
+    assert by_path == {"s3://archive/a.jpg": b"object", str(tmp_path / "b.jpg"): b"file"}
+
+
+def test_a_bucket_that_lets_nobody_in(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    places._bucket.cache_clear()
+    try:
+        ((name, slug),) = read(blocks("s3://archive/2024"))
+    finally:
+        places._bucket.cache_clear()
+    assert (name, slug) == ("s3://archive/2024", "file-not-readable")
