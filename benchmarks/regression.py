@@ -1,15 +1,16 @@
 """Whether a change slows the service down: two source trees, loaded over HTTP in alternating pairs.
 
-The services of both trees serve the same model and stay up throughout, each with a tuning cache of its own. wrk loads
-them in turn: baseline and current, then current and baseline, and so on. A machine that becomes slower or faster
-meanwhile hardly changes the ratio within a pair.
+The services of both trees serve the same model, each with a tuning cache of its own. wrk loads them in turn: baseline
+and current, then current and baseline, and so on. A machine that becomes slower or faster meanwhile hardly changes the
+ratio within a pair. Two processes of the same tree differ, too, by some percent and as long as they live (where their
+memory lies, how their dictionaries hash), so both are started anew several times.
 
 Tuning measures, so it may choose differently at each start, and the ratio would then compare the choices. So the
 provider and the largest batch are fixed by default (`--service`).
 
     git worktree add ../before REVISION
     (cd ../before; python -c 'import setuptools; setuptools.setup()' build_ext --inplace)
-    python -m benchmarks.regression --baseline ../before [--pairs 20] [--seconds 5] [--connections 8]
+    python -m benchmarks.regression --baseline ../before [--starts 10] [--pairs 40] [--seconds 3] [--connections 8]
                                     [--model resnet8-cifar] [--service=OPTIONS] [--json FILE]
 """
 
@@ -21,9 +22,10 @@ import shlex
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -62,14 +64,18 @@ class Ratio(NamedTuple):
     high: float
 
 
-def compare(baseline: Sequence[float], current: Sequence[float]) -> Ratio:
+def compare(baseline: Sequence[float], current: Sequence[float], starts: int | None = None) -> Ratio:
     """The ratios of paired measurements, all positive.
 
     The interval is a percentile bootstrap (Efron and Tibshirani 1993, chapter 13) of the mean logarithm, with a fixed
-    seed. It is too narrow for a few pairs.
+    seed. It is too narrow for a few starts.
+
+    Args:
+        starts: of the services, with as many pairs each: what is drawn in the bootstrap. Each pair by itself if None.
     """
     logs = np.log(np.asarray(current) / np.asarray(baseline))
-    resamples = np.random.default_rng(0).choice(logs, (RESAMPLES, len(logs)))
+    means = logs.reshape(starts or len(logs), -1).mean(axis=1)
+    resamples = np.random.default_rng(0).choice(means, (RESAMPLES, len(means)))
     low, high = np.percentile(resamples.mean(axis=1), [2.5, 97.5])
     return Ratio(*(float(np.exp(value)) for value in (np.median(logs), logs.mean(), low, high)))
 
@@ -101,21 +107,34 @@ def service_options(text: str) -> dict[str, str]:
     return options
 
 
-def measure(services: Mapping[str, Running], pairs: int, connections: int, seconds: int) -> list[dict[str, Sample]]:
-    """The figures of every pair, by tree: CPU-milliseconds per image of all processes, and what wrk measures."""
-    for running in services.values():
-        wrk.run(running.url, photo(), connections=connections, seconds=WARM_UP_S)
-    samples = []
-    for pair in tqdm(range(pairs), unit="pair"):
-        sample: dict[str, Sample] = {}
-        for tree in order(pair):
-            load, cpu_ms = services[tree].loaded(photo(), connections=connections, seconds=seconds)
-            sample[tree] = {"cpu_ms": cpu_ms, **load._asdict()}
-        samples.append(sample)
+def measure(
+    start: Callable[[], AbstractContextManager[Mapping[str, Running]]], args: argparse.Namespace
+) -> list[dict[str, Sample]]:
+    """The figures of every pair, by tree: CPU-milliseconds per image of all processes, and what wrk measures.
+
+    Args:
+        start: starts the services, by tree.
+        args: as of `add_options`.
+    """
+    samples: list[dict[str, Sample]] = []
+    with tqdm(total=args.pairs, unit="pair") as progress:
+        for _ in range(args.starts):
+            with start() as services:
+                for running in services.values():
+                    wrk.run(running.url, photo(), connections=args.connections, seconds=WARM_UP_S)
+                for _ in range(args.pairs // args.starts):
+                    sample: dict[str, Sample] = {}
+                    for tree in order(len(samples)):
+                        load, cpu_ms = services[tree].loaded(
+                            photo(), connections=args.connections, seconds=args.seconds
+                        )
+                        sample[tree] = {"cpu_ms": cpu_ms, **load._asdict()}
+                    samples.append(sample)
+                    progress.update()
     return samples
 
 
-def report(samples: Sequence[Mapping[str, Sample]]) -> tuple[str, dict[str, Ratio]]:
+def report(samples: Sequence[Mapping[str, Sample]], starts: int) -> tuple[str, dict[str, Ratio]]:
     """Two tables, of all pairs and of the ratios over pairs; and these ratios, by figure."""
     rows = []
     for pair, sample in enumerate(samples):
@@ -130,7 +149,7 @@ def report(samples: Sequence[Mapping[str, Sample]]) -> tuple[str, dict[str, Rati
     summary, ratios = [], {}
     for name, label in FIGURES.items():
         values = {tree: [sample[tree][name] for sample in samples] for tree in TREES}
-        ratios[name] = ratio = compare(values["baseline"], values["current"])
+        ratios[name] = ratio = compare(values["baseline"], values["current"], starts)
         medians = [f"{statistics.median(values[tree]):.3f}" for tree in TREES]
         interval = f"{ratio.low:.3f}–{ratio.high:.3f}"
         summary.append([label, *medians, f"{ratio.median:.3f}", f"{ratio.mean:.3f}", interval])
@@ -145,8 +164,9 @@ def add_options(parser: argparse.ArgumentParser, name: str, machine: Mapping[str
         name: of the file that it writes.
         machine: as `describe` returns it.
     """
-    parser.add_argument("--pairs", type=int, default=20, help="(default: 20)")
-    parser.add_argument("--seconds", type=int, default=5, help="of each load (default: 5)")
+    parser.add_argument("--starts", type=int, default=10, help="of both services (default: 10)")
+    parser.add_argument("--pairs", type=int, default=40, help="of all starts together (default: 40)")
+    parser.add_argument("--seconds", type=int, default=3, help="of each load (default: 3)")
     parser.add_argument("--connections", type=int, default=8, help="(default: 8)")
     parser.add_argument("--model", choices=MODELS, default=RESNET8.name, help="(default: %(default)s)")
     parser.add_argument(
@@ -161,6 +181,20 @@ def add_options(parser: argparse.ArgumentParser, name: str, machine: Mapping[str
     )
 
 
+def plan(args: argparse.Namespace) -> str:
+    """What was done, in a line."""
+    loads = f"{args.pairs} pairs of {args.seconds} s, {args.connections} connections"
+    return f"{args.model}, {args.starts} starts, {loads}"
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options of `add_options` and others. Ends the program if they do not go together."""
+    args = parser.parse_args()
+    if args.starts < 1 or args.pairs < args.starts or args.pairs % args.starts:
+        parser.error(f"{args.pairs} pairs cannot be shared among {args.starts} starts: give a multiple of it")
+    return args
+
+
 def save_pairs(
     args: argparse.Namespace,
     machine: Mapping[str, str],
@@ -169,11 +203,11 @@ def save_pairs(
     **more: object,
 ) -> None:
     """Saves what was measured and the options of `add_options`, with `more` beside them."""
-    plan = {name: getattr(args, name) for name in ("model", "pairs", "seconds", "connections", "service")}
+    given = {name: getattr(args, name) for name in ("model", "starts", "pairs", "seconds", "connections", "service")}
     save(
         args.json,
         machine=machine,
-        plan=plan,
+        plan=given,
         **more,
         pairs=[{"first": order(pair)[0], **sample} for pair, sample in enumerate(samples)],
         ratios={name: ratio._asdict() for name, ratio in ratios.items()},
@@ -185,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.regression", description=__doc__.partition("\n")[0])
     parser.add_argument("--baseline", type=Path, required=True, metavar="TREE", help="a checkout of another revision")
     add_options(parser, "regression", machine)
-    args = parser.parse_args()
+    args = parsed(parser)
     trees = dict(zip(TREES, (args.baseline.resolve(), ROOT), strict=True))
     try:
         for tree in trees.values():
@@ -193,19 +227,28 @@ def main() -> None:
     except FileNotFoundError as error:
         parser.error(str(error))
     options = model_options(published(*MODELS[args.model])) | args.service
+    tuned: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
-        services: dict[str, Running] = {}
-        for name, tree in trees.items():
-            cache = stack.enter_context(tempfile.TemporaryDirectory())
-            services[name] = stack.enter_context(service(options | {"cache-dir": cache}, tree))
-        entries = {name: running.model() for name, running in services.items()}
-        tuned = {name: {key: entry[key] for key in TUNED} for name, entry in entries.items()}
-        if tuned["baseline"] != tuned["current"]:
-            print(f"warning: tuning chose differently for the two trees: {tuned}", file=sys.stderr)
-        samples = measure(services, args.pairs, args.connections, args.seconds)
-    text, ratios = report(samples)
+        caches = {name: stack.enter_context(tempfile.TemporaryDirectory()) for name in trees}
+
+        @contextlib.contextmanager
+        def start() -> Iterator[Mapping[str, Running]]:
+            with contextlib.ExitStack() as both:
+                services = {
+                    name: both.enter_context(service(options | {"cache-dir": caches[name]}, tree))
+                    for name, tree in trees.items()
+                }
+                for name, running in services.items():
+                    entry = running.model()
+                    tuned[name] = {key: entry[key] for key in TUNED}
+                if tuned["baseline"] != tuned["current"]:
+                    print(f"warning: tuning chose differently for the two trees: {tuned}", file=sys.stderr)
+                yield services
+
+        samples = measure(start, args)
+    text, ratios = report(samples, args.starts)
     print(heading(machine))
-    print(f"{args.model}, {args.pairs} pairs of {args.seconds} s, {args.connections} connections")
+    print(plan(args))
     for name, choices in tuned.items():
         print(f"{name}: {', '.join(f'{key} {value}' for key, value in choices.items())}")
     print(f"\n{text}")

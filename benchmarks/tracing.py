@@ -1,10 +1,10 @@
 """What traces cost: a service without them beside one that traces a request in a hundred, in alternating pairs.
 
-Both stay up throughout; wrk loads them in turn, as `benchmarks.regression` does with two source trees. The
-receiver is part of this program: that it has the spans is checked, what it takes is not counted.
+wrk loads them in turn, as `benchmarks.regression` does with two source trees. The receiver is part of this program:
+that it has the spans is checked, what it takes is not counted.
 
-    python -m benchmarks.tracing [--pairs 20] [--seconds 5] [--connections 8] [--ratio 0.01] [--model resnet8-cifar]
-                                 [--service=OPTIONS] [--json FILE]
+    python -m benchmarks.tracing [--starts 10] [--pairs 40] [--seconds 3] [--connections 8] [--ratio 0.01]
+                                 [--model resnet8-cifar] [--service=OPTIONS] [--json FILE]
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import argparse
 import contextlib
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from benchmarks.machine import describe, heading
 from benchmarks.models import published
-from benchmarks.regression import MODELS, TREES, add_options, measure, report, save_pairs
+from benchmarks.regression import MODELS, TREES, add_options, measure, parsed, plan, report, save_pairs
 from benchmarks.serving import Running, model_options, service
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tracing", description=__doc__.partition("\n")[0])
     parser.add_argument("--ratio", type=float, default=0.01, help="of the requests, those traced (default: 0.01)")
     add_options(parser, "tracing", machine)
-    args = parser.parse_args()
+    args = parsed(parser)
     without, traced = TREES
     with contextlib.ExitStack() as stack:
         cache = stack.enter_context(tempfile.TemporaryDirectory())
@@ -71,16 +71,18 @@ def main() -> None:
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
             "OTEL_TRACES_SAMPLER_ARG": str(args.ratio),
         }
-        services: dict[str, Running] = {
-            without: stack.enter_context(service(options)),
-            traced: stack.enter_context(service(options, variables=variables)),
-        }
-        samples = measure(services, args.pairs, args.connections, args.seconds)
+
+        @contextmanager
+        def start() -> Iterator[Mapping[str, Running]]:
+            with service(options) as one, service(options, variables=variables) as other:
+                yield {without: one, traced: other}
+
+        samples = measure(start, args)
     if args.ratio and not taken.received:
         raise SystemExit("no span was received: is the extra `otel` installed?")
-    text, ratios = report(samples)
+    text, ratios = report(samples, args.starts)
     print(heading(machine))
-    print(f"{args.model}, {args.pairs} pairs of {args.seconds} s, {args.connections} connections")
+    print(plan(args))
     print(f"baseline: without traces; current: {args.ratio:g} of the requests traced, {taken.received} bytes of spans")
     print(f"\n{text}")
     save_pairs(args, machine, samples, ratios, ratio=args.ratio)

@@ -51,6 +51,20 @@ def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says() -> None:
     assert 0.88 <= held / 200 <= 0.98
 
 
+def test_what_differs_from_start_to_start_is_in_the_interval() -> None:
+    """Eight starts of five pairs each, whose processes differ by 3 %: as above."""
+    random = np.random.default_rng(1)
+    held = {None: 0, 8: 0}
+    for _ in range(200):
+        of_starts = np.repeat(random.normal(0, 0.03, 8), 5)
+        current = 1.1 * np.exp(of_starts + random.normal(0, 0.02, 40))
+        for starts in held:
+            ratio = compare(np.ones(40), current, starts)
+            held[starts] += ratio.low <= 1.1 <= ratio.high
+    assert 0.82 <= held[8] / 200 <= 0.98
+    assert held[None] / 200 < 0.7  # as if each pair had processes of its own
+
+
 def test_the_interval_is_reproducible() -> None:
     assert compare([1.0, 1.0, 1.0], [0.9, 1.0, 1.2]) == compare([1.0, 1.0, 1.0], [0.9, 1.0, 1.2])
 
@@ -62,7 +76,7 @@ def test_the_report_has_every_pair_and_the_ratios() -> None:
             "current": {"cpu_ms": 1.0, "images_per_second": 150.0, "p50": 1.0},
         }
     ] * 2
-    text, ratios = report(samples)
+    text, ratios = report(samples, 2)
     assert "| 1 | baseline | 2.000 | 1.000 | 0.500 | 100.000 | 150.000 | 1.500 |" in text
     assert "| 2 | current | 2.000 | 1.000 | 0.500 | 100.000 | 150.000 | 1.500 |" in text
     assert "| CPU-ms per image | 2.000 | 1.000 | 0.500 | 0.500 | 0.500–0.500 |" in text
