@@ -23,10 +23,10 @@ class Reporting(SpanExporter):
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._reason = ""  # why the last export failed, or was tried again
-        self._lost = 0  # spans, since it last worked
+        self._lost = 0  # spans, since it last worked; without those for which the queue had no room
         self._exporter_log = logging.getLogger(type(exporter).__module__)
         self._queue_log = logging.getLogger("opentelemetry.sdk._shared_internal")
-        self._queue_log.addFilter(self._nothing_lost)
+        self._queue_log.addFilter(self._is_news)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self._reason = ""
@@ -45,17 +45,17 @@ class Reporting(SpanExporter):
                 )
             self._lost += len(spans)
         elif self._lost:
-            log.info("traces are exported again; %d spans are lost", self._lost)
+            log.info("traces are exported again; at least %d spans are lost", self._lost)
             self._lost = 0
         return result
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
-        self._queue_log.removeFilter(self._nothing_lost)
+        self._queue_log.removeFilter(self._is_news)
 
-    def _nothing_lost(self, record: logging.LogRecord) -> bool:
-        """While nothing is exported, that the queue is full is no news."""
-        return not self._lost
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        """That the queue is full is none while nothing is exported."""
+        return not (self._lost and record.msg.startswith("Queue full"))
 
     def _keep(self, record: logging.LogRecord) -> bool:
         """The first message of an export says most."""
