@@ -20,6 +20,7 @@ from benchmarks.prometheus import DEPLOY, shortened
 from service.metrics import Metrics
 from service.operating_state import OperatingState
 from service.settings_buckets import SECONDS
+from tests.support.manifests import composed
 from tests.support.prometheus import require_prometheus
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +52,22 @@ def promtool(*arguments: str) -> str:
 def test_prometheus_reads_the_rules_and_the_example() -> None:
     promtool("check", "rules", "recording-rules.yml", "alerts.yml")
     assert "2 rule files found" in promtool("check", "config", "prometheus.yml")
+
+
+def test_an_operators_prometheus_names_pods_as_one_without_an_operator() -> None:
+    """What the operator does by itself: https://prometheus-operator.dev/docs/api-reference/api/#podmetricsendpoint"""
+    (job,) = yaml.safe_load((DEPLOY / "kubernetes.yml").read_text())["scrape_configs"]
+    (endpoint,) = composed("cpu", "pod-monitor")["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    names = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
+    relabelings = [{names.get(key, key): value for key, value in each.items()} for each in endpoint["relabelings"]]
+    by_itself = [each for each in job["relabel_configs"] if each not in relabelings]
+    assert [each.get("target_label", each["source_labels"]) for each in by_itself] == [
+        ["__meta_kubernetes_pod_label_app_kubernetes_io_name"],
+        ["__meta_kubernetes_pod_container_port_name"],
+        "namespace",
+        "pod",
+    ]
+    assert [each for each in job["relabel_configs"] if each in relabelings] == relabelings
 
 
 @pytest.mark.timeout(300)

@@ -213,6 +213,7 @@ def test_the_pods_of_kubernetes_are_found_by_their_port(tiny_dir: Path, start_se
             "namespace": "vision",
             "pod_container_port_name": port_name,
             "pod_label_app_kubernetes_io_name": label,
+            "pod_label_app_kubernetes_io_instance": "cats",
             "pod_phase": phase,
         }
         labels = {f"__meta_kubernetes_{key}": value for key, value in meta.items()}
@@ -223,11 +224,13 @@ def test_the_pods_of_kubernetes_are_found_by_their_port(tiny_dir: Path, start_se
         pod("resnet-1", "http", "resnet"),
         pod("other-1", "admin", "other"),
         pod("resnet-0", "admin", "resnet", "Succeeded"),
+        pod("resnet-2", "admin", "resnet", "Pending"),
     ]
     with prometheus(tmp_path / "prometheus", [], job) as found:
         until(lambda: [target["health"] for target in found.targets()] == ["up"], LONG_S)
         ((labels, ready),) = found.query("resnet_ready")
-        assert (labels["pod"], labels["namespace"], labels["job"], ready) == ("resnet-1", "vision", JOB, 1)
+        assert (labels["job"], labels["instance"], ready) == (f"{JOB}/vision/cats", "resnet-1", 1)
+        assert (labels["namespace"], labels["pod"]) == ("vision", "resnet-1")  # for the autoscaler
 
 
 def test_metrics_follow_prometheus_conventions(tiny_dir: Path, start_service: Start, photo: bytes) -> None:
