@@ -69,8 +69,9 @@ def pair(variant: str) -> tuple[Objects, Objects]:
         case "gpu":
             return kustomize(KUBERNETES / "overlays/gpu"), helm(gpu_values())
         case "keda":
-            by_keda = composed("cpu", "keda", "pod-monitor", "keys", without=["hpa"])
-            return by_keda, helm({"autoscaling": {"by": "keda"}, "podMonitor": True, "keysSecret": "resnet-keys"})
+            by_keda = composed("cpu", "keda", "pod-monitor", "prometheus-rule", "keys", without=["hpa"])
+            watched = {"podMonitor": True, "prometheusRule": True, "keysSecret": "resnet-keys"}
+            return by_keda, helm({"autoscaling": {"by": "keda"}}, watched)
         case "fixed":
             return composed("gpu", without=["hpa"]), helm(gpu_values(), {"autoscaling": {"by": "none"}})
         case "fetch":
@@ -198,7 +199,8 @@ def test_a_chart_without_models_is_refused() -> None:
 
 def test_a_release_of_another_name_and_namespace_keeps_to_itself() -> None:
     with helm_python.Chart.load(CHART) as chart:
-        values = {"autoscaling": {"by": "keda"}, "podMonitor": True, "balancer": {"enabled": True}}
+        watched = {"podMonitor": True, "prometheusRule": True}
+        values = {"autoscaling": {"by": "keda"}, "balancer": {"enabled": True}, **watched}
         rendered = chart.render(values, name="cats", namespace="zoo")
     for text in rendered.values():
         for document in filter(None, yaml.safe_load_all(text)):

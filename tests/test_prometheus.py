@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import helm_python
 import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -20,7 +22,7 @@ from benchmarks.prometheus import DEPLOY, shortened
 from service.metrics import Metrics
 from service.operating_state import OperatingState
 from service.settings_buckets import SECONDS
-from tests.support.manifests import composed
+from tests.support.manifests import KUBERNETES, composed, helm, kustomize, merge
 from tests.support.prometheus import require_prometheus
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +70,28 @@ def test_an_operators_prometheus_names_pods_as_one_without_an_operator() -> None
         "pod",
     ]
     assert [each for each in job["relabel_configs"] if each in relabelings] == relabelings
+
+
+def test_an_operators_prometheus_has_the_same_rules() -> None:
+    for objects in (composed("cpu", "prometheus-rule"), helm({"prometheusRule": True})):
+        assert objects["PrometheusRule"]["spec"] == {"groups": [*RECORDING["groups"], *ALERTS["groups"]]}
+        assert "PodMonitor" not in objects
+
+
+def test_an_operators_prometheus_finds_monitor_and_rules_by_their_labels(tmp_path: Path) -> None:
+    """As docs/operations.md says."""
+    (overlay,) = re.findall(r"^```yaml\n(components:.*?)^```$", OPERATIONS, re.M | re.S)
+    (values,) = re.findall(r"^\$ helm upgrade .* --reuse-values (.*)$", OPERATIONS, re.M)
+    base = {"resources": [os.path.relpath(KUBERNETES / "overlays/cpu", tmp_path.resolve())]}
+    overlay = overlay.replace("../resnet-service", os.path.relpath(ROOT, tmp_path.resolve()))
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(base) + overlay)
+    by_helm = helm(merge(*map(helm_python.parse_set_string, values.replace("--set ", "").split())))
+    for objects in (kustomize(tmp_path.resolve()), by_helm):
+        for kind in ("PodMonitor", "PrometheusRule"):
+            labels = objects[kind]["metadata"]["labels"]
+            assert labels.pop("release") == "kube-prometheus-stack"
+            assert labels == objects["Deployment"]["metadata"]["labels"]
+            assert "release" not in objects["Service"]["metadata"]["labels"]
 
 
 @pytest.mark.timeout(300)
