@@ -22,7 +22,7 @@ from benchmarks.prometheus import DEPLOY, shortened
 from service.metrics import Metrics
 from service.operating_state import OperatingState
 from service.settings_buckets import SECONDS
-from tests.support.manifests import KUBERNETES, composed, helm, kustomize, merge
+from tests.support.manifests import KUBERNETES, composed, container, helm, kustomize, merge
 from tests.support.prometheus import require_prometheus
 
 ROOT = Path(__file__).parents[1]
@@ -127,6 +127,12 @@ def test_the_page_for_operators_has_a_section_and_a_row_for_every_alert() -> Non
     assert re.findall(r"^### (Resnet\w+)$", OPERATIONS, re.M) == named
     rows = re.findall(r"^\| \[(Resnet\w+)\]\(#(\w+)\) \| (\w+) \|", OPERATIONS, re.M)
     assert rows == [(alert["alert"], alert["alert"].lower(), alert["labels"]["severity"]) for alert in alerts()]
+
+
+def test_the_page_for_operators_knows_how_long_a_pod_may_start() -> None:
+    probes = (container(composed(overlay))["startupProbe"] for overlay in ("cpu", "gpu"))
+    minutes = [str(probe["periodSeconds"] * probe["failureThreshold"] // 60) for probe in probes]
+    assert list(re.findall(r"(\d+) minutes after its start \(on a GPU, (\d+)\)", OPERATIONS)[0]) == minutes
 
 
 def test_every_metric_that_is_asked_for_exists() -> None:
