@@ -21,6 +21,7 @@ from benchmarks.dashboard import DASHBOARD, read_dashboard
 from benchmarks.prometheus import DEPLOY, shortened
 from service.metrics import Metrics
 from service.operating_state import OperatingState
+from service.settings import Settings
 from service.settings_buckets import SECONDS
 from tests.support.manifests import KUBERNETES, composed, container, helm, kustomize, merge
 from tests.support.prometheus import require_prometheus
@@ -133,6 +134,26 @@ def test_the_page_for_operators_knows_how_long_a_pod_may_start() -> None:
     probes = (container(composed(overlay))["startupProbe"] for overlay in ("cpu", "gpu"))
     minutes = [str(probe["periodSeconds"] * probe["failureThreshold"] // 60) for probe in probes]
     assert list(re.findall(r"(\d+) minutes after its start \(on a GPU, (\d+)\)", OPERATIONS)[0]) == minutes
+
+
+def test_the_first_commands_of_operators_name_what_there_is() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert set(re.findall(r"\b(resnet-\w+-1)\b", OPERATIONS)) == {f"{compose['name']}-service-1"}
+    assert "alpine" in compose["services"]["nginx"]["image"]  # whose busybox has wget
+    assert set(re.findall(r"docker compose exec -T (\w+) ", OPERATIONS)) == {"nginx"}
+    assert set(re.findall(r"http://resnet-service-1:(\d+)", OPERATIONS)) == {str(Settings().port)}
+    by_hpa, by_keda = composed("cpu"), composed("cpu", "keda", without=["hpa"])
+    (ports,) = re.findall(r"kubectl port-forward pod/POD ([\d ]+)", OPERATIONS)
+    numbers = {port["name"]: str(port["containerPort"]) for port in container(by_hpa)["ports"]}
+    assert ports.split() == [numbers["admin"], numbers["http"]]
+    assert by_hpa["Deployment"]["metadata"]["name"] in re.findall(r"kubectl rollout undo deployment (\w+)", OPERATIONS)
+    patches = re.findall(r"kubectl patch (\w+) (\w+) .*?-p '(.*?)'", OPERATIONS)
+    scalers = {"hpa": by_hpa["HorizontalPodAutoscaler"], "scaledobject": by_keda["ScaledObject"]}
+    assert [kind for kind, _, _ in patches] == list(scalers)
+    for kind, name, patch in patches:
+        (field,) = json.loads(patch)["spec"]
+        assert scalers[kind]["metadata"]["name"] == name
+        assert json.loads(patch)["spec"][field] > scalers[kind]["spec"][field]
 
 
 def test_every_metric_that_is_asked_for_exists() -> None:
