@@ -1,9 +1,11 @@
-"""Generates the pages of docs/ that come from the code (`make docs`); a test checks that they are up to date."""
+"""Generates the pages of docs/ that come from the code, and the rules of Prometheus as an object of Kubernetes
+(`make docs`); a test checks that they are up to date."""
 
 from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from pathlib import Path
 
 from model_export.training.recipe import Recipe, describe
@@ -45,6 +47,20 @@ second weights, as far as it concerns ResNets. `finetune` takes its sizes from t
 """
 
 
+RULES = """\
+# The groups of deploy/prometheus, by `python docs/generate.py`.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: resnet
+  labels:
+    app.kubernetes.io/instance: resnet
+    app.kubernetes.io/name: resnet
+spec:
+  groups:
+"""
+
+
 def settings_table() -> str:
     """A table of all settings."""
     rows = ["| environment and `.env` | command line | default | meaning |", "|---|---|---|---|"]
@@ -71,6 +87,13 @@ def recipes() -> str:
     return f"{RECIPE_PAGE}{table}\n{meanings}"
 
 
+def prometheus_rule() -> str:
+    """The PrometheusRule of Kustomize, which cannot put a file into an object."""
+    files = (ROOT / "deploy" / "prometheus" / name for name in ("recording-rules.yml", "alerts.yml"))
+    groups = "".join(file.read_text().partition("\ngroups:\n")[2] for file in files)
+    return RULES + textwrap.indent(groups, "  ")
+
+
 def modules() -> str:
     """Tables of all modules, one for each room, from the first lines of their docstrings."""
     rooms: dict[str, list[str]] = {}
@@ -95,7 +118,7 @@ def summary(path: Path) -> str:
 
 
 def pages() -> dict[str, str]:
-    """The text of each page, by file name."""
+    """The text of each page, by its path from docs/."""
     architecture = (DOCS / "architecture.md").read_text().partition(MODULES)[0] + MODULES
     rows = [
         f"| `{problem.slug}` | {STATUS[problem]} | {problem.title} | {re.sub(r'{[^}]+}', '…', problem.remedy)} |\n"
@@ -106,6 +129,7 @@ def pages() -> dict[str, str]:
         "problems.md": PROBLEMS + "".join(rows),
         "recipes.md": recipes(),
         "architecture.md": architecture + modules(),
+        "../deploy/kubernetes/components/prometheus-rule/rules.yaml": prometheus_rule(),
     }
 
 

@@ -69,8 +69,9 @@ def pair(variant: str) -> tuple[Objects, Objects]:
         case "gpu":
             return kustomize(KUBERNETES / "overlays/gpu"), helm(gpu_values())
         case "keda":
-            by_keda = composed("cpu", "keda", "pod-monitor", "keys", without=["hpa"])
-            return by_keda, helm({"autoscaling": {"by": "keda"}, "podMonitor": True, "keysSecret": "resnet-keys"})
+            by_keda = composed("cpu", "keda", "pod-monitor", "prometheus-rule", "keys", without=["hpa"])
+            watched = {"podMonitor": True, "prometheusRule": True, "keysSecret": "resnet-keys"}
+            return by_keda, helm({"autoscaling": {"by": "keda"}}, watched)
         case "fixed":
             return composed("gpu", without=["hpa"]), helm(gpu_values(), {"autoscaling": {"by": "none"}})
         case "fetch":
@@ -198,7 +199,8 @@ def test_a_chart_without_models_is_refused() -> None:
 
 def test_a_release_of_another_name_and_namespace_keeps_to_itself() -> None:
     with helm_python.Chart.load(CHART) as chart:
-        values = {"autoscaling": {"by": "keda"}, "podMonitor": True, "balancer": {"enabled": True}}
+        watched = {"podMonitor": True, "prometheusRule": True}
+        values = {"autoscaling": {"by": "keda"}, "balancer": {"enabled": True}, **watched}
         rendered = chart.render(values, name="cats", namespace="zoo")
     for text in rendered.values():
         for document in filter(None, yaml.safe_load_all(text)):
@@ -735,18 +737,25 @@ def test_prometheus_finds_the_admin_port_of_each_pod(promtool: str, tmp_path: Pa
                 f"{meta}namespace": NAMESPACE,
                 f"{meta}pod_name": "resnet-a",
                 f"{meta}pod_label_app_kubernetes_io_name": name,
+                f"{meta}pod_label_app_kubernetes_io_instance": "cats",
                 f"{meta}pod_container_port_name": port,
+                f"{meta}pod_phase": phase,
             },
         }
-        for name, port, number in (("resnet", "admin", 9000), ("resnet", "http", 8000), ("other", "admin", 9000))
+        for name, port, number, phase in (
+            ("resnet", "admin", 9000, "Running"),
+            ("resnet", "admin", 9000, "Pending"),
+            ("resnet", "http", 8000, "Running"),
+            ("other", "admin", 9000, "Running"),
+        )
     ]
     (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(scrape))
     command = [promtool, "check", "service-discovery", "--timeout=2s", tmp_path / "prometheus.yaml", job["job_name"]]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    kept = [target["labels"] for target in json.loads(done.stdout) if target["labels"]]
-    assert [(one["instance"], one["namespace"], one["pod"]) for one in kept] == [
-        ("10.0.0.1:9000", NAMESPACE, "resnet-a")
+    found = [target["labels"] for target in json.loads(done.stdout)]
+    assert [{name: label for name, label in labels.items() if name[0] != "_"} for labels in found if labels] == [
+        {"job": f"resnet/{NAMESPACE}/cats", "instance": "resnet-a", "namespace": NAMESPACE, "pod": "resnet-a"}
     ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import helm_python
 import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -19,7 +21,9 @@ from benchmarks.dashboard import DASHBOARD, read_dashboard
 from benchmarks.prometheus import DEPLOY, shortened
 from service.metrics import Metrics
 from service.operating_state import OperatingState
+from service.settings import Settings
 from service.settings_buckets import SECONDS
+from tests.support.manifests import KUBERNETES, composed, container, helm, kustomize, merge
 from tests.support.prometheus import require_prometheus
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +55,44 @@ def promtool(*arguments: str) -> str:
 def test_prometheus_reads_the_rules_and_the_example() -> None:
     promtool("check", "rules", "recording-rules.yml", "alerts.yml")
     assert "2 rule files found" in promtool("check", "config", "prometheus.yml")
+
+
+def test_an_operators_prometheus_names_pods_as_one_without_an_operator() -> None:
+    """What the operator does by itself: https://prometheus-operator.dev/docs/api-reference/api/#podmetricsendpoint"""
+    (job,) = yaml.safe_load((DEPLOY / "kubernetes.yml").read_text())["scrape_configs"]
+    (endpoint,) = composed("cpu", "pod-monitor")["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    names = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
+    relabelings = [{names.get(key, key): value for key, value in each.items()} for each in endpoint["relabelings"]]
+    by_itself = [each for each in job["relabel_configs"] if each not in relabelings]
+    assert [each.get("target_label", each["source_labels"]) for each in by_itself] == [
+        ["__meta_kubernetes_pod_label_app_kubernetes_io_name"],
+        ["__meta_kubernetes_pod_container_port_name"],
+        "namespace",
+        "pod",
+    ]
+    assert [each for each in job["relabel_configs"] if each in relabelings] == relabelings
+
+
+def test_an_operators_prometheus_has_the_same_rules() -> None:
+    for objects in (composed("cpu", "prometheus-rule"), helm({"prometheusRule": True})):
+        assert objects["PrometheusRule"]["spec"] == {"groups": [*RECORDING["groups"], *ALERTS["groups"]]}
+        assert "PodMonitor" not in objects
+
+
+def test_an_operators_prometheus_finds_monitor_and_rules_by_their_labels(tmp_path: Path) -> None:
+    """As docs/operations.md says."""
+    (overlay,) = re.findall(r"^```yaml\n(components:.*?)^```$", OPERATIONS, re.M | re.S)
+    (values,) = re.findall(r"^\$ helm upgrade .* --reuse-values (.*)$", OPERATIONS, re.M)
+    base = {"resources": [os.path.relpath(KUBERNETES / "overlays/cpu", tmp_path.resolve())]}
+    overlay = overlay.replace("../resnet-service", os.path.relpath(ROOT, tmp_path.resolve()))
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(base) + overlay)
+    by_helm = helm(merge(*map(helm_python.parse_set_string, values.replace("--set ", "").split())))
+    for objects in (kustomize(tmp_path.resolve()), by_helm):
+        for kind in ("PodMonitor", "PrometheusRule"):
+            labels = objects[kind]["metadata"]["labels"]
+            assert labels.pop("release") == "kube-prometheus-stack"
+            assert labels == objects["Deployment"]["metadata"]["labels"]
+            assert "release" not in objects["Service"]["metadata"]["labels"]
 
 
 @pytest.mark.timeout(300)
@@ -86,6 +128,32 @@ def test_the_page_for_operators_has_a_section_and_a_row_for_every_alert() -> Non
     assert re.findall(r"^### (Resnet\w+)$", OPERATIONS, re.M) == named
     rows = re.findall(r"^\| \[(Resnet\w+)\]\(#(\w+)\) \| (\w+) \|", OPERATIONS, re.M)
     assert rows == [(alert["alert"], alert["alert"].lower(), alert["labels"]["severity"]) for alert in alerts()]
+
+
+def test_the_page_for_operators_knows_how_long_a_pod_may_start() -> None:
+    probes = (container(composed(overlay))["startupProbe"] for overlay in ("cpu", "gpu"))
+    minutes = [str(probe["periodSeconds"] * probe["failureThreshold"] // 60) for probe in probes]
+    assert list(re.findall(r"(\d+) minutes after its start \(on a GPU, (\d+)\)", OPERATIONS)[0]) == minutes
+
+
+def test_the_first_commands_of_operators_name_what_there_is() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert set(re.findall(r"\b(resnet-\w+-1)\b", OPERATIONS)) == {f"{compose['name']}-service-1"}
+    assert "alpine" in compose["services"]["nginx"]["image"]  # whose busybox has wget
+    assert set(re.findall(r"docker compose exec -T (\w+) ", OPERATIONS)) == {"nginx"}
+    assert set(re.findall(r"http://resnet-service-1:(\d+)", OPERATIONS)) == {str(Settings().port)}
+    by_hpa, by_keda = composed("cpu"), composed("cpu", "keda", without=["hpa"])
+    (ports,) = re.findall(r"kubectl port-forward pod/POD ([\d ]+)", OPERATIONS)
+    numbers = {port["name"]: str(port["containerPort"]) for port in container(by_hpa)["ports"]}
+    assert ports.split() == [numbers["admin"], numbers["http"]]
+    assert by_hpa["Deployment"]["metadata"]["name"] in re.findall(r"kubectl rollout undo deployment (\w+)", OPERATIONS)
+    patches = re.findall(r"kubectl patch (\w+) (\w+) .*?-p '(.*?)'", OPERATIONS)
+    scalers = {"hpa": by_hpa["HorizontalPodAutoscaler"], "scaledobject": by_keda["ScaledObject"]}
+    assert [kind for kind, _, _ in patches] == list(scalers)
+    for kind, name, patch in patches:
+        (field,) = json.loads(patch)["spec"]
+        assert scalers[kind]["metadata"]["name"] == name
+        assert json.loads(patch)["spec"][field] > scalers[kind]["spec"][field]
 
 
 def test_every_metric_that_is_asked_for_exists() -> None:
