@@ -212,16 +212,14 @@ class Batcher(Generic[Item, Result]):
                     self._changed.notify_all()
                 elif self._queue:
                     self._changed.notify()
-                # A failed batch says nothing about how fast work drains.
-                if not isinstance(outcome, BaseException):
+                if not isinstance(outcome, BaseException):  # a failed batch says nothing about how fast work drains
                     self.longest = max(self.longest, finished - started)
                     if self._queue and not alone:  # a batch that ran alone had all lanes
                         self.drain_rate.record(len(entries), started, finished)
                     else:
                         self.drain_rate.at_least(len(entries), started, finished)
-            failed = isinstance(outcome, BaseException)
             try:
-                mark = self._on_batch(Ran(items, started, finished - started, failed))
+                mark = self._on_batch(Ran(items, started, finished - started, isinstance(outcome, BaseException)))
             except Exception:  # the items get their results all the same, and the lane lives
                 log.exception("a batch of %d was not counted", len(entries))
                 mark = NO_MARK
