@@ -17,7 +17,11 @@ import pytest
 
 from resnet_commands import SCRIPTS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.name != "posix", reason="the folders of a venv differ")]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,  # builds the wheel
+    pytest.mark.skipif(os.name != "posix", reason="the folders of a venv differ"),
+]
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

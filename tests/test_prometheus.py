@@ -96,7 +96,11 @@ def test_an_operators_prometheus_finds_monitor_and_rules_by_their_labels(tmp_pat
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, marks=pytest.mark.slow if file.stem == "slow" else ()) for file in TESTS],
+    ids=lambda file: file.stem,
+)
 def test_alerts_fire_when_they_must_and_are_silent_when_they_must(file: Path) -> None:
     promtool("test", "rules", str(file.relative_to(DEPLOY)))
 

@@ -115,6 +115,7 @@ def test_a_client_that_does_not_read_is_cut_off(
     until(lambda: connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET, CUT_OFF_S)
 
 
+@pytest.mark.slow
 def test_2100_slow_connections_shut_nobody_out(
     balance: Callable[..., Balancer],
     replicas: list[Service],

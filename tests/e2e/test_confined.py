@@ -137,7 +137,8 @@ def test_what_is_forbidden_is_forbidden(models_dir: Path, new_root: Path) -> Non
     assert in_tmp == "execv: Permission denied"
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_the_confined_service_classifies_and_stops(
     new_root: Path, groups: list[Path], models_dir: Path, photo: bytes, tmp_path: Path, workers: int
 ) -> None:

@@ -104,6 +104,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_uploads_that_stall_hold_no_more_than_the_budget_and_photographs_are_answered_meanwhile(
     tiny_dir: Path, start_service: Callable[..., Service], photo: bytes
 ) -> None:
@@ -157,6 +158,7 @@ def large_pngs(count: int) -> list[bytes]:
     return files
 
 
+@pytest.mark.slow
 def test_many_large_images_at_once_stay_within_the_budget_and_photographs_do_not_wait_for_them(
     tiny_dir: Path, start_service: Callable[..., Service], photo: bytes
 ) -> None:

@@ -44,6 +44,7 @@ def test_an_upload_tried_in_the_page_is_classified(
     assert [message for message in messages if "Content Security Policy" in message] == []
 
 
+@pytest.mark.slow
 def test_a_key_given_in_the_page_is_sent(
     tiny_dir: Path, tmp_path: Path, browser: webdriver.Chrome, start_service: Callable[..., Service]
 ) -> None:

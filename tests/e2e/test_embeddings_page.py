@@ -19,6 +19,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "embeddings.md"
 QUERY = 4  # the photograph that is also the query
 
 
+@pytest.mark.slow
 def test_the_example_finds_the_same_image_first(
     models_dir: Path, tmp_path: Path, start_service: Callable[..., Service]
 ) -> None:

@@ -110,6 +110,7 @@ def test_deleting_a_pod_loses_no_request(overlay: str, run: Run, tiny_dir: Path,
     assert staying.ready
 
 
+@pytest.mark.slow
 def test_clients_past_every_balancer_lose_no_request(run: Run, tiny_dir: Path, photo: bytes) -> None:
     """A Service moves new connections only: these clients keep theirs for as long as the deleted pod lets them."""
     rendered = helm({"shutdown": {"preStop": 1, "delay": 5}})  # each client has a request within 5 s

@@ -78,7 +78,8 @@ class Life:
         return self.service.log.read_text()
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_life(tmp_path: Path, start_service: Callable[..., Service], photo: bytes, workers: int) -> None:
     root = tmp_path / "models"
     for depth in DEPTHS:  # as earlier releases wrote it: nothing says which one is the default

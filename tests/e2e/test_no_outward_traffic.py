@@ -68,6 +68,7 @@ def test_the_service_connects_to_nothing_and_leaves_only_its_tuning_cache(
     assert measured.startswith(".cache/resnet-service/tuning-")
 
 
+@pytest.mark.slow
 def test_model_export_connects_to_nothing_and_leaves_nothing(watched: Callable[[], set[str]], tmp_path: Path) -> None:
     at = ["--models-dir", str(tmp_path / "models")]
     for command in (

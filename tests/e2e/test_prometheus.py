@@ -91,6 +91,7 @@ def load(service: Service, photo: bytes, clients: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_overload_fires_what_tells_of_it(
     tiny_dir: Path, start_service: Start, photo: bytes, slow: Path, watch: Callable[..., Prometheus]
 ) -> None:
@@ -135,6 +136,7 @@ def test_an_engine_that_finishes_nothing_is_stuck(
     until(lambda: "ResnetEngineStuck" not in found.firing(), LONG_S)
 
 
+@pytest.mark.slow
 def test_replicas_that_are_down_or_not_ready_and_versions_that_cannot_be_served(
     tiny_dir: Path, start_service: Start, tmp_path: Path, watch: Callable[..., Prometheus]
 ) -> None:
@@ -179,6 +181,7 @@ def test_restarts_of_the_service_and_of_its_workers(
     until(restarts, LONG_S)
 
 
+@pytest.mark.slow
 def test_every_query_of_the_dashboard_has_an_answer(
     tiny_dir: Path, start_service: Start, photo: bytes, watch: Callable[..., Prometheus]
 ) -> None:

@@ -78,6 +78,7 @@ def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "models"
 
 
+@pytest.mark.slow
 def test_the_demo_is_published_and_good(demo_models: Path) -> None:
     log = demo_models.with_suffix(".log").read_text()
     assert "no ImageNet weights: " in log
@@ -120,6 +121,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_examples_give_what_is_shown(
     demo_models: Path, checkout: Path, start_service: Callable[..., Service]
 ) -> None:
@@ -141,6 +143,7 @@ def test_the_examples_give_what_is_shown(
     assert compared == 4
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_client(demo_models: Path, checkout: Path, start_service: Callable[..., Service]) -> None:
     service = start_service(demo_models)
     found = blocks("docs/client.md")

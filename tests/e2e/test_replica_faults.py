@@ -135,6 +135,7 @@ def test_replicas_killed_one_after_the_other_lose_nothing(
     print(f"{kills} kills, {requests} requests, {replayed} of them replayed")
 
 
+@pytest.mark.slow
 def test_a_rolling_restart_loses_nothing_and_readiness_goes_off_before_the_port_closes(
     known: list[Known], start_replica: Callable[..., Service], balance: Callable[..., Balancer]
 ) -> None:
@@ -190,7 +191,7 @@ def test_without_replicas_the_balancer_says_so(known: list[Known], balance: Call
     assert response.headers["retry-after"] == "1"
 
 
-@pytest.mark.parametrize("status", [500, 503])
+@pytest.mark.parametrize("status", [pytest.param(500, marks=pytest.mark.slow), 503])
 def test_a_replica_that_always_fails_is_not_noticed(
     known: list[Known],
     replicas: list[Service],

@@ -234,6 +234,7 @@ def test_workers_die_with_the_engine_process_and_invent_no_answer(real_service: 
     assert "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_does_not_keep_the_service_from_ending(
     tiny_dir: Path, start_service: Callable[..., Service]
 ) -> None:
@@ -298,6 +299,7 @@ def test_an_unexpected_error_while_loading_is_reported(tiny_dir: Path, tmp_path:
     assert "MemoryError()" in finished.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_while_loading_does_not_hasten_a_shutdown(tiny_dir: Path, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     body = f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.02)\nraise MemoryError"
@@ -317,7 +319,7 @@ def test_an_unexpected_error_while_loading_does_not_hasten_a_shutdown(tiny_dir: 
     assert log.splitlines()[-1].endswith(STOPPED)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_engine_that_fails_batch_after_batch_ends_the_service(
     tiny_dir: Path,
     photo: bytes,

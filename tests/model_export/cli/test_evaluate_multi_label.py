@@ -22,6 +22,8 @@ from service.runtime.model_card import Architecture, Label
 from service.runtime.model_folder import read_card
 from service.runtime.scores import sigmoid
 
+pytestmark = pytest.mark.slow  # trains
+
 CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=3)
 IMAGES = 60
 

@@ -57,6 +57,7 @@ def test_bf16(models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) 
     assert "int8 (bf16 needs no calibration)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_older_version_with_other_weights_does_not_come_back_to_clients(
     models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -126,7 +126,7 @@ def train_in_a_process(options: list[str], errors: Path, trainer: type[Trainer] 
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(
     signum: signal.Signals, forkserver: ForkServerContext, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("provider", ["cpu", "openvino"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet8-cifar"])
+@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.slow), "resnet8-cifar"])
 def test_logits_are_pytorchs_at_any_size(models_dir: Path, name: str, provider: ProviderChoice) -> None:
     here = TorchPredictor(random_weights(ARCHITECTURES[name]), "here")
     served = onnx(models_dir, name, provider)
@@ -59,6 +59,7 @@ def test_metadata(models_dir: Path) -> None:
     assert here.preprocessing == served.preprocessing
 
 
+@pytest.mark.slow
 def test_a_mean_per_pixel_fixes_the_size_in_onnx(tmp_path: Path) -> None:
     loaded = random_weights(CIFAR)
     mean_image = torch.from_numpy(noise(32, 32)[0]).float()

@@ -15,7 +15,13 @@ from tests.model_export.export.torch_engine import TorchEngine
 
 @pytest.mark.parametrize(
     "architecture",
-    [CIFAR, PLAIN, Architecture(depth=18), Architecture(depth=18, shortcut=None), Architecture(depth=50)],
+    [
+        CIFAR,
+        PLAIN,
+        Architecture(depth=18),
+        pytest.param(Architecture(depth=18, shortcut=None), marks=pytest.mark.slow),
+        pytest.param(Architecture(depth=50), marks=pytest.mark.slow),
+    ],
     ids=lambda architecture: architecture.name,
 )
 def test_healthy_networks_pass(architecture: Architecture) -> None:

@@ -48,7 +48,7 @@ def test_the_interface(model: onnx.ModelProto) -> None:
     [
         Architecture(depth=8, family="cifar", num_classes=3),
         Architecture(depth=18, num_classes=3),
-        Architecture(depth=50, num_classes=3),
+        pytest.param(Architecture(depth=50, num_classes=3), marks=pytest.mark.slow),
     ],
     ids=lambda architecture: architecture.name,
 )
@@ -94,7 +94,7 @@ def test_the_file_says_nothing_of_the_machine(model: onnx.ModelProto) -> None:
     [
         Architecture(depth=8, family="cifar", shortcut=None, num_classes=10),
         Architecture(depth=8, family="cifar", shortcut="A", num_classes=10),
-        Architecture(depth=8, family="cifar", shortcut="C", num_classes=3),
+        pytest.param(Architecture(depth=8, family="cifar", shortcut="C", num_classes=3), marks=pytest.mark.slow),
     ],
     ids=["plain", "A", "C"],
 )
@@ -109,6 +109,7 @@ def test_every_kind_of_net_exports_with_a_dynamic_batch(architecture: Architectu
         np.testing.assert_allclose(engine.infer(images)["logits"], torch_answers(graph, images)[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_v1_and_v15_of_the_same_weights_export_to_different_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,7 +40,7 @@ def example() -> str:
     return str(found)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet8-cifar"])
+@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.slow), "resnet8-cifar"])
 def test_the_file_says_what_the_card_says(models_dir: Path, name: str) -> None:
     folder = models_dir / name / "1"
     card, found = read_card(folder), metadata(onnx.load(folder / "model.onnx"))

@@ -74,7 +74,11 @@ def exported(graph: ServingGraph, preprocessing: Preprocessing, folder: Path) ->
 PLAIN = Architecture(depth=32, family="cifar", shortcut=None, num_classes=10)
 
 
-@pytest.mark.parametrize("architecture", [PLAIN, Architecture(depth=18, shortcut=None)], ids=["plain32", "plain18"])
+@pytest.mark.parametrize(
+    "architecture",
+    [PLAIN, pytest.param(Architecture(depth=18, shortcut=None), marks=pytest.mark.slow)],
+    ids=["plain32", "plain18"],
+)
 def test_networks_with_large_rounding_errors_pass(architecture: Architecture, tmp_path: Path) -> None:
     loaded = random_weights(architecture)
     graph = loaded.serving_graph()

@@ -63,6 +63,7 @@ def test_the_papers_errors_are_shown_for_cifar10_only() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_page_and_plot(trained: Trained, tmp_path: Path) -> None:
     study = get_study("depth", TINY)._replace(panels=trained.panels)
     path = write_findings(

@@ -40,6 +40,7 @@ def train_until_killed(data: Data, folder: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_the_last_checkpoint_always_loads(data: Data, forkserver: ForkServerContext, tmp_path: Path) -> None:
     """The run is killed with SIGKILL at twenty random moments, and resumed each time."""
     rng = np.random.default_rng(0)
@@ -118,7 +119,7 @@ def test_the_fingerprint_tells_data_apart(data: Data) -> None:
     assert checkpoint.fingerprint(data) != checkpoint.fingerprint(Data(data.val, data.train))
 
 
-@pytest.mark.parametrize(("frozen", "stage"), [(False, None), (True, "conv4")])
+@pytest.mark.parametrize(("frozen", "stage"), [pytest.param(False, None, marks=pytest.mark.slow), (True, "conv4")])
 def test_a_run_of_an_earlier_version_goes_on(
     frozen: bool, stage: str | None, trainer: MakeTrainer, data: Data, tmp_path: Path
 ) -> None:

@@ -153,6 +153,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_workers_end_when_the_trainer_is_killed(tmp_path: Path) -> None:
     (tmp_path / "killed.py").write_text(KILLED)
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}

@@ -73,6 +73,7 @@ def test_a_stopped_and_resumed_run_ends_like_an_uninterrupted_one(several: Data,
     assert_same_weights(resumed.net, whole.net)
 
 
+@pytest.mark.slow
 def test_the_best_weights_know_their_head_and_accuracy(several: Data, tmp_path: Path) -> None:
     run = trainer(several, tmp_path / "run")
     rows = run.run()

@@ -136,7 +136,7 @@ def test_a_reader_that_leaves_is_no_error(tiny_dir: Path, tmp_path: Path, photos
     process.stderr.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_with_what_is_done(number: signal.Signals, tiny_dir: Path, tmp_path: Path) -> None:
     names = draw(tmp_path / "photos", 500)
     out = tmp_path / "out.jsonl"

@@ -127,6 +127,7 @@ def test_what_every_image_would_be_refused_for_ends_it(service: Service, photo: 
         answers(service.url, photo, labels="cow")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_ends_it(
     start_service: Callable[..., Service], tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,7 +190,7 @@ def test_the_memory_of_prefix_codes_stays_below_the_estimate(side: int, tmp_path
     ("make", "size", "scaled"),
     [
         (jpegs, (2400, 1700), False),
-        (jpegs, (4000, 3000), True),
+        pytest.param(jpegs, (4000, 3000), True, marks=pytest.mark.slow),
         pytest.param(others, (2400, 1700), False, marks=pytest.mark.slow),
         pytest.param(jpegs, (4600, 3500), False, marks=pytest.mark.slow),
         pytest.param(others, (4600, 3500), False, marks=pytest.mark.slow),
