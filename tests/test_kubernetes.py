@@ -646,19 +646,22 @@ def test_it_scales_on_a_metric_that_the_service_has(cpu: Objects) -> None:
 
 
 def test_every_autoscaler_asks_the_same(kserve: Objects) -> None:
+    """The mean over the pods. KServe's is the sum of them, since KEDA divides it by the number of pods."""
     asked = []
     for objects in pair("keda"):
         (trigger,) = objects["ScaledObject"]["spec"]["triggers"]
         assert trigger["metricType"] == "Value"
-        asked.append((trigger["metadata"]["query"], "resnet-.*"))
+        asked.append((trigger["metadata"]["query"], "avg", "resnet-.*"))
     predictor = kserve["InferenceService"]["spec"]["predictor"]
     (external,) = predictor["autoScaling"]["metrics"]
-    assert external["external"]["target"]["type"] == "Value"
+    target = external["external"]["target"]
+    assert target["type"] == "AverageValue"  # KServe drops it, and KEDA falls back to the same
+    assert target["value"] == target["averageValue"]
     name = kserve["InferenceService"]["metadata"]["name"]
-    asked.append((external["external"]["metric"]["query"], f"{name}-predictor-.*"))
-    for query, names in asked:
+    asked.append((external["external"]["metric"]["query"], "sum", f"{name}-predictor-.*"))
+    for query, over_pods, names in asked:
         of_pods = of_adapter("pod", f'namespace="{NAMESPACE}",pod=~"{names}"')
-        assert query == f"avg({of_pods})"
+        assert query == f"{over_pods}({of_pods})"
     for objects in (*pair("keda"), kserve):
         assert {one["metadata"]["namespace"] for one in objects.values()} == {NAMESPACE}
 
@@ -672,13 +675,17 @@ def test_they_scale_long_before_the_service_refuses(cpu: Objects, kserve: Object
     assert trigger["metadata"]["threshold"] == external["external"]["target"]["value"] == f"{refuses / 10_000:g}"
 
 
-def test_both_autoscalers_behave_alike() -> None:
+def test_both_autoscalers_behave_alike(kserve: Objects) -> None:
     (by_keda, _), (by_hpa, _) = pair("keda"), pair("cpu")
     keda, hpa = by_keda["ScaledObject"]["spec"], by_hpa["HorizontalPodAutoscaler"]["spec"]
     assert keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == hpa["behavior"]
     assert (keda["minReplicaCount"], keda["maxReplicaCount"]) == (hpa["minReplicas"], hpa["maxReplicas"])
     for target in (keda["scaleTargetRef"], hpa["scaleTargetRef"]):
         assert target["name"] == by_hpa["Deployment"]["metadata"]["name"]
+    predictor = kserve["InferenceService"]["spec"]["predictor"]
+    window = "stabilizationWindowSeconds"  # all that KServe passes on
+    assert predictor["autoScaling"]["behavior"] == {"scaleDown": {window: hpa["behavior"]["scaleDown"][window]}}
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (hpa["minReplicas"], hpa["maxReplicas"])
 
 
 @pytest.fixture
