@@ -522,8 +522,6 @@ def test_kserve_runs_the_same_container(cpu: Objects, kserve: Objects) -> None:
     for name in ("lifecycle", "resources", "image", "imagePullPolicy"):
         assert served[name] == ours[name]
     assert environment(served) == environment(ours) | {"RESNET_MODELS_DIR": "/mnt/models"}
-    annotations = kserve["ServingRuntime"]["spec"]["annotations"]
-    assert annotations["prometheus.kserve.io/port"] == str(numbers["admin"])
     # KServe puts every port that is listed into the Service
     assert [port["containerPort"] for port in served["ports"]] == [numbers["http"]]
 
@@ -764,6 +762,59 @@ def test_prometheus_finds_the_admin_port_of_each_pod(promtool: str, tmp_path: Pa
     assert [{name: label for name, label in labels.items() if name[0] != "_"} for labels in found if labels] == [
         {"job": f"resnet/{NAMESPACE}/cats", "instance": "resnet-a", "namespace": NAMESPACE, "pod": "resnet-a"}
     ]
+
+
+def discovered(promtool: str, job: Manifest, targets: list[Manifest], folder: Path) -> list[Manifest]:
+    """The labels of the targets that a scrape job keeps, of targets as the Kubernetes API would tell them."""
+    static = [{"targets": [labels.pop("__address__")], "labels": labels} for labels in targets]
+    written = folder / "prometheus.yaml"
+    written.write_text(yaml.safe_dump({"scrape_configs": [{**job, "static_configs": static}]}))
+    command = [promtool, "check", "service-discovery", "--timeout=2s", written, job["job_name"]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [target["labels"] for target in json.loads(done.stdout) if target["labels"]]
+
+
+def test_prometheus_finds_the_admin_port_of_kserves_pods(promtool: str, tmp_path: Path, kserve: Objects) -> None:
+    """With the scrape job that Prometheus' operator makes of a PodMonitor, as far as this one goes."""
+    monitor, name = kserve["PodMonitor"]["spec"], kserve["InferenceService"]["metadata"]["name"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert endpoint["path"] == "/metrics"
+    meta = "__meta_kubernetes_pod"
+    ((label, value),) = monitor["selector"]["matchLabels"].items()
+    assert (label, value) == ("serving.kserve.io/inferenceservice", name)  # which KServe gives to the pods
+    plain = f"{meta}_label_{re.sub('[^a-z]', '_', label)}"
+    job_label = f"{meta}_label_{re.sub('[^a-z]', '_', monitor['jobLabel'])}"
+    relabelings = [
+        {re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", key): value for key, value in one.items()}
+        for one in endpoint["relabelings"]
+    ]
+    job = {
+        "job_name": "podMonitor",
+        "relabel_configs": [
+            {"source_labels": [plain], "regex": value, "action": "keep"},
+            {"source_labels": [f"{meta}_container_port_name"], "regex": endpoint["port"], "action": "keep"},
+            {"source_labels": [job_label], "regex": "(.+)", "target_label": "job"},
+            *relabelings,
+        ],
+    }
+    (served,) = kserve["ServingRuntime"]["spec"]["containers"]
+    (port,) = served["ports"]
+    pods = [("a", name, "Running"), ("starting", name, "Pending"), ("other", "other", "Running")]
+    targets = [
+        {
+            "__address__": f"10.0.0.1:{port['containerPort']}",
+            f"{meta}_name": f"resnet-predictor-{pod_name}",
+            f"{meta}_phase": phase,
+            f"{meta}_container_port_name": port["name"],
+            plain: service,
+        }
+        for pod_name, service, phase in pods
+    ]
+    (kept,) = discovered(promtool, job, targets, tmp_path)
+    assert kept["instance"] == "resnet-predictor-a"
+    assert kept["__address__"] == f"10.0.0.1:{environment(served)['RESNET_ADMIN_PORT']}"
+    assert re.fullmatch(".*resnet.*", kept["job"])  # as the alerts expect
 
 
 # ---- the page ----
