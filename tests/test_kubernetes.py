@@ -522,8 +522,23 @@ def test_kserve_runs_the_same_container(cpu: Objects, kserve: Objects) -> None:
     for name in ("lifecycle", "resources", "image", "imagePullPolicy"):
         assert served[name] == ours[name]
     assert environment(served) == environment(ours) | {"RESNET_MODELS_DIR": "/mnt/models"}
+    predictor = kserve["InferenceService"]["spec"]["predictor"]
+    assert predictor["shareProcessNamespace"] == pod(cpu)["shareProcessNamespace"]
     # KServe puts every port that is listed into the Service
     assert [port["containerPort"] for port in served["ports"]] == [numbers["http"]]
+
+
+def test_kserve_adds_nothing_that_restricted_refuses(kserve: Objects, models: Objects) -> None:
+    """It mounts a claim. For any other source it adds an init container, whose security context the page sets."""
+    source = kserve["InferenceService"]["spec"]["predictor"]["model"]["storageUri"]
+    assert source == f"pvc://{models['PersistentVolumeClaim']['metadata']['name']}"
+    (patch,) = re.findall(r"^\$ kubectl patch clusterstoragecontainer default --type merge --patch '(.*)'$", PAGE, re.M)
+    assert json.loads(patch)["spec"]["container"]["securityContext"] == {
+        "runAsNonRoot": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 def test_kserve_takes_the_runtime_for_the_model(kserve: Objects) -> None:
