@@ -81,7 +81,7 @@ def pair(variant: str) -> tuple[Objects, Objects]:
         case "fetch and tracing":
             return composed("cpu", "fetch", "tracing"), helm(FETCHING, TRACING)
         case "balancer":
-            return composed("cpu", "balancer"), helm({"balancer": {"enabled": True}, "ingress": {"class": ""}})
+            return composed("cpu", "balancer"), helm(helm_python.parse_set_string("balancer.enabled=true"))
     raise ValueError(variant)
 
 
@@ -578,6 +578,12 @@ def test_the_ingress_replays_as_the_balancer_does(both: tuple[Objects, Objects])
         else:
             assert ingress["metadata"]["annotations"] == {prefix + name: value for name, value in directives.items()}
             assert ingress["spec"]["ingressClassName"] == "nginx"
+
+
+@pytest.mark.parametrize("balancer", [False, True])
+def test_the_chart_takes_a_class_for_the_ingress(balancer: bool) -> None:
+    objects = helm({"balancer": {"enabled": balancer}, "ingress": {"class": "ours"}})
+    assert objects["Ingress"]["spec"]["ingressClassName"] == "ours"
 
 
 def test_the_ingress_controller_is_set_as_the_balancer() -> None:
