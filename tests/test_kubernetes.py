@@ -328,18 +328,21 @@ def test_the_admin_port_is_reached_by_prometheus_only(both: tuple[Objects, Objec
 
 
 def test_pods_call_only_whom_they_need() -> None:
-    names = [53, 53]
-    allowed_in = {
-        "cpu": [],
-        "fetch": [*names, 443],
-        "tracing": [*names, 4318],
-        "fetch and tracing": [*names, 443, *names, 4318],
-    }
+    names = [("anybody", 53), ("anybody", 53)]
+    fetching = [*names, ("anybody", 443), ("169.254.169.254/32", 80), ("169.254.170.23/32", 80)]
+    tracing = [*names, ("anybody", 4318)]
+    allowed_in = {"cpu": [], "fetch": fetching, "tracing": tracing, "fetch and tracing": [*fetching, *tracing]}
     for variant, allowed in allowed_in.items():
         for objects in pair(variant):
             policy = objects["NetworkPolicy"]["spec"]
             assert policy["policyTypes"] == ["Ingress", "Egress"]
-            assert [port["port"] for rule in policy["egress"] for port in rule["ports"]] == allowed
+            called = [
+                (peer["ipBlock"]["cidr"] if peer else "anybody", port["port"])
+                for rule in policy["egress"]
+                for peer in rule.get("to", [None])
+                for port in rule["ports"]
+            ]
+            assert called == allowed
 
 
 # ---- as the code and the image have it ----
@@ -873,6 +876,22 @@ def test_the_overlays_of_the_page_render(tmp_path: Path) -> None:
         if kind == "Deployment":
             assert objects["Ingress"]["spec"]["rules"][0]["host"] == "images.example.com"
             assert "PodMonitor" in objects
+
+
+def test_the_policy_of_the_page_is_for_these_pods() -> None:
+    (text,) = re.findall(r"^```yaml\n(apiVersion: networking.*?)^```$", PAGE, re.M | re.S)
+    policy = yaml.safe_load(text)
+    kubernetes_validate.validate(policy, VERSIONS[0], strict=True)
+    for objects in pair("balancer"):
+        ours = objects["NetworkPolicy"]["spec"]
+        assert policy["spec"]["policyTypes"] == ours["policyTypes"]
+        assert policy["spec"]["podSelector"]["matchLabels"].items() <= ours["podSelector"]["matchLabels"].items()
+        (rule,) = policy["spec"]["ingress"]
+        assert (
+            rule["ports"]
+            == ours["ingress"][0]["ports"]
+            == objects["NetworkPolicy resnet-balancer"]["spec"]["ingress"][0]["ports"]
+        )
 
 
 def test_the_commands_of_the_pages_name_what_there_is() -> None:
