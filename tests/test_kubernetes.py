@@ -192,6 +192,15 @@ def test_the_chart_refuses_values_that_it_would_not_follow(values: Manifest) -> 
         helm(values)
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(134217728.0, "134217728"), (4, "4"), (0.5, "0.5"), (0, "0"), (True, "true"), ("json", "json")],
+)
+def test_settings_are_said_as_the_values_file_says_them(value: object, said: str) -> None:
+    """Helm reads its numbers as floats."""
+    assert environment(container(helm({"settings": {"RESNET_SOMETHING": value}})))["RESNET_SOMETHING"] == said
+
+
 def test_a_chart_without_models_is_refused() -> None:
     with pytest.raises(helm_python.HelmRenderError, match=r"models\.claim or models\.source"):
         helm({"models": {"claim": ""}})
