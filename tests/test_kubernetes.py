@@ -193,12 +193,12 @@ def test_the_chart_refuses_values_that_it_would_not_follow(values: Manifest) -> 
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "written"),
     [(134217728.0, "134217728"), (4, "4"), (0.5, "0.5"), (0, "0"), (True, "true"), ("json", "json")],
 )
-def test_settings_are_said_as_the_values_file_says_them(value: object, said: str) -> None:
+def test_settings_are_written_as_in_the_values_file(value: object, written: str) -> None:
     """Helm reads its numbers as floats."""
-    assert environment(container(helm({"settings": {"RESNET_SOMETHING": value}})))["RESNET_SOMETHING"] == said
+    assert environment(container(helm({"settings": {"RESNET_SOMETHING": value}})))["RESNET_SOMETHING"] == written
 
 
 def test_a_chart_without_models_is_refused() -> None:
@@ -664,6 +664,7 @@ def of_adapter(group: str, matchers: str) -> str:
 
 
 def test_it_scales_on_a_metric_that_the_service_has(cpu: Objects) -> None:
+    assert ADAPTER["rules"].keys() == {"custom"}  # the rules of others stay
     (rule,) = ADAPTER["rules"]["custom"]
     (metric,) = cpu["HorizontalPodAutoscaler"]["spec"]["metrics"]
     assert metric["type"] == "Pods"
