@@ -21,6 +21,7 @@ import pytest
 import yaml
 from opentelemetry.sdk.trace import TracerProvider
 
+from model_export.__main__ import make_parser
 from service.api import health
 from service.hard_end import GRACE_S
 from service.metrics import STAGES, Metrics
@@ -113,6 +114,11 @@ def kserve() -> Objects:
 @pytest.fixture(scope="module")
 def models() -> Objects:
     return kustomize(KUBERNETES / "models")
+
+
+@pytest.fixture(scope="module")
+def rollback() -> Objects:
+    return kustomize(KUBERNETES / "rollback")
 
 
 def normalised(value: Any) -> Any:
@@ -407,6 +413,19 @@ def test_the_job_has_what_export_has_in_compose(cpu: Objects, models: Objects) -
     (served,) = [volume for volume in pod(cpu)["volumes"] if volume["name"] == "models"]
     assert volumes["models"]["persistentVolumeClaim"]["claimName"] == claim
     assert served["persistentVolumeClaim"] == {"claimName": claim, "readOnly": True}
+
+
+def test_a_version_is_taken_back_where_it_was_published(models: Objects, rollback: Objects) -> None:
+    (job,) = rollback.values()  # and no claim, which deleting it would take away
+    kubernetes_validate.validate(job, VERSIONS[0], strict=True)
+    assert job["metadata"]["name"] != models["Job"]["metadata"]["name"]
+    assert job["spec"]["backoffLimit"] == 0
+    spec, filling = job["spec"]["template"]["spec"], models["Job"]["spec"]["template"]["spec"]
+    arguments = spec["containers"][0].pop("args")
+    assert spec == filling
+    (models_dir,) = re.findall(r'^CMD \["quickstart", "--models-dir", "(.*)"\]$', DOCKERFILE, re.M)
+    parsed = make_parser("rollback").parse_args(arguments)
+    assert str(parsed.models_dir) == models_dir
 
 
 def test_models_are_fetched_to_where_they_are_served_from() -> None:
@@ -867,15 +886,16 @@ def images_of(objects: Objects) -> set[str]:
 
 
 def test_the_overlays_of_the_page_render(tmp_path: Path) -> None:
-    """The models', the service's, and KServe's, which the page describes by what differs from the service's."""
-    filling, serving = re.findall(r"^```yaml\n(apiVersion: kustomize.*?)^```$", PAGE, re.M | re.S)
+    """Those for models, for a rollback and for the service; and KServe's, which the page describes by what differs."""
+    filling, taking_back, serving = re.findall(r"^```yaml\n(apiVersion: kustomize.*?)^```$", PAGE, re.M | re.S)
     parts = yaml.safe_load(serving)
     (cpu,) = parts["resources"]
     parts["resources"] = [cpu.replace("overlays/cpu", "kserve")]
     del parts["components"], parts["patches"]
     ours = "registry.example.com/resnet-service"
     for kind, text, images in (
-        ("Job", filling, {f"{ours}:export"}),
+        ("PersistentVolumeClaim", filling, {f"{ours}:export"}),
+        ("Job", taking_back, {f"{ours}:export"}),
         ("Deployment", serving, {f"{ours}:service"}),
         ("InferenceService", yaml.safe_dump(parts), {f"{ours}:service"}),
     ):
@@ -909,7 +929,7 @@ def test_the_commands_of_the_pages_name_what_there_is() -> None:
     pages = PAGE + (ROOT / "docs/deploy.md").read_text()
     for path in re.findall(r"deploy/kubernetes[\w/.-]*", pages):
         assert (ROOT / path.rstrip(".")).exists(), path
-    assert set(re.findall(r"kubectl apply -k (\S+)", pages)) == {"."}  # the files here name no registry
+    assert set(re.findall(r"kubectl (?:apply|create) -k (\S+)", pages)) == {"."}  # the files here name no registry
     commands = [shlex.split(line) for line in re.findall(r"^\$ (helm install .*)$", pages, re.M)]
     assert len(commands) == pages.count("helm install ")
     for _, _, name, chart, *options in commands:
