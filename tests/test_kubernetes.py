@@ -908,6 +908,35 @@ def test_the_overlays_of_the_page_render(tmp_path: Path) -> None:
             assert "PodMonitor" in objects
 
 
+def with_patches(heading: str, folder: Path, **others: object) -> Objects:
+    """The overlay of the page, with the components and patches that one of its sections adds."""
+    (overlay,) = [text for text in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.M | re.S) if "/overlays/cpu" in text]
+    section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    (added,) = re.findall(r"^```yaml\n((?:components|patches):.*?)^```$", section, re.M | re.S)
+    return rendered(yaml.safe_dump(yaml.safe_load(overlay) | others | yaml.safe_load(added)), folder)
+
+
+def test_patches_say_what_components_leave_open(tmp_path: Path) -> None:
+    objects = with_patches("With Kustomize", tmp_path)
+    (fetch,) = pod(objects)["initContainers"]
+    assert fetch["args"][0] == "s3://bucket/prefix"
+    (plain, *_), given = pair("fetch and tracing"), environment(container(objects))
+    assert given == environment(container(plain)) | {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.traces.svc:4318",
+        "RESNET_TARGET_WAIT_MS": "1000",
+    }
+
+
+def test_a_patch_tells_the_balancer_another_namespace(tmp_path: Path) -> None:
+    components = ["../resnet-service/deploy/kubernetes/components/balancer"]
+    objects = with_patches("In front of the pods", tmp_path, components=components, namespace="photos")
+    (plain, *_) = pair("balancer")
+    files, patched = (one["ConfigMap resnet-balancer"]["data"] for one in (plain, objects))
+    lines = files["upstream.conf"].replace("pods.resnet.svc", "pods.photos.svc").splitlines()
+    assert patched["upstream.conf"].splitlines() == [line for line in lines if not line.startswith("#")]
+    assert patched["listen.conf"] == files["listen.conf"]
+
+
 def test_the_policy_of_the_page_is_for_these_pods() -> None:
     (text,) = re.findall(r"^```yaml\n(apiVersion: networking.*?)^```$", PAGE, re.M | re.S)
     policy = yaml.safe_load(text)
