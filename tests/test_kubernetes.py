@@ -55,6 +55,7 @@ ADAPTER = yaml.safe_load((KUBERNETES / "prometheus/adapter.yaml").read_text())
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
 VERSIONS = ("1.30", kubernetes_validate.latest_version())  # the oldest that the chart takes, and the newest known
 CUSTOM = ("keda.sh/", "monitoring.coreos.com/", "serving.kserve.io/")
+OF_ONE = "[a-z0-9]+-[a-z0-9]+"  # what follows the name of a Deployment in the names of its pods
 FETCHING = {"models": {"source": "s3://models/resnet"}}
 
 TRACING = {"tracing": {"endpoint": "http://opentelemetry-collector.monitoring.svc:4318"}}
@@ -227,7 +228,7 @@ def test_a_release_of_another_name_and_namespace_keeps_to_itself() -> None:
             assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == "cats"
             if document["kind"] == "ScaledObject":
                 query = document["spec"]["triggers"][0]["metadata"]["query"]
-                assert query.count('namespace="zoo",pod=~"cats-.*"') == 2
+                assert query.count(f'namespace="zoo",pod=~"cats-{OF_ONE}"') == 2
 
 
 def test_the_chart_has_the_version_of_the_project() -> None:
@@ -702,14 +703,14 @@ def test_every_autoscaler_asks_the_same(kserve: Objects) -> None:
     for objects in pair("keda"):
         (trigger,) = objects["ScaledObject"]["spec"]["triggers"]
         assert trigger["metricType"] == "Value"
-        asked.append((trigger["metadata"]["query"], "avg", "resnet-.*"))
+        asked.append((trigger["metadata"]["query"], "avg", f"resnet-{OF_ONE}"))
     predictor = kserve["InferenceService"]["spec"]["predictor"]
     (external,) = predictor["autoScaling"]["metrics"]
     target = external["external"]["target"]
     assert target["type"] == "AverageValue"  # KServe drops it, and KEDA falls back to the same
     assert target["value"] == target["averageValue"]
     name = kserve["InferenceService"]["metadata"]["name"]
-    asked.append((external["external"]["metric"]["query"], "sum", f"{name}-predictor-.*"))
+    asked.append((external["external"]["metric"]["query"], "sum", f"{name}-predictor-{OF_ONE}"))
     for query, over_pods, names in asked:
         of_pods = of_adapter("pod", f'namespace="{NAMESPACE}",pod=~"{names}"')
         assert query == f"{over_pods}({of_pods})"
@@ -749,11 +750,14 @@ def promtool() -> str:
 
 
 def test_prometheus_computes_the_wait(promtool: str, tmp_path: Path) -> None:
-    """Three pods: one whose images wait 0.5 s, one whose images wait 0.1 s, one without images."""
-    matchers = f'namespace="{NAMESPACE}",pod=~"resnet-.*"'
+    """Three pods: one whose images wait 0.5 s, one whose images wait 0.1 s, one without images. Pods of others, whose
+    names begin with the same, do not count."""
+    matchers = f'namespace="{NAMESPACE}",pod=~"resnet-{OF_ONE}"'
     (trigger,) = pair("keda")[0]["ScaledObject"]["spec"]["triggers"]
     series = []
-    for name, waited, images in (("resnet-a", 30, 60), ("resnet-b", 3, 30), ("resnet-c", 0, 0), ("other", 90, 9)):
+    ours = [("resnet-7d4b9f-a", 30, 60), ("resnet-7d4b9f-b", 3, 30), ("resnet-7d4b9f-c", 0, 0)]
+    others = [("other", 90, 9), ("resnet-gpu-5f6c8-a", 90, 9), ("resnet-predictor-9c7d5-a", 90, 9)]
+    for name, waited, images in [*ours, *others]:
         labels = f'{{namespace="{NAMESPACE}",pod="{name}",model="resnet50",stage="queue"}}'
         series.append({"series": f"resnet_stage_seconds_sum{labels}", "values": f"0+{waited}x40"})
         series.append({"series": f"resnet_stage_seconds_count{labels}", "values": f"0+{images}x40"})
@@ -761,7 +765,7 @@ def test_prometheus_computes_the_wait(promtool: str, tmp_path: Path) -> None:
         series.append({"series": f"resnet_stage_seconds_sum{elsewhere}", "values": f"0+{1000 + waited}x40"})
     each = [
         {"labels": f'{{pod="{name}"}}', "value": value}
-        for name, value in (("resnet-a", 0.5), ("resnet-b", 0.1), ("resnet-c", 0))
+        for name, value in zip([pod_name for pod_name, _, _ in ours], (0.5, 0.1, 0), strict=True)
     ]
     tests = {
         "evaluation_interval": "15s",
@@ -837,7 +841,6 @@ def test_prometheus_finds_the_admin_port_of_kserves_pods(promtool: str, tmp_path
     ((label, value),) = monitor["selector"]["matchLabels"].items()
     assert (label, value) == ("serving.kserve.io/inferenceservice", name)  # which KServe gives to the pods
     plain = f"{meta}_label_{re.sub('[^a-z]', '_', label)}"
-    job_label = f"{meta}_label_{re.sub('[^a-z]', '_', monitor['jobLabel'])}"
     relabelings = [
         {re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", key): value for key, value in one.items()}
         for one in endpoint["relabelings"]
@@ -847,7 +850,6 @@ def test_prometheus_finds_the_admin_port_of_kserves_pods(promtool: str, tmp_path
         "relabel_configs": [
             {"source_labels": [plain], "regex": value, "action": "keep"},
             {"source_labels": [f"{meta}_container_port_name"], "regex": endpoint["port"], "action": "keep"},
-            {"source_labels": [job_label], "regex": "(.+)", "target_label": "job"},
             *relabelings,
         ],
     }
@@ -860,6 +862,7 @@ def test_prometheus_finds_the_admin_port_of_kserves_pods(promtool: str, tmp_path
             f"{meta}_name": f"resnet-predictor-{pod_name}",
             f"{meta}_phase": phase,
             f"{meta}_container_port_name": port["name"],
+            "__meta_kubernetes_namespace": NAMESPACE,
             plain: service,
         }
         for pod_name, service, phase in pods
@@ -867,7 +870,7 @@ def test_prometheus_finds_the_admin_port_of_kserves_pods(promtool: str, tmp_path
     (kept,) = discovered(promtool, job, targets, tmp_path)
     assert kept["instance"] == "resnet-predictor-a"
     assert kept["__address__"] == f"10.0.0.1:{environment(served)['RESNET_ADMIN_PORT']}"
-    assert re.fullmatch(".*resnet.*", kept["job"])  # as the alerts expect
+    assert kept["job"] == f"resnet/{NAMESPACE}/{name}"
 
 
 # ---- the page ----
