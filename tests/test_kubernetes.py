@@ -186,6 +186,7 @@ def test_the_chart_passes_helms_lint() -> None:
     [
         {"settings": {"RESNET_ADMIN_PORT": 9001}},  # would stand in one place of three
         {"settings": {"RESNET_SHUTDOWN_TIMEOUT": 60}},  # there is a value for it, which the grace period follows
+        {"settings": {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}},  # the network policy follows the other
         {"settings": {"port": 9001}},
         {"models": {"source": "models/resnet"}},
         {"shutdown": {"delay": -1}},
@@ -473,6 +474,14 @@ def test_the_service_traces_as_the_pods_variables_say(monkeypatch: pytest.Monkey
         assert spans is not None
         spans.close()
         assert sampler.startswith("ParentBased{root:TraceIdRatioBased{0.01},")
+
+
+def test_the_receiver_of_spans_may_want_a_key() -> None:
+    (secret,) = re.findall(r"kubectl create secret generic (\S+) .*=OTEL_EXPORTER_OTLP_HEADERS=", PAGE)
+    for objects in pair("tracing"):
+        assert container(objects)["envFrom"] == [{"secretRef": {"name": secret, "optional": True}}]
+    settings = {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=production"}
+    assert environment(container(helm({"settings": settings}))).items() >= settings.items()
 
 
 def test_probes_ask_what_the_admin_port_answers(overlay: Objects) -> None:
