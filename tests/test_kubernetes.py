@@ -794,24 +794,31 @@ def test_prometheus_computes_the_wait(promtool: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def discovered(promtool: str, job: Manifest, targets: list[Manifest], folder: Path) -> list[Manifest]:
+    """The labels of the targets that a scrape job keeps, of targets as the Kubernetes API would tell them: Debian's
+    Prometheus is built without that discovery."""
+    static = [{"targets": [labels.pop("__address__")], "labels": labels} for labels in targets]
+    written = folder / "prometheus.yaml"
+    written.write_text(yaml.safe_dump({"scrape_configs": [{**job, "static_configs": static}]}))
+    command = [promtool, "check", "service-discovery", "--timeout=2s", written, job["job_name"]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [target["labels"] for target in json.loads(done.stdout) if target["labels"]]
+
+
 def test_prometheus_finds_the_admin_port_of_each_pod(promtool: str, tmp_path: Path) -> None:
-    """With targets as the Kubernetes API would tell them: Debian's Prometheus is built without that discovery."""
-    scrape = yaml.safe_load(SCRAPE.read_text())
-    del scrape["rule_files"]  # beside it
-    (job,) = scrape["scrape_configs"]
+    (job,) = yaml.safe_load(SCRAPE.read_text())["scrape_configs"]
     assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
     meta = "__meta_kubernetes_"
-    job["static_configs"] = [
+    targets = [
         {
-            "targets": [f"10.0.0.1:{number}"],
-            "labels": {
-                f"{meta}namespace": NAMESPACE,
-                f"{meta}pod_name": "resnet-a",
-                f"{meta}pod_label_app_kubernetes_io_name": name,
-                f"{meta}pod_label_app_kubernetes_io_instance": "cats",
-                f"{meta}pod_container_port_name": port,
-                f"{meta}pod_phase": phase,
-            },
+            "__address__": f"10.0.0.1:{number}",
+            f"{meta}namespace": NAMESPACE,
+            f"{meta}pod_name": "resnet-a",
+            f"{meta}pod_label_app_kubernetes_io_name": name,
+            f"{meta}pod_label_app_kubernetes_io_instance": "cats",
+            f"{meta}pod_container_port_name": port,
+            f"{meta}pod_phase": phase,
         }
         for name, port, number, phase in (
             ("resnet", "admin", 9000, "Running"),
@@ -820,25 +827,13 @@ def test_prometheus_finds_the_admin_port_of_each_pod(promtool: str, tmp_path: Pa
             ("other", "admin", 9000, "Running"),
         )
     ]
-    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(scrape))
-    command = [promtool, "check", "service-discovery", "--timeout=2s", tmp_path / "prometheus.yaml", job["job_name"]]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = [target["labels"] for target in json.loads(done.stdout)]
-    assert [{name: label for name, label in labels.items() if name[0] != "_"} for labels in found if labels] == [
-        {"job": f"resnet/{NAMESPACE}/cats", "instance": "resnet-a", "namespace": NAMESPACE, "pod": "resnet-a"}
-    ]
-
-
-def discovered(promtool: str, job: Manifest, targets: list[Manifest], folder: Path) -> list[Manifest]:
-    """The labels of the targets that a scrape job keeps, of targets as the Kubernetes API would tell them."""
-    static = [{"targets": [labels.pop("__address__")], "labels": labels} for labels in targets]
-    written = folder / "prometheus.yaml"
-    written.write_text(yaml.safe_dump({"scrape_configs": [{**job, "static_configs": static}]}))
-    command = [promtool, "check", "service-discovery", "--timeout=2s", written, job["job_name"]]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [target["labels"] for target in json.loads(done.stdout) if target["labels"]]
+    (kept,) = discovered(promtool, job, targets, tmp_path)
+    assert {name: label for name, label in kept.items() if name[0] != "_"} == {
+        "job": f"resnet/{NAMESPACE}/cats",
+        "instance": "resnet-a",
+        "namespace": NAMESPACE,
+        "pod": "resnet-a",
+    }
 
 
 def test_prometheus_finds_the_admin_port_of_kserves_pods(promtool: str, tmp_path: Path, kserve: Objects) -> None:
@@ -903,7 +898,9 @@ def test_the_overlays_of_the_page_render(tmp_path: Path) -> None:
     parts = yaml.safe_load(serving)
     (cpu,) = parts["resources"]
     parts["resources"] = [cpu.replace("overlays/cpu", "kserve")]
-    del parts["components"], parts["patches"]
+    (watched,) = re.findall(r"^```yaml\n(components:.*?)^```$", (ROOT / "docs/operations.md").read_text(), re.M | re.S)
+    parts |= yaml.safe_load(watched)
+    parts["components"] = [component for component in parts["components"] if "pod-monitor" not in component]
     ours = "registry.example.com/resnet-service"
     for kind, text, images in (
         ("PersistentVolumeClaim", filling, {f"{ours}:export"}),
@@ -918,6 +915,9 @@ def test_the_overlays_of_the_page_render(tmp_path: Path) -> None:
         if kind == "Deployment":
             assert objects["Ingress"]["spec"]["rules"][0]["host"] == "images.example.com"
             assert "PodMonitor" in objects
+        if kind == "InferenceService":
+            assert {"PodMonitor", "PrometheusRule"} <= objects.keys()
+            assert objects["PodMonitor"]["metadata"]["labels"]["release"] == "kube-prometheus-stack"
 
 
 def with_patches(heading: str, folder: Path, **others: object) -> Objects:
