@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,21 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert path.exists(), f"{page}: {target}"
         if anchor and path.suffix == ".md":
             assert anchor in anchors(path), f"{page}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("folder", ["docker", "deploy"])
+def test_comments_lead_to_pages(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*"):
+        for page, anchor in re.findall(r"(docs/[\w-]+\.md)(?:#([\w-]+))?", path.read_text() if path.is_file() else ""):
+            assert (ROOT / page).exists(), f"{path}: {page}"
+            assert not anchor or anchor in anchors(ROOT / page), f"{path}: {page}#{anchor}"
+
+
+def test_every_extra_is_on_the_page_about_installing() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    named = re.findall(r"'\.\[([\w,-]+)\]'", (ROOT / "docs" / "install.md").read_text())
+    for_users = declared - {"server", "dev", "fuzz"}  # a part of cpu and cuda, and what only the project itself needs
+    assert {extra for extras in named for extra in extras.split(",")} == for_users
 
 
 def test_every_path_on_the_architecture_page_exists() -> None:

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from opentelemetry.sdk.trace import TracerProvider
 
+from model_export.__main__ import make_parser
 from service.api import health
 from service.hard_end import GRACE_S
 from service.metrics import STAGES, Metrics
@@ -54,6 +55,7 @@ ADAPTER = yaml.safe_load((KUBERNETES / "prometheus/adapter.yaml").read_text())
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
 VERSIONS = ("1.30", kubernetes_validate.latest_version())  # the oldest that the chart takes, and the newest known
 CUSTOM = ("keda.sh/", "monitoring.coreos.com/", "serving.kserve.io/")
+OF_ONE = "[a-z0-9]+-[a-z0-9]+"  # what follows the name of a Deployment in the names of its pods
 FETCHING = {"models": {"source": "s3://models/resnet"}}
 
 TRACING = {"tracing": {"endpoint": "http://opentelemetry-collector.monitoring.svc:4318"}}
@@ -81,7 +83,7 @@ def pair(variant: str) -> tuple[Objects, Objects]:
         case "fetch and tracing":
             return composed("cpu", "fetch", "tracing"), helm(FETCHING, TRACING)
         case "balancer":
-            return composed("cpu", "balancer"), helm({"balancer": {"enabled": True}, "ingress": {"class": ""}})
+            return composed("cpu", "balancer"), helm(helm_python.parse_set_string("balancer.enabled=true"))
     raise ValueError(variant)
 
 
@@ -113,6 +115,11 @@ def kserve() -> Objects:
 @pytest.fixture(scope="module")
 def models() -> Objects:
     return kustomize(KUBERNETES / "models")
+
+
+@pytest.fixture(scope="module")
+def rollback() -> Objects:
+    return kustomize(KUBERNETES / "rollback")
 
 
 def normalised(value: Any) -> Any:
@@ -179,6 +186,7 @@ def test_the_chart_passes_helms_lint() -> None:
     [
         {"settings": {"RESNET_ADMIN_PORT": 9001}},  # would stand in one place of three
         {"settings": {"RESNET_SHUTDOWN_TIMEOUT": 60}},  # there is a value for it, which the grace period follows
+        {"settings": {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}},  # the network policy follows the other
         {"settings": {"port": 9001}},
         {"models": {"source": "models/resnet"}},
         {"shutdown": {"delay": -1}},
@@ -190,6 +198,15 @@ def test_the_chart_passes_helms_lint() -> None:
 def test_the_chart_refuses_values_that_it_would_not_follow(values: Manifest) -> None:
     with pytest.raises(helm_python.HelmValuesError):
         helm(values)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(134217728.0, "134217728"), (4, "4"), (0.5, "0.5"), (0, "0"), (True, "true"), ("json", "json")],
+)
+def test_settings_are_written_as_in_the_values_file(value: object, written: str) -> None:
+    """Helm reads its numbers as floats."""
+    assert environment(container(helm({"settings": {"RESNET_SOMETHING": value}})))["RESNET_SOMETHING"] == written
 
 
 def test_a_chart_without_models_is_refused() -> None:
@@ -212,7 +229,7 @@ def test_a_release_of_another_name_and_namespace_keeps_to_itself() -> None:
             assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == "cats"
             if document["kind"] == "ScaledObject":
                 query = document["spec"]["triggers"][0]["metadata"]["query"]
-                assert query.count('namespace="zoo",pod=~"cats-.*"') == 2
+                assert query.count(f'namespace="zoo",pod=~"cats-{OF_ONE}"') == 2
 
 
 def test_the_chart_has_the_version_of_the_project() -> None:
@@ -328,18 +345,21 @@ def test_the_admin_port_is_reached_by_prometheus_only(both: tuple[Objects, Objec
 
 
 def test_pods_call_only_whom_they_need() -> None:
-    names = [53, 53]
-    allowed_in = {
-        "cpu": [],
-        "fetch": [*names, 443],
-        "tracing": [*names, 4318],
-        "fetch and tracing": [*names, 443, *names, 4318],
-    }
+    names = [("anybody", 53), ("anybody", 53)]
+    fetching = [*names, ("anybody", 443), ("169.254.169.254/32", 80), ("169.254.170.23/32", 80)]
+    tracing = [*names, ("anybody", 4318)]
+    allowed_in = {"cpu": [], "fetch": fetching, "tracing": tracing, "fetch and tracing": [*fetching, *tracing]}
     for variant, allowed in allowed_in.items():
         for objects in pair(variant):
             policy = objects["NetworkPolicy"]["spec"]
             assert policy["policyTypes"] == ["Ingress", "Egress"]
-            assert [port["port"] for rule in policy["egress"] for port in rule["ports"]] == allowed
+            called = [
+                (peer["ipBlock"]["cidr"] if peer else "anybody", port["port"])
+                for rule in policy["egress"]
+                for peer in rule.get("to", [None])
+                for port in rule["ports"]
+            ]
+            assert called == allowed
 
 
 # ---- as the code and the image have it ----
@@ -397,6 +417,19 @@ def test_the_job_has_what_export_has_in_compose(cpu: Objects, models: Objects) -
     assert served["persistentVolumeClaim"] == {"claimName": claim, "readOnly": True}
 
 
+def test_a_version_is_taken_back_where_it_was_published(models: Objects, rollback: Objects) -> None:
+    (job,) = rollback.values()  # and no claim, which deleting it would take away
+    kubernetes_validate.validate(job, VERSIONS[0], strict=True)
+    assert job["metadata"]["name"] != models["Job"]["metadata"]["name"]
+    assert job["spec"]["backoffLimit"] == 0
+    spec, filling = job["spec"]["template"]["spec"], models["Job"]["spec"]["template"]["spec"]
+    arguments = spec["containers"][0].pop("args")
+    assert spec == filling
+    (models_dir,) = re.findall(r'^CMD \["quickstart", "--models-dir", "(.*)"\]$', DOCKERFILE, re.M)
+    parsed = make_parser("rollback").parse_args(arguments)
+    assert str(parsed.models_dir) == models_dir
+
+
 def test_models_are_fetched_to_where_they_are_served_from() -> None:
     for objects in pair("fetch"):
         (fetch,) = pod(objects)["initContainers"]
@@ -441,6 +474,14 @@ def test_the_service_traces_as_the_pods_variables_say(monkeypatch: pytest.Monkey
         assert spans is not None
         spans.close()
         assert sampler.startswith("ParentBased{root:TraceIdRatioBased{0.01},")
+
+
+def test_the_receiver_of_spans_may_want_a_key() -> None:
+    (secret,) = re.findall(r"kubectl create secret generic (\S+) .*=OTEL_EXPORTER_OTLP_HEADERS=", PAGE)
+    for objects in pair("tracing"):
+        assert container(objects)["envFrom"] == [{"secretRef": {"name": secret, "optional": True}}]
+    settings = {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=production"}
+    assert environment(container(helm({"settings": settings}))).items() >= settings.items()
 
 
 def test_probes_ask_what_the_admin_port_answers(overlay: Objects) -> None:
@@ -522,10 +563,23 @@ def test_kserve_runs_the_same_container(cpu: Objects, kserve: Objects) -> None:
     for name in ("lifecycle", "resources", "image", "imagePullPolicy"):
         assert served[name] == ours[name]
     assert environment(served) == environment(ours) | {"RESNET_MODELS_DIR": "/mnt/models"}
-    annotations = kserve["ServingRuntime"]["spec"]["annotations"]
-    assert annotations["prometheus.kserve.io/port"] == str(numbers["admin"])
+    predictor = kserve["InferenceService"]["spec"]["predictor"]
+    assert predictor["shareProcessNamespace"] == pod(cpu)["shareProcessNamespace"]
     # KServe puts every port that is listed into the Service
     assert [port["containerPort"] for port in served["ports"]] == [numbers["http"]]
+
+
+def test_kserve_adds_nothing_that_restricted_refuses(kserve: Objects, models: Objects) -> None:
+    """It mounts a claim. For any other source it adds an init container, whose security context the page sets."""
+    source = kserve["InferenceService"]["spec"]["predictor"]["model"]["storageUri"]
+    assert source == f"pvc://{models['PersistentVolumeClaim']['metadata']['name']}"
+    (patch,) = re.findall(r"^\$ kubectl patch clusterstoragecontainer default --type merge --patch '(.*)'$", PAGE, re.M)
+    assert json.loads(patch)["spec"]["container"]["securityContext"] == {
+        "runAsNonRoot": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 def test_kserve_takes_the_runtime_for_the_model(kserve: Objects) -> None:
@@ -565,6 +619,12 @@ def test_the_ingress_replays_as_the_balancer_does(both: tuple[Objects, Objects])
         else:
             assert ingress["metadata"]["annotations"] == {prefix + name: value for name, value in directives.items()}
             assert ingress["spec"]["ingressClassName"] == "nginx"
+
+
+@pytest.mark.parametrize("balancer", [False, True])
+def test_the_chart_takes_a_class_for_the_ingress(balancer: bool) -> None:
+    objects = helm({"balancer": {"enabled": balancer}, "ingress": {"class": "ours"}})
+    assert objects["Ingress"]["spec"]["ingressClassName"] == "ours"
 
 
 def test_the_ingress_controller_is_set_as_the_balancer() -> None:
@@ -633,6 +693,7 @@ def of_adapter(group: str, matchers: str) -> str:
 
 
 def test_it_scales_on_a_metric_that_the_service_has(cpu: Objects) -> None:
+    assert ADAPTER["rules"].keys() == {"custom"}  # the rules of others stay
     (rule,) = ADAPTER["rules"]["custom"]
     (metric,) = cpu["HorizontalPodAutoscaler"]["spec"]["metrics"]
     assert metric["type"] == "Pods"
@@ -646,19 +707,22 @@ def test_it_scales_on_a_metric_that_the_service_has(cpu: Objects) -> None:
 
 
 def test_every_autoscaler_asks_the_same(kserve: Objects) -> None:
+    """The mean over the pods. KServe's is the sum of them, since KEDA divides it by the number of pods."""
     asked = []
     for objects in pair("keda"):
         (trigger,) = objects["ScaledObject"]["spec"]["triggers"]
         assert trigger["metricType"] == "Value"
-        asked.append((trigger["metadata"]["query"], "resnet-.*"))
+        asked.append((trigger["metadata"]["query"], "avg", f"resnet-{OF_ONE}"))
     predictor = kserve["InferenceService"]["spec"]["predictor"]
     (external,) = predictor["autoScaling"]["metrics"]
-    assert external["external"]["target"]["type"] == "Value"
+    target = external["external"]["target"]
+    assert target["type"] == "AverageValue"  # KServe drops it, and KEDA falls back to the same
+    assert target["value"] == target["averageValue"]
     name = kserve["InferenceService"]["metadata"]["name"]
-    asked.append((external["external"]["metric"]["query"], f"{name}-predictor-.*"))
-    for query, names in asked:
+    asked.append((external["external"]["metric"]["query"], "sum", f"{name}-predictor-{OF_ONE}"))
+    for query, over_pods, names in asked:
         of_pods = of_adapter("pod", f'namespace="{NAMESPACE}",pod=~"{names}"')
-        assert query == f"avg({of_pods})"
+        assert query == f"{over_pods}({of_pods})"
     for objects in (*pair("keda"), kserve):
         assert {one["metadata"]["namespace"] for one in objects.values()} == {NAMESPACE}
 
@@ -672,13 +736,17 @@ def test_they_scale_long_before_the_service_refuses(cpu: Objects, kserve: Object
     assert trigger["metadata"]["threshold"] == external["external"]["target"]["value"] == f"{refuses / 10_000:g}"
 
 
-def test_both_autoscalers_behave_alike() -> None:
+def test_both_autoscalers_behave_alike(kserve: Objects) -> None:
     (by_keda, _), (by_hpa, _) = pair("keda"), pair("cpu")
     keda, hpa = by_keda["ScaledObject"]["spec"], by_hpa["HorizontalPodAutoscaler"]["spec"]
     assert keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == hpa["behavior"]
     assert (keda["minReplicaCount"], keda["maxReplicaCount"]) == (hpa["minReplicas"], hpa["maxReplicas"])
     for target in (keda["scaleTargetRef"], hpa["scaleTargetRef"]):
         assert target["name"] == by_hpa["Deployment"]["metadata"]["name"]
+    predictor = kserve["InferenceService"]["spec"]["predictor"]
+    window = "stabilizationWindowSeconds"  # all that KServe passes on
+    assert predictor["autoScaling"]["behavior"] == {"scaleDown": {window: hpa["behavior"]["scaleDown"][window]}}
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (hpa["minReplicas"], hpa["maxReplicas"])
 
 
 @pytest.fixture
@@ -691,11 +759,14 @@ def promtool() -> str:
 
 
 def test_prometheus_computes_the_wait(promtool: str, tmp_path: Path) -> None:
-    """Three pods: one whose images wait 0.5 s, one whose images wait 0.1 s, one without images."""
-    matchers = f'namespace="{NAMESPACE}",pod=~"resnet-.*"'
+    """Three pods: one whose images wait 0.5 s, one whose images wait 0.1 s, one without images. Pods of others, whose
+    names begin with the same, do not count."""
+    matchers = f'namespace="{NAMESPACE}",pod=~"resnet-{OF_ONE}"'
     (trigger,) = pair("keda")[0]["ScaledObject"]["spec"]["triggers"]
     series = []
-    for name, waited, images in (("resnet-a", 30, 60), ("resnet-b", 3, 30), ("resnet-c", 0, 0), ("other", 90, 9)):
+    ours = [("resnet-7d4b9f-a", 30, 60), ("resnet-7d4b9f-b", 3, 30), ("resnet-7d4b9f-c", 0, 0)]
+    others = [("other", 90, 9), ("resnet-gpu-5f6c8-a", 90, 9), ("resnet-predictor-9c7d5-a", 90, 9)]
+    for name, waited, images in [*ours, *others]:
         labels = f'{{namespace="{NAMESPACE}",pod="{name}",model="resnet50",stage="queue"}}'
         series.append({"series": f"resnet_stage_seconds_sum{labels}", "values": f"0+{waited}x40"})
         series.append({"series": f"resnet_stage_seconds_count{labels}", "values": f"0+{images}x40"})
@@ -703,7 +774,7 @@ def test_prometheus_computes_the_wait(promtool: str, tmp_path: Path) -> None:
         series.append({"series": f"resnet_stage_seconds_sum{elsewhere}", "values": f"0+{1000 + waited}x40"})
     each = [
         {"labels": f'{{pod="{name}"}}', "value": value}
-        for name, value in (("resnet-a", 0.5), ("resnet-b", 0.1), ("resnet-c", 0))
+        for name, value in zip([pod_name for pod_name, _, _ in ours], (0.5, 0.1, 0), strict=True)
     ]
     tests = {
         "evaluation_interval": "15s",
@@ -723,24 +794,31 @@ def test_prometheus_computes_the_wait(promtool: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def discovered(promtool: str, job: Manifest, targets: list[Manifest], folder: Path) -> list[Manifest]:
+    """The labels of the targets that a scrape job keeps, of targets as the Kubernetes API would tell them: Debian's
+    Prometheus is built without that discovery."""
+    static = [{"targets": [labels.pop("__address__")], "labels": labels} for labels in targets]
+    written = folder / "prometheus.yaml"
+    written.write_text(yaml.safe_dump({"scrape_configs": [{**job, "static_configs": static}]}))
+    command = [promtool, "check", "service-discovery", "--timeout=2s", written, job["job_name"]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [target["labels"] for target in json.loads(done.stdout) if target["labels"]]
+
+
 def test_prometheus_finds_the_admin_port_of_each_pod(promtool: str, tmp_path: Path) -> None:
-    """With targets as the Kubernetes API would tell them: Debian's Prometheus is built without that discovery."""
-    scrape = yaml.safe_load(SCRAPE.read_text())
-    del scrape["rule_files"]  # beside it
-    (job,) = scrape["scrape_configs"]
+    (job,) = yaml.safe_load(SCRAPE.read_text())["scrape_configs"]
     assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
     meta = "__meta_kubernetes_"
-    job["static_configs"] = [
+    targets = [
         {
-            "targets": [f"10.0.0.1:{number}"],
-            "labels": {
-                f"{meta}namespace": NAMESPACE,
-                f"{meta}pod_name": "resnet-a",
-                f"{meta}pod_label_app_kubernetes_io_name": name,
-                f"{meta}pod_label_app_kubernetes_io_instance": "cats",
-                f"{meta}pod_container_port_name": port,
-                f"{meta}pod_phase": phase,
-            },
+            "__address__": f"10.0.0.1:{number}",
+            f"{meta}namespace": NAMESPACE,
+            f"{meta}pod_name": "resnet-a",
+            f"{meta}pod_label_app_kubernetes_io_name": name,
+            f"{meta}pod_label_app_kubernetes_io_instance": "cats",
+            f"{meta}pod_container_port_name": port,
+            f"{meta}pod_phase": phase,
         }
         for name, port, number, phase in (
             ("resnet", "admin", 9000, "Running"),
@@ -749,40 +827,152 @@ def test_prometheus_finds_the_admin_port_of_each_pod(promtool: str, tmp_path: Pa
             ("other", "admin", 9000, "Running"),
         )
     ]
-    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(scrape))
-    command = [promtool, "check", "service-discovery", "--timeout=2s", tmp_path / "prometheus.yaml", job["job_name"]]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = [target["labels"] for target in json.loads(done.stdout)]
-    assert [{name: label for name, label in labels.items() if name[0] != "_"} for labels in found if labels] == [
-        {"job": f"resnet/{NAMESPACE}/cats", "instance": "resnet-a", "namespace": NAMESPACE, "pod": "resnet-a"}
+    (kept,) = discovered(promtool, job, targets, tmp_path)
+    assert {name: label for name, label in kept.items() if name[0] != "_"} == {
+        "job": f"resnet/{NAMESPACE}/cats",
+        "instance": "resnet-a",
+        "namespace": NAMESPACE,
+        "pod": "resnet-a",
+    }
+
+
+def test_prometheus_finds_the_admin_port_of_kserves_pods(promtool: str, tmp_path: Path, kserve: Objects) -> None:
+    """With the scrape job that Prometheus' operator makes of a PodMonitor, as far as this one goes."""
+    monitor, name = kserve["PodMonitor"]["spec"], kserve["InferenceService"]["metadata"]["name"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert endpoint["path"] == "/metrics"
+    meta = "__meta_kubernetes_pod"
+    ((label, value),) = monitor["selector"]["matchLabels"].items()
+    assert (label, value) == ("serving.kserve.io/inferenceservice", name)  # which KServe gives to the pods
+    plain = f"{meta}_label_{re.sub('[^a-z]', '_', label)}"
+    relabelings = [
+        {re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", key): value for key, value in one.items()}
+        for one in endpoint["relabelings"]
     ]
+    job = {
+        "job_name": "podMonitor",
+        "relabel_configs": [
+            {"source_labels": [plain], "regex": value, "action": "keep"},
+            {"source_labels": [f"{meta}_container_port_name"], "regex": endpoint["port"], "action": "keep"},
+            *relabelings,
+        ],
+    }
+    (served,) = kserve["ServingRuntime"]["spec"]["containers"]
+    (port,) = served["ports"]
+    pods = [("a", name, "Running"), ("starting", name, "Pending"), ("other", "other", "Running")]
+    targets = [
+        {
+            "__address__": f"10.0.0.1:{port['containerPort']}",
+            f"{meta}_name": f"resnet-predictor-{pod_name}",
+            f"{meta}_phase": phase,
+            f"{meta}_container_port_name": port["name"],
+            "__meta_kubernetes_namespace": NAMESPACE,
+            plain: service,
+        }
+        for pod_name, service, phase in pods
+    ]
+    (kept,) = discovered(promtool, job, targets, tmp_path)
+    assert kept["instance"] == "resnet-predictor-a"
+    assert kept["__address__"] == f"10.0.0.1:{environment(served)['RESNET_ADMIN_PORT']}"
+    assert kept["job"] == f"resnet/{NAMESPACE}/{name}"
 
 
 # ---- the page ----
 
 
-def test_the_overlay_of_the_page_renders(tmp_path: Path) -> None:
-    (text,) = re.findall(r"^```yaml\n(apiVersion: kustomize.*?)^```$", PAGE, re.M | re.S)
-    folder = tmp_path.resolve() / "ours"
+def rendered(text: str, folder: Path) -> Objects:
+    """A kustomization of the page, in a folder beside the checkout."""
+    folder = folder.resolve() / "ours"
     folder.mkdir()
     (folder / "kustomization.yaml").write_text(text.replace("../resnet-service", os.path.relpath(ROOT, folder)))
-    objects = kustomize(folder)
-    assert container(objects)["image"] == "registry.example.com/resnet-service:service"
-    assert objects["Ingress"]["spec"]["rules"][0]["host"] == "images.example.com"
-    assert "PodMonitor" in objects
+    return kustomize(folder)
 
 
-def test_the_commands_of_the_page_name_what_there_is() -> None:
-    for path in re.findall(r"deploy/kubernetes[\w/.-]*", PAGE + (ROOT / "docs/deploy.md").read_text()):
-        assert (ROOT / path.rstrip(".")).exists(), path
-    assert set(re.findall(r"kubectl apply -k (\S+)", PAGE)) == {
-        ".",
-        "deploy/kubernetes/models",
-        "deploy/kubernetes/kserve",
+def images_of(objects: Objects) -> set[str]:
+    return set(re.findall(r'"image": "([^"]+)"', json.dumps(objects)))
+
+
+def test_the_overlays_of_the_page_render(tmp_path: Path) -> None:
+    """Those for models, for a rollback and for the service; and KServe's, which the page describes by what differs."""
+    filling, taking_back, serving = re.findall(r"^```yaml\n(apiVersion: kustomize.*?)^```$", PAGE, re.M | re.S)
+    parts = yaml.safe_load(serving)
+    (cpu,) = parts["resources"]
+    parts["resources"] = [cpu.replace("overlays/cpu", "kserve")]
+    (watched,) = re.findall(r"^```yaml\n(components:.*?)^```$", (ROOT / "docs/operations.md").read_text(), re.M | re.S)
+    parts |= yaml.safe_load(watched)
+    parts["components"] = [component for component in parts["components"] if "pod-monitor" not in component]
+    ours = "registry.example.com/resnet-service"
+    for kind, text, images in (
+        ("PersistentVolumeClaim", filling, {f"{ours}:export"}),
+        ("Job", taking_back, {f"{ours}:export"}),
+        ("Deployment", serving, {f"{ours}:service"}),
+        ("InferenceService", yaml.safe_dump(parts), {f"{ours}:service"}),
+    ):
+        (tmp_path / kind).mkdir()
+        objects = rendered(text, tmp_path / kind)
+        assert kind in objects
+        assert images_of(objects) == images
+        if kind == "Deployment":
+            assert objects["Ingress"]["spec"]["rules"][0]["host"] == "images.example.com"
+            assert "PodMonitor" in objects
+        if kind == "InferenceService":
+            assert {"PodMonitor", "PrometheusRule"} <= objects.keys()
+            assert objects["PodMonitor"]["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+def with_patches(heading: str, folder: Path, **others: object) -> Objects:
+    """The overlay of the page, with the components and patches that one of its sections adds."""
+    (overlay,) = [text for text in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.M | re.S) if "/overlays/cpu" in text]
+    section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    (added,) = re.findall(r"^```yaml\n((?:components|patches):.*?)^```$", section, re.M | re.S)
+    return rendered(yaml.safe_dump(yaml.safe_load(overlay) | others | yaml.safe_load(added)), folder)
+
+
+def test_patches_say_what_components_leave_open(tmp_path: Path) -> None:
+    objects = with_patches("With Kustomize", tmp_path)
+    (fetch,) = pod(objects)["initContainers"]
+    assert fetch["args"][0] == "s3://bucket/prefix"
+    (plain, *_), given = pair("fetch and tracing"), environment(container(objects))
+    assert given == environment(container(plain)) | {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.traces.svc:4318",
+        "RESNET_TARGET_WAIT_MS": "1000",
     }
-    commands = [shlex.split(line) for line in re.findall(r"^\$ (helm install .*)$", PAGE, re.M)]
-    assert commands
+
+
+def test_a_patch_tells_the_balancer_another_namespace(tmp_path: Path) -> None:
+    components = ["../resnet-service/deploy/kubernetes/components/balancer"]
+    objects = with_patches("In front of the pods", tmp_path, components=components, namespace="photos")
+    (plain, *_) = pair("balancer")
+    files, patched = (one["ConfigMap resnet-balancer"]["data"] for one in (plain, objects))
+    lines = files["upstream.conf"].replace("pods.resnet.svc", "pods.photos.svc").splitlines()
+    assert patched["upstream.conf"].splitlines() == [line for line in lines if not line.startswith("#")]
+    assert patched["listen.conf"] == files["listen.conf"]
+
+
+def test_the_policy_of_the_page_is_for_these_pods() -> None:
+    (text,) = re.findall(r"^```yaml\n(apiVersion: networking.*?)^```$", PAGE, re.M | re.S)
+    policy = yaml.safe_load(text)
+    kubernetes_validate.validate(policy, VERSIONS[0], strict=True)
+    for objects in pair("balancer"):
+        ours = objects["NetworkPolicy"]["spec"]
+        assert policy["spec"]["policyTypes"] == ours["policyTypes"]
+        assert policy["spec"]["podSelector"]["matchLabels"].items() <= ours["podSelector"]["matchLabels"].items()
+        (rule,) = policy["spec"]["ingress"]
+        assert (
+            rule["ports"]
+            == ours["ingress"][0]["ports"]
+            == objects["NetworkPolicy resnet-balancer"]["spec"]["ingress"][0]["ports"]
+        )
+
+
+def test_the_commands_of_the_pages_name_what_there_is() -> None:
+    """And images of a registry: nodes do not have those that `make docker` builds."""
+    pages = PAGE + (ROOT / "docs/deploy.md").read_text()
+    for path in re.findall(r"deploy/kubernetes[\w/.-]*", pages):
+        assert (ROOT / path.rstrip(".")).exists(), path
+    assert set(re.findall(r"kubectl (?:apply|create) -k (\S+)", pages)) == {"."}  # the files here name no registry
+    commands = [shlex.split(line) for line in re.findall(r"^\$ (helm install .*)$", pages, re.M)]
+    assert len(commands) == pages.count("helm install ")
     for _, _, name, chart, *options in commands:
         assert (name, ROOT / chart) == (RELEASE, CHART)
         values: Manifest = {}
@@ -794,7 +984,7 @@ def test_the_commands_of_the_page_name_what_there_is() -> None:
                     values = merge(values, helm_python.parse_set_string(value))
                 case _:
                     assert (option, value) == ("--namespace", NAMESPACE)
-        assert "Deployment" in helm(values)
+        assert all(image.startswith("registry.example.com/resnet-service:") for image in images_of(helm(values)))
     (new_key,) = re.findall(r"^\$ python (-m service\.keys new .*) >> keys\.toml$", PAGE, re.M)
     done = subprocess.run([sys.executable, *new_key.split()], cwd=ROOT, capture_output=True, text=True, check=True)
     (entry,) = tomllib.loads(done.stdout).values()

@@ -1,4 +1,4 @@
-"""A client of the service, for Python programs: `pip install 'resnet-service[client]'`.
+"""A client of the service, for Python programs: the extra `client`.
 
     from service.client import Client
 

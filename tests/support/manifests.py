@@ -33,14 +33,13 @@ def composed(overlay: str, *components: str, without: Sequence[str] = ()) -> Obj
     original = yaml.safe_load((KUBERNETES / "overlays" / overlay / "kustomization.yaml").read_text())
     wanted = [Path(path).name for path in original["components"]]
     wanted = [name for name in wanted if name not in without] + list(components)
+    wanted.sort(key="gpu".__eq__)  # the last one
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made).resolve()
 
         def path(*parts: str) -> str:
             return os.path.relpath(KUBERNETES.joinpath(*parts), folder)
 
-        for patch in original.get("patches", []):
-            (folder / patch["path"]).write_bytes((KUBERNETES / "overlays" / overlay / patch["path"]).read_bytes())
         kustomization = original | {
             "resources": [path("base")],
             "components": [path("components", name) for name in wanted],

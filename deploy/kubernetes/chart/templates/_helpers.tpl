@@ -21,6 +21,11 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
+{{- /* Numbers of a values file are floats: 134217728, not 1.34217728e+08, which is no whole number to the service. */}}
+{{- define "plain" -}}
+{{ if and (kindIs "float64" .) (eq . (floor .)) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
 {{- define "names" -}}
 - ports:  # names
     - port: 53
