@@ -6,7 +6,7 @@ import errno
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -43,18 +43,22 @@ def work_folder(root: Path) -> Iterator[Path]:
         OSError: it cannot be made.
     """
     work = root / WORK
-    while True:
-        work.mkdir(parents=True, exist_ok=True)
-        with locked(work):
-            if not work.exists():  # the process that had the lock has removed it
-                continue
+    root.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        while True:
+            with suppress(FileExistsError):
+                work.mkdir()
             try:
-                yield work
-            except FetchError:
-                shutil.rmtree(work)
-                raise
+                stack.enter_context(locked(work))
+            except FileNotFoundError:  # the process that had it has ended
+                continue
+            break
+        try:
+            yield work
+        except FetchError:
             shutil.rmtree(work)
-            return
+            raise
+        shutil.rmtree(work)
 
 
 def fetch_version(tree: Tree, wanted: Wanted, root: Path, work: Path) -> int:
