@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import tarfile
@@ -77,9 +78,25 @@ class OciSource:
     def read(self, path: str, offset: int) -> Iterator[bytes]:
         for layer in self._layers:
             if layer.title == self._root + path:
-                return self._registry.blob(layer.digest, offset)
+                content = self._registry.blob(layer.digest, offset)
+                return content if offset else self._compared(layer, content)
         assert self._unpacked is not None  # nothing else is listed
         return self._unpacked.read(self._root + path, offset)
+
+    def _compared(self, layer: Layer, content: Iterator[bytes]) -> Iterator[bytes]:
+        """The content of a layer, in passing. Raises FetchError at its end if it is not what its digest says."""
+        digest, size = hashlib.sha256(), 0
+        for chunk in content:
+            digest.update(chunk)
+            size += len(chunk)
+            if size > layer.size:
+                break
+            yield chunk
+        if f"sha256:{digest.hexdigest()}" != layer.digest:
+            raise self._other_content(str(layer.title))
+
+    def _other_content(self, what: str) -> FetchError:
+        return FetchError(f"{self.name}: {what} is not what its digest says: try again, or push the models again")
 
     def _manifest(self) -> tuple[dict[str, Any], str]:
         """The manifest of the image; of an index, the first one: models are the same on every platform."""
@@ -98,7 +115,7 @@ class OciSource:
         download(lambda offset: self._registry.blob(layer.digest, offset), path, layer.size, what)
         if f"sha256:{sha256(path)}" != layer.digest:
             path.unlink()
-            raise FetchError(f"{self.name}: {what} is not what its digest says: try again, or push the models again")
+            raise self._other_content(what)
         try:
             with tarfile.open(path) as archive:
                 for member in archive:

@@ -190,6 +190,24 @@ def test_a_layer_whose_content_has_changed_is_refused(
     assert not (tmp_path / "models" / ".fetching").exists()
 
 
+@pytest.mark.parametrize("file", ["models.json", "resnet8-cifar/model.json", "resnet8-cifar/1/card.json"])
+def test_a_file_whose_content_has_changed_in_the_registry_is_refused(
+    file: str, published: Path, tmp_path: Path, run: Fetch
+) -> None:
+    """The card is the root of all other digests, so the manifest's digest of it counts."""
+    with registry(tmp_path / "registry") as own:
+        digest = push(f"{own}/models:1", files(published))
+        content = (published / file).read_bytes()
+        kept = [path for path in (tmp_path / "registry").rglob("data") if path.read_bytes() == content]
+        for blob in kept:
+            blob.write_bytes(content.replace(b" ", b"\t", 1))  # the same JSON
+        fetched = run(f"oci://{own}/models@{digest}", "--models=resnet8-cifar@1")
+    assert len(kept) == 1
+    assert fetched.status == 1
+    assert f"{file} is not what its digest says: try again, or push the models again" in fetched.err
+    assert whole(tmp_path / "models") == []
+
+
 def test_a_file_with_another_digest_than_the_cards_is_refused(
     host: str, published: Path, tmp_path: Path, run: Fetch
 ) -> None:
