@@ -30,6 +30,7 @@ from service.runtime.state_changes import change_folder_state, change_state
 
 log = logging.getLogger(__name__)
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 WORK = ".fetching"  # no reader takes it for a model; an interrupted run leaves in it what the next one goes on with
 
 
@@ -37,10 +38,11 @@ WORK = ".fetching"  # no reader takes it for a model; an interrupted run leaves 
 def work_folder(root: Path) -> Iterator[Path]:
     """The folder for what has come in part, on the disk of the model folder. For one process at a time; others wait.
 
-    It is removed at the end, also after a FetchError; not after an interruption.
+    It is removed at the end, also after a FetchError and on a full disk; not after an interruption.
 
     Raises:
-        OSError: it cannot be made.
+        FetchError: the disk is full.
+        OSError: it cannot be made or written.
     """
     work = root / WORK
     root.mkdir(parents=True, exist_ok=True)
@@ -57,6 +59,11 @@ def work_folder(root: Path) -> Iterator[Path]:
             yield work
         except FetchError:
             shutil.rmtree(work)
+            raise
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                shutil.rmtree(work)  # a full disk hurts everything else on the machine
+                raise FetchError(f"{root} has no space left: free some, or fetch to another disk") from None
             raise
         shutil.rmtree(work)
 
@@ -96,8 +103,8 @@ def fetch_version(tree: Tree, wanted: Wanted, root: Path, work: Path) -> int:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            shutil.rmtree(staging, ignore_errors=True)  # a full disk hurts everything else on the machine
+        if error.errno in DISK_FULL:
+            shutil.rmtree(staging, ignore_errors=True)
             raise FetchError(
                 f"{root} has no space left for {wanted}: free some, or fetch fewer with --models"
             ) from None

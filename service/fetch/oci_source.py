@@ -45,7 +45,8 @@ class OciSource:
     def __init__(self, url: str, registry: Registry, work: Path) -> None:
         """
         Args:
-            work: a folder for what is unpacked. Archives that are there already are not downloaded again.
+            work: a folder for archives and what is unpacked. What an earlier run has left there is not downloaded
+                again.
 
         Raises:
             FetchError, Interrupted: there is no such image, or it cannot be read.
@@ -59,18 +60,13 @@ class OciSource:
             raise FetchError(f"{url} has no layers, so no models: push a model folder")
         self._archives = [layer for layer in self._layers if layer.title is None]
         self.revision = digest if self._archives else None
-        self._unpacked: FolderSource | None = None
+        self._tree = work / f"tree-{_file_name(digest)}"
 
     def sizes(self) -> Mapping[str, int]:
         files = {str(layer.title): layer.size for layer in self._layers if layer.title is not None}
-        if self._archives and self._unpacked is None:
-            tree = self._work / "tree"
-            shutil.rmtree(tree, ignore_errors=True)
-            tree.mkdir(parents=True)
-            for layer in self._archives:
-                self._unpack(layer, tree)
-            self._unpacked = FolderSource(tree, self.name)
-        if self._unpacked:
+        if self._archives:
+            if not self._tree.exists():
+                self._unpack_all()
             files |= self._unpacked.sizes()
         self._root = _root(files, self.name)
         return {path.removeprefix(self._root): size for path, size in files.items() if path.startswith(self._root)}
@@ -80,7 +76,6 @@ class OciSource:
             if layer.title == self._root + path:
                 content = self._registry.blob(layer.digest, offset)
                 return content if offset else self._compared(layer, content)
-        assert self._unpacked is not None  # nothing else is listed
         return self._unpacked.read(self._root + path, offset)
 
     def _compared(self, layer: Layer, content: Iterator[bytes]) -> Iterator[bytes]:
@@ -108,23 +103,51 @@ class OciSource:
             manifest, digest = self._registry.manifest(images[0]["digest"])
         return manifest, digest
 
-    def _unpack(self, layer: Layer, tree: Path) -> None:
-        """Downloads an archive, checks it, and unpacks its files over those of the layers before."""
-        path = self._work / layer.digest.replace(":", "-")
-        what = f"layer {layer.digest[:19]}"
-        download(lambda offset: self._registry.blob(layer.digest, offset), path, layer.size, what)
-        if f"sha256:{sha256(path)}" != layer.digest:
+    @property
+    def _unpacked(self) -> FolderSource:
+        return FolderSource(self._tree, self.name)
+
+    def _unpack_all(self) -> None:
+        """Downloads the archives and unpacks them, each over those before.
+
+        They stay until all are unpacked: an interrupted run leaves them to the next one.
+        """
+        archives = [self._downloaded(layer) for layer in self._archives]
+        growing = self._work / "unpacking"
+        shutil.rmtree(growing, ignore_errors=True)
+        growing.mkdir()
+        for layer, path in zip(self._archives, archives, strict=True):
+            self._unpack(layer, path, growing)
+        growing.rename(self._tree)
+        for path in set(archives):  # an image may have a layer twice
             path.unlink()
-            raise self._other_content(what)
+
+    def _downloaded(self, layer: Layer) -> Path:
+        """An archive that is what its digest says."""
+        path = self._work / _file_name(layer.digest)
+        download(lambda offset: self._registry.blob(layer.digest, offset), path, layer.size, _what(layer))
+        if f"sha256:{sha256(path)}" != layer.digest:
+            raise self._other_content(_what(layer))
+        return path
+
+    def _unpack(self, layer: Layer, path: Path, tree: Path) -> None:
         try:
             with tarfile.open(path) as archive:
                 for member in archive:
                     _apply(archive, member, tree)
         except (tarfile.TarError, EOFError) as error:
             raise FetchError(
-                f"{self.name}: {what} is no tar archive that can be read here ({error}): push it plain or with gzip"
+                f"{self.name}: {_what(layer)} is no tar archive that can be read here ({error}): push it plain or with "
+                "gzip"
             ) from None
-        path.unlink()
+
+
+def _file_name(digest: str) -> str:
+    return digest.replace(":", "-")
+
+
+def _what(layer: Layer) -> str:
+    return f"layer {layer.digest[:19]}"
 
 
 def _apply(archive: tarfile.TarFile, member: tarfile.TarInfo, tree: Path) -> None:

@@ -12,6 +12,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from service.fetch.source import FetchError, Interrupted
+from service.fetch.transfer import retried
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 SILENCE_TIMEOUT = timedelta(seconds=30)
@@ -52,6 +53,9 @@ class S3Source:
         )
 
     def sizes(self) -> Mapping[str, int]:
+        return retried(self._listed, self.name)
+
+    def _listed(self) -> dict[str, int]:
         try:
             return {found["path"]: found["size"] for page in self._store.list() for found in page}
         except (BaseError, OSError) as error:

@@ -26,7 +26,7 @@ class Source(Protocol):
     revision: str | None
 
     def sizes(self) -> Mapping[str, int]:
-        """Bytes of each file, by path: `resnet50/1/model.onnx`.
+        """Bytes of each file, by path: `resnet50/1/model.onnx`. Tries again by itself, unlike `read`.
 
         Raises:
             FetchError, Interrupted: they cannot be listed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -13,8 +14,14 @@ from typing import Any
 
 import pytest
 
+from service.fetch import transfer
+from service.fetch.oci_source import OciSource
+from service.fetch.registry import Reference
+from service.fetch.source import Interrupted
+from service.fetch.transfer import ATTEMPTS
 from service.runtime.model_state import read_folder_state, read_state
 from tests.support.buckets import Breaking
+from tests.support.disks import small_disk_at
 from tests.support.folders import whole
 from tests.support.registry import INDEX, PASSWORD, USER, push, push_manifest, registry
 
@@ -172,6 +179,79 @@ def test_a_blob_that_breaks_off_is_resumed(
     assert any("trying again in " in message for message in caplog.messages)
     assert proxy.passed < 1.5 * WHOLE
     proxy.close()
+
+
+class Failing:
+    """A registry with an image of archives. Counts how often each of them is asked for."""
+
+    def __init__(self, *archives: bytes) -> None:
+        self._archives = {f"sha256:{hashlib.sha256(content).hexdigest()}": content for content in archives}
+        self.reference = Reference("localhost", "models", "1")
+        self.asked = dict.fromkeys(self._archives, 0)
+        self.fails = False  # the last one
+
+    def manifest(self, version: str) -> tuple[dict[str, Any], str]:
+        layers = [{"digest": digest, "size": len(content)} for digest, content in self._archives.items()]
+        return {"layers": layers}, "sha256:" + "0" * 64
+
+    def blob(self, digest: str, offset: int) -> Iterator[bytes]:
+        self.asked[digest] += 1
+        if self.fails and digest == list(self._archives)[-1]:
+            raise Interrupted("no route")
+        yield self._archives[digest][offset:]
+
+
+def test_an_archive_is_tried_again_alone_and_not_downloaded_twice(published: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    host: Any = Failing(archive(published, "models/"), layer_of({"models/more": b"1"}))
+
+    def listed() -> set[str]:
+        return set(OciSource("oci://localhost/models:1", host, tmp_path / "work").sizes())
+
+    host.fails = True
+    with pytest.raises(Interrupted):
+        listed()
+    assert list(host.asked.values()) == [1, ATTEMPTS]
+    host.fails = False
+    assert "more" in listed()
+    assert list(host.asked.values()) == [1, ATTEMPTS + 1]
+    assert "more" in listed()  # as after a run that ended between unpacking and copying
+    assert list(host.asked.values()) == [1, ATTEMPTS + 1]
+
+
+def test_an_interrupted_download_of_archives_goes_on_in_the_next_run(
+    host: str, published: Path, tmp_path: Path, run: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
+    first, second = (
+        archive(published / name, f"models/{name}/", compressed=False) for name in ("resnet20-cifar", "resnet8-cifar")
+    )
+    push(f"{host}/interrupted:1", [(first, {}), (second, {})])
+    proxy = Breaking(f"http://{host}", len(first) + len(second) // 2, times=1)
+    source = f"oci://{proxy.address.removeprefix('http://')}/interrupted:1"
+    fetched = run(source)
+    assert fetched.status == 1
+    assert "check the network, and run again to go on where this ended" in fetched.err
+    assert run(source).status == 0
+    assert whole(tmp_path / "models") == SERVED
+    assert proxy.passed < len(first) + len(second) + 20_000
+    proxy.close()
+
+
+def test_a_layer_that_is_there_twice(host: str, published: Path, tmp_path: Path, run: Fetch) -> None:
+    layer = archive(published, "models/")
+    push(f"{host}/twice:1", [(layer, {}), (layer, {})])
+    assert run(f"oci://{host}/twice:1").status == 0
+    assert whole(tmp_path / "models") == SERVED
+
+
+def test_a_disk_that_has_no_room_for_the_archives(host: str, published: Path, tmp_path: Path, run: Fetch) -> None:
+    push(f"{host}/large:1", [(archive(published, "models/"), {})])
+    with small_disk_at(tmp_path / "models", 2**20):
+        fetched = run(f"oci://{host}/large:1")
+        assert fetched.status == 1
+        assert f"{tmp_path / 'models'} has no space left: free some, or fetch to another disk" in fetched.err
+        assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_a_layer_whose_content_has_changed_is_refused(
