@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from service.fetch.folder_source import FolderSource
-from service.fetch.registry import Registry
+from service.fetch.registry import Described, Manifest, Registry
 from service.fetch.source import FetchError
 from service.fetch.transfer import download, retried
 from service.runtime.model_card import NAME_PATTERN
@@ -23,6 +25,9 @@ ATTESTATION = "vnd.docker.reference.type"
 WHITEOUT = ".wh."  # before the name of a file that a layer removes
 OPAQUE = ".wh..wh..opq"  # in a folder: a layer removes what was in it
 
+# What tarfile raises; KeyError for a link to nothing, ValueError for a name that no file can have.
+BROKEN_ARCHIVE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, KeyError, ValueError)
+
 # The model folder inside an archive or an artifact, and a path from there on.
 CARD = re.compile(rf"(?P<root>(?:.*/)?){NAME_PATTERN.strip('^$')}/{VERSION_PATTERN.pattern}/{re.escape(CARD_FILE)}")
 
@@ -33,10 +38,9 @@ class Layer(NamedTuple):
     title: str | None  # None: an archive
 
     @classmethod
-    def of(cls, described: Mapping[str, Any]) -> Layer:
-        notes = described.get("annotations") or {}
-        title = None if notes.get(UNPACK) == "true" else notes.get(TITLE)
-        return cls(described["digest"], described["size"], title)
+    def of(cls, described: Described) -> Layer:
+        notes = described.annotations or {}
+        return cls(described.digest, described.size, None if notes.get(UNPACK) == "true" else notes.get(TITLE))
 
 
 class OciSource:
@@ -55,7 +59,7 @@ class OciSource:
         self._work = work
         self._registry = registry
         manifest, digest = retried(self._manifest, url)
-        self._layers = [Layer.of(described) for described in manifest.get("layers", ())]
+        self._layers = [Layer.of(described) for described in manifest.layers]
         if not self._layers:
             raise FetchError(f"{url} has no layers, so no models: push a model folder")
         self._archives = [layer for layer in self._layers if layer.title is None]
@@ -93,15 +97,15 @@ class OciSource:
     def _other_content(self, what: str) -> FetchError:
         return FetchError(f"{self.name}: {what} is not what its digest says: try again, or push the models again")
 
-    def _manifest(self) -> tuple[dict[str, Any], str]:
+    def _manifest(self) -> tuple[Manifest, str]:
         """The manifest of the image; of an index, the first one: models are the same on every platform."""
         manifest, digest = self._registry.manifest(self._registry.reference.version)
-        if "manifests" in manifest:
-            images = [each for each in manifest["manifests"] if ATTESTATION not in (each.get("annotations") or {})]
-            if not images:
-                raise FetchError(f"{self.name} is an empty index: push a model folder")
-            manifest, digest = self._registry.manifest(images[0]["digest"])
-        return manifest, digest
+        if not manifest.manifests:
+            return manifest, digest
+        for described in manifest.manifests:
+            if ATTESTATION not in (described.annotations or {}):
+                return self._registry.manifest(described.digest)
+        raise FetchError(f"{self.name} is an index without an image: push a model folder")
 
     @property
     def _unpacked(self) -> FolderSource:
@@ -135,7 +139,7 @@ class OciSource:
             with tarfile.open(path) as archive:
                 for member in archive:
                     _apply(archive, member, tree)
-        except (tarfile.TarError, EOFError) as error:
+        except BROKEN_ARCHIVE as error:
             raise FetchError(
                 f"{self.name}: {_what(layer)} is no tar archive that can be read here ({error}): push it plain or with "
                 "gzip"

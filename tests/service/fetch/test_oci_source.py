@@ -16,14 +16,14 @@ import pytest
 
 from service.fetch import transfer
 from service.fetch.oci_source import OciSource
-from service.fetch.registry import Reference
+from service.fetch.registry import Described, Manifest, Reference
 from service.fetch.source import Interrupted
 from service.fetch.transfer import ATTEMPTS
 from service.runtime.model_state import read_folder_state, read_state
 from tests.support.buckets import Breaking
 from tests.support.disks import small_disk_at
 from tests.support.folders import whole
-from tests.support.registry import INDEX, PASSWORD, USER, push, push_manifest, registry
+from tests.support.registry import INDEX, MANIFEST, PASSWORD, USER, push, push_manifest, registry
 
 Fetch = Callable[..., Any]
 TITLE = "org.opencontainers.image.title"
@@ -78,6 +78,15 @@ def layer_of(entries: dict[str, bytes]) -> bytes:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def link_to_nothing() -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        info = tarfile.TarInfo("models/link")
+        info.type, info.linkname = tarfile.LNKTYPE, "nowhere"
+        tar.addfile(info)
     return packed.getvalue()
 
 
@@ -190,9 +199,9 @@ class Failing:
         self.asked = dict.fromkeys(self._archives, 0)
         self.fails = False  # the last one
 
-    def manifest(self, version: str) -> tuple[dict[str, Any], str]:
-        layers = [{"digest": digest, "size": len(content)} for digest, content in self._archives.items()]
-        return {"layers": layers}, "sha256:" + "0" * 64
+    def manifest(self, version: str) -> tuple[Manifest, str]:
+        layers = [Described(digest=digest, size=len(content)) for digest, content in self._archives.items()]
+        return Manifest(layers=layers), "sha256:" + "0" * 64
 
     def blob(self, digest: str, offset: int) -> Iterator[bytes]:
         self.asked[digest] += 1
@@ -306,12 +315,22 @@ def test_a_file_with_another_digest_than_the_cards_is_refused(
         ("nobody/models:1", "does not exist: correct the address, or push the models there"),
         ("empty:1", "holds no models: it should have files like resnet50/1/card.json"),
         ("text:1", "is no tar archive that can be read here"),
+        ("damaged:1", "is no tar archive that can be read here"),
+        ("link:1", "is no tar archive that can be read here (\"linkname 'nowhere' not found\")"),
+        ("index:0", "is an index without an image: push a model folder"),
         ("two:1", "holds several model folders (a/, b/): push one"),
     ],
 )
 def test_an_image_that_cannot_be_used(image: str, fault: str, host: str, published: Path, run: Fetch) -> None:
     push(f"{host}/empty:1", [(b"# Models", {TITLE: "README.md"})])
     push(f"{host}/text:1", [(b"not an archive", {})])
+    packed = bytearray(gzip.compress(layer_of({"models/text": b" ".join(b"%d" % number for number in range(10**5))})))
+    packed[len(packed) // 2 : -1000] = b"\xff" * (len(packed) // 2 - 1000)
+    push(f"{host}/damaged:1", [(bytes(packed), {})])
+    push(f"{host}/link:1", [(link_to_nothing(), {})])
+    attested = {"digest": push(f"{host}/index:part", [(b"{}", {})]), "size": 1, "mediaType": MANIFEST}
+    attested["annotations"] = {"vnd.docker.reference.type": "attestation-manifest"}
+    push_manifest(f"{host}/index:0", {"schemaVersion": 2, "mediaType": INDEX, "manifests": [attested]})
     one = published / "resnet20-cifar"
     push(f"{host}/two:1", [(archive(one, "a/resnet20-cifar/"), {}), (archive(one, "b/resnet20-cifar/"), {})])
     fetched = run(f"oci://{host}/{image}")
