@@ -62,7 +62,7 @@ class Metrics:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
         from prometheus_client.process_collector import ProcessCollector
 
-        from service.shared_exemplars import SharedHistogram
+        from service.shared_exemplars import Exemplars, SharedHistogram
 
         self._looked_up: list[Collector] = []
         self.registry = CollectorRegistry()
@@ -70,7 +70,10 @@ class Metrics:
         # One for all readings: a second look at the clock could find another start of the process.
         self._engine = ProcessCollector(pid=engine_pid, registry=None)
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
-        histogram = partial(SharedHistogram if FOLDER in os.environ else Histogram, registry=self.registry)
+        histogram: Callable[..., Histogram] = partial(Histogram, registry=self.registry)
+        if FOLDER in os.environ:
+            exemplars = Exemplars(os.environ[FOLDER])
+            histogram = partial(SharedHistogram, exemplars=exemplars, registry=self.registry)
         build = this_build()
         gauge("resnet_build_info", "1, with the build that runs", list(build._fields), multiprocess_mode="max").labels(
             **build._replace(commit=build.commit or "")._asdict()

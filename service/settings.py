@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.machine import usable_cores
 from service.settings_addresses import Host, Networks, Origins, Prefix, check_ports
 from service.settings_buckets import SECONDS, Buckets
+from service.settings_lists import split_list
 from service.settings_memory import Memory, check_memory, divide_memory
 
 PREFIX = "RESNET_"
@@ -252,7 +252,7 @@ class Settings(BaseSettings):
     @field_validator("models", "trusted_proxies", "cors_origins", "metrics_buckets", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(filter(None, re.split(r"[,\s]+", value))) if isinstance(value, str) else value
+        return split_list(value) if isinstance(value, str) else value
 
     @field_validator("provider", "precision", "log_level", "log_format", mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram, Metric
 from prometheus_client.samples import Exemplar
@@ -26,12 +27,17 @@ WITHIN_S = 1.0  # is written what has changed
 class SharedHistogram(Histogram):
     """A histogram whose exemplars all processes can read. From any thread."""
 
+    def __init__(self, *args: Any, exemplars: Exemplars, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._kwargs["exemplars"] = exemplars  # for `labels`, which makes one of each
+        self._exemplars = exemplars
+
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
         super().observe(amount)
         if exemplar:
             edge = self._upper_bounds[bisect_left(self._upper_bounds, amount)]
             labels = dict(zip(self._labelnames, self._labelvalues, strict=True))
-            _kept.keep(_key(f"{self._name}_bucket", {**labels, "le": _text(edge)}), exemplar, amount)
+            self._exemplars.keep(_key(f"{self._name}_bucket", {**labels, "le": _text(edge)}), exemplar, amount)
 
 
 class WithExemplars(CollectorRegistry):
@@ -51,12 +57,17 @@ class WithExemplars(CollectorRegistry):
             yield metric
 
 
-class _Kept:
+class Exemplars:
     """The last exemplar of each bucket in this process, by `_key`: ids, value and time."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
+        """
+        Args:
+            folder: in which the processes count.
+        """
+        self._folder = folder
         self._found: dict[str, tuple[Mapping[str, str], float, float]] = {}
-        self._changing = threading.Lock()
+        self._changing, self._writing = threading.Lock(), threading.Lock()
         self._due = False
 
     def keep(self, key: str, ids: Mapping[str, str], value: float) -> None:
@@ -64,23 +75,26 @@ class _Kept:
             self._found[key] = (ids, value, time.time())
             if self._due:
                 return
-            self._due = True
-        writing = threading.Timer(WITHIN_S, self._write)
-        writing.daemon = True
-        writing.start()
+            later = threading.Timer(WITHIN_S, self._write)
+            later.daemon = True
+            with suppress(
+                RuntimeError
+            ):  # no thread can be started: the answer counts more, and the next one tries again
+                later.start()
+                self._due = True
 
     def _write(self) -> None:
-        with self._changing:
-            self._due = False
-            text = json.dumps(self._found)
-        file = exemplars_file(os.environ[FOLDER], os.getpid())
-        new = file.with_suffix(".new")
-        with suppress(OSError):  # a full disk: requests are served all the same
-            new.write_text(text)
-            new.replace(file)
+        with self._writing:  # the last one may take longer than WITHIN_S
+            with self._changing:
+                self._due = False
+                text = json.dumps(self._found)
+            file = exemplars_file(self._folder, os.getpid())
+            new = file.with_suffix(".new")
+            with suppress(OSError):  # a full disk: requests are served all the same
+                new.write_text(text)
+                new.replace(file)
 
 
-_kept = _Kept()
 _text: Callable[[float], str] = floatToGoString  # of an edge, as in the label `le`
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -17,17 +16,17 @@ from service.fetch.source import FetchError, Interrupted, Source
 from service.fetch.tree import Tree
 from service.runtime.disk import write_atomically
 from service.runtime.model_folder import CardError, read_card, verify_digests
+from service.settings_lists import split_list
 
 FAILED, INTERRUPTED = 1, 130
 RECORD = ".fetched.json"  # which image was fetched, for sources that must be downloaded to be listed
-SEPARATORS = re.compile(r"[,\s]+")  # as of the setting `models`
 
 
 def fetch(args: argparse.Namespace) -> int:
     """Returns the exit status."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("service").setLevel(logging.INFO)
-    references = [part for part in SEPARATORS.split(args.models) if part]
+    references = split_list(args.models)
     try:
         with work_folder(args.models_dir) as work, _opened(args.source, work) as source:
             return _fetch(source, args.models_dir, references, work)

@@ -6,7 +6,7 @@ import errno
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from service.runtime.state_changes import change_folder_state, change_state
 
 log = logging.getLogger(__name__)
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 WORK = ".fetching"  # no reader takes it for a model; an interrupted run leaves in it what the next one goes on with
 
 
@@ -37,24 +38,34 @@ WORK = ".fetching"  # no reader takes it for a model; an interrupted run leaves 
 def work_folder(root: Path) -> Iterator[Path]:
     """The folder for what has come in part, on the disk of the model folder. For one process at a time; others wait.
 
-    It is removed at the end, also after a FetchError; not after an interruption.
+    It is removed at the end, also after a FetchError and on a full disk; not after an interruption.
 
     Raises:
-        OSError: it cannot be made.
+        FetchError: the disk is full.
+        OSError: it cannot be made or written.
     """
     work = root / WORK
-    while True:
-        work.mkdir(parents=True, exist_ok=True)
-        with locked(work):
-            if not work.exists():  # the process that had the lock has removed it
-                continue
+    root.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        while True:
+            with suppress(FileExistsError):
+                work.mkdir()
             try:
-                yield work
-            except FetchError:
-                shutil.rmtree(work)
-                raise
+                stack.enter_context(locked(work))
+            except FileNotFoundError:  # the process that had it has ended
+                continue
+            break
+        try:
+            yield work
+        except FetchError:
             shutil.rmtree(work)
-            return
+            raise
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                shutil.rmtree(work)  # a full disk hurts everything else on the machine
+                raise FetchError(f"{root} has no space left: free some, or fetch to another disk") from None
+            raise
+        shutil.rmtree(work)
 
 
 def fetch_version(tree: Tree, wanted: Wanted, root: Path, work: Path) -> int:
@@ -92,8 +103,8 @@ def fetch_version(tree: Tree, wanted: Wanted, root: Path, work: Path) -> int:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            shutil.rmtree(staging, ignore_errors=True)  # a full disk hurts everything else on the machine
+        if error.errno in DISK_FULL:
+            shutil.rmtree(staging, ignore_errors=True)
             raise FetchError(
                 f"{root} has no space left for {wanted}: free some, or fetch fewer with --models"
             ) from None

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from service.fetch.source import FetchError, Interrupted
 
@@ -30,9 +30,10 @@ MOST_MANIFEST_BYTES = 4 * 2**20  # as the specification asks of registries
 TIMEOUT = httpx.Timeout(30, connect=5)
 LOOPBACK = re.compile(r"(localhost|127\.[\d.]+|\[::1\])(:\d+)?")
 REFERENCE = re.compile(
-    r"oci://(?P<host>[^/\s]+)/(?P<repository>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(?::(?P<tag>\w[\w.-]{0,127}))?"
+    r"oci://(?P<host>(?:[A-Za-z0-9_.-]+|\[[\da-fA-F:.]+\])(?::\d{1,5})?)/(?P<repository>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)(?::(?P<tag>\w[\w.-]{0,127}))?"
     r"(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
+DIGEST = r"^sha256:[0-9a-f]{64}$"
 CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -51,6 +52,41 @@ class Reference(NamedTuple):
         return cls(found["host"], found["repository"], found["digest"] or found["tag"] or "latest")
 
 
+class Described(BaseModel):
+    """A blob or a manifest, as another manifest describes it."""
+
+    digest: str = Field(pattern=DIGEST)
+    size: int = Field(ge=0)
+    annotations: dict[str, str] | None = None
+
+
+class Manifest(BaseModel):
+    """What is read of a manifest, which has layers, or of an index, which has manifests."""
+
+    layers: list[Described] = []
+    manifests: list[Described] = []
+
+
+class Token(BaseModel):
+    """What the server gives that a challenge names."""
+
+    token: str = Field(pattern=r"^[!-~]+$", validation_alias=AliasChoices("token", "access_token"))
+
+
+class Login(BaseModel):
+    """What `docker login` has written for one registry."""
+
+    auth: str = Field(default="", pattern=r"^[!-~]*$")  # what a header may hold
+    username: str = ""
+    password: str = ""
+
+
+class DockerConfig(BaseModel):
+    """What is read of `config.json`."""
+
+    auths: dict[str, Login] | None = None
+
+
 class Registry:
     """Reads one repository. Credentials are those of `docker login`, in `$DOCKER_CONFIG/config.json`.
 
@@ -58,36 +94,42 @@ class Registry:
     """
 
     def __init__(self, reference: Reference) -> None:
+        """Raises FetchError."""
         self.reference = reference
         self._login = _login(reference.host)
         scheme = "http" if LOOPBACK.fullmatch(reference.host) else "https"
         base = f"{scheme}://{reference.host}/v2/{reference.repository}/"
-        self._client = httpx.Client(base_url=base, timeout=TIMEOUT, follow_redirects=True)
+        with self._faults():
+            self._client = httpx.Client(base_url=base, timeout=TIMEOUT, follow_redirects=True)
         self._authorization: str | None = None
 
     def close(self) -> None:
         self._client.close()
 
-    def manifest(self, version: str) -> tuple[dict[str, Any], str]:
+    def manifest(self, version: str) -> tuple[Manifest, str]:
         """A manifest or index, and its digest.
 
         Raises:
-            FetchError: there is none, or it is not what its digest says.
+            FetchError: there is none, it is not what its digest says, or it cannot be used here.
             Interrupted: the registry cannot be reached.
         """
-        try:
-            with closing(self._get(f"manifests/{version}", {"Accept": ", ".join(MANIFESTS)})) as response:
-                content = b""
-                for chunk in response.iter_bytes():
-                    content += chunk
-                    if len(content) > MOST_MANIFEST_BYTES:
-                        raise FetchError(f"{self._what(version)} has too large a manifest: push the models again")
-        except httpx.TransportError as error:
-            raise self._interrupted(error) from None
+        headers = {"Accept": ", ".join(MANIFESTS)}
+        with self._faults(), closing(self._get(f"manifests/{version}", headers)) as response:
+            content = b""
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > MOST_MANIFEST_BYTES:
+                    raise FetchError(f"{self._what(version)} has too large a manifest: push the models again")
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         if version.startswith("sha256:") and digest != version:
             raise FetchError(f"{self._what(version)}: the registry sent something else, {digest}: ask its operators")
-        return json.loads(content), digest
+        try:
+            return Manifest.model_validate_json(content), digest
+        except ValidationError as error:
+            raise FetchError(
+                f"{self._what(version)} is no manifest that can be read here ({_first(error)}): correct the address, "
+                "check whether a proxy answers in its place, or push the models again"
+            ) from None
 
     def blob(self, digest: str, offset: int) -> Iterator[bytes]:
         """The content of a blob from a byte on. The caller compares it with its digest.
@@ -97,15 +139,12 @@ class Registry:
             Interrupted: it did not come to its end.
         """
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
-        try:
-            with closing(self._get(f"blobs/{digest}", headers)) as response:
-                left = offset if response.status_code == 200 else 0  # ranges are optional for a registry
-                for chunk in response.iter_raw():
-                    skipped = min(left, len(chunk))
-                    left -= skipped
-                    yield chunk[skipped:]
-        except httpx.TransportError as error:
-            raise self._interrupted(error) from None
+        with self._faults(), closing(self._get(f"blobs/{digest}", headers)) as response:
+            left = offset if response.status_code == 200 else 0  # ranges are optional for a registry
+            for chunk in response.iter_raw():
+                skipped = min(left, len(chunk))
+                left -= skipped
+                yield chunk[skipped:]
 
     def _get(self, path: str, headers: Mapping[str, str]) -> httpx.Response:
         """A response, with its body unread. Answers a challenge once."""
@@ -132,10 +171,7 @@ class Registry:
 
     def _send(self, path: str, headers: Mapping[str, str]) -> httpx.Response:
         more = {"Authorization": self._authorization} if self._authorization else {}
-        try:
-            return self._client.send(self._client.build_request("GET", path, headers={**headers, **more}), stream=True)
-        except httpx.TransportError as error:
-            raise self._interrupted(error) from None
+        return self._client.send(self._client.build_request("GET", path, headers={**headers, **more}), stream=True)
 
     def _answer(self, challenge: str) -> str | None:
         """The header that answers a challenge; None if there is nothing to answer with."""
@@ -150,21 +186,31 @@ class Registry:
             raise FetchError(f"{self.reference.host} wants credentials sent without TLS, to {realm}: ask its operators")
         headers = {"Authorization": f"Basic {self._login}"} if self._login else {}
         scope = f"repository:{self.reference.repository}:pull"
-        try:
-            response = httpx.get(realm, params={"scope": scope, **parameters}, headers=headers, timeout=TIMEOUT)
-        except httpx.TransportError as error:
-            raise self._interrupted(error) from None
+        response = httpx.get(realm, params={"scope": scope, **parameters}, headers=headers, timeout=TIMEOUT)
         if not response.is_success:
             return None
-        answer = response.json()
-        return f"Bearer {answer.get('token') or answer.get('access_token')}"
+        try:
+            return f"Bearer {Token.model_validate_json(response.content).token}"
+        except ValidationError as error:
+            raise FetchError(f"{realm} gives no token that can be read ({_first(error)}): ask its operators") from None
 
     def _what(self, version: str) -> str:
         separator = "@" if version.startswith("sha256:") else ":"
         return f"oci://{self.reference.host}/{self.reference.repository}{separator}{version}"
 
-    def _interrupted(self, error: Exception) -> Interrupted:
-        return Interrupted(f"{self.reference.host} cannot be reached ({str(error) or type(error).__name__})")
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Names what httpx raises. Raises FetchError, Interrupted."""
+        host = self.reference.host
+        try:
+            yield
+        except httpx.TransportError as error:
+            raise Interrupted(f"{host} cannot be reached ({str(error) or type(error).__name__})") from None
+        except (httpx.RequestError, httpx.InvalidURL, UnicodeError) as error:
+            # Redirects without end, a body that cannot be decoded, a name that no host can have.
+            raise FetchError(
+                f"{host} gives no answer that can be used ({error}): correct the address, or ask its operators"
+            ) from None
 
 
 def _login(host: str) -> str | None:
@@ -176,14 +222,20 @@ def _login(host: str) -> str | None:
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     path = folder / "config.json"
     try:
-        entries = json.loads(path.read_bytes()).get("auths", {})
+        config = DockerConfig.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError) as error:
-        raise FetchError(f"{path} cannot be read ({error}): log in again with `docker login {host}`") from None
-    entry = entries.get(host) or entries.get(f"https://{host}") or {}
-    if entry.get("auth"):
-        return str(entry["auth"])
-    if entry.get("username"):
-        return base64.b64encode(f"{entry['username']}:{entry.get('password', '')}".encode()).decode()
-    return None
+    except (OSError, ValidationError) as error:
+        fault = _first(error) if isinstance(error, ValidationError) else error.strerror
+        raise FetchError(f"{path} cannot be read ({fault}): log in again with `docker login {host}`") from None
+    entries = config.auths or {}
+    entry = entries.get(host) or entries.get(f"https://{host}") or Login()
+    if entry.username and not entry.auth:
+        return base64.b64encode(f"{entry.username}:{entry.password}".encode()).decode()
+    return entry.auth or None
+
+
+def _first(error: ValidationError) -> str:
+    """The first of what is wrong, and where."""
+    first = error.errors()[0]
+    return "".join(f"{part}: " for part in first["loc"]) + first["msg"]

@@ -26,7 +26,7 @@ class Source(Protocol):
     revision: str | None
 
     def sizes(self) -> Mapping[str, int]:
-        """Bytes of each file, by path: `resnet50/1/model.onnx`.
+        """Bytes of each file, by path: `resnet50/1/model.onnx`. Tries again by itself, unlike `read`.
 
         Raises:
             FetchError, Interrupted: they cannot be listed.
@@ -36,5 +36,6 @@ class Source(Protocol):
         """The content of a file from byte `offset` on, which is less than its size.
 
         Raises:
-            FetchError, Interrupted: it cannot be read, or not to its end.
+            FetchError, Interrupted: it cannot be read, or not to its end; or, read from its first byte, it is not what
+                the source's own digest of it says.
         """

@@ -38,7 +38,7 @@ class Tree:
     def __init__(self, source: Source) -> None:
         """Raises FetchError, Interrupted."""
         self.source = source
-        self._sizes = retried(source.sizes, source.name)
+        self._sizes = source.sizes()
         found: dict[str, dict[int, dict[str, int]]] = {}
         for path, size in self._sizes.items():
             if parts := PATH.fullmatch(path):

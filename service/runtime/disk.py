@@ -73,16 +73,24 @@ def link(path: Path, to: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the others wait. On file systems without locks, nothing is locked."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    """One process at a time; the others wait. On file systems without locks, nothing is locked.
+
+    Raises:
+        FileNotFoundError: there is no such folder, also if the process that held it has removed it.
+    """
+    while True:
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            log.debug("%s cannot be locked: %s", folder, error)
-        yield
-    finally:
-        os.close(descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                log.debug("%s cannot be locked: %s", folder, error)
+            # A folder that was removed meanwhile keeps its lock. Another process may hold the one made in its place.
+            if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
 def remove_folder(folder: Path) -> None:

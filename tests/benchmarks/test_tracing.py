@@ -8,9 +8,11 @@ import pytest
 
 from benchmarks.tracing import receiver
 from service.tracing.setup import open_spans
+from tests.support.otlp import forget_variables
 
 
 def test_the_receiver_counts_what_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_variables(monkeypatch)
     with receiver() as taken:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{taken.server_port}")
         spans = open_spans()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -26,7 +25,7 @@ from benchmarks.photo import photo
 from service.client import Client
 from service.grpc_api.messages import ModelInferRequest
 from tests.support.balancer import nginx, require_nginx
-from tests.support.otlp import Received, Receiver
+from tests.support.otlp import Received, Receiver, forget_variables
 from tests.support.processes import JPEG, Service, free_port
 from tests.support.waiting import until
 
@@ -43,9 +42,7 @@ Start = Callable[..., Service]
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     """Services that are started now export to it, every 50 ms."""
     with Receiver() as receiver:
-        for name in os.environ:
-            if name.startswith("OTEL_"):
-                monkeypatch.delenv(name)
+        forget_variables(monkeypatch)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         yield receiver
@@ -253,6 +250,7 @@ def test_other_requests_and_failures(start: Start, receiver: Receiver) -> None:
 
 def test_without_a_receiver_the_service_goes_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
+    forget_variables(monkeypatch)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import threading
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.counter_files import exemplars_file
+from service.shared_exemplars import Exemplars, SharedHistogram
+from tests.support.waiting import until
 
 PROGRAM = '''
 import os, subprocess, sys, time
@@ -49,3 +60,31 @@ with counter_files.count_together():
 
 def test_the_newest_of_all_processes_is_shown() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True)
+
+
+def written(folder: Path) -> set[str]:
+    """The traces of the exemplars that this process has written."""
+    file = exemplars_file(str(folder), os.getpid())
+    return {ids["trace_id"] for ids, _, _ in json.loads(file.read_text()).values()} if file.exists() else set()
+
+
+def test_an_exemplar_that_cannot_be_written_costs_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = SharedHistogram(
+        "seconds", "Of requests", ["path"], exemplars=Exemplars(str(tmp_path)), registry=CollectorRegistry()
+    )
+
+    def start(timer: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Timer, "start", start)
+        seconds.labels("/a").observe(0.1, {"trace_id": "1"})
+    seconds.labels("/b").observe(0.1, {"trace_id": "2"})
+    until(lambda: written(tmp_path) == {"1", "2"}, 60)
+
+
+def test_exemplars_stay_in_the_folder_that_they_were_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the process counts elsewhere, or alone, when they are due."""
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    Exemplars(str(tmp_path)).keep("bucket", {"trace_id": "1"}, 0.1)
+    until(lambda: written(tmp_path) == {"1"}, 60)

@@ -6,7 +6,9 @@ import json
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,13 @@ from model_export.versions import promote
 from service.fetch import copying
 from service.fetch.__main__ import main
 from service.published import list_published
-from service.runtime.model_folder import model_versions, read_card, verify_digests
 from service.runtime.model_state import read_folder_state, read_state
 from service.settings import Settings
 from tests.support.disks import small_disk_at
+from tests.support.folders import whole
 
 Fetch = Callable[..., Any]
 SERVED = ["resnet20-cifar@1", "resnet8-cifar@1", "resnet8-cifar@2"]
-
-
-def whole(root: Path) -> list[str]:
-    """The versions in a folder; every one is what its card says."""
-    versions = list(model_versions(root))
-    for version in versions:
-        verify_digests(version.path, read_card(version.path))
-    return [f"{version.name}@{version.version}" for version in versions]
 
 
 def hidden(root: Path) -> list[Path]:
@@ -256,6 +250,28 @@ def test_a_second_process_waits_for_the_first(published: Path, tmp_path: Path) -
     waiting.join(60)
     assert statuses == [0]
     assert whole(root) == SERVED
+
+
+def test_one_process_at_a_time_although_each_removes_the_folder(tmp_path: Path) -> None:
+    inside, most, alone = 0, 0, threading.Lock()
+
+    def enter_often() -> int:
+        nonlocal inside, most
+        for _ in range(100):
+            with copying.work_folder(tmp_path / "models") as work:
+                with alone:
+                    inside += 1
+                    most = max(most, inside)
+                (work / "file").touch()
+                time.sleep(0.0005)
+                with alone:
+                    inside -= 1
+        return 100
+
+    with ThreadPoolExecutor(3) as pool:
+        assert [each.result() for each in [pool.submit(enter_often) for _ in range(3)]] == [100] * 3
+    assert most == 1
+    assert hidden(tmp_path) == []
 
 
 def test_the_default_is_kept_if_the_sources_is_not_fetched(published: Path, tmp_path: Path, run: Fetch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -13,10 +14,16 @@ from typing import Any
 
 import pytest
 
+from service.fetch import transfer
+from service.fetch.oci_source import OciSource
+from service.fetch.registry import Described, Manifest, Reference
+from service.fetch.source import Interrupted
+from service.fetch.transfer import ATTEMPTS
 from service.runtime.model_state import read_folder_state, read_state
 from tests.support.buckets import Breaking
+from tests.support.disks import small_disk_at
 from tests.support.folders import whole
-from tests.support.registry import INDEX, PASSWORD, USER, push, push_manifest, registry
+from tests.support.registry import INDEX, MANIFEST, PASSWORD, USER, push, push_manifest, registry
 
 Fetch = Callable[..., Any]
 TITLE = "org.opencontainers.image.title"
@@ -71,6 +78,15 @@ def layer_of(entries: dict[str, bytes]) -> bytes:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def link_to_nothing() -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        info = tarfile.TarInfo("models/link")
+        info.type, info.linkname = tarfile.LNKTYPE, "nowhere"
+        tar.addfile(info)
     return packed.getvalue()
 
 
@@ -174,6 +190,79 @@ def test_a_blob_that_breaks_off_is_resumed(
     proxy.close()
 
 
+class Failing:
+    """A registry with an image of archives. Counts how often each of them is asked for."""
+
+    def __init__(self, *archives: bytes) -> None:
+        self._archives = {f"sha256:{hashlib.sha256(content).hexdigest()}": content for content in archives}
+        self.reference = Reference("localhost", "models", "1")
+        self.asked = dict.fromkeys(self._archives, 0)
+        self.fails = False  # the last one
+
+    def manifest(self, version: str) -> tuple[Manifest, str]:
+        layers = [Described(digest=digest, size=len(content)) for digest, content in self._archives.items()]
+        return Manifest(layers=layers), "sha256:" + "0" * 64
+
+    def blob(self, digest: str, offset: int) -> Iterator[bytes]:
+        self.asked[digest] += 1
+        if self.fails and digest == list(self._archives)[-1]:
+            raise Interrupted("no route")
+        yield self._archives[digest][offset:]
+
+
+def test_an_archive_is_tried_again_alone_and_not_downloaded_twice(published: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    host: Any = Failing(archive(published, "models/"), layer_of({"models/more": b"1"}))
+
+    def listed() -> set[str]:
+        return set(OciSource("oci://localhost/models:1", host, tmp_path / "work").sizes())
+
+    host.fails = True
+    with pytest.raises(Interrupted):
+        listed()
+    assert list(host.asked.values()) == [1, ATTEMPTS]
+    host.fails = False
+    assert "more" in listed()
+    assert list(host.asked.values()) == [1, ATTEMPTS + 1]
+    assert "more" in listed()  # as after a run that ended between unpacking and copying
+    assert list(host.asked.values()) == [1, ATTEMPTS + 1]
+
+
+def test_an_interrupted_download_of_archives_goes_on_in_the_next_run(
+    host: str, published: Path, tmp_path: Path, run: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
+    first, second = (
+        archive(published / name, f"models/{name}/", compressed=False) for name in ("resnet20-cifar", "resnet8-cifar")
+    )
+    push(f"{host}/interrupted:1", [(first, {}), (second, {})])
+    proxy = Breaking(f"http://{host}", len(first) + len(second) // 2, times=1)
+    source = f"oci://{proxy.address.removeprefix('http://')}/interrupted:1"
+    fetched = run(source)
+    assert fetched.status == 1
+    assert "check the network, and run again to go on where this ended" in fetched.err
+    assert run(source).status == 0
+    assert whole(tmp_path / "models") == SERVED
+    assert proxy.passed < len(first) + len(second) + 20_000
+    proxy.close()
+
+
+def test_a_layer_that_is_there_twice(host: str, published: Path, tmp_path: Path, run: Fetch) -> None:
+    layer = archive(published, "models/")
+    push(f"{host}/twice:1", [(layer, {}), (layer, {})])
+    assert run(f"oci://{host}/twice:1").status == 0
+    assert whole(tmp_path / "models") == SERVED
+
+
+def test_a_disk_that_has_no_room_for_the_archives(host: str, published: Path, tmp_path: Path, run: Fetch) -> None:
+    push(f"{host}/large:1", [(archive(published, "models/"), {})])
+    with small_disk_at(tmp_path / "models", 2**20):
+        fetched = run(f"oci://{host}/large:1")
+        assert fetched.status == 1
+        assert f"{tmp_path / 'models'} has no space left: free some, or fetch to another disk" in fetched.err
+        assert list((tmp_path / "models").iterdir()) == []
+
+
 def test_a_layer_whose_content_has_changed_is_refused(
     host: str, published: Path, tmp_path: Path, run: Fetch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -188,6 +277,24 @@ def test_a_layer_whose_content_has_changed_is_refused(
     assert "is not what its digest says: try again, or push the models again" in fetched.err
     assert whole(tmp_path / "models") == []
     assert not (tmp_path / "models" / ".fetching").exists()
+
+
+@pytest.mark.parametrize("file", ["models.json", "resnet8-cifar/model.json", "resnet8-cifar/1/card.json"])
+def test_a_file_whose_content_has_changed_in_the_registry_is_refused(
+    file: str, published: Path, tmp_path: Path, run: Fetch
+) -> None:
+    """The card is the root of all other digests, so the manifest's digest of it counts."""
+    with registry(tmp_path / "registry") as own:
+        digest = push(f"{own}/models:1", files(published))
+        content = (published / file).read_bytes()
+        kept = [path for path in (tmp_path / "registry").rglob("data") if path.read_bytes() == content]
+        for blob in kept:
+            blob.write_bytes(content.replace(b" ", b"\t", 1))  # the same JSON
+        fetched = run(f"oci://{own}/models@{digest}", "--models=resnet8-cifar@1")
+    assert len(kept) == 1
+    assert fetched.status == 1
+    assert f"{file} is not what its digest says: try again, or push the models again" in fetched.err
+    assert whole(tmp_path / "models") == []
 
 
 def test_a_file_with_another_digest_than_the_cards_is_refused(
@@ -208,12 +315,22 @@ def test_a_file_with_another_digest_than_the_cards_is_refused(
         ("nobody/models:1", "does not exist: correct the address, or push the models there"),
         ("empty:1", "holds no models: it should have files like resnet50/1/card.json"),
         ("text:1", "is no tar archive that can be read here"),
+        ("damaged:1", "is no tar archive that can be read here"),
+        ("link:1", "is no tar archive that can be read here"),
+        ("index:0", "is an index without an image: push a model folder"),
         ("two:1", "holds several model folders (a/, b/): push one"),
     ],
 )
 def test_an_image_that_cannot_be_used(image: str, fault: str, host: str, published: Path, run: Fetch) -> None:
     push(f"{host}/empty:1", [(b"# Models", {TITLE: "README.md"})])
     push(f"{host}/text:1", [(b"not an archive", {})])
+    packed = bytearray(gzip.compress(layer_of({"models/text": b" ".join(b"%d" % number for number in range(10**5))})))
+    packed[len(packed) // 2 : -1000] = b"\xff" * (len(packed) // 2 - 1000)
+    push(f"{host}/damaged:1", [(bytes(packed), {})])
+    push(f"{host}/link:1", [(link_to_nothing(), {})])
+    attested = {"digest": push(f"{host}/index:part", [(b"{}", {})]), "size": 1, "mediaType": MANIFEST}
+    attested["annotations"] = {"vnd.docker.reference.type": "attestation-manifest"}
+    push_manifest(f"{host}/index:0", {"schemaVersion": 2, "mediaType": INDEX, "manifests": [attested]})
     one = published / "resnet20-cifar"
     push(f"{host}/two:1", [(archive(one, "a/resnet20-cifar/"), {}), (archive(one, "b/resnet20-cifar/"), {})])
     fetched = run(f"oci://{host}/{image}")

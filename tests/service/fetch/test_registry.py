@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from service.fetch.registry import Reference, Registry
+from service.fetch.registry import Manifest, Reference, Registry
 from service.fetch.source import FetchError
 
 DIGEST = "sha256:" + "0" * 64
@@ -31,10 +34,30 @@ def test_an_address(url: str, parts: tuple[str, str, str]) -> None:
     assert Reference.parse(url) == parts
 
 
-@pytest.mark.parametrize("url", ["oci://ghcr.io", "oci://ghcr.io/Team", "oci://ghcr.io/a@sha256:12", "oci:///models"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "oci://ghcr.io",
+        "oci://ghcr.io/Team",
+        "oci://ghcr.io/a@sha256:12",
+        "oci:///models",
+        "oci://ghcr.io:port/models",
+        "oci://[::1/models",
+        "oci://user:password@ghcr.io/models",
+        "oci://ghcr.io?x/models",
+    ],
+)
 def test_an_address_that_names_no_image(url: str) -> None:
     with pytest.raises(FetchError, match="names no image: give oci://REGISTRY/REPOSITORY:TAG"):
         Reference.parse(url)
+
+
+@pytest.mark.parametrize("host", ["xn--", "[::::]"])
+def test_a_name_that_no_host_can_have(host: str, run: Callable[..., Any]) -> None:
+    fetched = run(f"oci://{host}/models")
+    assert fetched.status == 1
+    assert f"error: {host} gives no answer that can be used (" in fetched.err
+    assert "): correct the address, or ask its operators" in fetched.err
 
 
 class WithTokens(BaseHTTPRequestHandler):
@@ -83,7 +106,7 @@ def log_in(host: str, password: str, tmp_path: Path) -> None:
     (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": {host: entry}}))
 
 
-def read(host: str) -> dict[str, object]:
+def read(host: str) -> Manifest:
     registry = Registry(Reference(host, "team/models", "1"))
     try:
         return registry.manifest("1")[0]
@@ -93,7 +116,7 @@ def read(host: str) -> dict[str, object]:
 
 def test_a_token_is_fetched_with_the_login(host: str, tmp_path: Path) -> None:
     log_in(host, "secret", tmp_path)
-    assert read(host) == {"layers": []}
+    assert read(host) == Manifest()
 
 
 def test_a_wrong_password_is_said(host: str, tmp_path: Path) -> None:
@@ -102,8 +125,96 @@ def test_a_wrong_password_is_said(host: str, tmp_path: Path) -> None:
         read(host)
 
 
-def test_a_damaged_login_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        ("{", "Invalid JSON"),
+        ("[]", "should be an object"),
+        ('{"auths": []}', "auths: "),
+        ('{"auths": {"ghcr.io": "secret"}}', "auths: ghcr.io: "),
+        ('{"auths": {"ghcr.io": {"auth": "line\\nbreak"}}}', "auths: ghcr.io: auth: "),
+    ],
+)
+def test_a_damaged_login_is_said(config: str, fault: str, tmp_path: Path) -> None:
     (tmp_path / "docker").mkdir()
-    (tmp_path / "docker" / "config.json").write_text("{")
-    with pytest.raises(FetchError, match=r"config\.json cannot be read .*: log in again with `docker login ghcr\.io`"):
+    (tmp_path / "docker" / "config.json").write_text(config)
+    with pytest.raises(
+        FetchError, match=rf"config\.json cannot be read \(.*{fault}.*\): log in again with `docker login ghcr\.io`"
+    ):
         Registry(Reference("ghcr.io", "team/models", "1"))
+
+
+@pytest.mark.parametrize("config", ["{}", '{"auths": null}', '{"auths": {"ghcr.io": {}}, "credsStore": "pass"}'])
+def test_nobody_has_logged_in(config: str, tmp_path: Path) -> None:
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "config.json").write_text(config)
+    Registry(Reference("ghcr.io", "team/models", "1")).close()
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+def challenge(realm: str) -> Answer:
+    return Answer(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}"'})
+
+
+@contextmanager
+def server(answers: Mapping[str, Answer]) -> Iterator[str]:
+    """Gives an answer for each path; `HOST` in a header stands for its own address, which is yielded."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = answers[urlsplit(self.path).path]
+            self.send_response(answer.status)
+            for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
+                self.send_header(name, value.replace("HOST", self.headers["Host"]))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+        thread.join()
+
+
+MANIFEST, TOKEN = "/v2/team/models/manifests/1", "/token"
+USELESS = "gives no answer that can be used"
+NO_MANIFEST = "/team/models:1 is no manifest that can be read here"
+NO_TOKEN = "/token gives no token that can be read"
+
+
+@pytest.mark.parametrize(
+    ("answers", "fault"),
+    [
+        ({MANIFEST: Answer(200, b"<html>Sign in</html>")}, f"{NO_MANIFEST} (Invalid JSON: "),
+        ({MANIFEST: Answer(200, b"[]")}, f"{NO_MANIFEST} ("),
+        ({MANIFEST: Answer(200, b'{"layers": [{"size": 1}]}')}, f"{NO_MANIFEST} (layers: 0: digest: Field required)"),
+        ({MANIFEST: Answer(200, b'{"layers": [{"digest": "sha256:../../models", "size": 1}]}')}, "layers: 0: digest: "),
+        ({MANIFEST: Answer(200, b'{"manifests": [{"digest": "1", "size": 1}]}')}, "manifests: 0: digest: "),
+        ({MANIFEST: Answer(200, b"{}")}, "has no layers, so no models: push a model folder"),
+        ({MANIFEST: Answer(302, headers={"Location": MANIFEST})}, f"{USELESS} (Exceeded maximum allowed redirects.)"),
+        ({MANIFEST: Answer(200, b"plain", {"Content-Encoding": "gzip"})}, f"{USELESS} ("),
+        ({MANIFEST: challenge("https://host:port")}, f"{USELESS} ("),
+        ({MANIFEST: challenge("http://HOST/token"), TOKEN: Answer(200, b"<html>")}, f"{NO_TOKEN} (Invalid JSON: "),
+        ({MANIFEST: challenge("http://HOST/token"), TOKEN: Answer(200, b'{"token": "a b"}')}, f"{NO_TOKEN} (token: "),
+        ({MANIFEST: challenge("http://HOST/token"), TOKEN: Answer(200, b"{}")}, f"{NO_TOKEN} (token: "),
+        ({MANIFEST: challenge("http://HOST/token"), TOKEN: Answer(403)}, "(HTTP 401 Unauthorized): log in with "),
+    ],
+)
+def test_an_answer_that_no_registry_gives_is_named(
+    answers: Mapping[str, Answer], fault: str, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    with server(answers) as host:
+        fetched = run(f"oci://{host}/team/models:1")
+    assert fetched.status == 1
+    assert fault in fetched.err
+    assert len(fetched.err.splitlines()) == 1  # and it was not tried again
+    assert not (tmp_path / "models" / ".fetching").exists()

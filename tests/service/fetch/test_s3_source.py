@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,12 @@ def test_a_new_version_is_all_that_a_later_run_fetches(
         ({}, "s3://vision/staging", "s3://vision/staging holds no models: it should have files like "),
         ({}, "s3://vision", "s3://vision holds no models: it should have files like "),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, SOURCE, "cannot be read at http://127.0.0.1:1 ("),
+        ({"AWS_ENDPOINT_URL": "minio:9000"}, SOURCE, "AWS_ENDPOINT_URL is 'minio:9000': give an address like https://"),
+        ({"AWS_ENDPOINT_URL": "http://host:99999"}, SOURCE, "AWS_ENDPOINT_URL is 'http://host:99999': give an address"),
+        ({"AWS_ENDPOINT_URL": "http://[::1"}, SOURCE, "AWS_ENDPOINT_URL is 'http://[::1': give an address"),
+        ({"AWS_ACCESS_KEY_ID": f"{KEY}\n"}, SOURCE, "AWS_ACCESS_KEY_ID holds a line break or another invisible "),
+        ({"AWS_SKIP_SIGNATURE": "perhaps"}, SOURCE, "as boolean): correct the AWS_ variables"),
+        ({}, "s3://my bucket/models", "s3://my bucket/models names no bucket: give s3://BUCKET/PREFIX"),
     ],
 )
 @pytest.mark.usefixtures("bucket")
@@ -109,6 +117,77 @@ def test_a_truncated_object_is_refused(bucket: Path, tmp_path: Path, run: Fetch)
     assert f"{SOURCE}/resnet8-cifar/1/model.onnx has {WHOLE // 2} bytes with SHA-256 " in fetched.err
     assert whole(tmp_path / "models") == ["resnet20-cifar@1", "resnet8-cifar@2"]
     assert not (tmp_path / "models" / ".fetching").exists()
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A store that answers every request with the server's `status` and `body`."""
+
+    def do_GET(self) -> None:
+        server: Any = self.server
+        server.asked += 1
+        self.send_response(server.status)
+        self.send_header("Content-Length", str(len(server.body)))
+        self.end_headers()
+        self.wfile.write(server.body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize("source", ["s3://models", "s3://models/eu-region/m", "s3://region-models/NoSuchBucket"])
+@pytest.mark.parametrize(
+    ("status", "code", "message", "fault"),
+    [
+        (500, "InternalError", "in this region", None),
+        (503, "", "", None),
+        (429, "SlowDown", "", None),
+        (301, "PermanentRedirect", "", "is in another region: set AWS_REGION to that of the bucket "),
+        (
+            400,
+            "AuthorizationHeaderMalformed",
+            "the region 'us-east-1' is wrong",
+            "is in another region: set AWS_REGION",
+        ),
+        (400, "IllegalLocationConstraintException", "", "is in another region: set AWS_REGION to that of the bucket "),
+        (400, "AuthorizationHeaderMalformed", "no such key", "(AuthorizationHeaderMalformed): "),
+        (404, "NoSuchKey", "", "does not exist at http://127.0.0.1:"),
+        (404, "NoSuchBucket", "", "there is no bucket "),
+    ],
+)
+def test_what_the_store_says_is_not_mixed_up_with_the_address(
+    source: str, status: int, code: str, message: str, fault: str | None, run: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`fault`: None if it may pass, and is tried again."""
+    with HTTPServer(("127.0.0.1", 0), Refusing) as store:
+        told: Any = store
+        told.asked, told.status = 0, status
+        told.body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode() if code else b""
+        thread = threading.Thread(target=store.serve_forever, args=(0.02,))
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{store.server_address[1]}")
+        monkeypatch.setattr(transfer, "ATTEMPTS", 2)
+        fetched = run(source)
+        store.shutdown()
+        thread.join()
+    assert fetched.status == 1
+    assert (fault or f"({code or f'HTTP {status}'}): check the network") in fetched.err
+    assert told.asked == (1 if fault else 2)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_without_an_endpoint_the_bucket_is_one_of_aws(
+    tmp_path: Path, run: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # nothing leaves this machine
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
+    fetched = run(SOURCE)
+    assert fetched.status == 1
+    assert "https://s3.us-east-1.amazonaws.com/vision?" in fetched.err
 
 
 @pytest.mark.usefixtures("bucket")

@@ -1,12 +1,15 @@
 """Files are whole or absent."""
 
 import errno
+import fcntl
 import os
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
-from service.runtime.disk import new_folder, replacing, write_atomically
+from service.runtime.disk import locked, new_folder, replacing, write_atomically
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -75,3 +78,44 @@ def test_a_new_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fail_within()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_made_anew_while_another_process_waited_is_locked_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    waits, inside, leave = threading.Event(), threading.Event(), threading.Event()
+    flock = fcntl.flock
+
+    def lock(descriptor: int, how: int) -> None:
+        if threading.current_thread() is other:
+            waits.set()
+        flock(descriptor, how)
+
+    def hold() -> None:
+        with locked(folder):
+            inside.set()
+            leave.wait(60)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    other = threading.Thread(target=hold)
+    with locked(folder):
+        other.start()
+        assert waits.wait(60)
+        shutil.rmtree(folder)
+        folder.mkdir()
+    assert inside.wait(60)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with pytest.raises(BlockingIOError):
+            flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        leave.set()
+        other.join()
+        os.close(descriptor)
+
+
+def test_a_folder_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "nowhere"):
+        pass

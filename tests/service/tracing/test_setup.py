@@ -15,13 +15,6 @@ from service.tracing.setup import open_spans
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.startswith("OTEL_"):
-            monkeypatch.delenv(name)
-
-
 @pytest.mark.parametrize(
     "variables",
     [

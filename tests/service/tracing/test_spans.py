@@ -34,9 +34,7 @@ class Tracing:
 
 
 @pytest.fixture
-def tracing(monkeypatch: pytest.MonkeyPatch) -> Tracing:
-    for name in ("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
-        monkeypatch.delenv(name, raising=False)
+def tracing() -> Tracing:
     return Tracing()
 
 
