@@ -143,8 +143,11 @@ def _last_layer(net: ResNet) -> Classifier:
 @contextmanager
 def staging_folder(model_root: Path) -> Iterator[Path]:
     """A folder for a version's files, under a name that no reader takes for a version; removed unless published."""
-    model_root.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=model_root))
+    staging = None
+    while staging is None:
+        model_root.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # another export's end has removed the folder, which was empty for a moment
+            staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=model_root))
     try:
         yield staging
     finally:

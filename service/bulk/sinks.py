@@ -136,8 +136,11 @@ def lock(file: BinaryIO, path: Path) -> None:
     """Keeps other processes from writing the same rows. Raises SinkError if one does already."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = os.fstat(file.fileno()).st_nlink > 0  # or the process that held it has ended meanwhile, and removed it
     except BlockingIOError:
-        raise SinkError(f"{path} is being written by another process: wait for its end, or give another file") from None
+        ours = False
+    if not ours:
+        raise SinkError(f"{path} is being written by another process: wait for its end, or give another file")
 
 
 def exists(path: Path) -> SinkError:

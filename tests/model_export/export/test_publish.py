@@ -204,3 +204,19 @@ def test_the_head_is_in_the_card_and_in_the_file(loaded: Loaded, tmp_path: Path)
     metadata_props = {entry.key: entry.value for entry in onnx.load(tmp_path / "single/1/model.onnx").metadata_props}
     assert metadata_props["head"] == "sigmoid"
     assert "the sigmoid of each is the probability" in metadata_props["output"]
+
+
+def test_the_end_of_another_export_does_not_take_the_folder_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = publish_module.tempfile.mkdtemp
+
+    def after_the_others_end(**options: Any) -> str:
+        monkeypatch.undo()
+        options["dir"].rmdir()
+        return make(**options)
+
+    monkeypatch.setattr(publish_module.tempfile, "mkdtemp", after_the_others_end)
+    with publish_module.staging_folder(tmp_path / "net") as staging:
+        assert staging.is_dir()
+    assert not (tmp_path / "net").exists()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from service.bulk import parquet
+from service.bulk import parquet, sinks
 from service.bulk.parquet import ParquetSink
 from service.bulk.rows import Problem, Row
 from service.bulk.sinks import SinkError
@@ -135,6 +136,20 @@ def test_files_that_are_there_are_not_touched(path: Path) -> None:
     with pytest.raises(SinkError, match="cannot be continued"):
         ParquetSink(path, resume=True)
     assert path.read_bytes() == b"precious"
+
+
+def test_a_run_that_begins_while_another_ends_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ParquetSink(path, resume=False)
+
+    def ending(file: BinaryIO, path: Path) -> None:
+        monkeypatch.undo()
+        first.close()  # removes the lock, which the second has opened
+        sinks.lock(file, path)
+
+    monkeypatch.setattr(parquet, "lock", ending)
+    with pytest.raises(SinkError, match="is being written by another process"):
+        ParquetSink(path, resume=True)
+    ParquetSink(path, resume=True).close()
 
 
 def test_rows_of_another_version_do_not_go_on(path: Path) -> None:
