@@ -128,18 +128,25 @@ def test_parquet_in_and_out(cluster: Cluster, tiny_dir: Path, images: Path, tmp_
     files = [*sorted(images.glob("000*.jpg")), images / "broken.jpg"]
     source, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
     pq.write_table(pa.table({"image": [file.read_bytes() for file in files]}), source, row_group_size=4)
-    arguments = [str(source), f"--models-dir={tiny_dir}", f"--ray={cluster.address}", f"--parquet={out}"]
+    (tmp_path / "models").symlink_to(tiny_dir)
+    (tmp_path / "copy.jpg").write_bytes(files[0].read_bytes())
+    # Paths start in the folder of the command; the nodes run elsewhere.
+    arguments = [source.name, "copy.jpg", "--models-dir=models", f"--ray={cluster.address}", f"--parquet={out}"]
     finished = subprocess.run(
-        [sys.executable, "-m", "service.bulk", *arguments], env=environment(), capture_output=True, timeout=PATIENCE_S
+        [sys.executable, "-m", "service.bulk", *arguments],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=PATIENCE_S,
     )
     assert finished.returncode == 1, finished.stderr
     single = classified(tiny_dir, tmp_path / "single.jsonl", *map(str, files))
     found = {row["file"]: row for row in pq.read_table(out).to_pylist()}
     for number, file in enumerate(files):
-        row, other = found.pop(f"{source}#{number}"), single[str(file)]
+        row, other = found.pop(f"{source.name}#{number}"), single[str(file)]
         assert row["class_ids"] == [one["class_id"] for one in other.get("predictions", ())]
         assert (row["problem"] is None) == ("error" not in other)
-    assert not found
+    assert [found.pop("copy.jpg")["problem"], *found] == [None]
 
 
 def test_a_bucket(tiny_dir: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

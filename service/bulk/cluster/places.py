@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow
@@ -29,7 +30,7 @@ class Place(NamedTuple):
 
     Attributes:
         name: names its row.
-        path: of the file, or the URL of the object.
+        path: of the file, absolute: workers have other working folders. Or the URL of the object.
         row: of a Parquet file, counted from 0; None for a file that is the image.
         problem: why there is no image, as JSON of `Problem.entry`.
     """
@@ -72,7 +73,7 @@ def blocks(inputs: Inputs, urls: Sequence[str], column: str | None, done: Done) 
 
 def _place(source: Source) -> Place:
     if isinstance(source, File):
-        return Place(source.name, source.path)
+        return Place(source.name, str(Path(source.path).absolute()))
     try:
         source.read()
     except Unreadable as error:
@@ -147,7 +148,9 @@ def _of_parquet(place: Place, column: str | None) -> Iterator[tuple[bool, Iterab
 
 def _named(place: Place, row: int, path: str | None) -> Place:
     """The image that a row of a Parquet file names."""
-    return Place(shown(path), path) if path else Place(f"{place.name}#{row}", place.path, problem=_no_image(place, row))
+    if not path:
+        return Place(f"{place.name}#{row}", place.path, problem=_no_image(place, row))
+    return Place(shown(path), path if path.startswith(S3) else str(Path(path).absolute()))
 
 
 def _no_image(place: Place, row: int) -> str:
@@ -210,7 +213,7 @@ def sources(block: pyarrow.Table, column: str | None, max_bytes: int) -> Iterato
         elif place.path.startswith(S3):
             yield Object(place.path, max_bytes)
         else:
-            yield File(place.path, max_bytes)
+            yield File(place.path, max_bytes, place.name)
 
 
 class Known(NamedTuple):

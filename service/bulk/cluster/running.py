@@ -14,6 +14,7 @@ import logging
 import socket
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow
@@ -55,7 +56,7 @@ class Model(NamedTuple):
     """What the engines load.
 
     Attributes:
-        given: settings that the run was given; the others are those of each machine.
+        given: settings that the run was given, with absolute paths; the others are those of each machine.
     """
 
     wanted: Wanted
@@ -72,7 +73,9 @@ def found(settings: Settings, model: str | None, depth: int | None, labels: str 
     """
     if settings.gpu_decoding:
         raise Unusable("gpu_decoding has no effect with --ray, where processors decode: unset it")
-    given = settings.model_dump(exclude_unset=True)
+    given = {**settings.model_dump(exclude_unset=True), "models_dir": settings.models_dir}
+    # Workers have other working folders.
+    given = {name: value.absolute() if isinstance(value, Path) else value for name, value in given.items()}
     return Model(looked_up(settings, model, depth, labels, top_k), given, labels, top_k)
 
 

@@ -54,6 +54,25 @@ def test_files_come_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert dict(read(found)) == {f"{tmp_path}/{number}.jpg": b"%d" % number for number in (0, 1, 2, 4)}
 
 
+def test_paths_are_absolute_and_names_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers have other working folders than the command."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(b"a")
+    (tmp_path / "b.jpg").write_bytes(b"b")
+    parquet(tmp_path / "paths.parquet", {"file": ["b.jpg"]})
+    parquet(tmp_path / "images.parquet", {"file": [b"c"]})
+    monkeypatch.chdir(tmp_path)
+    found = blocks("photos", "nothing.jpg", "paths.parquet", "images.parquet", column="file")
+    (tmp_path / "worker").mkdir()
+    monkeypatch.chdir(tmp_path / "worker")
+    assert dict(read(found, "file")) == {
+        "photos/a.jpg": b"a",
+        "nothing.jpg": "file-not-found",
+        "b.jpg": b"b",
+        "images.parquet#0": b"c",
+    }
+
+
 def test_names_that_are_not_text(tmp_path: Path) -> None:
     name = b"\xff.jpg"
     (tmp_path / name.decode(errors="surrogateescape")).write_bytes(b"image")
