@@ -25,7 +25,7 @@ from ray.exceptions import RayError
 from service.bulk.cluster import places
 from service.bulk.cluster.stages import Decoding, Engine
 from service.bulk.done import Done
-from service.bulk.inputs import Inputs
+from service.bulk.inputs import InputError, Inputs
 from service.bulk.local import Wanted, looked_up
 from service.bulk.rows import Row
 from service.bulk.stream import Ended, Unusable
@@ -229,9 +229,10 @@ class ClusterStream:
 
 def _told(error: BaseException) -> str:
     """What went wrong on a machine, in our own words if they are there."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, Ended | Unusable):
-            return str(cause)
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return f"Ray could not go on: {str(error).strip().splitlines()[-1]}; start again with --resume"
+    cause = error
+    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None:
+        cause = inner
+    if isinstance(cause, Ended | Unusable | InputError):
+        return str(cause)
+    first, *_ = str(cause).splitlines() or [""]  # further lines are Ray's own
+    return f"Ray could not go on: {type(cause).__name__}: {first}; start again with --resume"

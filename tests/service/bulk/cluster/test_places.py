@@ -132,6 +132,50 @@ def test_a_broken_parquet_file_is_a_row(tmp_path: Path) -> None:
     assert json.loads(row["problem"])["error"]["type"] == "/problems/file-not-readable"
 
 
+def damage(path: Path, group: int) -> None:
+    """Overwrites the first page of a row group."""
+    start = pq.read_metadata(path).row_group(group).column(0).dictionary_page_offset
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * 20)
+
+
+def test_a_damaged_row_group_is_a_problem_for_each_of_its_rows(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": [b"%d" % number for number in range(6)]})
+    damage(path, 1)
+    expected = {f"{path}#{row}": b"%d" % row for row in range(6)}
+    assert dict(read(blocks(path))) == {**expected, **dict.fromkeys([f"{path}#2", f"{path}#3"], "file-not-readable")}
+
+
+def test_a_damaged_row_group_of_paths_is_a_problem_for_each_of_its_rows(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.jpg").write_bytes(b"%d" % number)
+    path = parquet(tmp_path / "a.parquet", {"file": [f"{tmp_path}/{number}.jpg" for number in range(6)]})
+    damage(path, 1)
+    found = blocks(path, column="file")
+    expected = [
+        f"{tmp_path}/0.jpg",
+        f"{tmp_path}/1.jpg",
+        f"{path}#2",
+        f"{path}#3",
+        f"{tmp_path}/4.jpg",
+        f"{tmp_path}/5.jpg",
+    ]
+    assert [name for name, _ in read(found)] == expected
+    assert [value for _, value in read(found)] == [b"0", b"1", "file-not-readable", "file-not-readable", b"4", b"5"]
+
+
+@pytest.mark.parametrize("left", [2, 3, None])
+def test_a_file_that_changes_while_it_is_read_gives_a_row_for_each_place(left: int | None, tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": [b"%d" % number for number in range(4)]})
+    found = blocks(path)
+    path.unlink()
+    if left:
+        parquet(path, {"image": [b"%d" % number for number in range(left)]})
+    slugs = ["file-not-readable"] * 4 if left else ["file-not-found"] * 4
+    assert dict(read(found)) == {f"{path}#{row}": b"%d" % row if row < (left or 0) else slugs[row] for row in range(4)}
+
+
 def test_an_image_on_standard_input_is_no_list() -> None:
     jpeg = io.BufferedReader(io.BytesIO(b"\xff\xd8\xff and so on"))
     with pytest.raises(InputError, match="give the image as a file"):

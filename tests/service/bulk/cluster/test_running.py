@@ -8,8 +8,11 @@ import pytest
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
-from service.bulk.cluster.running import found
+from ray.exceptions import RayActorError, RayTaskError
+
+from service.bulk.cluster.running import _told, found
 from service.bulk.local import read
+from service.bulk.stream import Unusable
 
 pytestmark = pytest.mark.usefixtures("no_settings")
 
@@ -22,3 +25,19 @@ def test_engines_get_absolute_paths(tiny_dir: Path, tmp_path: Path, monkeypatch:
         monkeypatch.setenv("RESNET_CACHE_DIR", "cache")
         given = found(read(models_dir, "cpu", None), None, None, None, None).given
         assert (given["models_dir"], given["cache_dir"]) == (tmp_path / "models", tmp_path / "cache")
+
+
+def in_a_task(cause: Exception) -> RayTaskError:
+    """As Ray gives it to the driver: the traceback of the task is the message."""
+    failed = RayTaskError("Map", "Traceback ...\nSomething: a line of Ray's", cause, proctitle="ray::Map", pid=1, ip="")
+    return failed.as_instanceof_cause()
+
+
+def test_errors_of_tasks_are_told_by_their_causes() -> None:
+    assert _told(in_a_task(Unusable("no model; export one"))) == "no model; export one"
+    told = "Ray could not go on: ValueError: no such thing; start again with --resume"
+    assert _told(in_a_task(ValueError("no such thing\nand more"))) == told
+
+
+def test_errors_of_ray_are_told_by_their_first_line() -> None:
+    assert "RayActorError: The actor experienced an error before" in _told(RayActorError())
