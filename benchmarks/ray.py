@@ -36,6 +36,7 @@ from benchmarks.models import RESNET8, RESNET50, published
 from benchmarks.photo import photo
 from benchmarks.serving import free_ports, model_options, service
 from benchmarks.tables import markdown_table, spread, with_range
+from service.bulk.cluster.environment import prepare
 from service.runtime.machine import usable_cores
 
 CONFIG = Path(__file__).parents[1] / "deploy" / "ray" / "serve.yaml"
@@ -79,6 +80,7 @@ def on_ray(model: Path, address: str) -> Iterator[str]:
         file.write(yaml.safe_dump(config))
         file.flush()
         options = [f"--address={address}", f"--app-dir={CONFIG.parents[2]}"]
+        prepare(address)
         process = subprocess.Popen([sys.executable, "-m", "ray.serve.scripts", "run", file.name, *options])
         try:
             _until_ready(f"http://127.0.0.1:{port}/healthz/ready", process)

@@ -79,6 +79,9 @@ async def _classify(args: argparse.Namespace) -> int:
 
 
 async def _classify_on_cluster(args: argparse.Namespace) -> int:
+    from service.bulk.cluster import environment
+
+    environment.prepare(args.ray)  # before Ray is imported
     try:
         from service.bulk.cluster.places import S3
         from service.bulk.cluster.running import ClusterStream, Engines, connected, found

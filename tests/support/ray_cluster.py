@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,8 @@ PORTS = ("dashboard-agent-grpc-port", "dashboard-agent-listen-port", "metrics-ex
 # For the nodes, and for programs that connect to them.
 ENVIRONMENT = {
     **os.environ,
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),  # not what Ray has left in the home folder
     "PYTHONPATH": str(ROOT),  # this source tree, wherever the package is installed from
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray use the loopback address
     "RAY_USAGE_STATS_ENABLED": "0",

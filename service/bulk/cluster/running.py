@@ -9,13 +9,15 @@ with it. The rows come to this process: it alone writes them.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import logging
 import socket
-from collections.abc import AsyncGenerator, Iterator, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow
 import ray
@@ -30,6 +32,8 @@ from service.bulk.local import Wanted, looked_up
 from service.bulk.rows import Row
 from service.bulk.stream import Ended, Unusable
 from service.settings import Settings
+
+T = TypeVar("T")
 
 CALLS = 2  # of an engine at once: while one batch of blocks ends, the next keeps it busy
 DECODING_CPUS = 1
@@ -93,10 +97,8 @@ def connected(address: str) -> Iterator[None]:
     try:
         # Keeps the workers' logs to Ray's files: standard error is for the progress of the run.
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise Unusable(
-            f"no Ray cluster answers at {address}: {error}; start one (`ray start --head`), or give --ray local"
-        ) from None
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+        raise _unusable(address, error) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -112,9 +114,14 @@ def _reach(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise Unusable(
-            f"no Ray cluster answers at {address}: {error}; start one (`ray start --head`), or give --ray local"
-        ) from None
+        raise _unusable(address, error) from None
+
+
+def _unusable(address: str, error: Exception) -> Unusable:
+    return Unusable(
+        f"no Ray cluster answers at {address}: {error}; start one (`ray start --head`), set RAY_AUTH_TOKEN to its "
+        "token, or give --ray local"
+    )
 
 
 class ClusterStream:
@@ -148,9 +155,10 @@ class ClusterStream:
         """
         batches = self._batches()
         stopping = asyncio.ensure_future(self._stopping.wait())
+        taking: asyncio.Future[Any] | None = None
         try:
             while True:
-                taking = asyncio.ensure_future(asyncio.to_thread(next, batches, None))
+                taking = _on_a_daemon(lambda: next(batches, None))
                 await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if stopping.done() or (batch := await taking) is None:
                     return
@@ -160,10 +168,15 @@ class ClusterStream:
             raise Ended(_told(error)) from None
         finally:
             stopping.cancel()
-            ray.shutdown()  # frees the thread that waits for a batch
+            if taking:
+                taking.cancel()  # what its thread raises from now on interests nobody
 
     def _batches(self) -> Iterator[pyarrow.Table]:
-        blocks = list(places.blocks(self._inputs, self._urls, self._column, self._done))
+        blocks = []
+        for block in places.blocks(self._inputs, self._urls, self._column, self._done):
+            if self._stopping.is_set():
+                return
+            blocks.append(block)
         if not blocks:
             return
         settings = self._model.wanted.settings
@@ -225,6 +238,21 @@ class ClusterStream:
         return ray.data.ActorPoolStrategy(
             **size, max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
         )
+
+
+def _on_a_daemon(work: Callable[[], T]) -> asyncio.Future[T]:
+    """As `asyncio.to_thread`, but the program's end does not wait for the work: a list of paths may never end."""
+    result: concurrent.futures.Future[T] = concurrent.futures.Future()
+    result.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="cluster", daemon=True).start()
+    return asyncio.wrap_future(result)
 
 
 def _told(error: BaseException) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,9 @@ pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 from ray.exceptions import RayActorError, RayTaskError
 
-from service.bulk.cluster.running import _told, found
+from service.bulk.cluster.running import ClusterStream, Engines, _told, found
+from service.bulk.done import Done
+from service.bulk.inputs import Inputs
 from service.bulk.local import read
 from service.bulk.stream import Unusable
 
@@ -41,3 +47,33 @@ def test_errors_of_tasks_are_told_by_their_causes() -> None:
 
 def test_errors_of_ray_are_told_by_their_first_line() -> None:
     assert "RayActorError: The actor experienced an error before" in _told(RayActorError())
+
+
+def test_stopping_waits_for_no_list_and_begins_nothing(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of paths on a pipe may never end, and what follows it must not start work after the run."""
+    begun: list[object] = []
+    monkeypatch.setattr("ray.data.from_arrow", begun.append)
+    model = found(read(tiny_dir, "cpu", None), None, None, None, None)
+    reading, writing = os.pipe()
+    opened = threading.Event()
+
+    def stdin() -> BufferedReader:
+        opened.set()
+        return os.fdopen(reading, "rb")
+
+    stream = ClusterStream(Inputs(["-"], stdin, 1), [], None, model, Engines(None, 1, None), Done(()))
+
+    async def run() -> list[object]:
+        stopping = asyncio.create_task(asyncio.to_thread(opened.wait))
+        stopping.add_done_callback(lambda _: stream.stop())
+        return [row async for row in stream.rows()]
+
+    with asyncio.Runner() as runner:
+        assert runner.run(run()) == []
+    (listing,) = [thread for thread in threading.enumerate() if thread.name == "cluster"]
+    os.write(writing, b"a.jpg\n")
+    os.close(writing)
+    listing.join()
+    assert begun == []
