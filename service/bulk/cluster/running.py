@@ -14,7 +14,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -221,16 +221,15 @@ class ClusterStream:
         return 1.0 if ray.cluster_resources().get("GPU") else 0.0
 
     def _pool(self) -> ray.data.ActorPoolStrategy:
-        """Raises Ended if no engine ever finds room."""
-        has = ray.cluster_resources()
-        most = int((has.get("CPU", 0) - DECODING_CPUS) // self._engines.cpus)  # one task decodes beside them
-        if gpus := self._gpus:
-            most = min(most, int(has.get("GPU", 0) / gpus))
+        """Raises Ended if an engine never finds room."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        most = room(nodes, self._engines.cpus, self._gpus)
         if most < (self._engines.number or 1):
+            cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
             raise Ended(
-                f"the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs: beside decoding, that is "
-                f"room for {most} engines of {self._engines.cpus} CPUs and {gpus:g} GPUs; choose fewer or smaller ones "
-                "by --engines, --engine-cpus and --engine-gpus, or add machines"
+                f"the cluster's machines ({len(nodes)}, with {cpus:g} CPUs and {gpus:g} GPUs) have room for {most} "
+                f"engines of {self._engines.cpus} CPUs and {self._gpus:g} GPUs, each on one machine and beside "
+                "decoding; choose fewer or smaller ones by --engines, --engine-cpus and --engine-gpus, or add machines"
             )
         size: dict[str, int] = (
             {"size": self._engines.number} if self._engines.number else {"min_size": 1, "max_size": most}
@@ -238,6 +237,24 @@ class ClusterStream:
         return ray.data.ActorPoolStrategy(
             **size, max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
         )
+
+
+def room(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
+    """How many engines find room on some machines, beside one task that decodes.
+
+    Args:
+        nodes: resources of each machine, by Ray's names.
+        cpus, gpus: of an engine. A share of a GPU is one of a single GPU.
+    """
+    engines, decoding = 0, False
+    for node in nodes:
+        here = int(node.get("CPU", 0) // cpus)
+        if gpus:
+            has = node.get("GPU", 0)
+            here = min(here, int(has) * int(1 / gpus) if gpus < 1 else int(has // gpus))
+        engines += here
+        decoding |= node.get("CPU", 0) - here * cpus >= DECODING_CPUS
+    return engines if decoding else max(0, engines - 1)
 
 
 def _on_a_daemon(work: Callable[[], T]) -> asyncio.Future[T]:

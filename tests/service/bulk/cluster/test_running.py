@@ -14,7 +14,7 @@ pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 from ray.exceptions import RayActorError, RayTaskError
 
-from service.bulk.cluster.running import ClusterStream, Engines, _told, found
+from service.bulk.cluster.running import ClusterStream, Engines, _told, found, room
 from service.bulk.done import Done
 from service.bulk.inputs import Inputs
 from service.bulk.local import read
@@ -77,3 +77,24 @@ def test_stopping_waits_for_no_list_and_begins_nothing(
     os.close(writing)
     listing.join()
     assert begun == []
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "expected"),
+    [
+        ([(2, 0), (2, 0)], 3, 0, 0),  # enough in all, but on no machine
+        ([(2, 0), (2, 0)], 2, 0, 1),  # the other machine decodes
+        ([(2, 0), (3, 0)], 2, 0, 2),
+        ([(1, 0)], 1, 0, 0),  # nothing is left to decode
+        ([], 1, 0, 0),
+        ([(8, 1), (8, 0)], 2, 1, 1),
+        ([(8, 0), (1, 2)], 2, 1, 0),  # GPUs and CPUs on different machines
+        ([(8, 2)], 1, 0.6, 2),  # a share is one of a single GPU
+        ([(40, 2)], 1, 0.1, 20),
+        ([(9, 3)], 1, 2, 1),
+    ],
+)
+def test_engines_find_room_on_single_machines(
+    nodes: list[tuple[int, int]], cpus: int, gpus: float, expected: int
+) -> None:
+    assert room([{"CPU": has, "GPU": beside} for has, beside in nodes], cpus, gpus) == expected
