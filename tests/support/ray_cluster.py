@@ -73,12 +73,12 @@ class Cluster:
         address: HOST:PORT of the head.
     """
 
-    def __init__(self, cpus: int) -> None:
+    def __init__(self, cpus: int, gpus: int = 0) -> None:
         """
         Args:
-            cpus: that each node says it has.
+            cpus, gpus: that each node says it has.
         """
-        self._cpus = cpus
+        self._size = [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={MEMORY}"]
         self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: paths of sockets are limited
         self._nodes: list[subprocess.Popen[bytes]] = []
         port = free_port()
@@ -99,8 +99,7 @@ class Cluster:
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         log = self._folder / f"node-{len(self._nodes)}.log"
         ports = ["--min-worker-port=0", "--max-worker-port=0", *(f"--{name}={free_port()}" for name in PORTS)]
-        size = [f"--num-cpus={self._cpus}", f"--object-store-memory={MEMORY}"]
-        command = [sys.executable, "-c", NODE, "start", "--block", *options, *ports, *size]
+        command = [sys.executable, "-c", NODE, "start", "--block", *options, *ports, *self._size]
         with log.open("wb") as output:
             node = subprocess.Popen(command, env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True)
         self._nodes.append(node)
