@@ -141,10 +141,15 @@ class ClusterStream:
         self._engines = engines
         self._done = done
         self._stopping = asyncio.Event()
+        self._listed: concurrent.futures.Future[int] = concurrent.futures.Future()
 
     def stop(self) -> None:
         """Ends the rows now. What is under way is lost. On the event loop."""
         self._stopping.set()
+
+    def count(self) -> int:
+        """How many images there are, with those of earlier runs. On a thread: waits until all are listed."""
+        return self._listed.result()
 
     async def rows(self) -> AsyncGenerator[Row, None]:
         """A row for each place.
@@ -177,6 +182,7 @@ class ClusterStream:
             if self._stopping.is_set():
                 return
             blocks.append(block)
+        self._listed.set_result(self._done.rows + sum(block.num_rows for block in blocks))
         if not blocks:
             return
         settings = self._model.wanted.settings

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from ray.exceptions import RayActorError, RayTaskError
 
 from service.bulk.cluster.running import ClusterStream, Engines, _told, found, room
 from service.bulk.done import Done
 from service.bulk.inputs import Inputs
 from service.bulk.local import read
-from service.bulk.stream import Unusable
+from service.bulk.stream import Ended, Unusable
 
 pytestmark = pytest.mark.usefixtures("no_settings")
 
@@ -77,6 +79,28 @@ def test_stopping_waits_for_no_list_and_begins_nothing(
     os.close(writing)
     listing.join()
     assert begun == []
+
+
+def test_all_places_are_counted(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of Parquet files, too, and those that earlier runs have written."""
+
+    def no_cluster(blocks: object) -> None:
+        raise Ended("no cluster")
+
+    monkeypatch.setattr("ray.data.from_arrow", no_cluster)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [b"%d" % number for number in range(5)]}), path, row_group_size=2)
+    model = found(read(tiny_dir, "cpu", None), None, None, None, None)
+    inputs = Inputs([str(path), str(tmp_path / "a.jpg")], lambda: BufferedReader(BytesIO()), 1)
+    stream = ClusterStream(inputs, [], None, model, Engines(None, 1, None), Done([f"{path}#3"]))
+
+    async def run() -> None:
+        async for _ in stream.rows():
+            pass
+
+    with pytest.raises(Ended, match="no cluster"):
+        asyncio.run(run())
+    assert stream.count() == 6
 
 
 @pytest.mark.parametrize(
