@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow
 import ray
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from service.bulk.cluster import places
@@ -37,9 +38,9 @@ T = TypeVar("T")
 
 CALLS = 2  # of an engine at once: while one batch of blocks ends, the next keeps it busy
 DECODING_CPUS = 1
-# Of a task that a machine has taken with it. Tasks with options of their own stay apart from the engines: Ray would run
-# both stages in the actors otherwise, and a block would be decoded while its engine waits.
-RETRIES = 10
+# Of a worker that decodes: 0 for any number. An option that the engines do not have keeps tasks apart from them: Ray
+# would run both stages in the actors otherwise, and a block would be decoded while its engine waits.
+MOST_TASKS = 0
 REACH_S = 10.0  # until an address counts as one that nobody answers at
 
 
@@ -169,7 +170,7 @@ class ClusterStream:
                     return
                 for row in batch.to_pylist():
                     yield Row(row["name"], row["model"], row["version"], json.loads(row["entry"]))
-        except RayError as error:
+        except (RayError, ExecutionTimeoutError) as error:
             raise Ended(_told(error)) from None
         finally:
             stopping.cancel()
@@ -201,13 +202,13 @@ class ClusterStream:
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=DECODING_CPUS,
-            max_retries=RETRIES,
+            max_calls=MOST_TASKS,
         )
         rows = decoded.map_batches(
             Engine,
             fn_constructor_args=self._engine_arguments(card.preprocessing.shape),
             compute=self._pool(),
-            batch_size=None,
+            batch_size=places.IN_A_BLOCK,  # Ray wants a number where engines have GPUs
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=self._engines.cpus,
