@@ -46,13 +46,26 @@ START_S = 300
 
 def data(args: argparse.Namespace) -> dict[str, list[float]]:
     """Images per second and core, round by round."""
-    model, cores = published(RESNET50, "int8"), usable_cores()
+    model, cores, of_cluster = published(RESNET50, "int8"), usable_cores(), cores_of(args.address)
     on_ray = [f"--ray={args.address}", *([f"--engines={args.engines}"] if args.engines else [])]
     found: dict[str, list[float]] = {"one process": [], "Ray Data": []}
     for _ in range(args.rounds):
         found["one process"].append(classifying(model, args.images) / cores)
-        found["Ray Data"].append(classifying(model, args.images, *on_ray) / cores)
+        found["Ray Data"].append(classifying(model, args.images, *on_ray) / of_cluster)
     return found
+
+
+def cores_of(address: str) -> int:
+    """The cores of a cluster."""
+    if address == "local":
+        return usable_cores()
+    prepare(address)
+    import ray  # which reads the variables that are prepared
+
+    from service.bulk.cluster.running import connected
+
+    with connected(address):
+        return int(ray.cluster_resources()["CPU"])
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def blocks(inputs: Inputs, urls: Sequence[str], column: str | None, done: Done) 
     """
     files: list[Place] = []
     for place in itertools.chain(map(_place, inputs.sources()), *map(_objects, urls)):
-        if place.problem is not None or not place.path.endswith(PARQUET):
+        if place.problem is not None or not place.path.lower().endswith(PARQUET):
             groups: Iterable[tuple[bool, Iterable[Place]]] = [(False, [place])]
         else:
             groups = _of_parquet(place, column)

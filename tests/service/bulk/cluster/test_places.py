@@ -92,6 +92,12 @@ def test_rows_of_a_parquet_file(tmp_path: Path) -> None:
     assert dict(read(found)) == {f"{path}#0": b"a", f"{path}#2": "empty-image", f"{path}#3": "image-too-large"}
 
 
+def test_names_of_parquet_files_end_in_any_case(tmp_path: Path) -> None:
+    """As those of images."""
+    path = parquet(tmp_path / "A.PARQUET", {"image": [b"a"]})
+    assert dict(read(blocks(path))) == {f"{path}#0": b"a"}
+
+
 def test_many_rows_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "IN_A_BLOCK", 3)
     path = parquet(tmp_path / "a.parquet", {"image": [b"%d" % number for number in range(20)]}, group=10)
