@@ -23,7 +23,7 @@ import pyarrow
 import ray
 import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from service.bulk.cluster import places
 from service.bulk.cluster.stages import Decoding, Engine
@@ -102,7 +102,8 @@ def connected(address: str) -> Iterator[None]:
         raise _unusable(address, error) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors end the run, which tells them
     try:
         yield
     finally:
@@ -281,10 +282,10 @@ def _on_a_daemon(work: Callable[[], T]) -> asyncio.Future[T]:
 
 def _told(error: BaseException) -> str:
     """What went wrong on a machine, in our own words if they are there."""
-    cause = error
-    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None:
-        cause = inner
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    lines = str(cause).splitlines() or [""]
     if isinstance(cause, Ended | Unusable | InputError):
-        return str(cause)
-    first, *_ = str(cause).splitlines() or [""]  # further lines are Ray's own
-    return f"Ray could not go on: {type(cause).__name__}: {first}; start again with --resume"
+        return lines[0]  # Ray adds lines of its own
+    # Of an actor that does not start, Ray tells the traceback. Of others, the first line says it.
+    told = lines[-1] if getattr(cause, "actor_init_failed", False) else f"{type(cause).__name__}: {lines[0]}"
+    return f"Ray could not go on: {told}; start again with --resume"

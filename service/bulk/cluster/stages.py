@@ -19,7 +19,7 @@ from service import logs
 from service.bulk.cluster import places
 from service.bulk.local import opened
 from service.bulk.rows import Answer, Problem
-from service.bulk.stream import READERS, Source, Unreadable
+from service.bulk.stream import READERS, Source, Unreadable, Unusable
 from service.errors import ComputationFailed, InternalError
 from service.runtime.faults import ImageFault
 from service.runtime.images.decoding import Decoded, decode
@@ -118,9 +118,6 @@ class Engine:
             threads: cores that a batch may use, unless it was given.
             model, labels, top_k: as of `opened`.
             shape: of the pixels: channels, height, width.
-
-        Raises:
-            Unusable: this machine cannot load the model.
         """
         logs.configure("warning", "text", access=False)
         self._shape = shape
@@ -128,10 +125,21 @@ class Engine:
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
         settings = Settings(**{"engine_threads": threads, "decode_threads": 1, **given})
         self._opened = opened(settings, model, None, labels, top_k)  # held: closing it would unload the model
-        self._classifier = self._run(self._opened.__aenter__())
+        self._failure: Unusable | None = None
+        try:
+            self._classifier = self._run(self._opened.__aenter__())
+        except Unusable as error:  # raised by a call: what is raised here, Ray prints among the rows
+            self._failure = error
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
-        """A table of the schema ROWS for one of the schema DECODED. Raises Ended."""
+        """A table of the schema ROWS for one of the schema DECODED.
+
+        Raises:
+            Unusable: this machine cannot load the model.
+            Ended
+        """
+        if self._failure:
+            raise self._failure
         answers = self._run(self._answers(batch))
         names = batch["name"].to_pylist()
         return pyarrow.Table.from_pylist(

@@ -43,13 +43,20 @@ def in_a_task(cause: Exception) -> RayTaskError:
 
 
 def test_errors_of_tasks_are_told_by_their_causes() -> None:
-    assert _told(in_a_task(Unusable("no model; export one"))) == "no model; export one"
+    assert _told(in_a_task(Unusable("no model; export one\nA line of Ray's"))) == "no model; export one"
     told = "Ray could not go on: ValueError: no such thing; start again with --resume"
     assert _told(in_a_task(ValueError("no such thing\nand more"))) == told
 
 
 def test_errors_of_ray_are_told_by_their_first_line() -> None:
-    assert "RayActorError: The actor experienced an error before" in _told(RayActorError())
+    told = "Ray could not go on: RayActorError: the machine is gone; start again with --resume"
+    assert _told(RayActorError(error_msg="the machine is gone\nand more")) == told
+
+
+def test_actors_that_do_not_start_are_told_by_the_last_line() -> None:
+    """After the traceback."""
+    error = RayActorError(error_msg="Traceback ...\nModuleNotFoundError: No module named 'x'", actor_init_failed=True)
+    assert _told(error) == "Ray could not go on: ModuleNotFoundError: No module named 'x'; start again with --resume"
 
 
 def test_stopping_waits_for_no_list_and_begins_nothing(

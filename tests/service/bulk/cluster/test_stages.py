@@ -85,5 +85,8 @@ def test_one_image_is_decoded_at_a_time(tiny_dir: Path, images: list[Path], monk
 
 
 def test_a_machine_that_cannot_load_the_model(tiny_dir: Path) -> None:
+    """Said by the first call: what an actor raises while it starts, Ray prints on standard output."""
+    engine = Engine({"models_dir": tiny_dir}, 1, "resnet50", None, None, (3, 32, 32))
+    (decoded,) = decoding(tiny_dir)(block(tiny_dir / "nothing.jpg"))
     with pytest.raises(Unusable, match="there is no model resnet50"):
-        Engine({"models_dir": tiny_dir}, 1, "resnet50", None, None, (3, 32, 32))
+        engine(decoded)
