@@ -36,6 +36,7 @@ from benchmarks.models import RESNET8, RESNET50, published
 from benchmarks.photo import photo
 from benchmarks.serving import free_ports, model_options, service
 from benchmarks.tables import markdown_table, spread, with_range
+from service.bulk.cluster.environment import prepare
 from service.runtime.machine import usable_cores
 
 CONFIG = Path(__file__).parents[1] / "deploy" / "ray" / "serve.yaml"
@@ -45,13 +46,26 @@ START_S = 300
 
 def data(args: argparse.Namespace) -> dict[str, list[float]]:
     """Images per second and core, round by round."""
-    model, cores = published(RESNET50, "int8"), usable_cores()
+    model, cores, of_cluster = published(RESNET50, "int8"), usable_cores(), cores_of(args.address)
     on_ray = [f"--ray={args.address}", *([f"--engines={args.engines}"] if args.engines else [])]
     found: dict[str, list[float]] = {"one process": [], "Ray Data": []}
     for _ in range(args.rounds):
         found["one process"].append(classifying(model, args.images) / cores)
-        found["Ray Data"].append(classifying(model, args.images, *on_ray) / cores)
+        found["Ray Data"].append(classifying(model, args.images, *on_ray) / of_cluster)
     return found
+
+
+def cores_of(address: str) -> int:
+    """The cores of a cluster."""
+    if address == "local":
+        return usable_cores()
+    prepare(address)
+    import ray  # which reads the variables that are prepared
+
+    from service.bulk.cluster.running import connected
+
+    with connected(address):
+        return int(ray.cluster_resources()["CPU"])
 
 
 @contextmanager
@@ -79,6 +93,7 @@ def on_ray(model: Path, address: str) -> Iterator[str]:
         file.write(yaml.safe_dump(config))
         file.flush()
         options = [f"--address={address}", f"--app-dir={CONFIG.parents[2]}"]
+        prepare(address)
         process = subprocess.Popen([sys.executable, "-m", "ray.serve.scripts", "run", file.name, *options])
         try:
             _until_ready(f"http://127.0.0.1:{port}/healthz/ready", process)

@@ -21,7 +21,13 @@ from service.settings_sources import read_settings
 from service.watchdog import end_process
 
 LOOK_S = 0.1  # between looks whether loading has ended
-PORTS = ("admin_port", "grpc_port", "tls_certificate")  # replicas share a machine, and only the proxy has a port
+# What a replica does not do, and where Ray does it.
+INSTEAD = {
+    "workers": "num_replicas or autoscaling_config of the deployment say how many processes there are",
+    "admin_port": "replicas share Ray's port, which answers health and metrics, too",
+    "grpc_port": "the deployment speaks HTTP only, with the Open Inference Protocol below /v2",
+    "tls_certificate": "Ray's proxy speaks TLS, with ssl_certfile and ssl_keyfile of http_options",
+}
 
 
 class NotHere(ValueError):
@@ -42,16 +48,21 @@ def read(given: Mapping[str, object], cpus: float | None = None) -> Settings:
         SettingsError: one is unknown or out of range.
         NotHere
     """
-    settings = read_settings([f"--{name.replace('_', '-')}={value}" for name, value in given.items()])
-    unused = [name for name in PORTS if getattr(settings, name) is not None] + ["workers"] * (settings.workers > 1)
-    if unused:
-        raise NotHere(f"{unused[0]} has no effect in a replica of Ray Serve: unset it; Ray's proxy has the port")
+    settings = read_settings([f"--{name.replace('_', '-')}={_text(value)}" for name, value in given.items()])
+    for name, instead in INSTEAD.items():
+        if getattr(settings, name) != Settings.model_fields[name].default:
+            raise NotHere(f"{name} has no effect in a replica of Ray Serve: unset it; {instead}")
     if cpus is None:
         return settings
     threads = {name: max(1, int(cpus)) for name in ("engine_threads", "decode_threads")}
     return settings.model_copy(
         update={name: most for name, most in threads.items() if name not in settings.model_fields_set}
     )
+
+
+def _text(value: object) -> str:
+    """A value of a configuration file, as the command line takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @serve.deployment

@@ -37,6 +37,9 @@ class Rows(Protocol):
     def stop(self) -> None: ...
 
 
+Count = Callable[[], int]  # of all images, as for `Progress`
+
+
 def classify(args: argparse.Namespace) -> int:
     """Returns the exit status."""
     logs.configure("warning", "text", access=False)
@@ -75,10 +78,14 @@ async def _classify(args: argparse.Namespace) -> int:
         sink, overlays = _outputs(args)
         with closing(sink):
             stream = Stream(sink.done.leave_out(inputs.sources()), classifier)
-            return await _write(inputs, stream, sink, overlays, to_stdout=not (args.output or args.parquet))
+            count = inputs.count if inputs.countable else None
+            return await _write(inputs, stream, sink, overlays, count, to_stdout=not (args.output or args.parquet))
 
 
 async def _classify_on_cluster(args: argparse.Namespace) -> int:
+    from service.bulk.cluster import environment
+
+    environment.prepare(args.ray)  # before Ray is imported
     try:
         from service.bulk.cluster.places import S3
         from service.bulk.cluster.running import ClusterStream, Engines, connected, found
@@ -96,7 +103,7 @@ async def _classify_on_cluster(args: argparse.Namespace) -> int:
     with closing(sink), connected(args.ray):
         engines = Engines(args.engines, args.engine_cpus or 1, args.engine_gpus)
         stream = ClusterStream(inputs, urls, args.column, model, engines, sink.done)
-        return await _write(inputs, stream, sink, None, to_stdout=not (args.output or args.parquet))
+        return await _write(inputs, stream, sink, None, stream.count, to_stdout=not (args.output or args.parquet))
 
 
 @asynccontextmanager
@@ -147,9 +154,11 @@ def _sink(args: argparse.Namespace) -> Sink:
     return StreamSink(sys.stdout.buffer, form or Lines())
 
 
-async def _write(inputs: Inputs, stream: Rows, sink: Sink, overlays: Overlays | None, *, to_stdout: bool) -> int:
+async def _write(
+    inputs: Inputs, stream: Rows, sink: Sink, overlays: Overlays | None, count: Count | None, *, to_stdout: bool
+) -> int:
     """Writes a row for each input that has none yet. Returns the exit status."""
-    progress = _progress(sys.stderr, inputs, before=sink.done.rows, beside_rows=to_stdout and sys.stdout.isatty())
+    progress = _progress(sys.stderr, count, before=sink.done.rows, beside_rows=to_stdout and sys.stdout.isatty())
     status, interrupted = 0, ""
     with _on_signals(stream.stop) as caught:
         try:
@@ -170,14 +179,14 @@ async def _write(inputs: Inputs, stream: Rows, sink: Sink, overlays: Overlays | 
     return status or (SOME_FAILED if progress.failed else 0)
 
 
-def _progress(stream: TextIO, inputs: Inputs, *, before: int, beside_rows: bool) -> Progress:
+def _progress(stream: TextIO, count: Count | None, *, before: int, beside_rows: bool) -> Progress:
     """
     Args:
+        count: None if nobody can tell.
         beside_rows: whether the rows go to a terminal, which shows the progress by itself.
     """
     terminal = stream.isatty() and not beside_rows
     every = TERMINAL_EVERY_S if terminal else math.inf if beside_rows else LINE_EVERY_S
-    count = inputs.count if inputs.countable else None
     return Progress(stream, terminal=terminal, every=every, before=before, count=count)
 
 

@@ -35,9 +35,13 @@ def shown(path: str) -> str:
 class File:
     """An image in a file. A `Source`."""
 
-    def __init__(self, path: str, max_bytes: int) -> None:
+    def __init__(self, path: str, max_bytes: int, name: str | None = None) -> None:
+        """
+        Args:
+            name: of its row; None for the path.
+        """
         self.path = path
-        self.name = shown(path)
+        self.name = name or shown(path)
         self._max_bytes = max_bytes
 
     def read(self) -> bytes:

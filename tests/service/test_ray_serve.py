@@ -23,10 +23,26 @@ def test_a_replica_uses_its_cpus() -> None:
     assert (settings.engine_threads, settings.decode_threads) == (2, 3)
 
 
-@pytest.mark.parametrize("given", [{"workers": 2}, {"admin_port": 9000}, {"grpc_port": 8001}])
-def test_settings_that_have_no_effect(given: dict[str, object]) -> None:
-    with pytest.raises(NotHere, match=f"{next(iter(given))} has no effect in a replica"):
-        read(given)
+def test_lists_are_those_of_yaml() -> None:
+    """As the file of Ray has them; the service's own settings are separated by commas."""
+    given = yaml.safe_load("{models: [resnet50, resnet18], metrics_buckets: [0.1, 1], strict: true}")
+    settings = read(given)
+    assert (settings.models, settings.metrics_buckets) == (("resnet50", "resnet18"), (0.1, 1.0))
+    assert settings.strict is True
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "instead"),
+    [
+        ("workers", 2, "num_replicas or autoscaling_config"),
+        ("admin_port", 9000, "replicas share Ray's port"),
+        ("grpc_port", 8001, "HTTP only"),
+        ("tls_certificate", "/c.pem", "ssl_certfile and ssl_keyfile"),
+    ],
+)
+def test_settings_that_have_no_effect(name: str, value: object, instead: str) -> None:
+    with pytest.raises(NotHere, match=f"{name} has no effect in a replica of Ray Serve: unset it; .*{instead}"):
+        read({name: value})
 
 
 def test_wrong_settings_end_the_deployment() -> None:

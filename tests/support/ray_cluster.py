@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,8 @@ PORTS = ("dashboard-agent-grpc-port", "dashboard-agent-listen-port", "metrics-ex
 # For the nodes, and for programs that connect to them.
 ENVIRONMENT = {
     **os.environ,
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),  # not what Ray has left in the home folder
     "PYTHONPATH": str(ROOT),  # this source tree, wherever the package is installed from
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what makes Ray use the loopback address
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -70,12 +73,12 @@ class Cluster:
         address: HOST:PORT of the head.
     """
 
-    def __init__(self, cpus: int) -> None:
+    def __init__(self, cpus: int, gpus: int = 0) -> None:
         """
         Args:
-            cpus: that each node says it has.
+            cpus, gpus: that each node says it has.
         """
-        self._cpus = cpus
+        self._size = [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={MEMORY}"]
         self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: paths of sockets are limited
         self._nodes: list[subprocess.Popen[bytes]] = []
         port = free_port()
@@ -96,8 +99,7 @@ class Cluster:
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         log = self._folder / f"node-{len(self._nodes)}.log"
         ports = ["--min-worker-port=0", "--max-worker-port=0", *(f"--{name}={free_port()}" for name in PORTS)]
-        size = [f"--num-cpus={self._cpus}", f"--object-store-memory={MEMORY}"]
-        command = [sys.executable, "-c", NODE, "start", "--block", *options, *ports, *size]
+        command = [sys.executable, "-c", NODE, "start", "--block", *options, *ports, *self._size]
         with log.open("wb") as output:
             node = subprocess.Popen(command, env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True)
         self._nodes.append(node)

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow
@@ -22,6 +23,7 @@ from service.upload_faults import ImageTooLarge
 S3 = "s3://"
 PARQUET = ".parquet"
 IN_A_BLOCK = 128  # files of one task
+DAMAGE = (OSError, pyarrow.ArrowException, UnicodeDecodeError)  # what reading a damaged Parquet file raises
 
 
 class Place(NamedTuple):
@@ -29,7 +31,7 @@ class Place(NamedTuple):
 
     Attributes:
         name: names its row.
-        path: of the file, or the URL of the object.
+        path: of the file, absolute: workers have other working folders. Or the URL of the object.
         row: of a Parquet file, counted from 0; None for a file that is the image.
         problem: why there is no image, as JSON of `Problem.entry`.
     """
@@ -53,7 +55,7 @@ def blocks(inputs: Inputs, urls: Sequence[str], column: str | None, done: Done) 
     """
     files: list[Place] = []
     for place in itertools.chain(map(_place, inputs.sources()), *map(_objects, urls)):
-        if place.problem is not None or not place.path.endswith(PARQUET):
+        if place.problem is not None or not place.path.lower().endswith(PARQUET):
             groups: Iterable[tuple[bool, Iterable[Place]]] = [(False, [place])]
         else:
             groups = _of_parquet(place, column)
@@ -72,7 +74,7 @@ def blocks(inputs: Inputs, urls: Sequence[str], column: str | None, done: Done) 
 
 def _place(source: Source) -> Place:
     if isinstance(source, File):
-        return Place(source.name, source.path)
+        return Place(source.name, str(Path(source.path).absolute()))
     try:
         source.read()
     except Unreadable as error:
@@ -133,26 +135,45 @@ def _of_parquet(place: Place, column: str | None) -> Iterator[tuple[bool, Iterab
             image = _column(place.name, file.schema_arrow, column)
             first = 0
             for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
+                rows = range(first, first + file.metadata.row_group(group).num_rows)
                 if _is_text(file.schema_arrow.field(image).type):
-                    paths = file.read_row_group(group, columns=[image])[image].to_pylist()
-                    yield False, [_named(place, first + row, path) for row, path in enumerate(paths)]
+                    yield False, _paths(place, file, image, group, rows)
                 else:
-                    yield True, [Place(f"{place.name}#{row}", place.path, row) for row in range(first, first + count)]
-                first += count
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        problem = unreadable(place.name, error if isinstance(error, OSError) else OSError(str(error)))
-        yield False, [place._replace(problem=json.dumps(problem.entry()))]
+                    yield True, [Place(f"{place.name}#{row}", place.path, row) for row in rows]
+                first = rows.stop
+    except DAMAGE as error:
+        yield False, [place._replace(problem=_damaged(place.name, error))]
+
+
+def _paths(place: Place, file: pyarrow.parquet.ParquetFile, column: str, group: int, rows: range) -> list[Place]:
+    """The images that a row group names; if it is damaged, a problem for each of its rows."""
+    try:
+        paths = file.read_row_group(group, columns=[column])[column].to_pylist()
+    except DAMAGE as error:
+        names = [f"{place.name}#{row}" for row in rows]
+        return [Place(name, place.path, problem=_damaged(name, error)) for name in names]
+    return [_named(place, row, path) for row, path in zip(rows, paths, strict=True)]
 
 
 def _named(place: Place, row: int, path: str | None) -> Place:
     """The image that a row of a Parquet file names."""
-    return Place(shown(path), path) if path else Place(f"{place.name}#{row}", place.path, problem=_no_image(place, row))
+    if not path:
+        return Place(f"{place.name}#{row}", place.path, problem=_no_image(place, row))
+    return Place(shown(path), path if path.startswith(S3) else str(Path(path).absolute()))
 
 
 def _no_image(place: Place, row: int) -> str:
     detail = f"Row {row} of {place.name} is empty in the column of images."
     problem = Problem("empty-image", "The row holds no image", detail, "Fill the row, or leave it out of the file.")
+    return json.dumps(problem.entry())
+
+
+def _damaged(name: str, error: Exception) -> str:
+    """The problem of what cannot be read from a Parquet file."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return json.dumps(unreadable(name, error).entry())
+    remedy = "Look whether other programs can read the file; if they cannot, write it again."
+    problem = Problem("file-not-readable", "The file cannot be read", f"{name} cannot be read: {error}.", remedy)
     return json.dumps(problem.entry())
 
 
@@ -210,7 +231,7 @@ def sources(block: pyarrow.Table, column: str | None, max_bytes: int) -> Iterato
         elif place.path.startswith(S3):
             yield Object(place.path, max_bytes)
         else:
-            yield File(place.path, max_bytes)
+            yield File(place.path, max_bytes, place.name)
 
 
 class Known(NamedTuple):
@@ -240,19 +261,31 @@ class Cell(NamedTuple):
 
 
 def _rows(places: Sequence[Place], column: str | None, max_bytes: int) -> Iterator[Source]:
-    """Reads a row group a few rows at a time."""
-    wanted = {place.row: place for place in places}
-    path = places[0].path
+    """Reads a row group a few rows at a time. If it is damaged, the rows that are left have a problem."""
+    wanted = {place.row: place for place in places if place.row is not None}
+    error: Exception = OSError("it has fewer rows than at the beginning of the run")
+    try:
+        for row, value in _cells(places[0].path, column, min(wanted)):
+            if place := wanted.pop(row, None):
+                data = value["bytes"] if isinstance(value, dict) else value
+                yield Cell(place.name, data, max_bytes) if data else Known(place.name, _no_image(place, row))
+    except DAMAGE as damage:
+        error = damage
+    for place in wanted.values():
+        yield Known(place.name, _damaged(place.name, error))
+
+
+def _cells(path: str, column: str | None, wanted: int) -> Iterator[tuple[int, Any]]:
+    """The numbers and values of all rows in the row group that holds the wanted one."""
     with _parquet(path) as file:
         image = _column(path, file.schema_arrow, column)
-        group, first = 0, 0
-        while first + file.metadata.row_group(group).num_rows <= min(row for row in wanted if row is not None):
-            first += file.metadata.row_group(group).num_rows
-            group += 1
-        for batch in file.iter_batches(IN_A_BLOCK, row_groups=[group], columns=[image]):
-            for row, cell in enumerate(batch.column(0), first):
-                if place := wanted.get(row):
-                    value = cell.as_py()
-                    data = value["bytes"] if isinstance(value, dict) else value
-                    yield Cell(place.name, data, max_bytes) if data else Known(place.name, _no_image(place, row))
-            first += batch.num_rows
+        first = 0
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if wanted < first + count:
+                cells = itertools.chain.from_iterable(
+                    batch.column(0) for batch in file.iter_batches(IN_A_BLOCK, row_groups=[group], columns=[image])
+                )
+                yield from ((row, cell.as_py()) for row, cell in enumerate(cells, first))
+                return
+            first += count

@@ -9,32 +9,38 @@ with it. The rows come to this process: it alone writes them.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import logging
 import socket
-from collections.abc import AsyncGenerator, Iterator, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow
 import ray
 import ray.data
-from ray.exceptions import RayError
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError, RayTaskError
 
 from service.bulk.cluster import places
 from service.bulk.cluster.stages import Decoding, Engine
 from service.bulk.done import Done
-from service.bulk.inputs import Inputs
+from service.bulk.inputs import InputError, Inputs
 from service.bulk.local import Wanted, looked_up
 from service.bulk.rows import Row
 from service.bulk.stream import Ended, Unusable
 from service.settings import Settings
 
+T = TypeVar("T")
+
 CALLS = 2  # of an engine at once: while one batch of blocks ends, the next keeps it busy
 DECODING_CPUS = 1
-# Of a task that a machine has taken with it. Tasks with options of their own stay apart from the engines: Ray would run
-# both stages in the actors otherwise, and a block would be decoded while its engine waits.
-RETRIES = 10
+# Of a worker that decodes: 0 for any number. An option that the engines do not have keeps tasks apart from them: Ray
+# would run both stages in the actors otherwise, and a block would be decoded while its engine waits.
+MOST_TASKS = 0
 REACH_S = 10.0  # until an address counts as one that nobody answers at
 
 
@@ -55,7 +61,7 @@ class Model(NamedTuple):
     """What the engines load.
 
     Attributes:
-        given: settings that the run was given; the others are those of each machine.
+        given: settings that the run was given, with absolute paths; the others are those of each machine.
     """
 
     wanted: Wanted
@@ -72,7 +78,9 @@ def found(settings: Settings, model: str | None, depth: int | None, labels: str 
     """
     if settings.gpu_decoding:
         raise Unusable("gpu_decoding has no effect with --ray, where processors decode: unset it")
-    given = settings.model_dump(exclude_unset=True)
+    given = {**settings.model_dump(exclude_unset=True), "models_dir": settings.models_dir}
+    # Workers have other working folders.
+    given = {name: value.absolute() if isinstance(value, Path) else value for name, value in given.items()}
     return Model(looked_up(settings, model, depth, labels, top_k), given, labels, top_k)
 
 
@@ -90,13 +98,12 @@ def connected(address: str) -> Iterator[None]:
     try:
         # Keeps the workers' logs to Ray's files: standard error is for the progress of the run.
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise Unusable(
-            f"no Ray cluster answers at {address}: {error}; start one (`ray start --head`), or give --ray local"
-        ) from None
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+        raise _unusable(address, error) from None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors end the run, which tells them
     try:
         yield
     finally:
@@ -109,9 +116,14 @@ def _reach(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise Unusable(
-            f"no Ray cluster answers at {address}: {error}; start one (`ray start --head`), or give --ray local"
-        ) from None
+        raise _unusable(address, error) from None
+
+
+def _unusable(address: str, error: Exception) -> Unusable:
+    return Unusable(
+        f"no Ray cluster answers at {address}: {error}; start one (`ray start --head`), set RAY_AUTH_TOKEN to its "
+        "token, or give --ray local"
+    )
 
 
 class ClusterStream:
@@ -131,10 +143,15 @@ class ClusterStream:
         self._engines = engines
         self._done = done
         self._stopping = asyncio.Event()
+        self._listed: concurrent.futures.Future[int] = concurrent.futures.Future()
 
     def stop(self) -> None:
         """Ends the rows now. What is under way is lost. On the event loop."""
         self._stopping.set()
+
+    def count(self) -> int:
+        """How many images there are, with those of earlier runs. On a thread: waits until all are listed."""
+        return self._listed.result()
 
     async def rows(self) -> AsyncGenerator[Row, None]:
         """A row for each place.
@@ -145,22 +162,29 @@ class ClusterStream:
         """
         batches = self._batches()
         stopping = asyncio.ensure_future(self._stopping.wait())
+        taking: asyncio.Future[Any] | None = None
         try:
             while True:
-                taking = asyncio.ensure_future(asyncio.to_thread(next, batches, None))
+                taking = _on_a_daemon(lambda: next(batches, None))
                 await asyncio.wait({taking, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if stopping.done() or (batch := await taking) is None:
                     return
                 for row in batch.to_pylist():
                     yield Row(row["name"], row["model"], row["version"], json.loads(row["entry"]))
-        except RayError as error:
+        except (RayError, ExecutionTimeoutError) as error:
             raise Ended(_told(error)) from None
         finally:
             stopping.cancel()
-            ray.shutdown()  # frees the thread that waits for a batch
+            if taking:
+                taking.cancel()  # what its thread raises from now on interests nobody
 
     def _batches(self) -> Iterator[pyarrow.Table]:
-        blocks = list(places.blocks(self._inputs, self._urls, self._column, self._done))
+        blocks = []
+        for block in places.blocks(self._inputs, self._urls, self._column, self._done):
+            if self._stopping.is_set():
+                return
+            blocks.append(block)
+        self._listed.set_result(self._done.rows + sum(block.num_rows for block in blocks))
         if not blocks:
             return
         settings = self._model.wanted.settings
@@ -179,13 +203,13 @@ class ClusterStream:
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=DECODING_CPUS,
-            max_retries=RETRIES,
+            max_calls=MOST_TASKS,
         )
         rows = decoded.map_batches(
             Engine,
             fn_constructor_args=self._engine_arguments(card.preprocessing.shape),
             compute=self._pool(),
-            batch_size=None,
+            batch_size=places.IN_A_BLOCK,  # Ray wants a number where engines have GPUs
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=self._engines.cpus,
@@ -205,16 +229,15 @@ class ClusterStream:
         return 1.0 if ray.cluster_resources().get("GPU") else 0.0
 
     def _pool(self) -> ray.data.ActorPoolStrategy:
-        """Raises Ended if no engine ever finds room."""
-        has = ray.cluster_resources()
-        most = int((has.get("CPU", 0) - DECODING_CPUS) // self._engines.cpus)  # one task decodes beside them
-        if gpus := self._gpus:
-            most = min(most, int(has.get("GPU", 0) / gpus))
+        """Raises Ended if an engine never finds room."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        most = room(nodes, self._engines.cpus, self._gpus)
         if most < (self._engines.number or 1):
+            cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
             raise Ended(
-                f"the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs: beside decoding, that is "
-                f"room for {most} engines of {self._engines.cpus} CPUs and {gpus:g} GPUs; choose fewer or smaller ones "
-                "by --engines, --engine-cpus and --engine-gpus, or add machines"
+                f"the cluster's machines ({len(nodes)}, with {cpus:g} CPUs and {gpus:g} GPUs) have room for {most} "
+                f"engines of {self._engines.cpus} CPUs and {self._gpus:g} GPUs, each on one machine and beside "
+                "decoding; choose fewer or smaller ones by --engines, --engine-cpus and --engine-gpus, or add machines"
             )
         size: dict[str, int] = (
             {"size": self._engines.number} if self._engines.number else {"min_size": 1, "max_size": most}
@@ -224,11 +247,45 @@ class ClusterStream:
         )
 
 
+def room(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
+    """How many engines find room on some machines, beside one task that decodes.
+
+    Args:
+        nodes: resources of each machine, by Ray's names.
+        cpus, gpus: of an engine. A share of a GPU is one of a single GPU.
+    """
+    engines, decoding = 0, False
+    for node in nodes:
+        here = int(node.get("CPU", 0) // cpus)
+        if gpus:
+            has = node.get("GPU", 0)
+            here = min(here, int(has) * int(1 / gpus) if gpus < 1 else int(has // gpus))
+        engines += here
+        decoding |= node.get("CPU", 0) - here * cpus >= DECODING_CPUS
+    return engines if decoding else max(0, engines - 1)
+
+
+def _on_a_daemon(work: Callable[[], T]) -> asyncio.Future[T]:
+    """As `asyncio.to_thread`, but the program's end does not wait for the work: a list of paths may never end."""
+    result: concurrent.futures.Future[T] = concurrent.futures.Future()
+    result.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="cluster", daemon=True).start()
+    return asyncio.wrap_future(result)
+
+
 def _told(error: BaseException) -> str:
     """What went wrong on a machine, in our own words if they are there."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, Ended | Unusable):
-            return str(cause)
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return f"Ray could not go on: {str(error).strip().splitlines()[-1]}; start again with --resume"
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    lines = str(cause).splitlines() or [""]
+    if isinstance(cause, Ended | Unusable | InputError):
+        return lines[0]  # Ray adds lines of its own
+    # Of an actor that does not start, Ray tells the traceback. Of others, the first line says it.
+    told = lines[-1] if getattr(cause, "actor_init_failed", False) else f"{type(cause).__name__}: {lines[0]}"
+    return f"Ray could not go on: {told}; start again with --resume"

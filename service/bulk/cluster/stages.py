@@ -19,7 +19,7 @@ from service import logs
 from service.bulk.cluster import places
 from service.bulk.local import opened
 from service.bulk.rows import Answer, Problem
-from service.bulk.stream import READERS, Source, Unreadable
+from service.bulk.stream import READERS, Source, Unreadable, Unusable
 from service.errors import ComputationFailed, InternalError
 from service.runtime.faults import ImageFault
 from service.runtime.images.decoding import Decoded, decode
@@ -47,7 +47,8 @@ ROWS = pyarrow.schema(
 
 
 class Decoding(NamedTuple):
-    """Reads and decodes a block of places, as the service does.
+    """Reads and decodes a block of places, as the service does: reads several at once, and decodes one after the other,
+    since the task has one CPU.
 
     Attributes:
         column: as for `places.blocks`.
@@ -65,24 +66,24 @@ class Decoding(NamedTuple):
         """Tables of the schema DECODED, with a row for each place."""
         sources = places.sources(block, self.column, self.max_image_bytes)
         with ThreadPoolExecutor(READERS, thread_name_prefix="reading") as readers:
-            decoded = _ahead(readers, sources, self._record)
+            decoded = (self._record(name, reading) for name, reading in _ahead(readers, sources))
             while records := list(itertools.islice(decoded, places.IN_A_BLOCK)):
                 yield pyarrow.Table.from_pylist(records, DECODED)
 
-    def _record(self, source: Source) -> dict[str, Any]:
+    def _record(self, name: str, reading: Future[bytes]) -> dict[str, Any]:
         try:
-            image = self._decoded(source.read())
+            image = self._decoded(reading.result())
         except Unreadable as error:
             problem = error.problem
         except ImageFault as fault:
             problem = Problem.of(fault)
         except Exception as error:
-            log.exception("%s could not be decoded", source.name)
+            log.exception("%s could not be decoded", name)
             problem = Problem.of(ComputationFailed() if isinstance(error, MemoryError) else InternalError())
         else:
             size = {"width": image.width, "height": image.height}
-            return {"name": source.name, **size, "pixels": image.pixels.tobytes()}
-        return {"name": source.name, "problem": json.dumps(problem.entry())}
+            return {"name": name, **size, "pixels": image.pixels.tobytes()}
+        return {"name": name, "problem": json.dumps(problem.entry())}
 
     def _decoded(self, data: bytes) -> Decoded:
         """Raises ImageFault."""
@@ -94,15 +95,15 @@ class Decoding(NamedTuple):
         return decode(data, self.preprocessing, max_pixels=self.max_pixels, scaled=self.scaled, header=header)
 
 
-def _ahead(readers: ThreadPoolExecutor, sources: Iterable[Source], work: Any) -> Iterator[dict[str, Any]]:
-    """Does the work on the readers' threads, in order, a few sources ahead: storage on a network answers slowly."""
-    started: deque[Future[dict[str, Any]]] = deque()
+def _ahead(readers: ThreadPoolExecutor, sources: Iterable[Source]) -> Iterator[tuple[str, Future[bytes]]]:
+    """Names and bytes, in order. Reads on the readers' threads, a few sources ahead: storage on a network is slow."""
+    started: deque[tuple[str, Future[bytes]]] = deque()
     for source in sources:
-        started.append(readers.submit(work, source))
+        started.append((source.name, readers.submit(source.read)))
         if len(started) > READERS:
-            yield started.popleft().result()
+            yield started.popleft()
     while started:
-        yield started.popleft().result()
+        yield started.popleft()
 
 
 class Engine:
@@ -117,9 +118,6 @@ class Engine:
             threads: cores that a batch may use, unless it was given.
             model, labels, top_k: as of `opened`.
             shape: of the pixels: channels, height, width.
-
-        Raises:
-            Unusable: this machine cannot load the model.
         """
         logs.configure("warning", "text", access=False)
         self._shape = shape
@@ -127,10 +125,21 @@ class Engine:
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
         settings = Settings(**{"engine_threads": threads, "decode_threads": 1, **given})
         self._opened = opened(settings, model, None, labels, top_k)  # held: closing it would unload the model
-        self._classifier = self._run(self._opened.__aenter__())
+        self._failure: Unusable | None = None
+        try:
+            self._classifier = self._run(self._opened.__aenter__())
+        except Unusable as error:  # raised by a call: what is raised here, Ray prints among the rows
+            self._failure = error
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
-        """A table of the schema ROWS for one of the schema DECODED. Raises Ended."""
+        """A table of the schema ROWS for one of the schema DECODED.
+
+        Raises:
+            Unusable: this machine cannot load the model.
+            Ended
+        """
+        if self._failure:
+            raise self._failure
         answers = self._run(self._answers(batch))
         names = batch["name"].to_pylist()
         return pyarrow.Table.from_pylist(

@@ -54,6 +54,25 @@ def test_files_come_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert dict(read(found)) == {f"{tmp_path}/{number}.jpg": b"%d" % number for number in (0, 1, 2, 4)}
 
 
+def test_paths_are_absolute_and_names_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers have other working folders than the command."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(b"a")
+    (tmp_path / "b.jpg").write_bytes(b"b")
+    parquet(tmp_path / "paths.parquet", {"file": ["b.jpg"]})
+    parquet(tmp_path / "images.parquet", {"file": [b"c"]})
+    monkeypatch.chdir(tmp_path)
+    found = blocks("photos", "nothing.jpg", "paths.parquet", "images.parquet", column="file")
+    (tmp_path / "worker").mkdir()
+    monkeypatch.chdir(tmp_path / "worker")
+    assert dict(read(found, "file")) == {
+        "photos/a.jpg": b"a",
+        "nothing.jpg": "file-not-found",
+        "b.jpg": b"b",
+        "images.parquet#0": b"c",
+    }
+
+
 def test_names_that_are_not_text(tmp_path: Path) -> None:
     name = b"\xff.jpg"
     (tmp_path / name.decode(errors="surrogateescape")).write_bytes(b"image")
@@ -71,6 +90,12 @@ def test_rows_of_a_parquet_file(tmp_path: Path) -> None:
     found = blocks(path, done=(f"{path}#1",))
     assert [block.num_rows for block in found] == [1, 2]  # a block for each row group
     assert dict(read(found)) == {f"{path}#0": b"a", f"{path}#2": "empty-image", f"{path}#3": "image-too-large"}
+
+
+def test_names_of_parquet_files_end_in_any_case(tmp_path: Path) -> None:
+    """As those of images."""
+    path = parquet(tmp_path / "A.PARQUET", {"image": [b"a"]})
+    assert dict(read(blocks(path))) == {f"{path}#0": b"a"}
 
 
 def test_many_rows_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +136,50 @@ def test_a_broken_parquet_file_is_a_row(tmp_path: Path) -> None:
     (row,) = block.to_pylist()
     assert row["name"] == f"{tmp_path}/a.parquet"
     assert json.loads(row["problem"])["error"]["type"] == "/problems/file-not-readable"
+
+
+def damage(path: Path, group: int) -> None:
+    """Overwrites the first page of a row group."""
+    start = pq.read_metadata(path).row_group(group).column(0).dictionary_page_offset
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * 20)
+
+
+def test_a_damaged_row_group_is_a_problem_for_each_of_its_rows(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": [b"%d" % number for number in range(6)]})
+    damage(path, 1)
+    expected = {f"{path}#{row}": b"%d" % row for row in range(6)}
+    assert dict(read(blocks(path))) == {**expected, **dict.fromkeys([f"{path}#2", f"{path}#3"], "file-not-readable")}
+
+
+def test_a_damaged_row_group_of_paths_is_a_problem_for_each_of_its_rows(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.jpg").write_bytes(b"%d" % number)
+    path = parquet(tmp_path / "a.parquet", {"file": [f"{tmp_path}/{number}.jpg" for number in range(6)]})
+    damage(path, 1)
+    found = blocks(path, column="file")
+    expected = [
+        f"{tmp_path}/0.jpg",
+        f"{tmp_path}/1.jpg",
+        f"{path}#2",
+        f"{path}#3",
+        f"{tmp_path}/4.jpg",
+        f"{tmp_path}/5.jpg",
+    ]
+    assert [name for name, _ in read(found)] == expected
+    assert [value for _, value in read(found)] == [b"0", b"1", "file-not-readable", "file-not-readable", b"4", b"5"]
+
+
+@pytest.mark.parametrize("left", [2, 3, None])
+def test_a_file_that_changes_while_it_is_read_gives_a_row_for_each_place(left: int | None, tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": [b"%d" % number for number in range(4)]})
+    found = blocks(path)
+    path.unlink()
+    if left:
+        parquet(path, {"image": [b"%d" % number for number in range(left)]})
+    slugs = ["file-not-readable"] * 4 if left else ["file-not-found"] * 4
+    assert dict(read(found)) == {f"{path}#{row}": b"%d" % row if row < (left or 0) else slugs[row] for row in range(4)}
 
 
 def test_an_image_on_standard_input_is_no_list() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 
 pa = pytest.importorskip("pyarrow", reason="the extra `ray` is not installed")
 
-from service.bulk.cluster import places  # noqa: E402
+from service.bulk.cluster import places, stages  # noqa: E402
 from service.bulk.cluster.stages import Decoding, Engine  # noqa: E402
 from service.bulk.done import Done  # noqa: E402
-from service.bulk.inputs import Inputs  # noqa: E402
+from service.bulk.inputs import File, Inputs  # noqa: E402
 from service.bulk.local import opened, read  # noqa: E402
 from service.bulk.stream import Unusable  # noqa: E402
 from service.runtime.model_folder import read_card  # noqa: E402
@@ -68,6 +69,24 @@ def test_limits_hold_where_images_are_decoded(tiny_dir: Path, images: list[Path]
     assert slugs == ["/problems/image-too-large", "/problems/too-many-pixels", "/problems/too-much-memory"]
 
 
+def test_one_image_is_decoded_at_a_time(tiny_dir: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task has one CPU, and the memory of one image."""
+    readers, decoders = [], []
+
+    def recording(threads: list[int], function: Any) -> Any:
+        return lambda *arguments, **options: (threads.append(threading.get_ident()), function(*arguments, **options))[1]
+
+    monkeypatch.setattr(File, "read", recording(readers, File.read))
+    monkeypatch.setattr(stages, "decode", recording(decoders, stages.decode))
+    (decoded,) = decoding(tiny_dir)(block(*images[:1] * 10))
+    assert decoded.num_rows == len(readers) == len(decoders) == 10
+    assert set(decoders) == {threading.get_ident()}
+    assert threading.get_ident() not in readers  # storage on a network is slow
+
+
 def test_a_machine_that_cannot_load_the_model(tiny_dir: Path) -> None:
+    """Said by the first call: what an actor raises while it starts, Ray prints on standard output."""
+    engine = Engine({"models_dir": tiny_dir}, 1, "resnet50", None, None, (3, 32, 32))
+    (decoded,) = decoding(tiny_dir)(block(tiny_dir / "nothing.jpg"))
     with pytest.raises(Unusable, match="there is no model resnet50"):
-        Engine({"models_dir": tiny_dir}, 1, "resnet50", None, None, (3, 32, 32))
+        engine(decoded)
