@@ -77,9 +77,8 @@ class Exemplars:
                 return
             later = threading.Timer(WITHIN_S, self._write)
             later.daemon = True
-            with suppress(
-                RuntimeError
-            ):  # no thread can be started: the answer counts more, and the next one tries again
+            # No thread can be started: the answer counts more, and the next one tries again.
+            with suppress(RuntimeError):
                 later.start()
                 self._due = True
 
