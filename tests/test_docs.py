@@ -53,8 +53,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["docker", "deploy"])
 def test_comments_lead_to_pages(folder: str) -> None:
-    for path in (ROOT / folder).rglob("*"):
-        for page, anchor in re.findall(r"(docs/[\w-]+\.md)(?:#([\w-]+))?", path.read_text() if path.is_file() else ""):
+    for path in (path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        for page, anchor in re.findall(r"(docs/[\w-]+\.md)(?:#([\w-]+))?", path.read_text()):
             assert (ROOT / page).exists(), f"{path}: {page}"
             assert not anchor or anchor in anchors(ROOT / page), f"{path}: {page}#{anchor}"
 

@@ -71,11 +71,12 @@ def needed(extras: tuple[str, ...]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("files", "extras"), [(("service",), EXTRAS["service"]), (("export", "torch"), EXTRAS["export"])]
+    ("files", "extras"), [(("service",), EXTRAS["service"]), (("export", "torch", "torch-cuda"), EXTRAS["export"])]
 )
 def test_every_package_of_an_image_is_pinned_as_it_is_installed_here(
     files: tuple[str, ...], extras: tuple[str, ...]
 ) -> None:
+    """Whether torch is built for CUDA here or not."""
     packages = needed(extras) - {"setuptools"}  # which `make lock` does not pin for `make`
     assert len(packages) > 20
     pins = pinned(*files)

@@ -189,6 +189,7 @@ def test_the_balancer_tells_clients_apart_behind_an_ingress(
     assert clients == ["127.0.0.1", "203.0.113.9"]
 
 
+@pytest.mark.slow
 def test_kserve_serves_what_its_initializer_has_put_there(
     run: Run, tiny_dir: Path, photo: bytes, tmp_path: Path
 ) -> None:

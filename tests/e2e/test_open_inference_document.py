@@ -24,7 +24,8 @@ HERE = Path(__file__).parent / "openapi"
 MODEL = "resnet8-cifar"
 
 
-@pytest.mark.parametrize("cases", [5, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", [5, pytest.param(300, marks=pytest.mark.timeout(1800))])
 def test_the_document_is_true(
     tiny_dir: Path, tmp_path: Path, start_service: Callable[..., Service], cases: int
 ) -> None:

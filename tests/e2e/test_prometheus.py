@@ -117,6 +117,7 @@ def test_overload_fires_what_tells_of_it(
     until(lambda: not expected - {"ResnetErrorBudgetFast"} & found.firing(), LONG_S)
 
 
+@pytest.mark.slow
 def test_an_engine_that_finishes_nothing_is_stuck(
     tiny_dir: Path, start_service: Start, photo: bytes, held: Path, watch: Callable[..., Prometheus]
 ) -> None:

@@ -168,6 +168,7 @@ def test_a_call_looks_at_once_and_tries_again_what_failed(
     until_version(service, photo, 2)
 
 
+@pytest.mark.slow
 def test_a_worker_that_starts_later_knows_the_newest_version(
     root: Path, start_service: Callable[..., Service], photo: bytes
 ) -> None:

@@ -36,6 +36,7 @@ def demo() -> Loaded:
     return train(0)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(demo: Loaded) -> None:
     torch.manual_seed(1)
     expected = torch.rand(4)
