@@ -45,6 +45,7 @@ from tests.support.manifests import (
     merge,
     pod,
 )
+from tests.support.otlp import forget_variables
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 CUDA = yaml.safe_load((ROOT / "docker/compose.cuda.yml").read_text())["services"]
@@ -463,9 +464,7 @@ def test_the_service_traces_as_the_pods_variables_say(monkeypatch: pytest.Monkey
     for objects in pair("tracing"):
         given = environment(container(objects))
         with monkeypatch.context() as inside:
-            for name in [*os.environ]:
-                if name.startswith("OTEL_"):
-                    inside.delenv(name)
+            forget_variables(inside)
             assert open_spans() is None
             for name, value in given.items():
                 inside.setenv(name, value)

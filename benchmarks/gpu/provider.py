@@ -168,8 +168,7 @@ def tests() -> dict[str, object]:
     """
     files = sorted(str(path) for path in Path("tests").rglob("test_*.py") if "mark.gpu" in path.read_text())
     command = ["-m", "pytest", "-c", os.devnull, "--rootdir", ".", "--import-mode", "importlib", "-q", "-m", "gpu"]
-    command.append(
-        "--disable-warnings"
-    )  # without the project's settings pytest warns of the mark, and names this folder
+    # Without the project's settings pytest warns of the mark, and names this folder.
+    command.append("--disable-warnings")
     finished = subprocess.run([sys.executable, *command, *files], capture_output=True, text=True)
     return {"status": finished.returncode, "last lines": finished.stdout.strip().splitlines()[-5:]}

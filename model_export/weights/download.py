@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from model_export.errors import InputError, Unavailable
-from service.runtime.disk import move_into_place
+from service.runtime.disk import DISK_FULL, move_into_place
 from service.runtime.model_folder import sha256
 from service.runtime.progress import Progress
 
@@ -159,7 +158,7 @@ def _reason(error: Exception) -> str:
 
 def _storage_fault(error: OSError, partial: Path, remedy: str) -> str:
     folder = partial.parent
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         # A full disk hurts everything else on the machine: free the space rather than keep a resumable part.
         partial.unlink(missing_ok=True)
         return f"no space left in {folder} for {partial.name} (now removed): free some space, or {remedy}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from service.fetch.source import FetchError
 from service.fetch.transfer import download
 from service.fetch.tree import Tree, Wanted
-from service.runtime.disk import flush, flush_readable, link, locked, remove_folder
+from service.runtime.disk import DISK_FULL, flush, flush_readable, link, locked, remove_folder
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import (
     CARD_FILE,
@@ -30,7 +29,6 @@ from service.runtime.state_changes import change_folder_state, change_state
 
 log = logging.getLogger(__name__)
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 WORK = ".fetching"  # no reader takes it for a model; an interrupted run leaves in it what the next one goes on with
 
 
