@@ -24,7 +24,7 @@ COMMANDS = {
     "train": "Train a network of the paper on your own images, CIFAR-10 or drawings.",
     "find-lr": "Look for a learning rate: train a few steps with a rising one, and draw the loss against it.",
     "evaluate": "Measure the accuracy of models on a data set, and of their ensemble if there are several.",
-    "quantize": "Make an int8 or fp16 file of a published model, compare it with fp32, and publish both.",
+    "quantize": "Compare int8, fp16 or bf16 with fp32, and publish a version that may be served in it.",
     "study": "Repeat one of the paper's comparisons (degradation, shortcuts, depth), or print a table of all networks.",
     "demo": "Train the demo, a ResNet-18 that classifies drawings, and write its weights (three to eight minutes).",
     "verify": "Check the digests and self-tests of published models.",

@@ -35,7 +35,9 @@ def add_folds(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--folds", type=positive, metavar="K", help="for cross-validation: divide the images in K folds"
     )
-    parser.add_argument("--fold", type=positive, metavar="I", help="validate on fold I, 1 to K; train on the others")
+    parser.add_argument(
+        "--fold", type=positive, metavar="I", help="the fold to validate on, 1 to K; `train` trains on the others"
+    )
 
 
 def fold_of(args: argparse.Namespace) -> Fold | None:

@@ -43,8 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="SPEC",
-        help="images to evaluate on: a folder with CLASS/*.jpg, or with test/CLASS/*.jpg or val/CLASS/*.jpg; cifar10; "
-        "drawings",
+        help="images to evaluate on: a folder with CLASS/*.jpg, or with test/CLASS/*.jpg or val/CLASS/*.jpg; for "
+        "multi-label models, with a labels.csv there; cifar10; drawings",
     )
     parser.add_argument(
         "--method",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from model_export.cli.data_options import (
     FOLDER_OPTIONS,
@@ -87,10 +88,22 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
             recipe.add_argument(
                 f"--{name.replace('_', '-')}",
                 dest=f"recipe_{name}",
-                metavar=name.upper(),
+                metavar=_metavar(name, field.annotation),
                 nargs="*" if "tuple" in str(field.annotation) else None,
                 help=(field.description or "").replace("\n", " ").replace("%", "%%") or None,
             )
+
+
+def _metavar(name: str, annotation: object) -> str:
+    """The values that a field takes, if they are few; else its name."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType] or [annotation]
+    if annotation is bool:
+        return "{yes,no}"
+    if get_origin(annotation) is Literal:
+        return f"{{{','.join(map(str, kinds))}}}"
+    if get_origin(kinds[0]) is Literal:
+        return f"{{{','.join((*get_args(kinds[0]), 'none'))}}}"
+    return name.upper()
 
 
 def recipe_changes(args: argparse.Namespace) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from argparse import _SubParsersAction
 from pathlib import Path
 
 import pytest
 
-from model_export.__main__ import COMMANDS, main
+from model_export.__main__ import COMMANDS, main, make_parser
 
 CLI = Path(__file__).parents[2] / "model_export" / "cli"
 
@@ -33,6 +34,21 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         main([command, "--help"])
     assert status.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: python -m model_export {command} ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(command: str) -> None:
+    (commands,) = (action for action in make_parser(command)._actions if isinstance(action, _SubParsersAction))
+    for action in commands.choices[command]._actions:
+        assert action.help, (action.option_strings, action.dest)
+
+
+def test_options_of_the_recipe_name_their_values(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    for option in ("--optimizer {sgd,adamw}", "--mirror {yes,no}", "--class-weights {balanced,none}", "--lr LR"):
+        assert option in printed
 
 
 def test_every_command_module_is_a_command() -> None:
