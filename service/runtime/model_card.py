@@ -243,6 +243,15 @@ class ModelCard(CardPart):
         return self.files["fp32"].bf16 if precision == "bf16" else self.files[FILES[precision]].gate
 
     @property
+    def compared(self) -> tuple[Precision, ...]:
+        """The precisions below fp32 that were compared with it: those that `auto` may take."""
+        return tuple(
+            precision
+            for precision, file in FILES.items()
+            if precision != "fp32" and file in self.files and self.gate(precision) is not None
+        )
+
+    @property
     def output_shapes(self) -> dict[Output, tuple[int, ...]]:
         """Of the graph's outputs for one image, all float32."""
         views = self.preprocessing.views
