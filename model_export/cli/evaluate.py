@@ -25,6 +25,7 @@ from model_export.evaluation.recording import accuracy_of, write_evaluation_file
 from model_export.evaluation.rejection import fit_rejection
 from model_export.evaluation.result import Evaluation, Method
 from model_export.export.record import check_latest, check_rejection_fits, publish_record
+from model_export.weights.file_kinds import explain_folder
 from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.measured import Calibration, Rejection
 from service.runtime.model_folder import ModelVersion
@@ -202,6 +203,8 @@ def find_model(name: str, args: argparse.Namespace) -> Path | ModelVersion:
     try:
         return find_version(args.models_dir, name, args.version)
     except InputError as error:
+        if path.is_dir():
+            raise InputError(f"{explain_folder(path)}, or the name of a published model") from error
         raise InputError(f"{name} is not a weight file, and {error}") from error
 
 

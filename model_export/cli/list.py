@@ -38,8 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     rows = [HEADER]
-    default = read_folder_state(args.models_dir).default
     entries = list(model_versions(args.models_dir))
+    default = read_folder_state(args.models_dir).default if entries else None
     numbers: dict[str, list[int]] = {}
     for entry in entries:
         numbers.setdefault(entry.name, []).append(entry.version)

@@ -212,6 +212,8 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"].startswith("bool_"):
+            message = f"expected yes or no, got {first['input']!r}"
         raise InputError(f"recipe {recipe.name}: {where + ': ' if where else ''}{message}") from error
 
 

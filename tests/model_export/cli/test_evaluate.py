@@ -305,6 +305,13 @@ def test_models_that_do_not_exist(models: Path, data: Path) -> None:
         evaluate("x.pth", *options)
     with pytest.raises(InputError, match="resnet8-cifar has no version 2: choose from 1"):
         evaluate("resnet8-cifar", *options, "--version", 2)
+    run = models.parent / "a run"
+    run.mkdir()
+    saved(run / "best.safetensors", seed=1)
+    with pytest.raises(
+        InputError, match=r"a run is a folder: pass .*/a run/best.safetensors, or the name of a published"
+    ):
+        evaluate(run, *options)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,12 @@ def test_nothing_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "python -m model_export quickstart" in capsys.readouterr().out
 
 
+def test_a_file_instead_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "models").write_text("")
+    assert main(["list", "--models-dir", str(tmp_path / "models")]) == 0
+    assert f"{tmp_path}/models is a file, not a model folder: give" in capsys.readouterr().out
+
+
 def test_it_continues_after_an_unreadable_card(
     models: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
