@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -71,12 +72,16 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a command; returns its exit status: 0, or after one sentence on stderr 1, or 2 if what it needs is not
     installed.
 
-    `train` that is stopped by a signal returns 128 + the signal's number.
+    A command that is interrupted returns 128 + the signal's number, as `train` does that was stopped.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("model_export", "service"):  # not the root logger: at this level httpx and the exporter log, too
         logging.getLogger(package).setLevel(logging.INFO)
-    return run_program(_run, arguments, EXPORT_EXTRA, "service")
+    try:
+        return run_program(_run, arguments, EXPORT_EXTRA, "service")
+    except KeyboardInterrupt:  # perhaps during the imports, which take seconds
+        print("interrupted: no unfinished model or file is left", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -102,8 +107,6 @@ def _run(arguments: Sequence[str]) -> int:
             sys.stdout.flush()
         except OSError:  # the disk is full: what cannot be written would change the exit status to 120
             _discard_output()
-    except KeyboardInterrupt:
-        print("interrupted: no incomplete model was published", file=sys.stderr)
     return 1
 
 

@@ -56,6 +56,20 @@ def test_every_command_module_is_a_command() -> None:
     assert modules == {name.replace("-", "_") for name in COMMANDS}
 
 
+@pytest.mark.parametrize("where", ["model_export.__main__.make_parser", "model_export.cli.list.run"])
+def test_an_interrupt_is_one_sentence(
+    where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also during the imports of a command."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "interrupted: no unfinished model or file is left\n"
+
+
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"]])
 def test_a_missing_or_unknown_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as status:
