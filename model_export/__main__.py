@@ -58,13 +58,14 @@ def make_parser(command: str | None) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(prog=called("model_export"), description=DESCRIPTION)
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print which build this is")
+    parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         subparser = commands.add_parser(name, help=text, description=text)
         if name == command:
             module = import_module(f"model_export.cli.{name.replace('-', '_')}")
             module.add_options(subparser)
-            subparser.set_defaults(run=module.run)
+            subparser.set_defaults(run=module.run, parser=subparser)
     return parser
 
 
@@ -85,7 +86,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    args = make_parser(arguments[0] if arguments else None).parse_args(arguments)
+    args, unknown = make_parser(arguments[0] if arguments else None).parse_known_args(arguments)
+    if unknown:  # `parse_args` would show the usage of all commands together, which has none of their options
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
 
     from service.runtime.model_folder import CardError
     from service.runtime.providers import ProviderUnavailable  # needs ONNX Runtime, which an extra installs

@@ -61,7 +61,7 @@ def write_multi_label_mistakes(path: Path, evaluation: MultiLabelEvaluation, dat
         evaluation=evaluation,
         headline=[
             ("classes missed", f"{missed.sum():,}"),
-            ("classes too many", f"{too_many.sum():,}"),
+            ("classes named wrongly", f"{too_many.sum():,}"),
             ("images", f"{len(evaluation.present):,}"),
             ("micro F1", f"{100 * micro_f1(evaluation):.2f}%"),
         ],

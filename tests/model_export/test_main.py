@@ -56,6 +56,18 @@ def test_every_command_module_is_a_command() -> None:
     assert modules == {name.replace("-", "_") for name in COMMANDS}
 
 
+def test_an_unknown_option_shows_those_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as status:
+        main(["list", "--no-such-option", "x"])
+    assert status.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("usage: python -m model_export list ")
+    assert printed.endswith("error: unrecognized arguments: --no-such-option x\n")
+    with pytest.raises(SystemExit):
+        main(["--no-such-option", "list"])
+    assert capsys.readouterr().err.startswith("usage: python -m model_export [-h] [--version] COMMAND ...")
+
+
 @pytest.mark.parametrize("where", ["model_export.__main__.make_parser", "model_export.cli.list.run"])
 def test_an_interrupt_is_one_sentence(
     where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -36,7 +36,7 @@ def test_misses_and_false_answers_of_each_class_the_surest_first(tmp_path: Path)
         [[1, 1], [1, 0], [0, 0], [0, 0], [0, 1]], [[0.4, 0.9], [0.1, 0.2], [0.7, 0.0], [0.8, 0.0], [0.0, 0.6]]
     )
     page = page_of(tmp_path, answers)
-    for part in ("2 classes missed", "2 classes too many", "5 images", "Every mistake, class by class"):
+    for part in ("2 classes missed", "2 classes named wrongly", "5 images", "Every mistake, class by class"):
         assert part in page.text
     shown = page.text.partition("cat In the labels, not answered: 2 ")[2]
     missed, _, too_many = shown.partition(" Answered, not in the labels: 2 ")
