@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.grpc_api import messages
 from service.keys import Entry
 from service.metrics import Metrics
 from service.operating_state import OperatingState
@@ -57,6 +58,41 @@ def test_comments_lead_to_pages(folder: str) -> None:
         for page, anchor in re.findall(r"(docs/[\w-]+\.md)(?:#([\w-]+))?", path.read_text()):
             assert (ROOT / page).exists(), f"{path}: {page}"
             assert not anchor or anchor in anchors(ROOT / page), f"{path}: {page}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_are_whole(page: Path) -> None:
+    """Each has a line under its header and as many cells in every row: else it is shown as text, or without a cell."""
+    for table in re.findall(r"(?:^ *\|.*\n)+", prose(page), re.MULTILINE):
+        rows = [len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
+        assert re.fullmatch(r" *\|(?: *:?-+:? *\|)+", table.splitlines()[1]), table
+        assert set(rows) == {rows[0]}, table
+
+
+def test_every_picture_is_on_a_page() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    for folder in ("docs", "benchmarks"):
+        for path in (path for path in (ROOT / folder).rglob("*") if path.suffix in (".jpg", ".png", ".svg")):
+            assert path.name in text, path
+
+
+def test_the_images_of_docker_that_pages_name_are_built() -> None:
+    files = (ROOT / "docker-compose.yml", *(ROOT / "docker").glob("compose.*.yml"))
+    built = set(re.findall(r"image: (resnet-service:\S+)", "".join(path.read_text() for path in files)))
+    text = "".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"(?<=FROM )resnet-service\S*|resnet-service:[\w-]+", text))
+    assert named
+    assert named <= built
+
+
+def test_every_method_of_the_grpc_port_is_documented() -> None:
+    page = (ROOT / "docs" / "grpc.md").read_text()
+    (row,) = re.findall(r"^\| `inference.GRPCInferenceService` \| (.*) \|$", page, re.MULTILINE)
+    (not_built,) = re.findall(r"Not built.*?\.", page, re.DOTALL)
+    (service,) = messages.DESCRIPTOR.services_by_name.values()
+    built = {method.name for method in service.methods}
+    assert set(re.findall(r"`(\w+)`", row)) == built
+    assert not built & set(re.findall(r"`(\w+)`", not_built))
 
 
 def test_every_extra_is_on_the_page_about_installing() -> None:
