@@ -110,6 +110,12 @@ def test_every_path_on_the_architecture_page_exists() -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_every_module_says_what_it_is() -> None:
+    """So that the command on the architecture page lists all of them."""
+    modules = [path for package in ("service", "model_export") for path in (ROOT / package).rglob("*.py")]
+    assert not [path for path in modules if not re.match('r?"""', path.read_text())]
+
+
 def test_every_metric_is_documented() -> None:
     documented = set(re.findall(r"`(resnet_\w+)`", (ROOT / "docs" / "metrics.md").read_text()))
     metrics = Metrics()
