@@ -95,6 +95,27 @@ def test_every_method_of_the_grpc_port_is_documented() -> None:
     assert not built & set(re.findall(r"`(\w+)`", not_built))
 
 
+def test_the_limit_of_one_process_follows_from_its_parts() -> None:
+    """The formula of docs/performance.md, its table, and the pages that quote it."""
+    page = (ROOT / "docs" / "performance.md").read_text()
+    useful = []
+    for parts, *shown in re.findall(
+        r"^\| \w+ .*?((?: \| \d+\.\d){4})" + r" \| (\d+)" * 4 + r" \|$", page, re.MULTILINE
+    ):
+        decode, engine, loop, batching = map(float, parts.split("|")[1:])
+        one_core, most = 1000 / (decode + engine + loop + batching), 1000 / (loop + batching)
+        useful.append(int(most / one_core))
+        assert list(map(int, shown)) == [round(one_core), round(min(8 * one_core, most)), useful[-1], round(most)]
+    without_amx, _, with_amx = useful
+    for name, quoted in (
+        ("performance.md", f"keeps {without_amx} cores busy before that, {with_amx} with AMX"),
+        ("containers.md", f"keeps {without_amx} cores busy before that, {with_amx} with AMX"),
+        ("settings.md", f"more than {without_amx} cores ({with_amx} with AMX)"),
+        ("kubernetes.md", f"beyond the {with_amx} to {without_amx} that one process can use"),
+    ):
+        assert quoted in " ".join((ROOT / "docs" / name).read_text().split()), name
+
+
 def test_every_extra_is_on_the_page_about_installing() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
     named = re.findall(r"'\.\[([\w,-]+)\]'", (ROOT / "docs" / "install.md").read_text())
