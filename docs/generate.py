@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import textwrap
 from pathlib import Path
@@ -16,7 +15,6 @@ from service.settings import PREFIX, Settings
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-MODULES = "## Modules\n\n"  # the heading after which docs/architecture.md is generated
 
 SETTINGS = """\
 # Settings of the service
@@ -94,32 +92,8 @@ def prometheus_rule() -> str:
     return RULES + textwrap.indent(groups, "  ")
 
 
-def modules() -> str:
-    """Tables of all modules, one for each room, from the first lines of their docstrings."""
-    rooms: dict[str, list[str]] = {}
-    for package in ("service", "model_export"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            room = str(path.parent.relative_to(ROOT))
-            if path.name == "__init__.py":
-                rooms[room] = [f"### `{room}/`\n\n{summary(path)}\n\n| module | what it is |\n|---|---|\n"]
-    for room, lines in rooms.items():
-        lines += (
-            f"| `{path.name}` | {summary(path)} |\n"
-            for path in sorted((ROOT / room).glob("*.py"))
-            if path.name != "__init__.py"
-        )
-    return "\n".join("".join(lines) for lines in rooms.values())
-
-
-def summary(path: Path) -> str:
-    """The first paragraph of a module's docstring, in one line."""
-    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-    return " ".join(docstring.partition("\n\n")[0].split())
-
-
 def pages() -> dict[str, str]:
     """The text of each page, by its path from docs/."""
-    architecture = (DOCS / "architecture.md").read_text().partition(MODULES)[0] + MODULES
     rows = [
         f"| `{problem.slug}` | {STATUS[problem]} | {problem.title} | {re.sub(r'{[^}]+}', '…', problem.remedy)} |\n"
         for problem in fault_types()
@@ -128,7 +102,6 @@ def pages() -> dict[str, str]:
         "settings.md": SETTINGS + settings_table(),
         "problems.md": PROBLEMS + "".join(rows),
         "recipes.md": recipes(),
-        "architecture.md": architecture + modules(),
         "../deploy/kubernetes/components/prometheus-rule/rules.yaml": prometheus_rule(),
     }
 

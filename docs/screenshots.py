@@ -1,4 +1,4 @@
-"""Takes the pictures of the page at `/` for docs/ in Chromium: `python -m docs.screenshots MODELS_DIR`.
+"""Takes the pictures of the page at `/` and of `/explain` for docs/: `python -m docs.screenshots MODELS_DIR`.
 
 Needs chromium and chromedriver (tests/install-tools), and a folder with a model that knows the drawings, such as
 `python -m model_export demo` makes.
@@ -15,15 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 from PIL import Image
 from selenium import webdriver
 
 from model_export.drawings.pictures import CLASSES, picture
 from tests.support.page import Page
-from tests.support.processes import Service
+from tests.support.processes import JPEG, Service
 
 IMAGES = Path(__file__).parent / "images"
 DRAWINGS = {"star": 211, "heart": 226, "crescent": 215}  # class and seed: the picture's edges lie outside the crop
+EXPLAINED = 208  # the seed of a star without colours: all that there are belong to the map
 MARGIN = 28  # below the last card, in CSS pixels
 
 
@@ -51,8 +53,17 @@ def take(page: Page, name: str, width: int, scale: float) -> None:
     small.save(IMAGES / f"page-{name}.png", optimize=True)
 
 
+def explain(url: str) -> None:
+    """Writes the pictures of docs/explain.md: a grey star on a grey ground, and what speaks for and against a class."""
+    star = picture(EXPLAINED, CLASSES.index("star"))
+    (IMAGES / "star.jpg").write_bytes(star)
+    for name in ("star", "heart"):
+        answer = httpx.post(f"{url}/explain", params={"format": "png", "classes": name}, content=star, headers=JPEG)
+        (IMAGES / f"explain-{name}.png").write_bytes(answer.raise_for_status().content)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Takes the pictures of the page for docs/.")
+    parser = argparse.ArgumentParser(description="Takes the pictures of the page and of /explain for docs/.")
     parser.add_argument("models_dir", type=Path)
     models_dir = parser.parse_args().models_dir
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
@@ -63,6 +74,7 @@ def main() -> None:
         service = Service(models_dir, Path(folder, "log"), provider="cpu")
         try:
             service.wait_until_ready()
+            explain(service.url)
             page = Page(browser, service.url)
             for name, width, dark, touch, shown in (
                 ("desktop", 1280, False, False, files[:1]),

@@ -63,6 +63,10 @@ class NotDecoded(Exception):
     """The engine could not decode a JPEG: the processor may."""
 
 
+class EngineFailed(Exception):
+    """The engine could not compute an image; the log of its process says why."""
+
+
 class Runner(Protocol):
     """A ready model, wherever it is computed."""
 
@@ -108,13 +112,13 @@ class Work(NamedTuple):
     Attributes:
         part: its name, for people.
         piece: the piece of work; while it stays the same, there is no progress. None while there is nothing to do.
-        longest: seconds that the longest piece has ever taken.
+        lasts: whether a piece may take as long as the longest one so far, and the timeout on top.
         owner: tells parts of the same name apart.
     """
 
     part: str
     piece: Hashable | None
-    longest: float = 0.0
+    lasts: bool = False
     owner: int = 0
 
 

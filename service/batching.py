@@ -91,7 +91,6 @@ class Batcher(Generic[Item, Result]):
 
     Attributes:
         drain_rate: how fast items leave.
-        longest: seconds that the slowest batch took.
     """
 
     def __init__(
@@ -120,7 +119,6 @@ class Batcher(Generic[Item, Result]):
         self._alone = False  # whether the running batch has been promised the whole engine
         self._closed = False
         self._shortest = shortest
-        self.longest = 0.0
         self.drain_rate = DrainRate(expected_rate)
         prepared: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._threads = [
@@ -133,10 +131,6 @@ class Batcher(Generic[Item, Result]):
         if failures:
             self.close()
             raise failures[0]
-
-    def __len__(self) -> int:
-        """Queued items, without those that run."""
-        return len(self._queue)
 
     @property
     def unanswered(self) -> int:
@@ -188,43 +182,45 @@ class Batcher(Generic[Item, Result]):
             prepared.put(error)
             return
         prepared.put(None)
-        self._work()
+        while self._run_next():
+            pass
 
-    def _work(self) -> None:
-        while batch := self._take():
-            number, entries, alone = batch
-            started = time.perf_counter()
-            items = [entry.item for entry in entries]
-            outcome: Sequence[Result | Exception] | BaseException
-            try:
-                outcome = self._run(items, alone)
-                if len(outcome) != len(entries):
-                    raise RuntimeError(f"{len(outcome)} results for a batch of {len(entries)}")
-            except BaseException as error:
-                log.exception("a batch of %d failed", len(entries))
-                outcome = error
-            finished = time.perf_counter()
-            with self._changed:
-                del self._running[number]
-                self._unanswered -= len(entries)
-                self._alone = False
-                if self._closed:
-                    self._changed.notify_all()
-                elif self._queue:
-                    self._changed.notify()
-                if not isinstance(outcome, BaseException):  # a failed batch says nothing about how fast work drains
-                    self.longest = max(self.longest, finished - started)
-                    if self._queue and not alone:  # a batch that ran alone had all lanes
-                        self.drain_rate.record(len(entries), started, finished)
-                    else:
-                        self.drain_rate.at_least(len(entries), started, finished)
-            try:
-                mark = self._on_batch(Ran(items, started, finished - started, isinstance(outcome, BaseException)))
-            except Exception:  # the items get their results all the same, and the lane lives
-                log.exception("a batch of %d was not counted", len(entries))
-                mark = NO_MARK
-            # One wake-up of the event loop per batch. All items of a server come from one loop.
-            _on_loop(entries, _resolve, entries, outcome, started, finished - started, mark)
+    def _run_next(self) -> bool:
+        """Runs the next batch of this lane; False once closed and drained. No local name outlives its batch."""
+        if not (batch := self._take()):
+            return False
+        number, entries, alone = batch
+        started = time.perf_counter()
+        items = [entry.item for entry in entries]
+        outcome: Sequence[Result | Exception] | BaseException
+        try:
+            outcome = self._run(items, alone)
+            if len(outcome) != len(entries):
+                raise RuntimeError(f"{len(outcome)} results for a batch of {len(entries)}")
+        except BaseException as error:
+            outcome = error
+        finished = time.perf_counter()
+        with self._changed:
+            del self._running[number]
+            self._unanswered -= len(entries)
+            self._alone = False
+            if self._closed:
+                self._changed.notify_all()
+            elif self._queue:
+                self._changed.notify()
+            if not isinstance(outcome, BaseException):  # a failed batch says nothing about how fast work drains
+                if self._queue and not alone:  # a batch that ran alone had all lanes
+                    self.drain_rate.record(len(entries), started, finished)
+                else:
+                    self.drain_rate.at_least(len(entries), started, finished)
+        try:
+            mark = self._on_batch(Ran(items, started, finished - started, isinstance(outcome, BaseException)))
+        except Exception:  # the items get their results all the same, and the lane lives
+            log.exception("a batch of %d was not counted", len(entries))
+            mark = NO_MARK
+        # One wake-up of the event loop per batch. All items of a server come from one loop.
+        _on_loop(entries, _resolve, entries, outcome, started, finished - started, mark)
+        return True
 
     def _take(self) -> tuple[int, list[_Queued[Item, Result]], bool] | None:
         """Waits for the next batch of this lane: its number, its items, and whether it runs alone.
@@ -237,26 +233,29 @@ class Batcher(Generic[Item, Result]):
                     self._changed.wait()
                 if self._queue and self._waited_for_more():
                     continue
-                # Nobody waits any more for an item whose future is done: the client has left, or it is too late.
-                waiting = [entry for entry in self._queue if not entry.future.done()]
-                soonest = time.monotonic() + self._shortest
-                if expired := [entry for entry in waiting if entry.deadline < soonest]:
-                    waiting = [entry for entry in waiting if entry.deadline >= soonest]
-                    _on_loop(expired, _expire, expired)
-                self._unanswered -= len(self._queue) - len(waiting)
-                if not waiting:
-                    self._queue.clear()
+                self._drop_unwanted()
+                if not self._queue:
                     if self._closed:
                         return None
                     continue
-                size = self._sizes.take(len(waiting), self._lanes - len(self._running))
-                self._queue = deque(waiting[size:])
+                size = self._sizes.take(len(self._queue), self._lanes - len(self._running))
+                entries = [self._queue.popleft() for _ in range(size)]
                 self._alone = not self._running and not self._queue
                 number = next(self._numbers)
                 self._running[number] = size
                 if self._queue:
                     self._changed.notify()
-                return number, waiting[:size], self._alone
+                return number, entries, self._alone
+
+    def _drop_unwanted(self) -> None:
+        """Drops items whose batch could not end in time, or whose future is done: the client has left, or is told."""
+        waiting = [entry for entry in self._queue if not entry.future.done()]
+        soonest = time.monotonic() + self._shortest
+        if expired := [entry for entry in waiting if entry.deadline < soonest]:
+            waiting = [entry for entry in waiting if entry.deadline >= soonest]
+            _on_loop(expired, _expire, expired)
+        self._unanswered -= len(self._queue) - len(waiting)
+        self._queue = deque(waiting)
 
     def _waited_for_more(self) -> bool:
         """Waits for a fuller batch if there is reason to; if it did, everything may have changed meanwhile."""

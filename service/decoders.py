@@ -2,7 +2,7 @@
 
 Ordinary images share `threads` threads, first come, first served. Large ones have threads of their own, so that nothing
 waits behind them, and decode within a budget of memory. Requests take turns, so that one with many large images does
-not shut out the others.
+not shut out the others. What is drawn over an image counts as large: each picture takes a turn.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Outcome(Enum):
     DECODED = auto()  # the engine has it
     REFUSED = auto()  # it is no image, or one that is not decoded
     SHOWN = auto()  # its pixels are the answer; the engine never sees them
+    MORE = auto()  # as SHOWN, but there is more to do; of large images only
     HANDED_ON = auto()  # the threads for large images have it
     NOTHING = auto()  # its client has left
 
@@ -101,7 +102,7 @@ class Decoders:
         """Queues a large image.
 
         Args:
-            work: as for `submit`.
+            work: as for `submit`. Called again, in its next turn, for as long as it returns `Outcome.MORE`.
             size: bytes that decoding will take.
             request: what the image belongs to.
 
@@ -142,6 +143,8 @@ class Decoders:
             self._share += SHARE_WEIGHT * ((outcome is Outcome.DECODED) - self._share)
             if self.waiting:
                 self._rate.record(1, started, time.perf_counter())
+            else:
+                self._rate.at_least(1, started, time.perf_counter())
 
     def _run_large(self) -> None:
         """Decodes one large image of the request whose turn it is."""
@@ -161,3 +164,7 @@ class Decoders:
                 self._large_rate.record(size, started, time.perf_counter())
             self._large_held -= size
             self._changed.notify_all()
+            if outcome is Outcome.MORE:
+                self._turns.setdefault(request, deque()).append(_Large(work, size))
+        if outcome is Outcome.MORE:
+            self._large.submit(self._run_large)

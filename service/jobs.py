@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from service import request_ids
+from service.backend import EngineFailed
 from service.batching import BatchTiming, Closed, Expired
 from service.deadline import Deadline
 from service.decoders import Outcome
@@ -101,7 +102,8 @@ class Job:
             return Stopping(retry_after=1)
         if isinstance(error, Expired):
             return deadline.missed("the answer takes longer")
-        log.error("an image of %d bytes could not be answered", len(self.data), exc_info=error)
+        if not isinstance(error, EngineFailed):  # that is logged already
+            log.error("an image of %d bytes could not be answered", len(self.data), exc_info=error)
         # Another replica may succeed where the engine or the memory failed. Anything else is a bug.
         return ComputationFailed() if self.picture or isinstance(error, MemoryError) else InternalError()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.backend import Answer, BatchItem, NotDecoded, Pending, Work
+from service.backend import Answer, BatchItem, EngineFailed, NotDecoded, Pending, Work
 from service.batch_sizes import ExactSizes, PaddedSizes
 from service.batching import Batcher, Ran
 from service.metrics import Metrics
@@ -31,12 +31,8 @@ log = logging.getLogger(__name__)
 FAILURES = 3
 
 
-class EngineBroken(Exception):
+class EngineBroken(EngineFailed):
     """The engine has failed several times in a row; the message says why."""
-
-
-class NotFinite(Exception):
-    """A logit is infinite or NaN: float16 has overflowed, or the hardware is faulty."""
 
 
 class LocalRunner:
@@ -101,12 +97,7 @@ class LocalRunner:
     def work(self) -> Work:
         """The batch that has run longest."""
         # While versions change, two runners have the same name.
-        return Work(f"the engine of {self._name}", self._batcher.oldest, self._batcher.longest, owner=id(self))
-
-    @property
-    def queued(self) -> int:
-        """Images that wait for the engine; for tests."""
-        return len(self._batcher)
+        return Work(f"the engine of {self._name}", self._batcher.oldest, lasts=True, owner=id(self))
 
     def pending(self) -> Pending:
         """The batcher drops cancelled futures before it computes."""
@@ -144,8 +135,7 @@ class LocalRunner:
             return self._answers(items, alone)
         except Exception as error:
             if len(items) == 1:
-                log.error("%s: the engine failed on an image: %s", self._name, error, extra=_requests_of(items))
-                raise
+                raise self._failed(items[0], error) from error
             message = "%s: a batch of %d failed, so each image runs by itself: %s"
             log.warning(message, self._name, len(items), error, extra=_requests_of(items))
         results: list[Answer | Exception] = []
@@ -156,14 +146,19 @@ class LocalRunner:
             try:
                 results += self._answers([item], alone)
             except Exception as error:
-                log.exception("%s: an image failed by itself, too", self._name, extra=_requests_of([item]))
-                results.append(error)
+                results.append(self._failed(item, error))
         return results
+
+    def _failed(self, item: BatchItem, error: Exception) -> EngineFailed:
+        """Logs why an image has no answer: the only record of it, in whichever process the engine is."""
+        log.error("%s: the engine failed on an image", self._name, exc_info=error, extra=_requests_of([item]))
+        return EngineFailed(str(error))
 
     def _answers(self, items: Sequence[BatchItem], alone: bool) -> list[Answer | Exception]:
         """The answers to a batch. Raises what the engine raises.
 
-        NotDecoded for a JPEG whose logits are not finite, NotFinite for any other image.
+        NotDecoded for a JPEG whose logits are not finite, EngineFailed for any other image: float16 has overflowed, or
+        the hardware is faulty.
         """
         outputs = self._infer(items, alone)
         logits = outputs["logits"]
@@ -180,7 +175,7 @@ class LocalRunner:
                 results.append(NotDecoded())
             else:
                 log.error("%s: the logits of an image are not finite", self._name, extra=_requests_of([item]))
-                results.append(NotFinite("the network's logits for this image are not finite"))
+                results.append(EngineFailed("the network's logits for this image are not finite"))
         return results
 
     def _infer(self, items: Sequence[BatchItem], alone: bool) -> dict[Output, np.ndarray]:

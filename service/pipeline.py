@@ -146,7 +146,9 @@ class Pipeline:
         Raises:
             Fault: the image cannot be decoded, or not now.
         """
-        draw = functools.partial(self._draw, maps=maps, box=box)
+        max_pixels, window = self._limits["max_pixels"], self._preprocessing.window
+        drawing = overlays(image, maps, box, max_pixels=max_pixels, window=window)
+        draw = functools.partial(self._draw, drawing=drawing, drawn=[], pictures=len(maps))
         each = PIXEL_BYTES * math.prod(picture_size(*size)) + FILE_BYTES
         job = await self._prepared(permit, image, draw, (len(maps) + PICTURES) * each, deadline, as_file=True)
         job.note(time.perf_counter())
@@ -232,7 +234,7 @@ class Pipeline:
                     job.decoding = job.decoded = time.perf_counter()
                     job.picture = jpeg
                     return job.deliver(job)
-                if header.decode_bytes > ORDINARY_BYTES:
+                if job.as_file or header.decode_bytes > ORDINARY_BYTES:
                     work = functools.partial(self._decode, job, request, header)
                     self._decoders.submit_large(work, header.decode_bytes, id(request))
                     return Outcome.HANDED_ON
@@ -257,15 +259,12 @@ class Pipeline:
         job.pending.get_loop().call_soon_threadsafe(end, job.pending, shown)
         return Outcome.SHOWN
 
-    def _draw(self, job: Job, maps: np.ndarray, box: Box) -> Outcome:
-        assert isinstance(job.data, bytes)
-        window = self._preprocessing.window
-        files = []
-        for file in overlays(job.data, maps, box, max_pixels=self._limits["max_pixels"], window=window):
-            files.append(file)
-            if job.pending.done():  # nobody waits any more
-                return Outcome.NOTHING
-        job.pending.get_loop().call_soon_threadsafe(end, job.pending, files)
+    def _draw(self, job: Job, drawing: Iterator[bytes], drawn: list[bytes], pictures: int) -> Outcome:
+        """Draws one picture more. Each may take as long as a large image, so other requests have turns in between."""
+        drawn.append(next(drawing))
+        if len(drawn) < pictures:
+            return Outcome.MORE
+        job.pending.get_loop().call_soon_threadsafe(end, job.pending, drawn)
         return Outcome.SHOWN
 
     def _decode_after_all(self, job: Job, request: list[Job], pending: Pending) -> None:

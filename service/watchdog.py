@@ -1,7 +1,7 @@
 """Ends what has stopped making progress.
 
 A health check that is answered beside a frozen engine lies. The watchdog looks at progress instead: a piece of work
-that does not change for longer than any ever took is hung.
+that does not change for too long is hung. How long a batch may take is learnt from those before it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ TICKS = 20  # looks within the shortest time that counts as hung
 
 
 class _Stalled(NamedTuple):
-    """A piece of work, and for how many seconds it has been the same."""
+    """A piece of work, for how many seconds it has been the same, and the seconds of the longest one that ended."""
 
     piece: Hashable | None
-    seconds: float
+    seconds: float = 0.0
+    longest: float = 0.0
 
 
 class Watchdog:
@@ -41,7 +42,7 @@ class Watchdog:
     def __init__(self, timeout: float, work: Callable[[], Iterable[Work]], on_hang: Callable[[Work], None]) -> None:
         """
         Args:
-            timeout: seconds without progress, beyond the longest piece of work ever seen.
+            timeout: seconds without progress; for work that lasts, beyond the longest piece so far.
             work: what there is to watch, now. Called on the watchdog's thread.
             on_hang: called on that thread, once for each part that hangs.
         """
@@ -74,13 +75,15 @@ class Watchdog:
         stalled: dict[tuple[str, int], _Stalled] = {}
         for work in self._work():
             key = work.part, work.owner
-            before = self._stalled.get(key)
-            if work.piece is None or before is None or work.piece != before.piece:
-                stalled[key] = _Stalled(work.piece, 0.0)
+            before = self._stalled.get(key, _Stalled(None))
+            limit = before.longest + self._timeout
+            if work.piece is None or work.piece != before.piece:
+                # Counted here, not by the clock: a pause of the machine would make a patient watchdog for ever.
+                ended = before.seconds if work.lasts and before.seconds <= limit else 0.0
+                stalled[key] = _Stalled(work.piece, longest=max(before.longest, ended))
                 continue
-            limit = work.longest + self._timeout
             seconds = before.seconds + elapsed
-            stalled[key] = _Stalled(work.piece, seconds)
+            stalled[key] = before._replace(seconds=seconds)
             if before.seconds <= limit < seconds:
                 last_words(log, logging.CRITICAL, "%s has made no progress for %.1f s", work.part, limit)
                 self._on_hang(work)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple
 from uuid import uuid4
@@ -26,6 +25,7 @@ from service.predictions import DECIMALS
 from service.redaction import redacted
 from service.runtime.class_activation import Classifier, NoClassifier
 from service.runtime.images.resizing import Box, input_box
+from service.threads import on_thread
 
 Format = Literal["json", "png", "multipart"]
 FORMATS: tuple[Format, ...] = ("json", "png", "multipart")
@@ -164,7 +164,7 @@ def router(intake: Intake, metrics: Metrics, guard: Guard) -> APIRouter:
             answers = await intake.answers(request, permit, order, every, ("logits", "feature_map"))
             (first,) = answers
             assert isinstance(first, Classified)  # the fault of an only image was raised
-            found = await asyncio.to_thread(explained, order, classifier, first)
+            found = await on_thread(explained, order, classifier, first)
             pictures = []
             if format != "json":
                 size = first.width, first.height

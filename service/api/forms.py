@@ -73,11 +73,13 @@ class _PartCollector:
         self._max_files = max_files
         self._headers: dict[bytes, bytes] = {}
         self._field = self._value = b""
-        self._data = bytearray()
+        self._data = bytearray()  # of the part, as it came; of base64, what is not decoded yet
+        self._decoded = bytearray()  # from base64
 
     def on_part_begin(self) -> None:
         self._headers = {}
         self._data = bytearray()
+        self._decoded = bytearray()
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
@@ -113,10 +115,13 @@ class _PartCollector:
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._data += data[start:end]
+        if self._encoding == "base64":
+            self._decode_base64()
 
     def on_part_end(self) -> None:
-        data = self._decode_base64() if self._encoding == "base64" else bytes(self._data)
-        part = Part(self._name, self._filename, data)
+        if self._encoding == "base64":
+            self._decode_base64(ends=True)
+        part = Part(self._name, self._filename, bytes(self._decoded if self._encoding == "base64" else self._data))
         self._remaining[part.is_file] -= 1
         if self._remaining[part.is_file] < 0:
             if part.is_file:
@@ -127,9 +132,16 @@ class _PartCollector:
     def on_end(self) -> None:
         self.ended = True
 
-    def _decode_base64(self) -> bytes:
+    def _decode_base64(self, ends: bool = False) -> None:
+        """Decodes what has come of a part: all of it at its end would hold the event loop for long."""
+        text = self._data.translate(None, b"\r\n\t ")
+        # Padding ends a text, so four characters wait for the end: whatever comes after them shall be a fault.
+        whole = len(text) if ends else max(0, (len(text) - 1) // 4 * 4)
+        self._data = text[whole:]
         try:
-            return binascii.a2b_base64(self._data.translate(None, b"\r\n\t "), strict_mode=True)
+            if b"=" in text[:whole] and not ends:
+                raise binascii.Error
+            self._decoded += binascii.a2b_base64(text[:whole], strict_mode=True)
         except binascii.Error:
             raise MalformedRequest(
                 reason=f"the part `{self._name}` is not valid base64, which its Content-Transfer-Encoding declares"

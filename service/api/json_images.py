@@ -7,7 +7,6 @@ counts. NaN, half a surrogate pair and bytes that are not UTF-8 are not JSON.
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from pydantic_core import from_json
 from service.admission import Permit
 from service.errors import TooManyImages
 from service.json_faults import AddressAsImage, MalformedJson, NotBase64
+from service.threads import on_thread
 
 JSON_TYPE = "application/json"
 # Opening brackets and commas, also those within texts: `labels` may name thousands of classes.
@@ -71,7 +71,7 @@ async def read_images(
     permit.reserve_bytes((COPIES - 1) * len(body))
     if len(body) <= SMALL:
         return _read(body, layout, max_images)
-    return await asyncio.to_thread(_read, body, layout, max_images)
+    return await on_thread(_read, body, layout, max_images)
 
 
 def layout_of_classify(members: Mapping[str, object]) -> Content:

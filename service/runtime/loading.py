@@ -174,10 +174,13 @@ class _Loading:
                 results, every_size_ran = self._time(candidate, to_beat)
                 measured += results
                 whole &= every_size_ran
-            except (ProviderUnavailable, SelfTestFailed) as error:
+            except SelfTestFailed as error:
                 self._is_typical = False
                 self._refuse(" ".join(candidate), error)
-            except Exception as error:  # out of memory, a missing kernel: onnxruntime's classes share no other base
+            except Exception as error:
+                # Out of memory, say, because another process holds the GPU's; or a missing kernel: onnxruntime's
+                # classes share no other base. What may pass is not remembered.
+                whole = False
                 self._refuse(" ".join(candidate), _does_not_run(candidate, error))
         if not measured:
             raise self._failure()
@@ -262,6 +265,8 @@ class _Loading:
 
 
 def _does_not_run(candidate: Candidate, error: Exception) -> ProviderUnavailable:
+    if isinstance(error, ProviderUnavailable):
+        return error
     return ProviderUnavailable(f"{candidate.provider} does not run this model: {error}")
 
 

@@ -92,7 +92,7 @@ class Tuning(BaseModel):
 
     measured: tuple[Measured, ...] = Field(min_length=1)
     refused: dict[str, str] = {}
-    # False if a batch size failed, say because another process held the memory at that moment.
+    # False if a candidate or a batch size failed, say because another process held the memory at that moment.
     whole: bool = Field(default=True, exclude=True)
 
     @property
@@ -211,6 +211,7 @@ class Cache:
     def keep(self, key: Mapping[str, str], tuning: Tuning) -> None:
         """Remembers a tuning if it is whole."""
         if not tuning.whole:
+            log.info("what failed while it was measured may pass, so the next start measures again")
             return
         path = self._path(key)
         try:

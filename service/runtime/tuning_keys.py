@@ -28,6 +28,8 @@ def _shapes(card: ModelCard) -> dict[FilePrecision, str]:
     shape = f"{card.architecture.model_dump_json()}; {card.preprocessing.crop} pixels"
     if card.preprocessing.channels != 3:
         shape += f", {card.preprocessing.channels} channel"
+    if card.preprocessing.views:
+        shape += f", {card.preprocessing.views.model_dump_json()}"
     # Of an int8 file it also matters which layers have stayed in float.
     quantised = {name: file.quantisation for name, file in card.files.items()}
     return {name: f"{shape}; float: {how.float_layers}" if how else shape for name, how in quantised.items()}

@@ -32,7 +32,7 @@ SUBMIT = b"s"
 WITHDRAW = b"w"
 RELEASE = b"r"  # no request of this worker uses the model any more
 RELOAD = b"l"  # look at the model folder
-_REQUEST = struct.Struct(f"<cIHHdIIIB{len(NO_MARK)}s{MAX_CHARACTERS}s")
+_REQUEST = struct.Struct(f"<cIHIdIIIB{len(NO_MARK)}s{MAX_CHARACTERS}s")
 
 # From engine to worker.
 _DONE = b"d"

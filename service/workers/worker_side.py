@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.backend import Answer, BatchItem, Failed, NotDecoded, Pending, Ready, Work
+from service.backend import Answer, BatchItem, EngineFailed, Failed, NotDecoded, Pending, Ready, Work
 from service.batching import BatchTiming, Expired
 from service.model_repository import Model, Repository
 from service.published import Listing
@@ -41,10 +41,6 @@ from service.workers.messages import (
 
 BEAT_S = 0.5  # between the signs of life of a process
 ENGINE_PROCESS = "the engine process"
-
-
-class EngineFailed(Exception):
-    """The engine process could not compute an image."""
 
 
 class _Waiting(NamedTuple):
@@ -135,14 +131,14 @@ class RemoteBackend:
         return Failed(news.reason)
 
     def reload(self) -> None:
-        self._send(Request(RELOAD))
+        self._send(Request(RELOAD).pack())
 
     async def unload(self, model: Model) -> None:
         """Releases the model once the engine process has let go of its images, withdrawn ones too."""
         index = self._indices.pop(model)
         while self.memory.unanswered[self.worker, index]:  # noqa: ASYNC110 (no event tells of it)
             await asyncio.sleep(BEAT_S)
-        self._send(Request(RELEASE, model=index))
+        self._send(Request(RELEASE, model=index).pack())
 
     @property
     def free_slots(self) -> int:
@@ -155,7 +151,7 @@ class RemoteBackend:
 
     def hello(self) -> None:
         """Tells the engine process that this worker listens."""
-        self._send(Request(HELLO))
+        self._send(Request(HELLO).pack())
 
     @property
     def siblings_ready(self) -> bool:
@@ -181,6 +177,18 @@ class RemoteBackend:
         if pending.done():  # cancelled or too late, while it was decoded or waited for the slot
             self._free.put(slot)
             return
+        try:
+            packed = self._packed(slot, model, card, item)
+        except BaseException:
+            self._free.put(slot)
+            raise
+        self._waiting[slot] = _Waiting(pending, model, item.top_k, item.outputs, card)
+        self._slots[pending] = slot
+        self._count(model, 1)
+        self._send(packed)
+
+    def _packed(self, slot: int, model: int, card: ModelCard, item: BatchItem) -> bytes:
+        """Puts an image into a slot; the request for it."""
         image = item.image
         request = Request(SUBMIT, slot, model, item.top_k, item.deadline, mark=item.mark, request_id=item.request_id)
         if item.outputs:
@@ -190,10 +198,7 @@ class RemoteBackend:
             request = request._replace(jpeg_bytes=len(image.data), width=image.width, height=image.height)
         else:
             self.memory.pixels(slot, card.preprocessing.shape)[:] = image
-        self._waiting[slot] = _Waiting(pending, model, item.top_k, item.outputs, card)
-        self._slots[pending] = slot
-        self._count(model, 1)
-        self._send(request)
+        return request.pack()
 
     def withdraw(self, pending: Pending) -> None:
         """Tells the engine process if a future is done before its image: cancelled, or too late.
@@ -202,11 +207,11 @@ class RemoteBackend:
         """
         if (slot := self._slots.get(pending)) is not None:
             with suppress(OSError):  # no room, or closed: the image is computed in vain
-                self._send(Request(WITHDRAW, slot), socket.MSG_DONTWAIT)
+                self._send(Request(WITHDRAW, slot).pack(), socket.MSG_DONTWAIT)
 
-    def _send(self, request: Request, flags: int = 0) -> None:
+    def _send(self, request: bytes, flags: int = 0) -> None:
         with suppress(ConnectionError):  # the engine process has gone: the event loop is about to learn it
-            self._sock.send(request.pack(), flags)
+            self._sock.send(request, flags)
 
     def _read(self) -> None:
         for message in received(self._sock):

@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -74,7 +75,7 @@ async def occupy(made: Batcher[int, int], engine: GatedEngine, items: Iterable[i
     tasks = [asyncio.create_task(submit(made, 0))]
     await engine.wait_started()
     tasks += [asyncio.create_task(submit(made, item)) for item in items]
-    await async_until(lambda: len(made) == len(tasks) - 1)
+    await async_until(lambda: len(made._queue) == len(tasks) - 1)
     return tasks
 
 
@@ -422,7 +423,7 @@ def test_a_failing_batch_fails_its_items_and_not_those_of_another_lane() -> None
         tasks = [asyncio.create_task(submit(made, 0))]
         assert await asyncio.to_thread(started.wait, TIMEOUT_S)
         tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]
-        await async_until(lambda: len(made) == 2)
+        await async_until(lambda: len(made._queue) == 2)
         first.set()
         async with asyncio.timeout(TIMEOUT_S):
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -639,11 +640,32 @@ def test_what_is_unanswered_and_what_runs_longest_can_be_asked() -> None:
         assert second.number != first.number
         engine.release(2)
         await gather(*tasks)
-        assert made.longest > 0
         assert (made.unanswered, made.oldest) == (0, None)
 
     with batcher(engine) as made:
         asyncio.run(scenario(made))
+
+
+class Weighty:
+    """An item that takes memory."""
+
+
+def test_a_lane_that_waits_holds_nothing_of_its_last_batch() -> None:
+    items = [Weighty(), Weighty()]
+    seen = [weakref.ref(item) for item in items]
+
+    async def scenario(made: Batcher[Weighty, None]) -> None:
+        ran, too_late = (asyncio.get_running_loop().create_future() for _ in range(2))
+        made.submit(items.pop(), ran)
+        await ran
+        made.submit(items.pop(), too_late, deadline=time.monotonic() - 1)
+        with pytest.raises(Expired):
+            await too_late
+        await async_until(lambda: [item() for item in seen] == [None, None])
+
+    made: Batcher[Weighty, None] = Batcher(lambda items, alone: [None] * len(items), sizes=ExactSizes([1]))
+    asyncio.run(scenario(made))
+    made.close()
 
 
 def test_the_rate_is_measured_only_while_more_items_wait() -> None:

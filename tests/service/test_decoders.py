@@ -115,6 +115,39 @@ def test_requests_take_turns(held: Callable[[], Held]) -> None:
     assert order == ["a1", "b1", "a2", "b2", "a3"]
 
 
+def test_work_that_is_not_done_goes_on_in_its_next_turn(held: Callable[[], Held]) -> None:
+    decoders = Decoders(2, large_bytes=100, target=1000.0)  # one thread for large images
+    order: list[str] = []
+    left = {"a": 3, "b": 2}
+
+    def piece(request: str) -> Outcome:
+        order.append(request)
+        left[request] -= 1
+        return Outcome.MORE if left[request] else Outcome.SHOWN
+
+    first = held()
+    decoders.submit_large(first, 10, "first")
+    assert first.began.wait(TIMEOUT_S)
+    for request in left:
+        decoders.submit_large(functools.partial(piece, request), 100, request)
+    first.gate.set()
+    until(lambda: sum(left.values()) == 0)
+    decoders.shutdown()
+    assert order == ["a", "b", "a", "b", "a"]
+
+
+def test_one_slow_image_does_not_spoil_the_rate_for_ever(decoders: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 100.0, 200.0, 200.1])
+    monkeypatch.setattr("service.decoders.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(Decoders, "waiting", 1)
+    decoders._run(noting(lambda: None))
+    assert decoders.wait == pytest.approx(100)
+    monkeypatch.setattr(Decoders, "waiting", 0)
+    decoders._run(noting(lambda: None))
+    monkeypatch.setattr(Decoders, "waiting", 1)
+    assert decoders.wait == pytest.approx(0.1)
+
+
 def test_one_request_with_many_large_images_does_not_shut_out_another(held: Callable[[], Held]) -> None:
     decoders = Decoders(2, large_bytes=10**9, target=1.0)  # at 200 MB a second until it is measured
     blocking = held()

@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.versions import publish_copy
 from service import local_backend
-from service.backend import Failed, Ready
+from service.backend import EngineFailed, Failed, Ready
 from service.local_backend import LocalBackend, open_engine
 from service.local_runner import FAILURES, EngineBroken, LocalRunner
 from service.metrics import Metrics
@@ -30,7 +30,7 @@ from service.runtime.model_folder import read_card
 from service.runtime.providers import ProviderUnavailable
 from service.settings import Settings
 from tests.service.served import Served
-from tests.support.engines import failing
+from tests.support.engines import failing, queued
 from tests.support.folders import copied
 from tests.support.waiting import async_until
 
@@ -92,7 +92,7 @@ async def submit(runner: LocalRunner) -> str:
     runner.submit(Picture(np.zeros((3, 32, 32), np.uint8)), pending)
     try:
         await pending
-    except RuntimeError as error:
+    except EngineFailed as error:
         return str(error)
     return "answered"
 
@@ -266,7 +266,7 @@ def test_padded_batches_are_split_by_how_long_their_sizes_take(runner: Callable[
             first = asyncio.create_task(submit(made))
             assert await asyncio.to_thread(started.wait, 10)
             others = [asyncio.create_task(submit(made)) for _ in range(5)]
-            await async_until(lambda: made.queued == 5)
+            await async_until(lambda: queued(made) == 5)
             gate.set()
             await asyncio.gather(first, *others)
 

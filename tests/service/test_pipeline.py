@@ -33,7 +33,7 @@ from service.settings import Settings
 from service.settings_memory import ORDINARY_BYTES
 from service.upload_faults import ImageTooLarge
 from tests.service.served import Served
-from tests.support.engines import decodes, hold, record_sizes
+from tests.support.engines import decodes, hold, queued, record_sizes
 from tests.support.folders import copied
 from tests.support.waiting import async_until
 
@@ -297,7 +297,7 @@ def test_requests_that_arrive_together_are_computed_together(tiny_dir: Path, pho
 
     async def many() -> list[int]:
         requests = [asyncio.create_task(served.classify("resnet18", [photo], 1)) for _ in range(12)]
-        await async_until(lambda: sum(started) + runner.queued == 12)  # type: ignore[attr-defined]
+        await async_until(lambda: sum(started) + queued(runner) == 12)  # type: ignore[attr-defined]
         gate.set()
         answers = await asyncio.gather(*requests)
         return [answer[0].batch_size for answer in answers if isinstance(answer[0], Classified)]
@@ -478,6 +478,43 @@ def test_a_drawing_that_nobody_waits_for_ends_with_the_picture_at_hand(
     served.run(scenario())
     served.close()
     assert drawn == [0]
+
+
+def test_pictures_are_drawn_in_turns_and_nothing_ordinary_waits_for_them(
+    tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(tiny_dir, models=("resnet8-cifar",), decode_threads=1).load()
+    order: list[str] = []
+    gate = threading.Event()
+
+    def watched(data: bytes, maps: np.ndarray, *arguments: Any, **options: Any) -> Iterator[bytes]:
+        for value in maps[:, 0, 0]:
+            order.append(f"{'ab'[int(value)]}")
+            assert gate.wait(10)
+            yield b""
+
+    monkeypatch.setattr("service.pipeline.overlays", watched)
+
+    async def draw(request: int) -> list[bytes]:
+        maps = np.full((3, 2, 2), request, np.float32)
+        with Permit(served.memory) as permit:
+            return await served.pipeline("resnet8-cifar").draw(
+                permit, photo, (60, 40), maps, (0, 0, 60, 40), Deadline.after(60)
+            )
+
+    async def scenario() -> None:
+        first = asyncio.create_task(draw(0))
+        await async_until(lambda: order == ["a"])
+        second = asyncio.create_task(draw(1))
+        (answer,) = await served.classify("resnet8-cifar", [photo], 1)  # behind the header of the second
+        assert isinstance(answer, Classified)
+        assert order == ["a"]
+        gate.set()
+        assert await asyncio.gather(first, second) == [[b""] * 3] * 2
+
+    served.run(scenario())
+    served.close()
+    assert order == ["a", "b"] * 3
 
 
 def test_a_drawing_decodes_its_image_once(tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,10 @@ from tests.support.waiting import async_until, until
 class Watched:
     """A watchdog of ten seconds over one part, looked at by hand."""
 
-    def __init__(self, longest: float = 0.0) -> None:
+    def __init__(self, lasts: bool = False) -> None:
         self.piece: int | None = None
-        self.longest = longest
         self.hung: list[str] = []
-        self.dog = Watchdog(
-            10, lambda: [Work("it", self.piece, self.longest)], lambda work: self.hung.append(work.part)
-        )
+        self.dog = Watchdog(10, lambda: [Work("it", self.piece, lasts)], lambda work: self.hung.append(work.part))
 
     def pass_seconds(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -68,13 +65,27 @@ while True:
         process.communicate()
 
 
-def test_the_longest_piece_ever_is_allowed_on_top() -> None:
-    watched = Watched(longest=20)
-    watched.piece = 1
-    watched.pass_seconds(31)
+@pytest.mark.parametrize(("lasts", "limit"), [(False, 10), (True, 10 + 8)])
+def test_what_lasts_may_take_as_long_as_the_longest_so_far_and_the_timeout_on_top(lasts: bool, limit: int) -> None:
+    watched = Watched(lasts)
+    for piece, seconds in enumerate((4, 9, 1)):  # counted from the look that sees a piece first
+        watched.piece = piece
+        watched.pass_seconds(seconds)
+    watched.piece = None
+    watched.pass_seconds(100)
+    watched.piece = 99
+    watched.pass_seconds(1 + limit)
     assert watched.hung == []
     watched.pass_seconds(1)
     assert watched.hung == ["it"]
+
+
+def test_a_piece_that_hung_makes_nothing_more_patient() -> None:
+    watched = Watched(lasts=True)
+    for piece in (1, 2):
+        watched.piece = piece
+        watched.pass_seconds(12)
+    assert watched.hung == ["it", "it"]
 
 
 def test_parts_of_the_same_name_are_told_apart() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from service.backend import Runner
+from service.local_runner import LocalRunner
 from service.runtime.engine import Engine, Image, Images
 from service.runtime.graph import Output
 from service.runtime.images.decoding import decode
@@ -26,6 +28,12 @@ def hold(engine: Engine) -> threading.Event:
 
     engine.infer = held  # type: ignore[method-assign, assignment]
     return gate
+
+
+def queued(runner: Runner) -> int:
+    """Images that wait for a `LocalRunner`'s engine."""
+    assert isinstance(runner, LocalRunner)
+    return len(runner._batcher._queue)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +11,7 @@ from pydantic_core import to_json
 from service.admission import Permit
 from service.api.open_inference.bodies import BINARY_OUTPUT, BINARY_OUTPUTS, HEADER, SIZE
 from service.open_inference.messages import InferRequest, InferResponse, OutputTensor
+from service.threads import on_thread
 
 # Numbers written at once. More are written on a thread, which lets the event loop go on between two pieces.
 PIECE = 2**14
@@ -31,7 +31,7 @@ async def answer(request: InferRequest, response: InferResponse, permit: Permit)
     )
     permit.reserve_bytes(NUMBER_BYTES * numbers)
     if numbers > PIECE:
-        return await asyncio.to_thread(_written, response, binary)
+        return await on_thread(_written, response, binary)
     return _written(response, binary)
 
 

@@ -97,7 +97,16 @@ def test_parts_in_base64(client: TestClient, photo: bytes, encode: Any, name: st
     assert response.json() == plain.json()
 
 
-@pytest.mark.parametrize("data", [b"****", b"QUI", b"QUI=QUI=", b"\xff\xd8\xff\xe0"])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+def test_base64_may_be_cut_anywhere(client: TestClient, photo: bytes, size: int) -> None:
+    body = encoded(base64.encodebytes(photo[:3000]), "base64") + b"--x--\r\n"
+    whole = client.post("/classify", content=body, headers=FORM)
+    pieces = (body[at : at + size] for at in range(0, len(body), size))
+    assert problem(client.post("/classify", content=pieces, headers=FORM), 422, "truncated-image")["received"] == 3000
+    assert whole.json()["received"] == 3000
+
+
+@pytest.mark.parametrize("data", [b"****", b"QUI", b"QUI=QUI=", b"QUI=\r\nQUI=", b"Q===QUJD", b"\xff\xd8\xff\xe0"])
 def test_invalid_base64(client: TestClient, data: bytes) -> None:
     document = problem(send(client, encoded(data, "base64")), 400, "malformed-request")
     assert "the part `file` is not valid base64" in document["reason"]

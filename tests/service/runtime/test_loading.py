@@ -22,6 +22,7 @@ from service.runtime.machine import processor, versions
 from service.runtime.model_card import Architecture
 from service.runtime.model_folder import MODEL_FILES, CardError, read_card
 from service.runtime.placement import GPU_LANES, GPU_SIZES, LARGEST
+from service.runtime.preprocessing import Views
 from service.runtime.providers import ORT_NAMES, ProviderUnavailable, Session
 from service.runtime.self_test import SelfTestFailed, tolerance
 from service.runtime.static_engine import StaticEngine
@@ -389,6 +390,21 @@ def test_measurements_hold_for_other_weights_of_the_same_shape(tmp_path: Path, s
     assert [engine.info.tuned and engine.info.tuned.remembered for engine in engines] == [False, True]
 
 
+def test_measurements_do_not_hold_for_other_views(resnet8: Path, tmp_path: Path, speeds: Speeds) -> None:
+    """Ten views take ten times as long."""
+    card = read_card(resnet8)
+    for number, views in enumerate((None, Views(count=5, size=16), Views(count=10, size=16))):
+        preprocessing = card.preprocessing.model_copy(update={"views": views})
+        other = {"fp32": card.files["fp32"].model_copy(update={"sha256": f"{number:064}"})}
+        load(
+            resnet8,
+            card=card.model_copy(update={"preprocessing": preprocessing, "files": other}),
+            max_batch=None,
+            cache=Cache(tmp_path),
+        )
+        assert len(speeds.measured) == number + 1
+
+
 def test_measurements_do_not_hold_for_another_shape(tmp_path: Path, speeds: Speeds) -> None:
     for number, net in enumerate(
         (NET, NET.model_copy(update={"num_classes": 11}), NET.model_copy(update={"depth": 14}))
@@ -477,6 +493,28 @@ def test_a_remembered_candidate_that_no_longer_runs_is_measured_again(
         assert engine.info.tuned is not None
         assert engine.info.tuned.remembered is remembered
         assert "computes wrong answers" in engine.info.refused["openvino fp32"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ProviderUnavailable("cuda does not run: no memory")])
+def test_what_fails_while_it_is_measured_is_tried_again_at_the_next_start(
+    resnet8: Path, tmp_path: Path, speeds: Speeds, all_providers: Callable[..., Opened], error: Exception
+) -> None:
+    """Another process held the GPU's memory, say."""
+    full = True
+
+    def opened(session: Session, lanes: int) -> Session:
+        if full and session.provider == "cuda":
+            raise error
+        return session
+
+    all_providers(opened)
+    speeds.single = {("cuda", "fp32", 1): 500.0}
+    cache = Cache(tmp_path)
+    info = load(resnet8, "auto", "fp32", max_batch=None, cache=cache).info
+    assert info.provider != "cuda"
+    assert "memory" in info.refused["cuda fp32"]
+    full = False
+    assert load(resnet8, "auto", "fp32", max_batch=None, cache=cache).info.provider == "cuda"
 
 
 def test_a_given_largest_batch_is_not_chosen_by_measurement(resnet8: Path, tmp_path: Path, speeds: Speeds) -> None:

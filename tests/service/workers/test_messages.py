@@ -29,7 +29,7 @@ from service.workers.messages import (
 def test_requests() -> None:
     for request_id in ("", "order-66", "x" * 64):
         for mark in (NO_MARK, bytes(range(24)), b"x" * 23 + b"\0"):
-            request = Request(SUBMIT, 70_000, model=3, top_k=1000, outputs=5, mark=mark, request_id=request_id)
+            request = Request(SUBMIT, 70_000, model=3, top_k=100_000, outputs=5, mark=mark, request_id=request_id)
             assert Request.unpack(request.pack()) == request
             assert len(request.pack()) < 128
 

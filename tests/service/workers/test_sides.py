@@ -18,7 +18,7 @@ import PIL.Image
 import pytest
 import uvloop
 
-from service.backend import Answer, Failed, NotDecoded, Pending, Ready
+from service.backend import Answer, EngineFailed, Failed, NotDecoded, Pending, Ready
 from service.batching import Expired
 from service.local_backend import open_engine
 from service.local_runner import LocalRunner
@@ -35,8 +35,8 @@ from service.workers.engine_side import EngineSide, SharedItem
 from service.workers.memory import ABSENT, CAUGHT_UP, LOADED, Layout, SharedMemory
 from service.workers.messages import Mark, News, Shown, Stop, Unpacker, received
 from service.workers.model_table import Loaded, output_numbers
-from service.workers.worker_side import ENGINE_PROCESS, EngineFailed, RemoteBackend, RemoteRunner
-from tests.support.engines import decodes, failing, hold
+from service.workers.worker_side import ENGINE_PROCESS, RemoteBackend, RemoteRunner
+from tests.support.engines import decodes, failing, hold, queued
 from tests.support.waiting import async_until
 
 SIDE = 32
@@ -226,9 +226,9 @@ def test_an_image_expires_in_the_engine_process(tiny_dir: Path) -> None:
         gate = sides.hold()
         first, second, third = pictures(3)
         running = sides.submit(first)
-        await async_until(lambda: sides.runner.unanswered == 1 and sides.runner.queued == 0)
+        await async_until(lambda: sides.runner.unanswered == 1 and queued(sides.runner) == 0)
         late, early = sides.submit(second, deadline=time.monotonic()), sides.submit(third)
-        await async_until(lambda: sides.runner.queued == 2)
+        await async_until(lambda: queued(sides.runner) == 2)
         gate.set()
         with pytest.raises(Expired):
             await late
@@ -269,7 +269,7 @@ def test_a_model_is_released_after_its_last_image(tiny_dir: Path) -> None:
         await async_until(lambda: len(sides.loaded) == 1)
         gate = sides.hold()
         pending = sides.submit(pictures(1)[0])
-        await async_until(lambda: sides.runner.unanswered == 1 and sides.runner.queued == 0)
+        await async_until(lambda: sides.runner.unanswered == 1 and queued(sides.runner) == 0)
         pending.cancel()  # it runs all the same
         unloading = asyncio.create_task(sides.worker_side.unload(sides.loaded[0][0]))
         await async_until(lambda: sides.runner.unanswered == 1)
@@ -421,9 +421,9 @@ def test_what_is_withdrawn_is_not_computed(tiny_dir: Path) -> None:
     async def scenario(sides: Sides) -> None:
         gate = sides.hold()
         first = sides.submit(pictures(1)[0])
-        await async_until(lambda: len(sides.engine_side.pending) == 1 and not sides.runner.queued)  # it runs
+        await async_until(lambda: len(sides.engine_side.pending) == 1 and not queued(sides.runner))  # it runs
         second = sides.submit(pictures(1)[0])
-        await async_until(lambda: sides.runner.queued == 1)
+        await async_until(lambda: queued(sides.runner) == 1)
         assert second.cancel()
         await async_until(lambda: sides.free_slots() == 7)  # the engine process has let go of it
         gate.set()
@@ -447,6 +447,19 @@ def test_an_answer_that_cannot_be_handed_over_gives_its_slot_back(
         with pytest.raises(EngineFailed, match="see its log"):
             await sides.submit(pictures(1)[0], top_k=3)
         assert sides.free_slots() == 8
+
+    run(tiny_dir, scenario)
+
+
+def test_a_slot_that_cannot_be_filled_is_given_back(tiny_dir: Path) -> None:
+    async def scenario(sides: Sides) -> None:
+        wrong = np.zeros((3, 1, SIDE + 1), np.uint8)
+        pending = sides.remote.pending()
+        with pytest.raises(ValueError, match="broadcast"):
+            sides.remote.submit(SharedItem(wrong, 3, math.inf, "some-request"), pending)
+        assert (sides.free_slots(), sides.remote.unanswered) == (8, 0)
+        pending.cancel()  # and nothing is withdrawn
+        await sides.submit(pictures(1)[0])
 
     run(tiny_dir, scenario)
 
