@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -24,7 +25,7 @@ COMMANDS = {
     "train": "Train a network of the paper on your own images, CIFAR-10 or drawings.",
     "find-lr": "Look for a learning rate: train a few steps with a rising one, and draw the loss against it.",
     "evaluate": "Measure the accuracy of models on a data set, and of their ensemble if there are several.",
-    "quantize": "Make an int8 or fp16 file of a published model, compare it with fp32, and publish both.",
+    "quantize": "Compare int8, fp16 or bf16 with fp32, and publish a version that may be served in it.",
     "study": "Repeat one of the paper's comparisons (degradation, shortcuts, depth), or print a table of all networks.",
     "demo": "Train the demo, a ResNet-18 that classifies drawings, and write its weights (three to eight minutes).",
     "verify": "Check the digests and self-tests of published models.",
@@ -57,13 +58,14 @@ def make_parser(command: str | None) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(prog=called("model_export"), description=DESCRIPTION)
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print which build this is")
+    parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         subparser = commands.add_parser(name, help=text, description=text)
         if name == command:
             module = import_module(f"model_export.cli.{name.replace('-', '_')}")
             module.add_options(subparser)
-            subparser.set_defaults(run=module.run)
+            subparser.set_defaults(run=module.run, parser=subparser)
     return parser
 
 
@@ -71,16 +73,22 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a command; returns its exit status: 0, or after one sentence on stderr 1, or 2 if what it needs is not
     installed.
 
-    `train` that is stopped by a signal returns 128 + the signal's number.
+    A command that is interrupted returns 128 + the signal's number, as `train` does that was stopped.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("model_export", "service"):  # not the root logger: at this level httpx and the exporter log, too
         logging.getLogger(package).setLevel(logging.INFO)
-    return run_program(_run, arguments, EXPORT_EXTRA, "service")
+    try:
+        return run_program(_run, arguments, EXPORT_EXTRA, "service")
+    except KeyboardInterrupt:  # perhaps during the imports, which take seconds
+        print("interrupted: no unfinished model or file is left", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _run(arguments: Sequence[str]) -> int:
-    args = make_parser(arguments[0] if arguments else None).parse_args(arguments)
+    args, unknown = make_parser(arguments[0] if arguments else None).parse_known_args(arguments)
+    if unknown:  # `parse_args` would show the usage of all commands together, which has none of their options
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
 
     from service.runtime.model_folder import CardError
     from service.runtime.providers import ProviderUnavailable  # needs ONNX Runtime, which an extra installs
@@ -102,8 +110,6 @@ def _run(arguments: Sequence[str]) -> int:
             sys.stdout.flush()
         except OSError:  # the disk is full: what cannot be written would change the exit status to 120
             _discard_output()
-    except KeyboardInterrupt:
-        print("interrupted: no incomplete model was published", file=sys.stderr)
     return 1
 
 

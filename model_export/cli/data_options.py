@@ -6,7 +6,7 @@ import argparse
 
 from model_export.cli.options import positive, refuse
 from model_export.datasets.by_name import is_folder
-from model_export.datasets.holding_out import Fold
+from model_export.datasets.holding_out import Fold, check_fold
 from model_export.datasets.layout import Layout
 from model_export.errors import InputError
 
@@ -35,21 +35,25 @@ def add_folds(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--folds", type=positive, metavar="K", help="for cross-validation: divide the images in K folds"
     )
-    parser.add_argument("--fold", type=positive, metavar="I", help="validate on fold I, 1 to K; train on the others")
+    parser.add_argument(
+        "--fold", type=positive, metavar="I", help="the fold to validate on, 1 to K; `train` trains on the others"
+    )
 
 
 def fold_of(args: argparse.Namespace) -> Fold | None:
     """The fold to validate on; None if there are no folds.
 
     Raises:
-        InputError: one of the two options is missing, or another contradicts them.
+        InputError: one of the two options is missing, there is no such fold, or another option contradicts them.
     """
     if args.folds is None and args.fold is None:
         return None
     if args.folds is None or args.fold is None:
         raise InputError("--folds and --fold go together: give `--folds 5 --fold 1`, and then the other folds")
     refuse(args, ("val_share",), "a run without folds")
-    return Fold(args.fold, args.folds)
+    fold = Fold(args.fold, args.folds)
+    check_fold(fold)
+    return fold
 
 
 def layout_of(args: argparse.Namespace) -> Layout:

@@ -10,19 +10,22 @@ from typing import get_args
 
 from model_export.cli.data_options import add_folds, add_layout, fold_of, layout_of, refuse_folder_options
 from model_export.cli.evaluate_multi_label import run_multi_label
+from model_export.cli.evaluation_fits import fitted_calibration, with_mean
 from model_export.cli.evaluation_text import class_table, figures_table, mistakes, reported_figures
 from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive, refuse, seed, share
 from model_export.cli.weight_options import add_network_options, load_weight_file
 from model_export.datasets.checking import OnBroken
 from model_export.errors import InputError
 from model_export.evaluation.calibration import calibrate
-from model_export.evaluation.evaluate import ensemble, evaluate
+from model_export.evaluation.ensembles import ensemble
+from model_export.evaluation.evaluate import evaluate
 from model_export.evaluation.images import evaluation_images
 from model_export.evaluation.predictors import Device, OnnxPredictor, Predictor, TorchPredictor
 from model_export.evaluation.recording import accuracy_of, write_evaluation_files
 from model_export.evaluation.rejection import fit_rejection
 from model_export.evaluation.result import Evaluation, Method
 from model_export.export.record import check_latest, check_rejection_fits, publish_record
+from model_export.weights.file_kinds import explain_folder
 from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.measured import Calibration, Rejection
 from service.runtime.model_folder import ModelVersion
@@ -41,8 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="SPEC",
-        help="images to evaluate on: a folder with CLASS/*.jpg, or with test/CLASS/*.jpg or val/CLASS/*.jpg; cifar10; "
-        "drawings",
+        help="images to evaluate on: a folder with CLASS/*.jpg, or with test/CLASS/*.jpg or val/CLASS/*.jpg; for "
+        "multi-label models, with a labels.csv there; cifar10; drawings",
     )
     parser.add_argument(
         "--method",
@@ -53,7 +56,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=positive, default=32, help="images computed at once (default: 32)")
     parser.add_argument(
-        "--calibrate", action="store_true", help="fit the softmax temperature at which confidence matches accuracy"
+        "--calibrate",
+        action="store_true",
+        help="fit the temperature at which probabilities match how often they are right",
     )
     parser.add_argument(
         "--reject-above-error",
@@ -138,12 +143,7 @@ def run(args: argparse.Namespace) -> int:
     evaluations = [
         evaluate(predictor, dataset, method=args.method, batch_size=args.batch_size) for predictor in predictors
     ]
-    with_ensemble = list(evaluations)
-    if len(evaluations) > 1:
-        try:
-            with_ensemble.append(ensemble(evaluations))
-        except InputError as error:
-            log.warning("no ensemble: %s", error)
+    with_ensemble = with_mean(evaluations, ensemble)
     print(f"{args.method} on {dataset.name}, {len(dataset)} images\n")
     print(figures_table(with_ensemble))
     for line in reported_figures([predictor.architecture for predictor in predictors], args.method, dataset.classes):
@@ -151,17 +151,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{class_table(with_ensemble[-1])}")
     print(mistakes(with_ensemble[-1]), end="")
 
-    calibrations = [calibration_of(evaluation) if args.calibrate else None for evaluation in evaluations]
-    for evaluation, calibration in zip(evaluations, calibrations, strict=True):
-        if calibration:
-            print(
-                f"\n{evaluation.model}: temperature {calibration.temperature:.3f}; on the half of the images that it "
-                f"was not fitted on, calibration error {100 * calibration.ece_before:.2f} % before, "
-                f"{100 * calibration.ece_after:.2f} % after"
-            )
+    calibrations = [fitted_calibration(each, calibrate) if args.calibrate else None for each in evaluations]
     rejections = [
-        None if args.reject_above_error is None else rejection_of(evaluation, predictor, calibration, args)
-        for evaluation, predictor, calibration in zip(evaluations, predictors, calibrations, strict=True)
+        None if args.reject_above_error is None else rejection_of(evaluation, calibration, args)
+        for evaluation, calibration in zip(evaluations, calibrations, strict=True)
     ]
     for evaluation, rejection in zip(evaluations, rejections, strict=True):
         if rejection:
@@ -210,6 +203,8 @@ def find_model(name: str, args: argparse.Namespace) -> Path | ModelVersion:
     try:
         return find_version(args.models_dir, name, args.version)
     except InputError as error:
+        if path.is_dir():
+            raise InputError(f"{explain_folder(path)}, or the name of a published model") from error
         raise InputError(f"{name} is not a weight file, and {error}") from error
 
 
@@ -233,21 +228,8 @@ def open_predictor(model: Path | ModelVersion, args: argparse.Namespace) -> Pred
     return TorchPredictor(loaded, str(model), args.device or "cpu")
 
 
-def calibration_of(evaluation: Evaluation) -> Calibration | None:
-    """The calibration; None, with a warning, if there can be none: the other figures are valid without it."""
-    try:
-        return calibrate(evaluation)
-    except InputError as error:
-        log.warning("no calibration: %s", error)
-        return None
-
-
-def rejection_of(
-    evaluation: Evaluation, predictor: Predictor, calibration: Calibration | None, args: argparse.Namespace
-) -> Rejection | None:
+def rejection_of(evaluation: Evaluation, calibration: Calibration | None, args: argparse.Namespace) -> Rejection | None:
     """The rejection for the probabilities as they will be served; None, with a warning, if there can be none."""
-    if calibration is None and isinstance(predictor, OnnxPredictor):
-        calibration = predictor.card.calibration
     served = evaluation.at_temperature(calibration.temperature) if calibration else evaluation
     try:
         return fit_rejection(served, args.reject_above_error)

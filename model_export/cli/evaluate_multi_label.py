@@ -1,4 +1,4 @@
-"""What `evaluate` does with multi-label models: figures, thresholds, files and the record."""
+"""What `evaluate` does with multi-label models: figures, calibration, thresholds, files and the record."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from model_export.cli.evaluation_fits import fitted_calibration, with_mean
 from model_export.cli.table import text_table
 from model_export.datasets.base import Dataset
 from model_export.errors import InputError
 from model_export.evaluation.average_precision import mean_average_precision
+from model_export.evaluation.calibration import calibrate_multi_label
+from model_export.evaluation.ensembles import ensemble_multi_label
 from model_export.evaluation.multi_label import (
     MultiLabelEvaluation,
     accuracy_of,
     best_thresholds,
     class_scores,
+    classwise_calibration_error,
     evaluate_multi_label,
     fit_thresholds,
     macro_f1,
@@ -29,7 +33,7 @@ from service.runtime.model_folder import ModelVersion
 
 log = logging.getLogger(__name__)
 
-HEADER = ("MODEL", "mAP", "MICRO F1", "MACRO F1", "IMAGES")
+HEADER = ("MODEL", "mAP", "MICRO F1", "MACRO F1", "IMAGES", "CLASSWISE ECE")
 CLASS_HEADER = ("CLASS", "IMAGES", "AVG PRECISION", "PRECISION", "RECALL", "F1", "THRESHOLD", "BEST THRESHOLD")
 MOST_CLASSES = 20  # of the weakest classes
 
@@ -37,42 +41,56 @@ MOST_CLASSES = 20  # of the weakest classes
 def run_multi_label(
     args: argparse.Namespace, models: Sequence[object], predictors: Sequence[Predictor], dataset: Dataset
 ) -> int:
-    """Raises InputError if an option is not for multi-label models, or the data is not multi-label."""
-    softmax_only = {"--calibrate": args.calibrate, "--reject-above-error": args.reject_above_error is not None}
-    if given := [option for option, is_given in softmax_only.items() if is_given]:
-        raise InputError(f"{given[0]} only applies to models with a softmax head: leave it out")
+    """Raises InputError if an option is not for multi-label models, or the data or another model is not multi-label."""
+    if args.reject_above_error is not None:
+        raise InputError(
+            "--reject-above-error only applies to models with a softmax head: a multi-label model may name no class, "
+            "which is an answer, too. Leave it out; --fit-thresholds fits from which probability on a class is named"
+        )
     evaluations = [
         evaluate_multi_label(predictor, dataset, method=args.method, batch_size=args.batch_size)
         for predictor in predictors
     ]
     accuracies = [accuracy_of(evaluation) for evaluation in evaluations]  # which refuses images without any class
+    with_ensemble = with_mean(evaluations, ensemble_multi_label)
     print(f"{args.method} on {dataset.name}, {len(dataset)} images\n")
-    print(_figures(evaluations))
-    print(f"\n{_class_table(evaluations[-1])}")
-    fitted = [_fitted(evaluation) if args.fit_thresholds else None for evaluation in evaluations]
+    print(_figures(with_ensemble))
+    print(f"\n{_class_table(with_ensemble[-1])}")
+    calibrations = [fitted_calibration(each, calibrate_multi_label) if args.calibrate else None for each in evaluations]
+    served = [
+        evaluation.at_temperature(calibration.temperature) if calibration else evaluation
+        for evaluation, calibration in zip(evaluations, calibrations, strict=True)
+    ]
+    fitted = [_fitted(evaluation) if args.fit_thresholds else None for evaluation in served]
     if args.out:
+        from model_export.report.multi_label_mistakes_page import write_multi_label_mistakes
         from model_export.report.multi_label_page import write_multi_label_report  # imports matplotlib
 
-        write_multi_label_files(args.out, dataset, evaluations)
+        write_multi_label_files(args.out, dataset, with_ensemble, calibrations)
         write_multi_label_report(
             args.out / "report.html",
-            title=f"{evaluations[-1].model} on {dataset.name}",
+            title=f"{with_ensemble[-1].model} on {dataset.name}",
             summary=[("method", args.method)],
             recipe=[],
             rows=[],
-            evaluation=evaluations[-1],
+            evaluation=with_ensemble[-1],
         )
-        log.info("%s: wrote evaluation.json, predictions.csv and report.html", args.out)
+        write_multi_label_mistakes(args.out / "mistakes.html", with_ensemble[-1], dataset)
+        log.info("%s: wrote evaluation.json, predictions.csv, report.html and mistakes.html", args.out)
     if args.record:
-        for model, predictor, accuracy, fit in zip(models, predictors, accuracies, fitted, strict=True):
+        for model, predictor, accuracy, calibration, evaluation, fit in zip(
+            models, predictors, accuracies, calibrations, served, fitted, strict=True
+        ):
             assert isinstance(model, ModelVersion)  # see check_recordable
             assert isinstance(predictor, OnnxPredictor)
             if fit is not None:
                 accuracy = accuracy_of(fit)
             info = predictor.engine.info
             accuracy = accuracy.model_copy(update={"provider": info.provider, "precision": info.precision})
-            thresholds = None if fit is None else fit.thresholds.tolist()
-            card = publish_record(model, accuracy, thresholds=thresholds)
+            # Thresholds are of calibrated probabilities: a new temperature moves those that the model has.
+            own = predictor.head.thresholds and evaluation.thresholds.tolist()
+            thresholds = own if fit is None else fit.thresholds.tolist()
+            card = publish_record(model, accuracy, calibration=calibration, thresholds=thresholds)
             log.info("%s %d: recorded, as version %d with the same files", model.name, model.version, card.version)
     return 0
 
@@ -98,7 +116,9 @@ def _figures(evaluations: Sequence[MultiLabelEvaluation]) -> str:
     for evaluation in evaluations:
         precision = mean_average_precision(evaluation.present, evaluation.probabilities)
         shares = (precision, micro_f1(evaluation), macro_f1(evaluation))
-        rows.append((evaluation.model, *(f"{100 * share:.2f} %" for share in shares), str(len(evaluation.present))))
+        error = f"{100 * classwise_calibration_error(evaluation):.2f} %"
+        images = str(len(evaluation.present))
+        rows.append((evaluation.model, *(f"{100 * share:.2f} %" for share in shares), images, error))
     return text_table(rows, right=range(1, len(HEADER)))
 
 

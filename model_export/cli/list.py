@@ -9,6 +9,7 @@ from pathlib import Path
 from model_export.cli.options import add_models_dir
 from model_export.cli.table import text_table
 from model_export.versions import served_version
+from service.runtime.choices import FILES
 from service.runtime.measured import MultiLabelAccuracy
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import CardError, ModelVersion, explain_empty, model_versions, read_card
@@ -26,7 +27,7 @@ HEADER = (
     "CLASSES",
     "ACCURACY",
     "MB",
-    "FILES",
+    "PRECISIONS",
     "WEIGHTS",
 )
 
@@ -37,8 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     rows = [HEADER]
-    default = read_folder_state(args.models_dir).default
     entries = list(model_versions(args.models_dir))
+    default = read_folder_state(args.models_dir).default if entries else None
     numbers: dict[str, list[int]] = {}
     for entry in entries:
         numbers.setdefault(entry.name, []).append(entry.version)
@@ -60,12 +61,17 @@ def run(args: argparse.Namespace) -> int:
                 str(architecture.num_classes),
                 _accuracy(card),
                 f"{card.files['fp32'].bytes / 1e6:.0f}",
-                ", ".join(card.files),
+                ", ".join(_precisions(card)),
                 card.weights.source,
             )
         )
     print(text_table(rows) if len(rows) > 1 else explain_empty(args.models_dir))
     return 0
+
+
+def _precisions(card: ModelCard) -> list[str]:
+    """Those that there is a file for; bf16, which needs none, if it was compared with fp32."""
+    return [name for name, file in FILES.items() if file in card.files and (name != "bf16" or card.gate(name))]
 
 
 def _accuracy(card: ModelCard) -> str:

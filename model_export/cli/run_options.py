@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from model_export.cli.data_options import (
     FOLDER_OPTIONS,
@@ -27,7 +28,7 @@ from model_export.errors import InputError
 from model_export.training.recipe import RECIPE_NAMES, Recipe, RecipeName, override
 from model_export.training.recipes import recipe_for
 from model_export.training.run import Inputs, describe_inputs
-from model_export.training.start import check_weights, fit_sizes
+from model_export.training.start import check_network, check_weights, fit_sizes
 from model_export.weights.defaults import Family, shortcut_of
 from model_export.weights.loading import Loaded
 from service.runtime.model_card import Architecture
@@ -87,10 +88,22 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
             recipe.add_argument(
                 f"--{name.replace('_', '-')}",
                 dest=f"recipe_{name}",
-                metavar=name.upper(),
+                metavar=_metavar(name, field.annotation),
                 nargs="*" if "tuple" in str(field.annotation) else None,
                 help=(field.description or "").replace("\n", " ").replace("%", "%%") or None,
             )
+
+
+def _metavar(name: str, annotation: object) -> str:
+    """The values that a field takes, if they are few; else its name."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType] or [annotation]
+    if annotation is bool:
+        return "{yes,no}"
+    if get_origin(annotation) is Literal:
+        return f"{{{','.join(map(str, kinds))}}}"
+    if get_origin(kinds[0]) is Literal:
+        return f"{{{','.join((*get_args(kinds[0]), 'none'))}}}"
+    return name.upper()
 
 
 def recipe_changes(args: argparse.Namespace) -> dict[str, Any]:
@@ -112,13 +125,16 @@ def chosen(args: argparse.Namespace, changes: dict[str, Any]) -> Chosen:
 
     Raises:
         InputError: the options or the weights cannot be used.
+        ValueError: there is no such network, or it has no such stage to freeze.
     """
     if args.data is None:
         raise InputError("no data to train on: give --data, a folder of images, cifar10 or drawings")
     refuse_folder_options(args)
     loaded = _load_weights(args)
     architecture, recipe = _choose_network(args, changes, loaded)
-    check_weights(recipe, loaded)  # before the data is read, which may take long
+    # Before the data is read, which may take long.
+    check_weights(recipe, loaded)
+    check_network(architecture, recipe)
     inputs = describe_inputs(
         args.data,
         val_share=0.1 if args.val_share is None else args.val_share,

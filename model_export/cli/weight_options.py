@@ -28,7 +28,11 @@ def add_network_options(group: argparse._ActionsContainer, *, family: str, varia
         family, variant: how the help of these options ends: where the value comes from if it is not given.
     """
     group.add_argument("--depth", type=int, help="18, 34, 50, 101 or 152; with --family cifar, 6n+2")
-    group.add_argument("--family", choices=get_args(Family), help=family)
+    group.add_argument(
+        "--family",
+        choices=get_args(Family),
+        help=f"the paper's networks for large images, or those for CIFAR-10 {family}",
+    )
     group.add_argument(
         "--variant",
         choices=get_args(Variant),

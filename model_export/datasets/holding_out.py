@@ -9,7 +9,7 @@ import numpy as np
 
 from model_export.datasets.base import Dataset
 from model_export.datasets.subset import Subset
-from model_export.errors import InputError
+from model_export.errors import InputError, shortlist
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,14 @@ def check_share(share: float) -> None:
         raise InputError(f"the share of images to validate on is {share}: give one between 0 and 1, such as 0.1")
 
 
+def check_fold(fold: Fold) -> None:
+    """Raises InputError unless there is such a fold."""
+    if fold.of < 2 or not 1 <= fold.number <= fold.of:
+        raise InputError(
+            f"there is no fold {fold.number} of {fold.of}: give `--folds K`, at least 2, and `--fold 1` to K"
+        )
+
+
 def _in_share(whole: Dataset, share: float, seed: int) -> np.ndarray:
     """Which images are validated on: bool (N,)."""
     check_share(share)
@@ -60,15 +68,19 @@ def _in_share(whole: Dataset, share: float, seed: int) -> np.ndarray:
         chosen[np.random.default_rng((seed, label)).permutation(members)[: max(0, count)]] = True
     if not chosen.any():
         raise InputError(f"{whole.name} has one image per class, which leaves none to validate on: add more")
+    counts = whole.labels.sum(axis=0) if whole.multi_label else np.bincount(strata, minlength=len(whole.classes))
+    if single := [whole.classes[i] for i in np.flatnonzero(counts == 1)]:
+        logger.warning(
+            "%s: classes with one image only, which is trained on: %s. Add more: nothing tells how well it is learnt",
+            whole.name,
+            shortlist(single),
+        )
     return chosen
 
 
 def _in_fold(whole: Dataset, fold: Fold, seed: int) -> np.ndarray:
     """Which images are in a fold: bool (N,). Folds differ by at most one image, and by at most one of each class."""
-    if fold.of < 2 or not 1 <= fold.number <= fold.of:
-        raise InputError(
-            f"there is no fold {fold.number} of {fold.of}: give `--folds K`, at least 2, and `--fold 1` to K"
-        )
+    check_fold(fold)
     strata = _strata(whole)
     counts = np.bincount(strata, minlength=len(whole.classes))
     if counts.max() < fold.of:

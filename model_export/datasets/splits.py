@@ -220,10 +220,12 @@ def _check_not_parts_by_structure(root: Path, layout: Layout) -> None:
         parts, key=lambda part: (not rank(part.name, TRAIN), bool(rank(part.name, HELD_OUT)), -_count_files(part))
     )
     split = shlex.quote(",".join(printable(part.name) for part in ordered[:2]))
+    named = base_names(parts)
     raise InputError(
-        f"{printable(root)} looks like parts of a data set, not like classes: {base_names(parts)} hold folders of the "
-        f"same names ({shortlist(map(printable, shared))}): name the training part and the validation part, as in "
-        f"`--split {split}`; or give one of them; or say `--split none` if they are classes"
+        f"{printable(root)} may hold classes or parts of a data set: {named} hold folders of the same names "
+        f"({shortlist(map(printable, shared))}), as parts do. If {named} are classes, say `--split none`: every "
+        "picture below a class folder is of that class. If they are parts, name those to train and to validate on, as "
+        f"in `--split {split}`; or give one of them"
     )
 
 

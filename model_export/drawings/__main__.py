@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from model_export.drawings.pictures import CLASSES, STANDARD, STYLES, Difficulty, Style, draw
+from service.runtime.disk import replacing
 
 
 def contact_sheet(style: Style = STANDARD) -> Image.Image:
@@ -31,13 +32,15 @@ def contact_sheet(style: Style = STANDARD) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m model_export.drawings", description="Draw samples of every class.")
-    parser.add_argument("out", type=Path, help="the image file to write")
+    parser.add_argument("out", type=Path, help="the PNG file to write")
     parser.add_argument(
         "--difficulty", choices=get_args(Difficulty), default="standard", help="how hard to tell (default: standard)"
     )
     args = parser.parse_args()
-    # 128 colours look the same in a seventh of the bytes
-    contact_sheet(STYLES[args.difficulty]).quantize(128, dither=Image.Dither.NONE).save(args.out)
+    with replacing(args.out) as temporary:
+        # 128 colours look the same in a seventh of the bytes
+        sheet = contact_sheet(STYLES[args.difficulty]).quantize(128, dither=Image.Dither.NONE)
+        sheet.save(temporary, "PNG")
 
 
 if __name__ == "__main__":

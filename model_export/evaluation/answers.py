@@ -8,14 +8,17 @@ from service.runtime.head import Head
 from service.runtime.scores import sigmoid
 
 
-def answers(logits: np.ndarray, head: Head) -> np.ndarray:
+def answers(logits: np.ndarray, head: Head, temperature: float = 1.0) -> np.ndarray:
     """The answer to each row of logits `(N, classes)`: int64 (N,) class ids; of sigmoid bool (N, classes), true
     for the classes that are present.
 
     A rejection does not matter here: it compares probabilities, and the best class stays the same.
+
+    Args:
+        temperature: of the probabilities that the thresholds of sigmoid are for.
     """
     if head.multi_label:
-        return present(sigmoid(logits), head)
+        return present(sigmoid(logits, temperature), head)
     return logits.argmax(axis=1)
 
 

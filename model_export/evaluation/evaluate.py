@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ Views = list[np.ndarray]  # of one image: uint8 (views, 3, H, W), one array per 
 def evaluate(
     predictor: Predictor, dataset: Dataset, *, method: Method = "1-crop", batch_size: int = 32, shown: bool = True
 ) -> Evaluation:
-    """Runs every image of a data set through a network.
+    """Runs every image of a data set through a network, for the probabilities that the service would answer.
 
     With several views of an image, their softmax is averaged: ten crops, or the whole image at five scales. Decoding
     uses all cores and stays one batch ahead of the network.
@@ -51,13 +50,16 @@ def evaluate(
     labels = class_ids(dataset, predictor)[dataset.labels]
     probabilities = mean_probabilities(predictor, dataset, method=method, batch_size=batch_size, shown=shown)
     classes = tuple(label.name for label in predictor.labels)
-    return Evaluation(predictor.name, dataset.name, method, classes, labels, probabilities)
+    return Evaluation(predictor.name, dataset.name, method, classes, labels, probabilities, predictor.temperature)
 
 
 def mean_probabilities(
     predictor: Predictor, dataset: Dataset, *, method: Method, batch_size: int, shown: bool
 ) -> np.ndarray:
-    """The probabilities of each image, a mean over its views: float32 (N, classes). Raises as `evaluate`."""
+    """The probabilities of each image, a mean over its views: (N, classes). Raises as `evaluate`.
+
+    They are float32; of sigmoid float64, which tells probabilities near 1 apart as well as those near 0.
+    """
     if not len(dataset):
         raise InputError(f"{dataset.name} holds no images to evaluate on: give another data set")
     p = predictor.preprocessing
@@ -66,7 +68,8 @@ def mean_probabilities(
             f"{predictor.name} does not take squares in colour, cut out of the image, as {method} does: evaluate it "
             "with 1-crop"
         )
-    probabilities = np.empty((len(dataset), len(predictor.labels)), np.float32)
+    dtype = np.float64 if predictor.head.multi_label else np.float32
+    probabilities = np.empty((len(dataset), len(predictor.labels)), dtype)
     images_per_batch = max(1, batch_size // 10) if method == "10-crop" else batch_size
     done = 0
     with Progress(f"{predictor.name}: {method} on {dataset.name}", len(dataset), shown=shown) as progress:
@@ -75,31 +78,6 @@ def mean_probabilities(
             done += len(batch)
             progress.advance(len(batch))
     return probabilities
-
-
-def ensemble(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """The mean of several models' probabilities (section 4.1 of the paper, table 5).
-
-    Raises:
-        InputError: the models' classes, the images or the methods differ.
-    """
-    first = evaluations[0]
-    for other in evaluations[1:]:
-        if other.classes != first.classes:
-            raise InputError(
-                f"{first.model} and {other.model} differ in their classes or in the order of them: an ensemble needs "
-                "models with the same labels"
-            )
-        same_images = other.dataset == first.dataset and np.array_equal(other.labels, first.labels)
-        if not same_images or other.method != first.method:
-            raise InputError(
-                f"{first.model} and {other.model} were not evaluated in the same way on the same images "
-                f"({first.method} on {first.dataset}, {other.method} on {other.dataset}): evaluate both again"
-            )
-    mean = np.stack([evaluation.probabilities for evaluation in evaluations]).mean(axis=0, dtype=np.float64)
-    return dataclasses.replace(
-        first, model=f"ensemble of {len(evaluations)} models", probabilities=mean.astype(np.float32)
-    )
 
 
 def class_ids(dataset: Dataset, predictor: Predictor) -> np.ndarray:
@@ -172,5 +150,5 @@ def _mean_over_views(predictor: Predictor, batch: Sequence[Views], batch_size: i
         for start in range(0, len(numbered), views_per_batch):
             images, views = zip(*numbered[start : start + views_per_batch], strict=True)
             logits = predictor.logits(np.stack(views)).astype(np.float64)
-            np.add.at(total, list(images), probabilities_of(logits, predictor.head.kind))
+            np.add.at(total, list(images), probabilities_of(logits, predictor.head.kind, predictor.temperature))
     return total / [[sum(map(len, views))] for views in batch]

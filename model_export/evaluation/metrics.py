@@ -62,12 +62,22 @@ def negative_log_likelihood(evaluation: Evaluation) -> float:
 
 
 def reliability_bins(evaluation: Evaluation, bins: int = BINS) -> ReliabilityBins:
-    """Confidence and accuracy in `bins` bins of equal width; a bin includes its upper edge, not its lower one.
+    """Confidence and accuracy in `bins` bins of equal width.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
     """
-    confidence = evaluation.probabilities.max(axis=1).astype(np.float64)
-    correct = _predicted(evaluation) == evaluation.labels
+    confidence = evaluation.probabilities.max(axis=1)
+    return reliability_of(confidence, _predicted(evaluation) == evaluation.labels, bins)
+
+
+def reliability_of(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> ReliabilityBins:
+    """How often answers of a confidence are right; a bin includes its upper edge, not its lower one.
+
+    Args:
+        confidence: float (answers,), probabilities.
+        correct: bool (answers,).
+    """
+    confidence = confidence.astype(np.float64)
     bin_of_image = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(bin_of_image, minlength=bins)
     return ReliabilityBins(
@@ -79,7 +89,12 @@ def reliability_bins(evaluation: Evaluation, bins: int = BINS) -> ReliabilityBin
 
 def expected_calibration_error(evaluation: Evaluation, bins: int = BINS) -> float:
     """The mean distance of confidence from accuracy, in [0, 1] (Guo et al. 2017, equation 3)."""
-    confidence, accuracy, images = reliability_bins(evaluation, bins)
+    return mean_gap(reliability_bins(evaluation, bins))
+
+
+def mean_gap(bins: ReliabilityBins) -> float:
+    """The mean distance of confidence from accuracy over all answers, in [0, 1]; at least one bin is not empty."""
+    confidence, accuracy, images = bins
     filled = images > 0
     gaps = np.abs(confidence - accuracy)[filled]
     return float(np.average(gaps, weights=images[filled]))

@@ -12,10 +12,12 @@ from model_export.datasets.base import Dataset
 from model_export.errors import InputError
 from model_export.evaluation.average_precision import average_precisions, mean_average_precision
 from model_export.evaluation.evaluate import class_ids, mean_probabilities
+from model_export.evaluation.metrics import mean_gap, reliability_of
 from model_export.evaluation.predictors import Predictor
 from model_export.evaluation.result import Method
 from service.runtime.choices import Precision
 from service.runtime.measured import MultiLabelAccuracy
+from service.runtime.scores import sigmoid
 
 MIN_IMAGES = 20  # the thresholds are fitted on half of them
 
@@ -28,8 +30,9 @@ class MultiLabelEvaluation:
         model, dataset: names to show.
         classes: the model's class names, by class id.
         present: bool (N, classes), the truth. Classes that the data set does not know are not present.
-        probabilities: float32 (N, classes); the mean sigmoid of an image's views.
+        probabilities: float64 (N, classes); the mean sigmoid of an image's views.
         thresholds: float64 (classes,), of the probabilities.
+        temperature: of these probabilities: that of the model's calibration.
     """
 
     model: str
@@ -39,6 +42,13 @@ class MultiLabelEvaluation:
     present: np.ndarray
     probabilities: np.ndarray
     thresholds: np.ndarray
+    temperature: float = 1.0
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Of the probabilities, and finite: float64 (N, classes)."""
+        limits = np.finfo(np.float64)
+        return logit(np.clip(self.probabilities, limits.tiny, 1 - limits.epsneg))
 
     @property
     def answered(self) -> np.ndarray:
@@ -51,6 +61,20 @@ class MultiLabelEvaluation:
 
     def with_thresholds(self, thresholds: np.ndarray) -> MultiLabelEvaluation:
         return dataclasses.replace(self, thresholds=thresholds)
+
+    def at_temperature(self, temperature: float) -> MultiLabelEvaluation:
+        """The same answers with another calibration: `sigmoid(logits / temperature)`, and thresholds to match."""
+        factor = self.temperature / temperature
+        probabilities, thresholds = (
+            sigmoid(factor * logit(values)) for values in (self.probabilities, self.thresholds)
+        )
+        return dataclasses.replace(self, probabilities=probabilities, thresholds=thresholds, temperature=temperature)
+
+
+def logit(probabilities: np.ndarray) -> np.ndarray:
+    """The inverse of the sigmoid; infinite for 0 and 1."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(probabilities) - np.log1p(-probabilities))
 
 
 class MultiLabelScores(NamedTuple):
@@ -68,8 +92,13 @@ def evaluate_multi_label(
     """Runs every image of a data set through a network. As `evaluate`, for models with a sigmoid head.
 
     Raises:
-        InputError: as `evaluate`; or the images have one class each.
+        InputError: as `evaluate`; or the model has a softmax head, or the images have one class each.
     """
+    if not predictor.head.multi_label:
+        raise InputError(
+            f"{predictor.name} has a {predictor.head.kind} head, and cannot be evaluated together with multi-label "
+            "models: evaluate it by itself"
+        )
     if not dataset.multi_label:
         raise InputError(
             f"{predictor.name} is a multi-label model, and the images of {dataset.name} have one class each: give a "
@@ -86,6 +115,7 @@ def evaluate_multi_label(
         present,
         mean_probabilities(predictor, dataset, method=method, batch_size=batch_size, shown=shown),
         np.array(predictor.head.thresholds_of(len(predictor.labels))),
+        predictor.temperature,
     )
 
 
@@ -111,6 +141,25 @@ def macro_f1(evaluation: MultiLabelEvaluation) -> float:
     """The mean F1 of the classes that have images; 0 without any."""
     f1 = class_scores(evaluation).f1
     return float(np.nanmean(f1)) if not np.isnan(f1).all() else 0.0
+
+
+def calibration_errors(evaluation: MultiLabelEvaluation) -> np.ndarray:
+    """The mean distance of each class's probability from how often it is present: float64 (classes,).
+
+    In bins, as `expected_calibration_error`. NaN for classes without images: the data may not know them.
+    """
+    return np.array(
+        [
+            mean_gap(reliability_of(probabilities, present)) if present.any() else np.nan
+            for probabilities, present in zip(evaluation.probabilities.T, evaluation.present.T, strict=True)
+        ]
+    )
+
+
+def classwise_calibration_error(evaluation: MultiLabelEvaluation) -> float:
+    """The mean of `calibration_errors` over the classes that have images; NaN without any."""
+    errors = calibration_errors(evaluation)
+    return float(np.nanmean(errors)) if not np.isnan(errors).all() else float("nan")
 
 
 def accuracy_of(

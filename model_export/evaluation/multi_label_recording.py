@@ -14,23 +14,36 @@ from model_export.evaluation.average_precision import mean_average_precision
 from model_export.evaluation.multi_label import (
     MultiLabelEvaluation,
     best_thresholds,
+    calibration_errors,
     class_scores,
+    classwise_calibration_error,
     macro_f1,
     micro_f1,
 )
 from service.runtime.disk import replacing, write_atomically
+from service.runtime.measured import Calibration
 
 SEPARATOR = ";"  # of labels, as in `labels.csv`
 
 
-def write_multi_label_files(folder: Path, dataset: Dataset, evaluations: Sequence[MultiLabelEvaluation]) -> None:
+def write_multi_label_files(
+    folder: Path,
+    dataset: Dataset,
+    evaluations: Sequence[MultiLabelEvaluation],
+    calibrations: Sequence[Calibration | None],
+) -> None:
     """Writes `evaluation.json` (all metrics) and `predictions.csv` (a line per model and image) into a folder.
+
+    Args:
+        calibrations: of the first evaluations, in their order; an ensemble comes last and has none.
 
     Raises:
         OSError: the files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entries = [_metrics(evaluation) for evaluation in evaluations]
+    for entry, calibration in zip(entries, calibrations, strict=False):
+        entry["calibration"] = calibration and calibration.model_dump()
     write_atomically(folder / "evaluation.json", (json.dumps({"evaluations": entries}) + "\n").encode())
     columns = list(dict.fromkeys(f"p({name})" for evaluation in evaluations for name in evaluation.classes))
     with replacing(folder / "predictions.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -52,6 +65,7 @@ def _metrics(evaluation: MultiLabelEvaluation) -> dict[str, object]:
     scores = class_scores(evaluation)._asdict() | {
         "threshold": evaluation.thresholds,
         "best_threshold": best_thresholds(evaluation),
+        "calibration_error": calibration_errors(evaluation),
     }
     return {
         "model": evaluation.model,
@@ -61,6 +75,7 @@ def _metrics(evaluation: MultiLabelEvaluation) -> dict[str, object]:
         "mean_average_precision": mean_average_precision(evaluation.present, evaluation.probabilities),
         "micro_f1": micro_f1(evaluation),
         "macro_f1": macro_f1(evaluation),
+        "classwise_calibration_error": classwise_calibration_error(evaluation),
         "classes": evaluation.classes,
         "per_class": [
             {"class": name, "images": int(images)}

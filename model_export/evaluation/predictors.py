@@ -32,6 +32,7 @@ class Predictor(ABC):
     Attributes:
         name: to show; for published models with provider and precision.
         labels: the classes, by class id.
+        temperature: by which the service divides the logits before it answers probabilities.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Predictor(ABC):
     preprocessing: Preprocessing
     labels: tuple[Label, ...]
     head: Head
+    temperature: float = 1.0
 
     @abstractmethod
     def logits(self, images: np.ndarray) -> np.ndarray:
@@ -92,6 +94,7 @@ class OnnxPredictor(Predictor):
         self.preprocessing = card.preprocessing
         self.labels = card.labels
         self.head = card.head
+        self.temperature = card.temperature
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Raises InputError if the images do not have the crop's size and the graph takes no other."""

@@ -24,6 +24,7 @@ class Evaluation:
         classes: the model's class names, by class id.
         labels: int64 (N,), the true class ids.
         probabilities: float32 (N, classes); the mean softmax of an image's views.
+        temperature: of these probabilities: that of the model's calibration.
     """
 
     model: str
@@ -32,13 +33,15 @@ class Evaluation:
     classes: tuple[str, ...]
     labels: np.ndarray
     probabilities: np.ndarray
+    temperature: float = 1.0
 
     def part(self, indices: np.ndarray) -> Evaluation:
         """The predictions for some of the images; `indices` are int64 (n,)."""
         return dataclasses.replace(self, labels=self.labels[indices], probabilities=self.probabilities[indices])
 
     def at_temperature(self, temperature: float) -> Evaluation:
-        """The same with calibrated probabilities: `softmax(logits / temperature)`."""
+        """The same with another calibration: `softmax(logits / temperature)`."""
         smallest = np.finfo(np.float32).tiny  # probabilities that float32 rounded to 0 have no logarithm
         log_probabilities = np.log(np.maximum(self.probabilities.astype(np.float64), smallest))
-        return dataclasses.replace(self, probabilities=softmax(log_probabilities, temperature).astype(np.float32))
+        probabilities = softmax(log_probabilities, temperature / self.temperature).astype(np.float32)
+        return dataclasses.replace(self, probabilities=probabilities, temperature=temperature)

@@ -31,7 +31,7 @@ def triton_config(card: ModelCard, precision: FilePrecision, max_batch: int) -> 
     if precision not in card.files:
         raise InputError(
             f"{card.name} {card.version} has no {precision} file: run `python -m model_export quantize {card.name} "
-            f"--precision {precision}` first, or choose from {', '.join(card.files)}"
+            f"--data FOLDER --precision {precision}` first, or choose from {', '.join(card.files)}"
         )
     outputs = ",\n".join(
         _tensor(name, "TYPE_FP32", card.output_shapes[name], LABELS_FILE if name == "logits" else None)

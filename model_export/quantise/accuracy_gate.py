@@ -112,7 +112,7 @@ def compare(fp32: OnnxPredictor, engines: Sequence[Engine], dataset: Dataset) ->
     with Progress(f"comparing with fp32 on {dataset.name}", len(dataset), unit="image") as progress:
         for batch in batches(dataset, fp32.preprocessing, BATCH):
             for engine, predicted in zip((fp32.engine, *engines), answers, strict=True):
-                predicted.append(answers_of(engine.infer(batch)["logits"], fp32.head))
+                predicted.append(answers_of(engine.infer(batch)["logits"], fp32.head, fp32.temperature))
             progress.advance(len(batch))
     expected, *others = (np.concatenate(predicted) for predicted in answers)
     labels = None if ids is None else ids[dataset.labels]

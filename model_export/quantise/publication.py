@@ -115,6 +115,7 @@ def publish_quantised(
                         sensitivity_images=sensitivity_images,
                         target=1 - limit,
                         head=fp32.head,
+                        temperature=fp32.temperature,
                     )
                     onnx.save(model, path)
                 elif precision == "fp16":
@@ -180,6 +181,7 @@ def _make_int8(
     sensitivity_images: int,
     target: float,
     head: Head,
+    temperature: float,
 ) -> tuple[ModelProto, Quantisation]:
     """The graph in int8, calibrated; layers are in float where it takes them to reach the `target` agreement."""
     model = onnx.load(fp32)
@@ -192,7 +194,7 @@ def _make_int8(
         dataset, sensitivity_images, skip=max(0, min(calibration_images, len(dataset) - sensitivity_images))
     )
     pixels = _pixels(others, preprocessing)
-    probe = Int8Probe(fp32, pixels, lambda float_layers: to_int8(model, ranges, float_layers), head)
+    probe = Int8Probe(fp32, pixels, lambda float_layers: to_int8(model, ranges, float_layers), head, temperature)
     float_layers = choose_float_layers(probe, list(layer_nodes(model)), target)
     return to_int8(model, ranges, float_layers), Quantisation(
         method=method, dataset=dataset.name, images=len(calibration), float_layers=float_layers

@@ -61,17 +61,19 @@ class Int8Probe:
         fp32: the file to compare with.
         images: uint8 (N, channels, height, width).
         quantiser: makes the graphs to measure.
-        head: of the model; says what counts as the same answer.
+        head, temperature: of the model; they say what counts as the same answer.
     """
 
-    def __init__(self, fp32: Path, images: np.ndarray, quantiser: Quantiser, head: Head = PLAIN) -> None:
-        self.images, self.quantiser, self.head = images, quantiser, head
+    def __init__(
+        self, fp32: Path, images: np.ndarray, quantiser: Quantiser, head: Head = PLAIN, temperature: float = 1.0
+    ) -> None:
+        self.images, self.quantiser, self.head, self.temperature = images, quantiser, head, temperature
         self.expected = self._logits(DynamicEngine.of(open_session(fp32, "cpu", threads=usable_cores())))
 
     def effect(self, float_layers: Collection[str]) -> Effect:
         engine = DynamicEngine.of(open_graph(self.quantiser(float_layers), precision="int8"))
         logits = self._logits(engine)
-        same = same_answers(*(answers(each, self.head) for each in (logits, self.expected)))
+        same = same_answers(*(answers(each, self.head, self.temperature) for each in (logits, self.expected)))
         return Effect(signal_to_noise(logits, self.expected, self.head), same)
 
     def _logits(self, engine: Engine) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from model_export.evaluation.multi_label import accuracy_of, evaluate_multi_label
 from model_export.report.finished_run import load_best, save_best, summary_of
+from model_export.report.multi_label_mistakes_page import write_multi_label_mistakes
 from model_export.report.multi_label_page import write_multi_label_report
 from model_export.report.plots import save_png, training_curves
 from model_export.training.history import Row
@@ -15,7 +16,7 @@ from service.runtime.measured import MultiLabelAccuracy
 
 
 def report_multi_label_run(trainer: Trainer, rows: Sequence[Row]) -> MultiLabelAccuracy:
-    """As `report_run`, which see; there is no page of mistakes.
+    """As `report_run`, which see.
 
     Raises:
         InputError: an image has become unreadable since the training, or no image to measure on has a class.
@@ -35,6 +36,7 @@ def report_multi_label_run(trainer: Trainer, rows: Sequence[Row]) -> MultiLabelA
         rows=rows,
         evaluation=evaluation,
     )
+    write_multi_label_mistakes(trainer.folder / "mistakes.html", evaluation, trainer.data.held_out)
     best = min(rows, key=lambda row: row.val_error)
     part = "val" if trainer.data.test is None else "test"
     trainer.callbacks.on_run_end(

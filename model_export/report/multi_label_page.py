@@ -9,14 +9,18 @@ from typing import NamedTuple
 import numpy as np
 
 from model_export.evaluation.average_precision import mean_average_precision
+from model_export.evaluation.metrics import reliability_of
 from model_export.evaluation.multi_label import (
     MultiLabelEvaluation,
     best_thresholds,
+    calibration_errors,
     class_scores,
+    classwise_calibration_error,
     macro_f1,
     micro_f1,
 )
-from model_export.report.page import OPEN_CLASSES, TEMPLATES, Pairs, as_plot, environment
+from model_export.report.evaluation_plots import EVERY_CLASS, reliability_plot
+from model_export.report.page import OPEN_CLASSES, TEMPLATES, Pairs, Plot, as_plot, environment
 from model_export.report.plots import training_curves
 from model_export.training.history import Row
 from service.runtime.disk import write_atomically
@@ -33,6 +37,7 @@ class ClassRow(NamedTuple):
     f1: float | None
     threshold: float
     best_threshold: float
+    calibration_error: float | None
 
 
 def write_multi_label_report(
@@ -54,15 +59,15 @@ def write_multi_label_report(
         ("mean average precision (mAP)", f"{100 * precision:.2f}%"),
         ("micro F1", f"{100 * micro_f1(evaluation):.2f}%"),
         ("macro F1", f"{100 * macro_f1(evaluation):.2f}%"),
+        ("calibration error (classwise ECE)", f"{100 * classwise_calibration_error(evaluation):.2f}%"),
         ("images", f"{len(evaluation.present):,}"),
     ]
-    alt = "1 - mAP, loss and learning rate against epochs"
     page = TEMPLATES.get_template("multi_label.html").render(
         title=title,
         evaluation=evaluation,
         headline=headline,
         summary=summary,
-        plots=[as_plot("Training", alt, training_curves(rows, alt))] if rows else [],
+        plots=_plots(rows, evaluation),
         classes=_class_rows(evaluation),
         open_classes=OPEN_CLASSES,
         recipe=recipe,
@@ -71,9 +76,21 @@ def write_multi_label_report(
     write_atomically(path, page.encode("utf-8", "replace"))
 
 
+def _plots(rows: Sequence[Row], evaluation: MultiLabelEvaluation) -> list[Plot]:
+    plots = []
+    if rows:
+        alt = "1 - mAP, loss and learning rate against epochs"
+        plots.append(as_plot("Training", alt, training_curves(rows, alt)))
+    alt = "How often a class is present, against its probability"
+    known = evaluation.present.any(axis=0)  # the data may not know the others
+    bins = reliability_of(evaluation.probabilities[:, known].ravel(), evaluation.present[:, known].ravel())
+    plots.append(as_plot("Calibration", alt, reliability_plot(bins, alt, EVERY_CLASS)))
+    return plots
+
+
 def _class_rows(evaluation: MultiLabelEvaluation) -> list[ClassRow]:
     """The lowest average precision first, classes without images last."""
-    scores, best = class_scores(evaluation), best_thresholds(evaluation)
+    scores, best, errors = class_scores(evaluation), best_thresholds(evaluation), calibration_errors(evaluation)
     images = evaluation.present.sum(axis=0)
     return [
         ClassRow(
@@ -85,6 +102,7 @@ def _class_rows(evaluation: MultiLabelEvaluation) -> list[ClassRow]:
             _percent(scores.f1[i]),
             float(evaluation.thresholds[i]),
             float(best[i]),
+            _percent(errors[i]),
         )
         for i in np.argsort(scores.average_precision, kind="stable")  # NaN sorts last
     ]

@@ -27,7 +27,8 @@ from model_export.evaluation.metrics import (
 )
 from model_export.evaluation.rejection import risk_coverage
 from model_export.evaluation.result import Evaluation
-from model_export.report.plots import confusion_plot, rejection_plot, reliability_plot, to_png, training_curves
+from model_export.report.evaluation_plots import confusion_plot, rejection_plot, reliability_plot
+from model_export.report.plots import to_png, training_curves
 from model_export.training.history import Row
 from service.runtime.disk import write_atomically
 from service.runtime.machine import usable_cores, versions

@@ -1,4 +1,4 @@
-"""Plots of trainings and evaluations, 1000 pixels wide.
+"""Plots of trainings, 1000 pixels wide; and how every plot looks.
 
 Without pyplot: no display, no global state. The colours are those of Okabe and Ito (2008), distinct for colour-blind
 readers too.
@@ -14,13 +14,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from model_export.evaluation.metrics import ReliabilityBins
-from model_export.evaluation.rejection import RiskCoverage
 from model_export.training.history import Row
 from model_export.training.range_test import RangeTest
 from service.runtime.disk import write_atomically
@@ -34,8 +31,6 @@ GREY = "#6b6b6b"
 TEXT = 11  # points
 TITLE = 13
 
-MAX_COUNTS = 15  # up to so many classes, a confusion matrix shows counts in its cells
-MAX_NAMES = 40  # up to so many classes, it names them on its axes
 NAME_LENGTH = 22
 LABEL_GAP = 0.045  # least distance of labels at the ends of lines, as a fraction of the panel's height
 
@@ -65,7 +60,7 @@ def training_curves(rows: Sequence[Row], title: str) -> Figure:
     Args:
         rows: the history of one training, at least one row.
     """
-    figure = _figure(7.6, title)
+    figure = new_figure(7.6, title)
     error, loss, lr = figure.subplots(3, 1, sharex=True, height_ratios=(4, 3, 1.3))
     epochs = [row.epoch for row in rows]
     marker = _marker(rows)
@@ -74,7 +69,7 @@ def training_curves(rows: Sequence[Row], title: str) -> Figure:
         if axes is loss or not rows[-1].multi_label:  # whose errors in training and validation are two measures
             axes.plot(epochs, train, color=BLUE, linewidth=1.2, linestyle="--", marker=marker, label="training")
         axes.plot(epochs, val, color=VERMILION, linewidth=2.4, marker=marker, label="validation")
-        _style(axes, name if name == "loss" else "1 - mAP (%)" if rows[-1].multi_label else "error (%)")
+        style(axes, name if name == "loss" else "1 - mAP (%)" if rows[-1].multi_label else "error (%)")
         finite = [value for value in (*train, *val) if np.isfinite(value)]  # a diverged training has NaN or infinity
         axes.set_ylim(0, (1.05 * max(finite, default=0)) or 1)
     error.set_xlim(0, (1.01 * max(epochs)) or 1)
@@ -82,10 +77,10 @@ def training_curves(rows: Sequence[Row], title: str) -> Figure:
     best = min(rows, key=lambda row: row.val_error)
     error.plot([best.epoch], [100 * best.val_error], "o", color=VERMILION, markersize=8, markeredgecolor="white",
                label=f"best: {100 * best.val_error:.2f}% after epoch {best.epoch:.4g}", zorder=3)  # fmt: skip
-    error.legend(**_above(3))
+    error.legend(**legend_above(3))
 
     lr.step([0, *epochs], [rows[0].lr, *(row.lr for row in rows)], where="pre", color=GREY, linewidth=1.5)
-    _style(lr, "learning rate")
+    style(lr, "learning rate")
     highest = max(row.lr for row in rows)
     if highest > 0:
         # A cosine schedule ends near zero; four decades show enough.
@@ -102,7 +97,7 @@ def training_curves(rows: Sequence[Row], title: str) -> Figure:
 
 def range_test_plot(test: RangeTest, title: str) -> Figure:
     """Loss against the learning rate, with the suggested one marked."""
-    figure = _figure(5.4, title)
+    figure = new_figure(5.4, title)
     axes = figure.subplots()
     axes.plot(test.lrs, test.losses, color=SKY, linewidth=1, label="loss of a step")
     axes.plot(test.lrs, test.trend, color=BLUE, linewidth=2.4, label="trend")
@@ -111,10 +106,10 @@ def range_test_plot(test: RangeTest, title: str) -> Figure:
               label=f"falls fastest: {test.suggested:.2g}", zorder=3)  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel("learning rate", fontsize=TEXT)
-    _style(axes, "loss")
+    style(axes, "loss")
     # Where it diverges, the loss rises without end: the figure is about where it falls.
     axes.set_ylim(0.9 * test.losses.min(), 1.3 * test.trend[0])
-    axes.legend(**_above(3))
+    axes.legend(**legend_above(3))
     return figure
 
 
@@ -127,7 +122,7 @@ def compare_trainings(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: 
     Args:
         panels: title -> network -> history; at least one panel, network and row each.
     """
-    figure = _figure(5.4, title)
+    figure = new_figure(5.4, title)
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     every_run = [rows for runs in panels.values() for rows in runs.values()]
     ends = [100 * max(rows[-1].val_error, rows[-1].train_error) for rows in every_run]
@@ -135,8 +130,8 @@ def compare_trainings(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: 
     # The first iterations may be cut off: what matters is where the lines end.
     top = max(min(1.05 * highest, max(2.2 * max(ends), 5.0), 100.0), 1.0)
     for axes, (name, runs) in zip(all_axes, panels.items(), strict=True):
-        _style(axes, "")
-        axes.set_title(_plain(name), fontsize=TEXT + 1, parse_math=False)
+        style(axes, "")
+        axes.set_title(plain(name), fontsize=TEXT + 1, parse_math=False)
         axes.set_xlabel("iteration", fontsize=TEXT)
         axes.set_ylim(0, top)
         longest = max(rows[-1].step for rows in runs.values())
@@ -150,7 +145,7 @@ def compare_trainings(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: 
             axes.plot(steps, [100 * row.train_error for row in rows], color=colour, linewidth=1, linestyle="--")
             axes.plot(steps, [100 * row.val_error for row in rows], color=colour, linewidth=2.4,
                       marker=_marker(rows))  # fmt: skip
-            label = f"{_plain(network)}  {100 * rows[-1].val_error:.1f}"
+            label = f"{plain(network)}  {100 * rows[-1].val_error:.1f}"
             axes.annotate(
                 label, (1, height / top), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points",
                 color=colour, fontsize=TEXT, va="center", annotation_clip=False, parse_math=False,
@@ -164,97 +159,16 @@ def compare_trainings(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: 
     return figure
 
 
-def confusion_plot(matrix: np.ndarray, classes: Sequence[str], title: str = "Confusion matrix") -> Figure:
-    """The confusion matrix as a heat map; each row, a true class, adds up to 100%.
-
-    Args:
-        matrix: int (classes, classes), counts; rows true, columns predicted.
-    """
-    count = len(classes)
-    figure = _figure(min(9.0, 4.5 + 0.35 * count), title)
-    figure.set_layout_engine("compressed")  # the matrix is square, the figure is not
-    axes = figure.subplots()
-    images = matrix.sum(axis=1, keepdims=True)
-    shares = np.divide(100 * matrix, images, out=np.full(matrix.shape, np.nan), where=images > 0)
-    norm = PowerNorm(0.5, vmin=0, vmax=100)  # emphasises small shares: mistakes are few
-    heat_map = axes.imshow(shares, cmap="Blues", norm=norm)
-    axes.set_facecolor("#dddddd")  # shows for classes without images
-    axes.set_xlabel("predicted class", fontsize=TEXT)
-    axes.set_ylabel("true class", fontsize=TEXT)
-    if count <= MAX_NAMES:
-        size = TEXT if count <= 20 else 8
-        names = [_plain(name) for name in classes]
-        axes.set_xticks(range(count), names, rotation=90 if count > 6 else 0, fontsize=size, parse_math=False)
-        axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
-        axes.tick_params(length=0)
-    if count <= MAX_COUNTS:
-        for (i, j), cell in np.ndenumerate(matrix):
-            if cell:
-                colour = "white" if norm(shares[i, j]) > 0.6 else "black"
-                axes.text(j, i, f"{cell}", ha="center", va="center", fontsize=TEXT - 1, color=colour)
-    bar = figure.colorbar(heat_map, ax=axes, shrink=0.8, ticks=(0, 1, 5, 10, 20, 40, 60, 80, 100))
-    bar.set_label("% of the true class's images", fontsize=TEXT)
-    bar.outline.set_visible(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return figure
-
-
-def reliability_plot(bins: ReliabilityBins, title: str = "Reliability") -> Figure:
-    """Accuracy against confidence (Guo et al. 2017, figure 1), with the number of images in each bin.
-
-    Args:
-        bins: at least one not empty.
-    """
-    confidence, accuracy, count = bins
-    filled = count > 0
-    figure = _figure(6.6, title)
-    shares, images = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    width = 1 / len(count)
-    middles = (np.arange(len(count)) + 0.5) * width
-    shares.bar(middles[filled], 100 * accuracy[filled], width, color=SKY, edgecolor="white")
-    shares.plot(confidence[filled], 100 * accuracy[filled], "o", color=BLUE, markersize=6,
-                label="accuracy at the mean confidence of a bin")  # fmt: skip
-    shares.plot([0, 1], [0, 100], color=BLACK, linewidth=1.2, linestyle="--", label="perfectly calibrated")
-    _style(shares, "accuracy (%)")
-    shares.set_ylim(0, 104)
-    shares.set_yticks(range(0, 101, 20))
-    shares.legend(**_above(2))
-
-    images.bar(middles, count, width, color=GREY, edgecolor="white")
-    for x, height in zip(middles[filled], count[filled], strict=True):
-        images.annotate(f"{height:,}", (x, height), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
-    _style(images, "images")
-    images.set_ylim(0, 1.25 * count.max())
-    images.set_xlim(0, 1)
-    images.set_xlabel("confidence: the probability of the predicted class", fontsize=TEXT)
-    figure.align_ylabels()
-    return figure
-
-
-def rejection_plot(curve: RiskCoverage, title: str = "Rejection") -> Figure:
-    """The error of the answers and the threshold, against coverage (Geifman and El-Yaniv 2017, figure 1)."""
-    figure = _figure(4.6, title)
-    axes = figure.subplots()
-    axes.plot(100 * curve.coverage, 100 * curve.error, color=VERMILION, linewidth=1.8, label="answered wrongly (%)")
-    axes.plot(100 * curve.coverage, 100 * curve.threshold, color=GREY, linewidth=1.2, linestyle="--",
-              label="by the threshold, a probability (%)")  # fmt: skip
-    _style(axes, "percent")
-    axes.set_xlim(0, 100)
-    axes.set_ylim(0, 104)
-    axes.set_xlabel("coverage: images that are answered (%)", fontsize=TEXT)
-    axes.legend(**_above(2))
-    return figure
-
-
-def _figure(height: float, title: str) -> Figure:
+def new_figure(height: float, title: str) -> Figure:
+    """An empty figure; `height` in inches."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    figure.suptitle(_plain(title, 90), fontsize=TITLE, parse_math=False)
+    figure.suptitle(plain(title, 90), fontsize=TITLE, parse_math=False)
     return figure
 
 
-def _style(axes: Axes, ylabel: str) -> None:
+def style(axes: Axes, ylabel: str) -> None:
+    """The look of axes: no frame, lines behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -262,7 +176,7 @@ def _style(axes: Axes, ylabel: str) -> None:
     axes.set_ylabel(ylabel, fontsize=TEXT)
 
 
-def _above(columns: int) -> dict[str, object]:
+def legend_above(columns: int) -> dict[str, object]:
     """Legend options: above the axes, where it covers no data."""
     return {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": columns, "frameon": False, "fontsize": TEXT}
 
@@ -272,7 +186,7 @@ def _marker(rows: Sequence[Row]) -> str:
     return "o" if len(rows) == 1 else ""
 
 
-def _plain(name: str, length: int = NAME_LENGTH) -> str:
+def plain(name: str, length: int = NAME_LENGTH) -> str:
     """A name on one line, cut to a length, without characters that cannot be rendered."""
     line = " ".join(name.encode("utf-8", "replace").decode().split())
     return line if len(line) <= length else line[: length - 1] + "…"

@@ -32,11 +32,14 @@ class Recipe(BaseModel):
     accumulate: int = Field(default=1, ge=1)
     """parts in which a batch is computed, to save memory; batch norms see one part at a time"""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd: stochastic gradient descent with momentum. adamw: Adam with decoupled weight decay (Loshchilov and Hutter
+    2017)"""
     lr: float = Field(default=0.1, gt=0)
     """peak learning rate"""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """of SGD; beta1 of AdamW"""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """how much the weights shrink at every step, times the learning rate"""
     decay_norms: bool = True
     """whether weight decay applies to batch norms and biases, too"""
     schedule: Literal["step", "plateau", "cosine", "linear"] = "step"
@@ -45,6 +48,7 @@ class Recipe(BaseModel):
     milestones: tuple[float, ...] = (0.25, 0.5, 0.75)
     """shares of the run at which `step` multiplies the learning rate by `gamma`"""
     gamma: float = Field(default=0.1, gt=0, lt=1)
+    """factor of the learning rate at the milestones of `step`, and in `plateau`"""
     patience: int = Field(default=5, ge=1)
     """evaluations without a better error before `plateau` multiplies the learning rate by `gamma`"""
     warmup: float = Field(default=0.0, ge=0)
@@ -52,6 +56,7 @@ class Recipe(BaseModel):
     warmup_lr: float | None = Field(default=None, gt=0)
     """learning rate at the start, until the training error has fallen to `warmup_error` (section 4.2)"""
     warmup_error: float = Field(default=0.8, gt=0, lt=1)
+    """the training error, as a share, that ends `warmup_lr`"""
 
     early_stopping: int | None = Field(default=None, ge=1)
     """epochs without a lower validation error after which the run ends"""
@@ -71,8 +76,11 @@ class Recipe(BaseModel):
     `padding` pixels, then cut out a random square. area: cut out a random rectangle, its share of the image drawn from
     `area` (Szegedy et al. 2015). centre: as in testing"""
     scale: tuple[int, int] = (256, 480)
+    """for crop `scale`: smallest and largest shorter side, pixels"""
     padding: int = Field(default=4, ge=0)
+    """for crop `pad`: width of the border, pixels"""
     area: tuple[float, float] = (0.08, 1.0)
+    """for crop `area`: smallest and largest share of the image"""
     mirror: bool = True
     """flip half of the images left to right"""
     pca_colour: float = Field(default=0.1, ge=0)
@@ -89,7 +97,9 @@ class Recipe(BaseModel):
     test_resize: int = Field(default=256, ge=8)
     """shorter side in testing and serving, before the centre square is cut out"""
     test_size: int = Field(default=224, ge=8)
+    """side of the images in testing and serving, pixels; with `width`, their height"""
     interpolation: Interpolation = "bilinear"
+    """filter for resizing"""
     width: int | None = Field(default=None, ge=8)
     """width of the images in training, testing and serving if it is not `size`, which is then their height"""
     fit: Fit = "crop"
@@ -107,6 +117,7 @@ class Recipe(BaseModel):
     class_weights: Literal["balanced"] | None = None
     """factors of the loss by class. balanced: in inverse proportion to the number of training images"""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """share of the target that is spread over all classes (Szegedy et al. 2016)"""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """decay per step of a moving average of the weights; if given, the average is evaluated and kept"""
     recompute_bn: int = Field(default=10_000, ge=0)
@@ -201,6 +212,8 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"].startswith("bool_"):
+            message = f"expected yes or no, got {first['input']!r}"
         raise InputError(f"recipe {recipe.name}: {where + ': ' if where else ''}{message}") from error
 
 

@@ -127,6 +127,14 @@ def labels_of(classes: tuple[str, ...]) -> tuple[Label, ...]:
     return tuple(Label(name=name) for name in classes)
 
 
+def check_network(architecture: Architecture, recipe: Recipe) -> None:
+    """Raises ValueError if there is no such network, or it lacks the stage that the recipe freezes."""
+    with torch.device("meta"):
+        net = build(architecture)
+    if recipe.freeze:
+        net.modules_up_to(recipe.freeze)
+
+
 def check_weights(recipe: Recipe, loaded: Loaded | None) -> None:
     """Raises InputError if a recipe starts from trained weights and there are none."""
     if recipe.normalisation == "weights" and loaded is None:

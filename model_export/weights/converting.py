@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -80,7 +81,9 @@ def write_for_torchvision(loaded: Loaded, folder: Path) -> None:
     Raises:
         OSError: a file cannot be written.
     """
-    torch.save(_tensors(loaded), folder / f"{loaded.net.architecture.name}.pth")
+    buffer = io.BytesIO()  # on a full disk, `torch.save` to a file raises no OSError, or aborts
+    torch.save(_tensors(loaded), buffer)
+    (folder / f"{loaded.net.architecture.name}.pth").write_bytes(buffer.getbuffer())
     _write_json([label.name for label in loaded.labels], folder / "labels.json")
     _write_json(_torchvision_transforms(loaded.preprocessing), folder / "transforms.json")
 

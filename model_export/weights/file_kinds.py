@@ -74,12 +74,13 @@ def check_path(path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if stat.S_ISDIR(mode):
-        raise InputError(_folder(path))
+        raise InputError(explain_folder(path))
     if not stat.S_ISREG(mode):
         raise InputError(f"{path} is a pipe or device, not a regular file: save its content to a file and pass that")
 
 
-def _folder(path: Path) -> str:
+def explain_folder(path: Path) -> str:
+    """Which file to give where a folder was given as weights."""
     # Path("") equals Path(".").
     subject = "the path of the weights is empty or the current folder" if path == Path() else f"{path} is a folder"
     try:

@@ -196,7 +196,9 @@ class ModelInfo(BaseModel):
     training: TrainingInfo | None = Field(description="How the weights were trained; null if that is not recorded.")
     accuracy: Accuracy | MultiLabelAccuracy | None
     head: HeadInfo
-    calibration: Calibration | None = Field(description="Applied to every probability: softmax(logits / temperature).")
+    calibration: Calibration | None = Field(
+        description="Applied to every probability: the logits are divided by the temperature."
+    )
     classes: int
     input: Input
     state: State

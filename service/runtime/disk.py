@@ -110,20 +110,23 @@ def remove_folder(folder: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`. It becomes `path` at the end, or is removed on an error.
+    """A temporary folder beside `path`. It becomes `path` at the end, flushed to disk, or is removed on an error.
 
     Args:
         path: absent, or an empty folder.
 
     Raises:
-        OSError: the folder cannot be made, or renamed.
+        OSError: the folder cannot be made or renamed, or the disk fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
     try:
         yield staging
         staging.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+        for inside in (*staging.rglob("*"), staging):
+            flush(inside)
         staging.replace(path)
+        flush(path.absolute().parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

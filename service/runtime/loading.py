@@ -286,7 +286,7 @@ def _unusable(card: ModelCard, provider: ProviderName, precision: Precision, *, 
     if file is None:
         return (
             f"{card.name} {card.version} has no {precision} file: make one with "
-            f"`python -m model_export quantize {card.name} --precision {precision}`"
+            f"`python -m model_export quantize {card.name} --data FOLDER --precision {precision}`"
         )
     if chosen:
         return None
@@ -295,6 +295,6 @@ def _unusable(card: ModelCard, provider: ProviderName, precision: Precision, *, 
     if precision != "fp32" and card.gate(precision) is None:
         return (
             f"its {precision} was never compared with fp32: do that with `python -m model_export quantize {card.name} "
-            f"--precision {precision}`, or set the precision to {precision} to use it anyway"
+            f"--data FOLDER --precision {precision}`, or set the precision to {precision} to use it anyway"
         )
     return None

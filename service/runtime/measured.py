@@ -49,6 +49,8 @@ class Calibration(CardPart):
 
     "On Calibration of Modern Neural Networks" (Guo et al. 2017), section 4.2. The temperature was fitted on one half of
     the images; the expected calibration errors (ECE, fractions in [0, 1]) were measured on the other half.
+
+    With a sigmoid head it is `sigmoid(logits / temperature)`; the errors are means over the classes (classwise-ECE).
     """
 
     temperature: float = Field(gt=0, allow_inf_nan=False)

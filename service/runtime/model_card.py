@@ -225,8 +225,6 @@ class ModelCard(CardPart):
         self.head.check(len(self.labels))
         if self.head.multi_label and self.preprocessing.views is not None:
             raise ValueError("views average the probabilities of softmax, and the head is sigmoid")
-        if self.head.multi_label and self.calibration is not None:
-            raise ValueError("a temperature calibrates softmax, and the head is sigmoid")
         if "fp32" not in self.files:
             raise ValueError("the fp32 file is missing: every other precision is compared with it")
         if self.files["fp32"].parity is None:
@@ -245,6 +243,15 @@ class ModelCard(CardPart):
         return self.files["fp32"].bf16 if precision == "bf16" else self.files[FILES[precision]].gate
 
     @property
+    def compared(self) -> tuple[Precision, ...]:
+        """The precisions below fp32 that were compared with it: those that `auto` may take."""
+        return tuple(
+            precision
+            for precision, file in FILES.items()
+            if precision != "fp32" and file in self.files and self.gate(precision) is not None
+        )
+
+    @property
     def output_shapes(self) -> dict[Output, tuple[int, ...]]:
         """Of the graph's outputs for one image, all float32."""
         views = self.preprocessing.views
@@ -258,7 +265,7 @@ class ModelCard(CardPart):
 
     @property
     def temperature(self) -> float:
-        """Of the softmax; 1 without a calibration."""
+        """By which the logits are divided before they become probabilities; 1 without a calibration."""
         return self.calibration.temperature if self.calibration else 1.0
 
     @property

@@ -23,15 +23,15 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return exponentials
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """The probability of each class by itself, `1 / (1 + exp(-logits))`, without overflow: `(N, classes)`."""
-    probabilities: np.ndarray = np.exp(-np.logaddexp(0, -logits))
+def sigmoid(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """The probability of each class by itself, `1 / (1 + exp(-logits / temperature))`, without overflow."""
+    probabilities: np.ndarray = np.exp(-np.logaddexp(0, -logits / temperature))
     return probabilities
 
 
 def probabilities_of(logits: np.ndarray, kind: HeadKind, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities `(N, classes)` of logits `(N, classes)` by the kind of head; only softmax has a temperature."""
-    return sigmoid(logits) if kind == "sigmoid" else softmax(logits, temperature)
+    """Probabilities `(N, classes)` of logits `(N, classes)` by the kind of head."""
+    return sigmoid(logits, temperature) if kind == "sigmoid" else softmax(logits, temperature)
 
 
 def top_k(logits: np.ndarray, k: int, temperature: float = 1.0, kind: HeadKind = "softmax") -> list[TopK]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from argparse import _SubParsersAction
 from pathlib import Path
 
 import pytest
 
-from model_export.__main__ import COMMANDS, main
+from model_export.__main__ import COMMANDS, main, make_parser
 
 CLI = Path(__file__).parents[2] / "model_export" / "cli"
 
@@ -35,9 +36,50 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.startswith(f"usage: python -m model_export {command} ")
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(command: str) -> None:
+    (commands,) = (action for action in make_parser(command)._actions if isinstance(action, _SubParsersAction))
+    for action in commands.choices[command]._actions:
+        assert action.help, (action.option_strings, action.dest)
+
+
+def test_options_of_the_recipe_name_their_values(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    for option in ("--optimizer {sgd,adamw}", "--mirror {yes,no}", "--class-weights {balanced,none}", "--lr LR"):
+        assert option in printed
+
+
 def test_every_command_module_is_a_command() -> None:
     modules = {path.stem for path in CLI.glob("*.py") if "\ndef run(" in path.read_text()}
     assert modules == {name.replace("-", "_") for name in COMMANDS}
+
+
+def test_an_unknown_option_shows_those_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as status:
+        main(["list", "--no-such-option", "x"])
+    assert status.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("usage: python -m model_export list ")
+    assert printed.endswith("error: unrecognized arguments: --no-such-option x\n")
+    with pytest.raises(SystemExit):
+        main(["--no-such-option", "list"])
+    assert capsys.readouterr().err.startswith("usage: python -m model_export [-h] [--version] COMMAND ...")
+
+
+@pytest.mark.parametrize("where", ["model_export.__main__.make_parser", "model_export.cli.list.run"])
+def test_an_interrupt_is_one_sentence(
+    where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also during the imports of a command."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "interrupted: no unfinished model or file is left\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"]])

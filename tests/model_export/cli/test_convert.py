@@ -10,6 +10,7 @@ import torch
 from model_export.__main__ import main
 from model_export.weights.loading import load_file
 from tests.model_export.weights.weight_files import imagenet_file, meta_resnet
+from tests.support.disks import small_disk_at
 
 
 @pytest.fixture
@@ -67,3 +68,16 @@ def test_a_folder_with_files_is_not_overwritten(
 ) -> None:
     assert main(["convert", str(weights), "--depth", "18", "--to", "timm", "--out", str(tmp_path)]) == 1
     assert f"{tmp_path} is not an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["timm", "torchvision"])
+def test_a_full_disk_is_told_in_one_sentence(
+    target: str, tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """PyTorch aborts the process where it cannot write to a file."""
+    with small_disk_at(tmp_path / "small", 2**20) as disk:
+        assert main(["convert", str(weights), "--depth", "18", "--to", target, "--out", str(disk / "out")]) == 1
+        assert list(disk.iterdir()) == []
+    error = capfd.readouterr().err
+    assert error.splitlines()[-1].startswith("error: ")
+    assert "No space left on device" in error

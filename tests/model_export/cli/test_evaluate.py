@@ -157,7 +157,7 @@ def test_reported_figures_are_printed(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_from_the_record_to_the_service(
-    models: Path, data: Path, photo: bytes, capsys: pytest.CaptureFixture[str]
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = models / "resnet8-cifar" / "1"
     before = read_card(folder)
@@ -180,13 +180,18 @@ def test_from_the_record_to_the_service(
         until_ready(client)
         shown = client.get("/models/resnet8-cifar").json()
         jpeg = {"Content-Type": "image/jpeg"}
-        (answer,) = client.post("/classify?top_k=10", content=photo, headers=jpeg).json()["images"]
+        (answer,) = client.post("/classify?top_k=10", content=picture(7, 0), headers=jpeg).json()["images"]
     assert shown["accuracy"] == card.accuracy.model_dump()
     assert shown["calibration"] == card.calibration.model_dump()
     assert sum(entry["probability"] for entry in answer["predictions"]) == pytest.approx(1, abs=1e-4)
 
-    evaluate("resnet8-cifar", *options, "--record")
+    evaluate("resnet8-cifar", *options, "--record", "--out", tmp_path)
     assert read_card(models / "resnet8-cifar" / "3").calibration == card.calibration  # anew only when asked for
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        row = next(row for row in csv.DictReader(file) if Path(row["title"]).name == "0.jpg")
+    best = answer["predictions"][0]
+    assert row["predicted"] == best["label"]
+    assert float(row["probability"]) == pytest.approx(best["probability"], abs=1e-5)  # as served: calibrated
 
 
 def test_a_rejection_from_the_record_to_the_service(
@@ -300,6 +305,13 @@ def test_models_that_do_not_exist(models: Path, data: Path) -> None:
         evaluate("x.pth", *options)
     with pytest.raises(InputError, match="resnet8-cifar has no version 2: choose from 1"):
         evaluate("resnet8-cifar", *options, "--version", 2)
+    run = models.parent / "a run"
+    run.mkdir()
+    saved(run / "best.safetensors", seed=1)
+    with pytest.raises(
+        InputError, match=r"a run is a folder: pass .*/a run/best.safetensors, or the name of a published"
+    ):
+        evaluate(run, *options)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from model_export.weights.safetensors_file import save_safetensors
 from service.runtime.head import Head
 from service.runtime.images.decoding import decode
 from service.runtime.measured import Accuracy
-from service.runtime.model_card import Architecture
+from service.runtime.model_card import Architecture, Gate, ModelFile
 from service.runtime.model_folder import model_versions, read_card
 from service.runtime.scores import softmax
 from tests.service.runtime.engines import load
@@ -184,3 +184,17 @@ def test_a_variant_that_is_not_recorded_must_be_given(tmp_path: Path, capsys: py
     torch.save(build(Architecture(depth=50)).state_dict(), path)
     assert main(["export", "--weights", str(path), "--depth", "50", "--models-dir", str(tmp_path / "m")]) == 1
     assert "--variant v1.5" in capsys.readouterr().err
+
+
+def test_the_result_says_in_which_precision_it_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = ["--weights", "random", *CIFAR_OPTIONS, "--models-dir", str(tmp_path), "--name", "net"]
+    assert main(["export", *options]) == 0
+    assert "net: served in fp32. int8 (CPUs), fp16 (NVIDIA GPUs) and bf16 (CPUs that have it) are faster" in caplog.text
+    assert "python -m model_export quantize net --data FOLDER --precision int8|fp16|bf16" in caplog.text
+    card = read_card(tmp_path / "net" / "1")
+    gate = Gate(dataset="pictures", images=100, top1_agreement=1, limit=0.01)
+    files = {"fp32": card.files["fp32"].model_copy(update={"bf16": gate})}
+    files["int8"] = ModelFile(file="model.int8.onnx", sha256="", bytes=1, gate=gate)
+    (tmp_path / "net" / "1" / "card.json").write_text(card.model_copy(update={"files": files}).to_json())
+    assert main(["export", *options]) == 0
+    assert "net: served in fp32 (version 1 also in bf16, int8). " in caplog.text

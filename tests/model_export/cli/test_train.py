@@ -187,7 +187,11 @@ def test_a_resumed_run_needs_nothing_but_its_folder(
     [
         (["--recipe", "paper-cifar", "--depth", "8"], "no data to train on: give --data"),
         (["--data", DRAWN], "no network chosen: give --depth, or --weights"),
-        (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "9"], "depth 6n+2"),
+        # Before the data is looked at, which may take long.
+        (["--data", "nowhere", "--recipe", "paper-cifar", "--depth", "9"], "depth 6n+2"),
+        (["--data", "nowhere", *SHORT, "--freeze", "conv5"], "resnet8-cifar has no conv5: the last stage is conv4"),
+        (["--data", "nowhere", *SHORT, "--folds", "3", "--fold", "4"], "there is no fold 4 of 3: give"),
+        (["--data", "nowhere", *SHORT, "--mirror", "maybe"], "mirror: expected yes or no, got 'maybe'"),
         (["--data", DRAWN, "--depth", "18"], "recipe finetune starts from trained weights: give --weights"),
         (["--data", DRAWN, "--recipe", "paper-cifar", "--depth", "8", "--lr", "fast"], "recipe paper-cifar: lr: "),
         (["--data", DRAWN, *SHORT, "--fold", "2"], "--folds and --fold go together: give `--folds 5 --fold 1`"),

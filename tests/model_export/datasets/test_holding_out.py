@@ -43,6 +43,15 @@ def test_folds_that_do_not_exist(whole: Drawings, fold: Fold) -> None:
     assert f"there is no fold {fold.number} of {fold.of}: give" in refusal(hold_out, whole, fold=fold)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_class_of_one_image_is_named(whole: Drawings, several: bool, caplog: pytest.LogCaptureFixture) -> None:
+    labels = np.repeat([0, 1, 2], [20, 12, 1])
+    whole.labels = np.eye(3, dtype=np.float32)[labels] if several else labels
+    train, val = hold_out(whole)
+    assert len(train) + len(val) == 33
+    assert "classes with one image only, which is trained on: stripes. Add more" in caplog.text
+
+
 def test_more_folds_than_images(whole: Drawings) -> None:
     assert "at most 20 images of a class, too few for 21 folds" in refusal(hold_out, whole, fold=Fold(1, 21))
 

@@ -110,11 +110,21 @@ def test_parts_are_recognised_by_their_structure(tmp_path: Path, train: str, val
     counts = {train: 3, val: 2} | dict.fromkeys(others, 1)
     tree(tmp_path, {f"{part}/{name}": count for part, count in counts.items() for name in ("cat", "dog")})
     message = refusal(find_splits, tmp_path)
-    assert "hold folders of the same names (cat, dog): name the training part" in message
-    assert f"as in `--split {train.split('/')[0]},{val.split('/')[0]}`; " in message
-    assert "say `--split none` if they are classes" in message
+    assert "hold folders of the same names (cat, dog), as parts do. If" in message
+    assert f"as in `--split {train.split('/')[0]},{val.split('/')[0]}`; or give one of them" in message
+    assert "are classes, say `--split none`: " in message
     named = find_splits(tmp_path, Layout(f"{train},{val}"))
     assert relative(named, tmp_path) == (".", train, val)
+    assert find_splits(tmp_path, Layout("none")) == Splits(tmp_path, None, None)
+
+
+def test_nested_classes_are_told_how_to_say_so(tmp_path: Path) -> None:
+    tree(tmp_path, {f"{name}/{place}": 1 for name in ("cat", "dog") for place in ("indoor", "outdoor")})
+    message = refusal(find_splits, tmp_path)
+    assert "cat, dog hold folders of the same names (indoor, outdoor), as parts do. " in message
+    assert (
+        "If cat, dog are classes, say `--split none`: every picture below a class folder is of that class." in message
+    )
     assert find_splits(tmp_path, Layout("none")) == Splits(tmp_path, None, None)
 
 

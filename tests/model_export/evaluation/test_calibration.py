@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 
 from model_export.errors import InputError
-from model_export.evaluation.calibration import calibrate, fit_temperature
+from model_export.evaluation.calibration import (
+    calibrate,
+    calibrate_multi_label,
+    fit_sigmoid_temperature,
+    fit_temperature,
+)
+from model_export.evaluation.multi_label import MultiLabelEvaluation
 from model_export.evaluation.result import Evaluation
-from service.runtime.scores import softmax
+from service.runtime.scores import sigmoid, softmax
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -106,3 +112,59 @@ def test_no_temperature_fits_if_all_answers_are_right_or_wrong(truth: int) -> No
     logits = np.tile([9.0, 0.0], (40, 1))
     with pytest.raises(InputError, match="m cannot be calibrated on pictures: the best temperature is beyond"):
         calibrate(evaluation(logits, np.full(40, truth)))
+
+
+def test_a_calibrated_model_is_calibrated_anew(calibrated: Arrays) -> None:
+    """The temperature found is for the logits, whatever the probabilities were calibrated by before."""
+    logits, labels = (array[:2000] for array in calibrated)
+    plain = evaluation(2.5 * logits, labels)
+    assert calibrate(plain.at_temperature(0.7)).temperature == pytest.approx(calibrate(plain).temperature, rel=1e-3)
+
+
+# --- multi-label ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def calibrated_sigmoid() -> Arrays:
+    """Logits (20000, 3) of rare and frequent classes, and their presence, drawn with exactly their probabilities."""
+    rng = np.random.default_rng(5)
+    logits = rng.normal((-3, 0, 2), 2, (20_000, 3))
+    return logits, rng.uniform(size=logits.shape) < sigmoid(logits)
+
+
+def multi_label(logits: np.ndarray, present: np.ndarray) -> MultiLabelEvaluation:
+    classes = tuple("abcdef"[: logits.shape[1]])
+    return MultiLabelEvaluation(
+        "m", "pictures", "1-crop", classes, present, sigmoid(logits), np.full(len(classes), 0.5)
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 6.0])
+def test_a_known_temperature_of_sigmoid_is_found_again(calibrated_sigmoid: Arrays, temperature: float) -> None:
+    logits, present = calibrated_sigmoid
+    assert fit_sigmoid_temperature(logits * temperature, present) == pytest.approx(temperature, rel=0.02)
+
+
+def test_overconfidence_of_sigmoid_is_reduced_on_held_out_images(calibrated_sigmoid: Arrays) -> None:
+    logits, present = calibrated_sigmoid
+    found = calibrate_multi_label(multi_label(2.5 * logits, present))
+    assert found.temperature == pytest.approx(2.5, rel=0.03)
+    assert found.ece_before > 0.05
+    assert found.ece_after < 0.02
+    again = calibrate_multi_label(multi_label(2.5 * logits, present).at_temperature(7.0))
+    assert again.temperature == pytest.approx(found.temperature, rel=1e-6)
+
+
+def test_classes_without_images_do_not_count(calibrated_sigmoid: Arrays) -> None:
+    """The data may not know them: then their images are there, and say nothing."""
+    logits, present = calibrated_sigmoid
+    unknown = np.full((len(logits), 1), 3.0)
+    with_unknown = multi_label(np.hstack([2 * logits, unknown]), np.hstack([present, unknown < 0]))
+    assert calibrate_multi_label(with_unknown) == calibrate_multi_label(multi_label(2 * logits, present))
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_no_temperature_of_sigmoid_fits_if_all_answers_are_right_or_wrong(truth: bool) -> None:
+    logits = np.where(np.arange(80).reshape(40, 2) % 3, 9.0, -9.0)
+    with pytest.raises(InputError, match="m cannot be calibrated on pictures: the best temperature is beyond"):
+        calibrate_multi_label(multi_label(logits, (logits > 0) == truth))

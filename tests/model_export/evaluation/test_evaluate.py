@@ -13,9 +13,9 @@ import torch
 from model_export.datasets.base import MAX_PIXELS, Dataset
 from model_export.errors import InputError
 from model_export.evaluation.crops import resized_whole, shorter_sides, ten_crops
-from model_export.evaluation.evaluate import class_ids, ensemble, evaluate
+from model_export.evaluation.evaluate import class_ids, evaluate
 from model_export.evaluation.predictors import OnnxPredictor, TorchPredictor
-from model_export.evaluation.result import Evaluation, Method
+from model_export.evaluation.result import Method
 from model_export.weights.random_weights import random_weights
 from service.runtime.images.decoding import decode
 from service.runtime.model_card import Architecture, Label
@@ -139,44 +139,3 @@ def test_a_missing_image_is_named(predictor: TorchPredictor, pictures: Make, mon
 def test_no_images(predictor: TorchPredictor, pictures: Make) -> None:
     with pytest.raises(InputError, match="pictures holds no images to evaluate on"):
         evaluate(predictor, pictures(0), shown=False)
-
-
-# --- ensembles -----------------------------------------------------------------------------------------------------
-
-
-def evaluation_of(model: str, probabilities: list[list[float]], **changes: object) -> Evaluation:
-    fields: dict[str, object] = {
-        "model": model,
-        "dataset": "d",
-        "method": "1-crop",
-        "classes": ("a", "b"),
-        "labels": np.array([0, 1]),
-        "probabilities": np.array(probabilities, np.float32),
-    }
-    return Evaluation(**(fields | changes))  # type: ignore[arg-type]
-
-
-FIRST = evaluation_of("x", [[0.9, 0.1], [0.6, 0.4]])
-
-
-def test_an_ensemble_is_the_mean() -> None:
-    found = ensemble([FIRST, evaluation_of("y", [[0.5, 0.5], [0.0, 1.0]])])
-    assert found.model == "ensemble of 2 models"
-    np.testing.assert_allclose(found.probabilities, [[0.7, 0.3], [0.3, 0.7]], rtol=1e-6)
-    assert found.probabilities.dtype == np.float32
-    assert (found.dataset, found.method, found.classes) == ("d", "1-crop", ("a", "b"))
-    assert found.labels.tolist() == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"classes": ("b", "a")}, "x and y differ in their classes or in the order of them"),
-        ({"labels": np.array([0, 0])}, "not evaluated in the same way on the same images"),
-        ({"dataset": "e"}, r"\(1-crop on d, 1-crop on e\): evaluate both again"),
-        ({"method": "10-crop"}, r"\(1-crop on d, 10-crop on d\)"),
-    ],
-)
-def test_unlike_evaluations_make_no_ensemble(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        ensemble([FIRST, evaluation_of("y", [[0.5, 0.5], [0.0, 1.0]], **changes)])

@@ -14,7 +14,9 @@ from model_export.evaluation.multi_label import (
     MultiLabelEvaluation,
     accuracy_of,
     best_thresholds,
+    calibration_errors,
     class_scores,
+    classwise_calibration_error,
     evaluate_multi_label,
     fit_thresholds,
     macro_f1,
@@ -40,7 +42,7 @@ def evaluation(
         "1-crop",
         tuple("abcdef"[: truth.shape[1]]),
         truth,
-        np.array(probabilities, np.float32),
+        np.array(probabilities, np.float64),
         np.full(truth.shape[1], threshold),
     )
 
@@ -111,6 +113,39 @@ def test_the_probabilities_are_the_sigmoid_of_the_logits() -> None:
     assert not found.present[:, 1].any()
 
 
+def test_the_probabilities_are_those_of_the_calibration() -> None:
+    net = predictor(Head(kind="sigmoid"))
+    data = DrawingsOfSeveral(seed=1, count=6, figures=3, classes=CLASSES, style=STYLE)
+    plain = evaluate_multi_label(net, data, shown=False)
+    net.temperature = 3.0
+    served = evaluate_multi_label(net, data, shown=False)
+    np.testing.assert_allclose(served.probabilities, 1 / (1 + np.exp(-plain.logits / 3)), rtol=1e-5)
+    np.testing.assert_allclose(served.at_temperature(1.0).probabilities, plain.probabilities, rtol=1e-5)
+
+
+def test_another_temperature_moves_the_thresholds_along() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = np.vstack([rng.uniform(size=(50, 2)), [[0, 1], [1, 0]]])
+    before = evaluation([[1, 0]] * 52, probabilities.tolist()).with_thresholds(np.array([0.2, 0.5]))
+    after = before.at_temperature(3.0)
+    assert after.probabilities[:50, 0].std() < before.probabilities[:50, 0].std() / 2
+    np.testing.assert_array_equal(after.answered, before.answered)
+    assert after.thresholds[0] == pytest.approx(1 / (1 + np.exp(np.log(4) / 3)))
+    assert after.thresholds[1] == 0.5
+    for one, other in ((after.at_temperature(1.0), before), (before.at_temperature(1.0), before)):
+        np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=1e-9)
+        np.testing.assert_allclose(one.thresholds, other.thresholds, rtol=1e-9)
+
+
+def test_the_calibration_error_of_a_class_is_that_of_its_presence() -> None:
+    """A class that is present in three of four images with 0.9, and in one of four with 0.1; one without images."""
+    found = evaluation(
+        [[1, 0, 0]] * 3 + [[0, 0, 0]] + [[0, 0, 0]] * 3 + [[1, 1, 0]], [[0.9, 0.0, 0.8]] * 4 + [[0.1, 0.0, 0.8]] * 4
+    )
+    np.testing.assert_allclose(calibration_errors(found), [0.15, 1 / 8, np.nan])
+    assert classwise_calibration_error(found) == pytest.approx((0.15 + 1 / 8) / 2)
+
+
 def test_models_and_data_of_different_kinds() -> None:
     several = DrawingsOfSeveral(seed=1, count=2, figures=2, classes=CLASSES, style=STYLE)
     single = Drawings(seed=1, count=2, classes=CLASSES, style=STYLE)
@@ -118,6 +153,8 @@ def test_models_and_data_of_different_kinds() -> None:
         InputError, match=r"is a multi-label model, and the images of drawings 0 to 1 .* have one class"
     ):
         evaluate_multi_label(predictor(Head(kind="sigmoid")), single, shown=False)
+    with pytest.raises(InputError, match=r"net has a softmax head, and cannot be evaluated together with multi-label"):
+        evaluate_multi_label(predictor(Head()), several, shown=False)
     with pytest.raises(InputError, match=r"has a softmax head, and the images of .* have any number of classes"):
         evaluate(predictor(Head()), several, shown=False)
     with pytest.raises(InputError, match=r"has a sigmoid head, and the images of .* have one class each"):
@@ -129,5 +166,7 @@ def test_the_same_answer_means_all_present_classes() -> None:
     other = np.array([[1.0, -9.0], [3.0, -0.1]])
     assert same_answers(*(answers(each, Head()) for each in (logits, other))) == 1
     assert same_answers(*(answers(each, Head(kind="sigmoid")) for each in (logits, other))) == 0.5
+    high = Head(kind="sigmoid", thresholds=(0.9, 0.5))
+    assert [answers(logits, high, temperature)[0, 0] for temperature in (1.0, 4.0)] == [True, False]
     low = Head(kind="sigmoid", thresholds=(0.5, 0.4))
     assert same_answers(*(answers(each, low) for each in (logits, other))) == 1

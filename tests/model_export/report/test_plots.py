@@ -9,12 +9,10 @@ from PIL import Image
 
 from model_export.evaluation.metrics import ReliabilityBins
 from model_export.evaluation.rejection import RiskCoverage
+from model_export.report.evaluation_plots import EVERY_CLASS, confusion_plot, rejection_plot, reliability_plot
 from model_export.report.plots import (
     LABEL_GAP,
     compare_trainings,
-    confusion_plot,
-    rejection_plot,
-    reliability_plot,
     save_png,
     to_png,
     training_curves,
@@ -190,7 +188,10 @@ def test_reliability() -> None:
     np.testing.assert_allclose(shares.lines[0].get_xydata(), [[0.4, 30], [0.9, 100]])
     np.testing.assert_allclose(shares.lines[1].get_xydata(), [[0, 0], [1, 100]])
     assert [text.get_text() for text in images.texts] == ["10", "1,234"]
+    assert [shares.get_ylabel(), images.get_ylabel()] == ["accuracy (%)", "images"]
     rendered(figure)
+    of_sigmoid = reliability_plot(bins, names=EVERY_CLASS)
+    assert [axes.get_ylabel() for axes in of_sigmoid.axes] == ["present (%)", "classes x images"]
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

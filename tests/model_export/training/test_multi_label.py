@@ -81,6 +81,7 @@ def test_the_best_weights_know_their_head_and_accuracy(several: Data, tmp_path: 
     loaded = load_file(tmp_path / "run" / "best.safetensors")
     assert (loaded.head, loaded.accuracy) == (Head(kind="sigmoid"), accuracy)
     assert accuracy.mean_average_precision == pytest.approx(1 - min(row.val_error for row in rows), abs=0.01)
+    assert "not answered" in (tmp_path / "run" / "mistakes.html").read_text()
     page = (tmp_path / "run" / "report.html").read_text()
     assert "mean average precision" in page
     assert "stripes" in page

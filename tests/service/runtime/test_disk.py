@@ -69,6 +69,18 @@ def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
     assert (tmp_path / "outer" / "new").stat().st_mode & 0o777 == 0o755
 
 
+def test_a_new_folder_is_on_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        "service.runtime.disk.flush", lambda path: flushed.append((path.name, (tmp_path / "new").exists()))
+    )
+    with new_folder(tmp_path / "new") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_text("content")
+    assert sorted(flushed[:-1]) == sorted([("file", False), ("inner", False), (folder.name, False)])
+    assert flushed[-1] == (tmp_path.name, True)
+
+
 def test_a_new_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def fail_within() -> None:
         with new_folder(tmp_path / "new") as folder:

@@ -179,7 +179,6 @@ def test_an_invalid_temperature(temperature: float) -> None:
         ({"name": "../evil"}, "name"),
         ({"labels": [{"name": "only one"}]}, "1 labels for 10 classes"),
         ({"head": {"kind": "sigmoid", "thresholds": [0.5]}}, "1 thresholds for 10 classes"),
-        ({"head": {"kind": "sigmoid"}, "calibration": CALIBRATION}, "the head is sigmoid"),
         ({"files": {}}, "the fp32 file is missing"),
         ({"schema_version": SCHEMA_VERSION + 1}, "schema_version"),
         ({"files": {"fp32": {"file": "model.onnx", "sha256": "0", "bytes": 1}}}, "the fp32 file has no parity"),

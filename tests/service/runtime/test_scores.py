@@ -55,7 +55,8 @@ def test_sigmoid_does_not_overflow() -> None:
 def test_the_kind_of_head_decides() -> None:
     logits = np.array([[0.0, 2.0, -1.0]], np.float32)
     np.testing.assert_array_equal(probabilities_of(logits, "softmax", 2.0), softmax(logits, 2.0))
-    np.testing.assert_array_equal(probabilities_of(logits, "sigmoid"), sigmoid(logits))
+    np.testing.assert_array_equal(probabilities_of(logits, "sigmoid", 2.0), sigmoid(logits / 2))
+    assert probabilities_of(logits, "sigmoid", 2.0).dtype == np.float32
     (best,) = top_k(logits, 2, kind="sigmoid")
     assert best.class_ids.tolist() == [1, 0]
     np.testing.assert_allclose(best.probabilities, [1 / (1 + np.exp(-2)), 0.5], rtol=1e-6)
