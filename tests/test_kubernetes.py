@@ -56,7 +56,7 @@ ADAPTER = yaml.safe_load((KUBERNETES / "prometheus/adapter.yaml").read_text())
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
 VERSIONS = ("1.30", kubernetes_validate.latest_version())  # the oldest that the chart takes, and the newest known
 CUSTOM = ("keda.sh/", "monitoring.coreos.com/", "serving.kserve.io/")
-OF_ONE = "[a-z0-9]+-[a-z0-9]+"  # what follows the name of a Deployment in the names of its pods
+OF_ONE = "(-[a-z0-9]+){1,2}"  # what follows the name of a Deployment in the names of its pods
 FETCHING = {"models": {"source": "s3://models/resnet"}}
 
 TRACING = {"tracing": {"endpoint": "http://opentelemetry-collector.monitoring.svc:4318"}}
@@ -193,6 +193,7 @@ def test_the_chart_passes_helms_lint() -> None:
         {"shutdown": {"delay": -1}},
         {"tracing": {"endpoint": "collector:4318"}},
         {"tracing": {"endpoint": "http://collector"}},  # the network policy needs the port
+        {"balancer": {"listen": "listen 80;"}},  # the pods' port is 8080
         {"unknown": 1},
     ],
 )
@@ -230,7 +231,39 @@ def test_a_release_of_another_name_and_namespace_keeps_to_itself() -> None:
             assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == "cats"
             if document["kind"] == "ScaledObject":
                 query = document["spec"]["triggers"][0]["metadata"]["query"]
-                assert query.count(f'namespace="zoo",pod=~"cats-{OF_ONE}"') == 2
+                assert query.count(f'namespace="zoo",pod=~"cats{OF_ONE}"') == 2
+
+
+def pod_of(deployment: str, template: str) -> str:
+    """A pod's name, as Kubernetes makes it of the ReplicaSet's: SimpleNameGenerator of k8s.io/apiserver."""
+    return f"{deployment}-{template}-"[: 63 - 5] + "x2b9z"
+
+
+@pytest.mark.parametrize("length", [1, 46, 47, 48, 53])
+def test_a_release_may_have_any_length_that_helm_takes(length: int) -> None:
+    name = ("cats" * 14)[:length]
+    with helm_python.Chart.load(CHART) as chart:
+        rendered = chart.render(
+            {"autoscaling": {"by": "keda"}, "balancer": {"enabled": True}}, name=name, namespace="zoo"
+        )
+    documents = [one for text in rendered.values() for one in yaml.safe_load_all(text) if one]
+    for document in documents:
+        if document["kind"] in ("Service", "ScaledObject"):  # KEDA's HorizontalPodAutoscaler is keda-hpa-NAME
+            assert len("keda-hpa-" * (document["kind"] == "ScaledObject") + document["metadata"]["name"]) <= 63
+        for label in document["metadata"].get("labels", {}).values():
+            assert len(label) <= 63
+    (scaled,) = [document for document in documents if document["kind"] == "ScaledObject"]
+    (pods,) = set(re.findall(r'pod=~"([^"]+)"', scaled["spec"]["triggers"][0]["metadata"]["query"]))
+    for template in ("7c5d8f6b", "7c5d8f6b9", "7c5d8f6b94"):
+        assert re.fullmatch(pods, pod_of(name, template))
+        for other in (f"x{name}", f"{name}x"):
+            assert not re.fullmatch(pods, pod_of(other, template))
+
+
+@pytest.mark.parametrize("name", ["1cats", "cats.1"])
+def test_a_release_whose_name_no_service_may_have_is_refused(name: str) -> None:
+    with helm_python.Chart.load(CHART) as chart, pytest.raises(helm_python.HelmRenderError, match="choose such a name"):
+        chart.render({}, name=name, namespace="zoo")
 
 
 def test_the_chart_has_the_version_of_the_project() -> None:
@@ -711,14 +744,14 @@ def test_every_autoscaler_asks_the_same(kserve: Objects) -> None:
     for objects in pair("keda"):
         (trigger,) = objects["ScaledObject"]["spec"]["triggers"]
         assert trigger["metricType"] == "Value"
-        asked.append((trigger["metadata"]["query"], "avg", f"resnet-{OF_ONE}"))
+        asked.append((trigger["metadata"]["query"], "avg", f"resnet{OF_ONE}"))
     predictor = kserve["InferenceService"]["spec"]["predictor"]
     (external,) = predictor["autoScaling"]["metrics"]
     target = external["external"]["target"]
     assert target["type"] == "AverageValue"  # KServe drops it, and KEDA falls back to the same
     assert target["value"] == target["averageValue"]
     name = kserve["InferenceService"]["metadata"]["name"]
-    asked.append((external["external"]["metric"]["query"], "sum", f"{name}-predictor-{OF_ONE}"))
+    asked.append((external["external"]["metric"]["query"], "sum", f"{name}-predictor{OF_ONE}"))
     for query, over_pods, names in asked:
         of_pods = of_adapter("pod", f'namespace="{NAMESPACE}",pod=~"{names}"')
         assert query == f"{over_pods}({of_pods})"
@@ -760,7 +793,7 @@ def promtool() -> str:
 def test_prometheus_computes_the_wait(promtool: str, tmp_path: Path) -> None:
     """Three pods: one whose images wait 0.5 s, one whose images wait 0.1 s, one without images. Pods of others, whose
     names begin with the same, do not count."""
-    matchers = f'namespace="{NAMESPACE}",pod=~"resnet-{OF_ONE}"'
+    matchers = f'namespace="{NAMESPACE}",pod=~"resnet{OF_ONE}"'
     (trigger,) = pair("keda")[0]["ScaledObject"]["spec"]["triggers"]
     series = []
     ours = [("resnet-7d4b9f-a", 30, 60), ("resnet-7d4b9f-b", 3, 30), ("resnet-7d4b9f-c", 0, 0)]
@@ -938,14 +971,16 @@ def test_patches_say_what_components_leave_open(tmp_path: Path) -> None:
     }
 
 
-def test_a_patch_tells_the_balancer_another_namespace(tmp_path: Path) -> None:
+def test_a_patch_tells_the_balancer_other_addresses_and_another_namespace(tmp_path: Path) -> None:
     components = ["../resnet-service/deploy/kubernetes/components/balancer"]
     objects = with_patches("In front of the pods", tmp_path, components=components, namespace="photos")
     (plain, *_) = pair("balancer")
     files, patched = (one["ConfigMap resnet-balancer"]["data"] for one in (plain, objects))
     lines = files["upstream.conf"].replace("pods.resnet.svc", "pods.photos.svc").splitlines()
     assert patched["upstream.conf"].splitlines() == [line for line in lines if not line.startswith("#")]
-    assert patched["listen.conf"] == files["listen.conf"]
+    assert patched["listen.conf"] != files["listen.conf"]
+    by_helm = helm({"balancer": {"enabled": True, "listen": patched["listen.conf"]}})
+    assert by_helm["ConfigMap resnet-balancer"]["data"]["listen.conf"] == patched["listen.conf"]
 
 
 def test_the_policy_of_the_page_is_for_these_pods() -> None:

@@ -65,6 +65,10 @@ def _error(error: object, status: int) -> int:
     return status
 
 
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _told(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
@@ -87,8 +91,9 @@ async def _classify_on_cluster(args: argparse.Namespace) -> int:
 
     environment.prepare(args.ray)  # before Ray is imported
     try:
+        from service.bulk.cluster.capacity import Engines
         from service.bulk.cluster.places import S3
-        from service.bulk.cluster.running import ClusterStream, Engines, connected, found
+        from service.bulk.cluster.running import ClusterStream, connected, found
     except ModuleNotFoundError as error:
         if error.name not in ("ray", "pyarrow"):
             raise
@@ -102,7 +107,7 @@ async def _classify_on_cluster(args: argparse.Namespace) -> int:
     sink, _ = _outputs(args)
     with closing(sink), connected(args.ray):
         engines = Engines(args.engines, args.engine_cpus or 1, args.engine_gpus)
-        stream = ClusterStream(inputs, urls, args.column, model, engines, sink.done)
+        stream = ClusterStream(inputs, urls, args.column, model, engines, sink.done, _tell)
         return await _write(inputs, stream, sink, None, stream.count, to_stdout=not (args.output or args.parquet))
 
 

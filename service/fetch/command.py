@@ -12,7 +12,7 @@ from pathlib import Path
 
 from service.fetch.copying import bring_state, fetch_version, work_folder
 from service.fetch.folder_source import FolderSource
-from service.fetch.source import FetchError, Interrupted, Source
+from service.fetch.source import Blocked, FetchError, Interrupted, Source
 from service.fetch.tree import Tree
 from service.runtime.disk import write_atomically
 from service.runtime.model_folder import CardError, read_card, verify_digests
@@ -30,7 +30,7 @@ def fetch(args: argparse.Namespace) -> int:
     try:
         with work_folder(args.models_dir) as work, _opened(args.source, work) as source:
             return _fetch(source, args.models_dir, references, work)
-    except (FetchError, CardError) as error:
+    except (FetchError, CardError, Blocked) as error:
         return _error(error)
     except Interrupted as error:
         return _error(f"{error}: check the network, and run again to go on where this ended")

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import httpx
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
-from service.fetch.source import FetchError, Interrupted
+from service.fetch.pages import page
+from service.fetch.source import AUTHORITY, Blocked, FetchError, Interrupted
 
 MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json",
@@ -34,6 +35,7 @@ REFERENCE = re.compile(
     r"(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 DIGEST = r"^sha256:[0-9a-f]{64}$"
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # as ssl says it, within what httpx says
 CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -154,6 +156,7 @@ class Registry:
             self._authorization = self._answer(response.headers.get("WWW-Authenticate", ""))
             response = self._send(path, headers)
         if response.is_success:
+            self._refuse_page(response, self._what(path.partition("/")[2]))
             return response
         response.close()
         version = path.partition("/")[2]
@@ -189,10 +192,21 @@ class Registry:
         response = httpx.get(realm, params={"scope": scope, **parameters}, headers=headers, timeout=TIMEOUT)
         if not response.is_success:
             return None
+        self._refuse_page(response, str(realm))
         try:
             return f"Bearer {Token.model_validate_json(response.content).token}"
         except ValidationError as error:
             raise FetchError(f"{realm} gives no token that can be read ({_first(error)}): ask its operators") from None
+
+    @staticmethod
+    def _refuse_page(response: httpx.Response, what: str) -> None:
+        """Raises Blocked if it is a web page: no registry sends one, and the same would come again."""
+        if sent := page(response):
+            response.close()
+            raise Blocked(
+                f"{what} cannot be read: {sent} came in its place, from a login page or a proxy; correct the address, "
+                "log in there, or let this machine past it"
+            )
 
     def _what(self, version: str) -> str:
         separator = "@" if version.startswith("sha256:") else ":"
@@ -205,6 +219,8 @@ class Registry:
         try:
             yield
         except httpx.TransportError as error:
+            if UNTRUSTED in str(error):
+                raise Blocked(f"{host} cannot be trusted ({error}): {AUTHORITY}") from None
             raise Interrupted(f"{host} cannot be reached ({str(error) or type(error).__name__})") from None
         except (httpx.RequestError, httpx.InvalidURL, UnicodeError) as error:
             # Redirects without end, a body that cannot be decoded, a name that no host can have.

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from service.fetch.source import FetchError, Interrupted
+from service.fetch.pages import page_at
+from service.fetch.source import AUTHORITY, Blocked, FetchError, Interrupted
 from service.fetch.transfer import retried
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -19,6 +20,7 @@ SILENCE_TIMEOUT = timedelta(seconds=30)
 ADDRESS = re.compile(r"s3://(?P<bucket>[A-Za-z0-9._-]+)(?:/(?P<prefix>.*))?")
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 SENT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION")
+AWS = "https://s3.amazonaws.com"  # which answers for every region
 CHUNK = 2**17
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for a public bucket AWS_SKIP_SIGNATURE=true)"
 
@@ -27,6 +29,8 @@ STATUS = re.compile(r"status code: (\d+)")
 CODE = re.compile(r"<Code>(\w+)</Code>")
 MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
 MACHINE = "://169.254."  # where a machine of AWS keeps its credentials
+UNTRUSTED = re.compile(r"InvalidCertificate\(\s*(\w+)")  # in its debug source alone
+STRANGE = ("Got invalid list response", "Received non-partial response")  # of an answer with 200 that is none of S3
 REDIRECTED = "Received redirect without LOCATION"  # S3 names the right region beside it, and no address
 
 
@@ -45,6 +49,7 @@ class S3Source:
         _check_variables()
         endpoint = _endpoint()
         self._where = f" at {endpoint}" if endpoint else ""
+        self._address = (endpoint or AWS).rstrip("/")
         try:
             self._store = S3Store(
                 self._bucket,
@@ -66,9 +71,12 @@ class S3Source:
 
     def _listed(self) -> dict[str, int]:
         try:
-            return {found["path"]: found["size"] for page in self._store.list() for found in page}
+            sizes = {found["path"]: found["size"] for listed in self._store.list() for found in listed}
         except (BaseError, OSError) as error:
             raise self._fault(error, self.name) from None
+        if not sizes and (sent := self._page(self.name)):  # obstore lists nothing in a page whose tags are closed
+            raise self._no_store(self.name, sent)
+        return sizes
 
     def read(self, path: str, offset: int) -> Iterator[bytes]:
         try:
@@ -83,6 +91,10 @@ class S3Source:
         status = int(found[1]) if (found := STATUS.search(text)) else None
         code = found[1] if (found := CODE.search(text)) else f"HTTP {status}"
         message = found[1] if (found := MESSAGE.search(text)) else ""
+        if any(said in text for said in STRANGE):
+            return self._no_store(what, self._page(what) or f"something else ({' '.join(text.split())[:200]})")
+        if untrusted := UNTRUSTED.search(str(error)):
+            return Blocked(f"{what} cannot be read{self._where}: its certificate is {untrusted[1]}; {AUTHORITY}")
         if MACHINE in text:  # no keys are set, so it asked the machine, which is none of AWS
             return FetchError(f"{what} cannot be read, as there are no credentials: {CREDENTIALS}")
         if status is not None and (status >= 500 or status in (408, 429)):
@@ -102,6 +114,17 @@ class S3Source:
         if status is not None:
             return FetchError(f"{what} cannot be read{self._where} ({code}): {text}")
         return Interrupted(f"{what} cannot be read{self._where} ({text})")
+
+    def _page(self, what: str) -> str | None:
+        """The web page that is sent in place of an object or a list, on a second look: obstore tells nothing of it."""
+        return page_at(f"{self._address}/{what.removeprefix('s3://')}")
+
+    def _no_store(self, what: str, sent: str) -> Blocked:
+        return Blocked(
+            f"{what} cannot be read{self._where}: {sent} came in place of S3's answer, from a console, a login page or "
+            "a proxy; correct AWS_ENDPOINT_URL (a store's console often has a port of its own), log in there, or let "
+            "this machine past it"
+        )
 
 
 def _check_variables() -> None:

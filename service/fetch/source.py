@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+# The remedy for a certificate that is not trusted.
+AUTHORITY = (
+    "a proxy may answer in its place; if the certificate is right, set SSL_CERT_FILE to the file of the authority that "
+    "signed it"
+)
+
 
 class FetchError(Exception):
     """What cannot be fetched, however often it is tried. The message names the fault and the remedy."""
@@ -12,6 +18,11 @@ class FetchError(Exception):
 
 class Interrupted(Exception):
     """The network or the server failed: trying again may help. The message names the fault."""
+
+
+class Blocked(Interrupted):
+    """Something else answers in the place of the server: not to be tried again before somebody has changed that. The
+    message names fault and remedy."""
 
 
 class Source(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from service.fetch.source import Interrupted
+from service.fetch.source import Blocked, Interrupted
 from service.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ def retried(work: Callable[[], Result], what: str, reached: Callable[[], int] = 
     while True:
         try:
             return work()
+        except Blocked:
+            raise
         except Interrupted as error:
             if reached() > best:
                 failures, best = 0, reached()

@@ -18,6 +18,7 @@ import pytest
 
 from model_export.drawings.pictures import CLASSES, picture
 from tests.support.buckets import KEY, SECRET, s3_server
+from tests.support.mortal import FATAL
 from tests.support.ray_cluster import ENVIRONMENT, Cluster
 from tests.support.waiting import until
 
@@ -193,6 +194,62 @@ def test_a_bucket(tiny_dir: Path, images: Path, tmp_path: Path, monkeypatch: pyt
         found = classified(tiny_dir, tmp_path / "out.jsonl", "s3://archive/2024", "--ray=local", "--engines=1")
     renamed = {f"s3://archive/2024/{Path(file).name}": row for file, row in single.items()}
     same(found, {url: {**row, "file": url} for url, row in renamed.items()})
+
+
+HOLD = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+ray.util.placement_group([{"CPU": 2}]).wait(600)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_full_cluster_is_waited_for_and_that_is_said(cluster: Cluster, tiny_dir: Path, tmp_path: Path) -> None:
+    hold = [sys.executable, "-c", HOLD, cluster.address]
+    log, source = tmp_path / "log", tmp_path / "nothing.jpg"
+    arguments = command(tiny_dir, tmp_path / "out.jsonl", str(source), f"--ray={cluster.address}")
+    with subprocess.Popen(hold, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holding:
+        assert holding.stdin
+        assert holding.stdout
+        assert holding.stdout.readline() == b"\n"
+        with log.open("wb") as errors:
+            process = subprocess.Popen(arguments, env=environment(), stderr=errors)
+        until(lambda: process.poll() is not None or b"\n" in log.read_bytes(), PATIENCE_S)
+        assert log.read_text() == (
+            "waiting for room on the cluster: an engine takes 1 CPUs and 1 GPUs of one machine, decoding 1 CPU; free "
+            "are 0 of 2 CPUs and 1 of 1 GPUs\n"
+        )
+    assert process.wait(PATIENCE_S) == 1
+    assert len(rows(tmp_path / "out.jsonl")) == 1
+
+
+MORTAL = """
+import sys
+from service.bulk.__main__ import main
+from service.bulk.cluster import running
+from tests.support.mortal import Mortal
+running.Decoding = Mortal
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_image_that_kills_its_worker_is_a_row_with_a_problem(
+    cluster: Cluster, tiny_dir: Path, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "fatal.jpg").write_bytes(FATAL)
+    paths = [str(images / "0000.jpg"), str(tmp_path / "fatal.jpg"), str(images / "0001.jpg")]
+    arguments = command(tiny_dir, tmp_path / "out.jsonl", *paths, f"--ray={cluster.address}")[3:]
+    finished = subprocess.run(
+        [sys.executable, "-c", MORTAL, *arguments],
+        env={**environment(), "RAY_AUTH_MODE": "token"},  # Ray is imported before the command can see to it
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert finished.returncode == 1, finished.stderr
+    found = rows(tmp_path / "out.jsonl")
+    assert [found[path].get("error", {}).get("type") for path in paths] == [None, "/problems/decoding-killed", None]
 
 
 def test_no_cluster(tiny_dir: Path, images: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -26,6 +26,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
 from service.bulk.cluster import places
+from service.bulk.cluster.capacity import DECODING_CPUS, Engines, Share
 from service.bulk.cluster.stages import Decoding, Engine
 from service.bulk.done import Done
 from service.bulk.inputs import InputError, Inputs
@@ -37,24 +38,13 @@ from service.settings import Settings
 T = TypeVar("T")
 
 CALLS = 2  # of an engine at once: while one batch of blocks ends, the next keeps it busy
-DECODING_CPUS = 1
 # Of a worker that decodes: 0 for any number. An option that the engines do not have keeps tasks apart from them: Ray
 # would run both stages in the actors otherwise, and a block would be decoded while its engine waits.
 MOST_TASKS = 0
+# Deaths of workers while they decoded a block, after which it is decoded `alone`: Ray would repeat it without end. One
+# death may be that of a machine, two are the block's.
+ALONE_FROM = 2
 REACH_S = 10.0  # until an address counts as one that nobody answers at
-
-
-class Engines(NamedTuple):
-    """How the engines share the cluster.
-
-    Attributes:
-        number: how many there are; None: one at first, and more while they are what the run waits for.
-        cpus, gpus: of each. `gpus` may be a share of one; None: one each if the cluster has any.
-    """
-
-    number: int | None
-    cpus: int
-    gpus: float | None
 
 
 class Model(NamedTuple):
@@ -130,11 +120,19 @@ class ClusterStream:
     """As `Stream`, on the cluster that is connected. `rows` may be iterated once."""
 
     def __init__(
-        self, inputs: Inputs, urls: Sequence[str], column: str | None, model: Model, engines: Engines, done: Done
+        self,
+        inputs: Inputs,
+        urls: Sequence[str],
+        column: str | None,
+        model: Model,
+        engines: Engines,
+        done: Done,
+        tell: Callable[[str], None],
     ) -> None:
         """
         Args:
             inputs, urls, column, done: as of `places.blocks`.
+            tell: is given what the run waits for.
         """
         self._inputs = inputs
         self._urls = urls
@@ -142,6 +140,7 @@ class ClusterStream:
         self._model = model
         self._engines = engines
         self._done = done
+        self._tell = tell
         self._stopping = asyncio.Event()
         self._listed: concurrent.futures.Future[int] = concurrent.futures.Future()
 
@@ -187,6 +186,11 @@ class ClusterStream:
         self._listed.set_result(self._done.rows + sum(block.num_rows for block in blocks))
         if not blocks:
             return
+        share = Share.of(self._engines)
+        pool = self._pool(share)
+        share.wait_for_room(self._tell, self._stopping.is_set)
+        if self._stopping.is_set():
+            return
         settings = self._model.wanted.settings
         card = self._model.wanted.repository.get(self._model.wanted.reference).card
         decoding = Decoding(
@@ -198,7 +202,8 @@ class ClusterStream:
             settings.memory.large_images,
         )
         decoded = ray.data.from_arrow(blocks).map_batches(
-            decoding.__call__,
+            _decoded,
+            fn_args=(decoding,),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -208,12 +213,12 @@ class ClusterStream:
         rows = decoded.map_batches(
             Engine,
             fn_constructor_args=self._engine_arguments(card.preprocessing.shape),
-            compute=self._pool(),
+            compute=pool,
             batch_size=places.IN_A_BLOCK,  # Ray wants a number where engines have GPUs
             batch_format="pyarrow",
             zero_copy_batch=True,
-            num_cpus=self._engines.cpus,
-            num_gpus=self._gpus,
+            num_cpus=share.cpus,
+            num_gpus=share.gpus,
         )
         yield from rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
@@ -222,23 +227,9 @@ class ClusterStream:
         reference = f"{model.name}@{model.version}"
         return self._model.given, self._engines.cpus, reference, self._model.labels, self._model.top_k, shape
 
-    @property
-    def _gpus(self) -> float:
-        if self._engines.gpus is not None:
-            return self._engines.gpus
-        return 1.0 if ray.cluster_resources().get("GPU") else 0.0
-
-    def _pool(self) -> ray.data.ActorPoolStrategy:
+    def _pool(self, share: Share) -> ray.data.ActorPoolStrategy:
         """Raises Ended if an engine never finds room."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        most = room(nodes, self._engines.cpus, self._gpus)
-        if most < (self._engines.number or 1):
-            cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
-            raise Ended(
-                f"the cluster's machines ({len(nodes)}, with {cpus:g} CPUs and {gpus:g} GPUs) have room for {most} "
-                f"engines of {self._engines.cpus} CPUs and {self._gpus:g} GPUs, each on one machine and beside "
-                "decoding; choose fewer or smaller ones by --engines, --engine-cpus and --engine-gpus, or add machines"
-            )
+        most = share.most(self._engines)
         size: dict[str, int] = (
             {"size": self._engines.number} if self._engines.number else {"min_size": 1, "max_size": most}
         )
@@ -247,22 +238,11 @@ class ClusterStream:
         )
 
 
-def room(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
-    """How many engines find room on some machines, beside one task that decodes.
-
-    Args:
-        nodes: resources of each machine, by Ray's names.
-        cpus, gpus: of an engine. A share of a GPU is one of a single GPU.
-    """
-    engines, decoding = 0, False
-    for node in nodes:
-        here = int(node.get("CPU", 0) // cpus)
-        if gpus:
-            has = node.get("GPU", 0)
-            here = min(here, int(has) * int(1 / gpus) if gpus < 1 else int(has // gpus))
-        engines += here
-        decoding |= node.get("CPU", 0) - here * cpus >= DECODING_CPUS
-    return engines if decoding else max(0, engines - 1)
+def _decoded(block: pyarrow.Table, decoding: Decoding) -> Iterator[pyarrow.Table]:
+    """A task of Ray's."""
+    # Of actors, Ray also counts the attempts to reach one that starts again: engines cannot tell how many died.
+    deaths = ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number()
+    yield from decoding(block, alone=deaths >= ALONE_FROM)
 
 
 def _on_a_daemon(work: Callable[[], T]) -> asyncio.Future[T]:

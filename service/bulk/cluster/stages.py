@@ -8,8 +8,9 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow
 
 from service import logs
 from service.bulk.cluster import places
+from service.bulk.cluster.alone import Alone, Died
 from service.bulk.local import opened
 from service.bulk.rows import Answer, Problem
 from service.bulk.stream import READERS, Source, Unreadable, Unusable
@@ -44,6 +46,12 @@ DECODED = pyarrow.schema(
 ROWS = pyarrow.schema(
     {"name": pyarrow.string(), "model": pyarrow.string(), "version": pyarrow.int32(), "entry": pyarrow.string()}
 )
+KILLED = Problem(
+    "decoding-killed",
+    "Decoding the image kills the process",
+    "The processes that decoded this image died, the last of which did nothing else.",
+    "Look whether other programs can open it; if they can, give the machines more memory, or report the fault.",
+)
 
 
 class Decoding(NamedTuple):
@@ -62,28 +70,25 @@ class Decoding(NamedTuple):
     scaled: bool
     max_memory: int
 
-    def __call__(self, block: pyarrow.Table) -> Iterator[pyarrow.Table]:
-        """Tables of the schema DECODED, with a row for each place."""
+    def __call__(self, block: pyarrow.Table, *, alone: bool = False) -> Iterator[pyarrow.Table]:
+        """Tables of the schema DECODED, with a row for each place.
+
+        Args:
+            alone: whether another process decodes. Slower, but an image that kills it becomes a row with a problem.
+        """
         sources = places.sources(block, self.column, self.max_image_bytes)
-        with ThreadPoolExecutor(READERS, thread_name_prefix="reading") as readers:
-            decoded = (self._record(name, reading) for name, reading in _ahead(readers, sources))
+        with ExitStack() as stack:
+            readers = stack.enter_context(ThreadPoolExecutor(READERS, thread_name_prefix="reading"))
+            decode = stack.enter_context(closing(Alone(self.decoded))) if alone else self.decoded
+            decoded = (_record(name, reading, decode) for name, reading in _ahead(readers, sources))
             while records := list(itertools.islice(decoded, places.IN_A_BLOCK)):
                 yield pyarrow.Table.from_pylist(records, DECODED)
 
-    def _record(self, name: str, reading: Future[bytes]) -> dict[str, Any]:
+    def decoded(self, data: bytes) -> Decoded | Problem:
         try:
-            image = self._decoded(reading.result())
-        except Unreadable as error:
-            problem = error.problem
+            return self._decoded(data)
         except ImageFault as fault:
-            problem = Problem.of(fault)
-        except Exception as error:
-            log.exception("%s could not be decoded", name)
-            problem = Problem.of(ComputationFailed() if isinstance(error, MemoryError) else InternalError())
-        else:
-            size = {"width": image.width, "height": image.height}
-            return {"name": name, **size, "pixels": image.pixels.tobytes()}
-        return {"name": name, "problem": json.dumps(problem.entry())}
+            return Problem.of(fault)
 
     def _decoded(self, data: bytes) -> Decoded:
         """Raises ImageFault."""
@@ -93,6 +98,22 @@ class Decoding(NamedTuple):
         if header.decode_bytes > self.max_memory:
             raise TooMuchMemory(bytes=header.decode_bytes, max_bytes=self.max_memory)
         return decode(data, self.preprocessing, max_pixels=self.max_pixels, scaled=self.scaled, header=header)
+
+
+def _record(name: str, reading: Future[bytes], decode: Callable[[bytes], Decoded | Problem]) -> dict[str, Any]:
+    """The row of an image, by the names of DECODED."""
+    try:
+        found = decode(reading.result())
+    except Unreadable as error:
+        found = error.problem
+    except Died:
+        found = KILLED
+    except Exception as error:
+        log.exception("%s could not be decoded", name)
+        found = Problem.of(ComputationFailed() if isinstance(error, MemoryError) else InternalError())
+    if isinstance(found, Problem):
+        return {"name": name, "problem": json.dumps(found.entry())}
+    return {"name": name, "width": found.width, "height": found.height, "pixels": found.pixels.tobytes()}
 
 
 def _ahead(readers: ThreadPoolExecutor, sources: Iterable[Source]) -> Iterator[tuple[str, Future[bytes]]]:

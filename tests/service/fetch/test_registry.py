@@ -6,17 +6,16 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from service.fetch.registry import Manifest, Reference, Registry
 from service.fetch.source import FetchError
+from tests.service.fetch.answers import Answer, server
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -151,38 +150,8 @@ def test_nobody_has_logged_in(config: str, tmp_path: Path) -> None:
     Registry(Reference("ghcr.io", "team/models", "1")).close()
 
 
-class Answer(NamedTuple):
-    status: int
-    body: bytes = b""
-    headers: Mapping[str, str] = MappingProxyType({})
-
-
 def challenge(realm: str) -> Answer:
     return Answer(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}"'})
-
-
-@contextmanager
-def server(answers: Mapping[str, Answer]) -> Iterator[str]:
-    """Gives an answer for each path; `HOST` in a header stands for its own address, which is yielded."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer = answers[urlsplit(self.path).path]
-            self.send_response(answer.status)
-            for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
-                self.send_header(name, value.replace("HOST", self.headers["Host"]))
-            self.end_headers()
-            self.wfile.write(answer.body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
-        thread.start()
-        yield f"127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
-        thread.join()
 
 
 MANIFEST, TOKEN = "/v2/team/models/manifests/1", "/token"

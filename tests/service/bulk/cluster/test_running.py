@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayActorError, RayTaskError
 
-from service.bulk.cluster.running import ClusterStream, Engines, _told, found, room
+from service.bulk.cluster.capacity import Engines, Share
+from service.bulk.cluster.running import ClusterStream, _told, found
 from service.bulk.done import Done
 from service.bulk.inputs import Inputs
 from service.bulk.local import read
@@ -73,7 +74,7 @@ def test_stopping_waits_for_no_list_and_begins_nothing(
         opened.set()
         return os.fdopen(reading, "rb")
 
-    stream = ClusterStream(Inputs(["-"], stdin, 1), [], None, model, Engines(None, 1, None), Done(()))
+    stream = ClusterStream(Inputs(["-"], stdin, 1), [], None, model, Engines(None, 1, None), Done(()), print)
 
     async def run() -> list[object]:
         stopping = asyncio.create_task(asyncio.to_thread(opened.wait))
@@ -92,15 +93,15 @@ def test_stopping_waits_for_no_list_and_begins_nothing(
 def test_all_places_are_counted(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of Parquet files, too, and those that earlier runs have written."""
 
-    def no_cluster(blocks: object) -> None:
+    def no_cluster(engines: object) -> None:
         raise ExecutionTimeoutError("no progress\nand more")
 
-    monkeypatch.setattr("ray.data.from_arrow", no_cluster)
+    monkeypatch.setattr(Share, "of", no_cluster)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"image": [b"%d" % number for number in range(5)]}), path, row_group_size=2)
     model = found(read(tiny_dir, "cpu", None), None, None, None, None)
     inputs = Inputs([str(path), str(tmp_path / "a.jpg")], lambda: BufferedReader(BytesIO()), 1)
-    stream = ClusterStream(inputs, [], None, model, Engines(None, 1, None), Done([f"{path}#3"]))
+    stream = ClusterStream(inputs, [], None, model, Engines(None, 1, None), Done([f"{path}#3"]), print)
 
     async def run() -> None:
         async for _ in stream.rows():
@@ -109,24 +110,3 @@ def test_all_places_are_counted(tiny_dir: Path, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(Ended, match="ExecutionTimeoutError: no progress; start again with --resume"):
         asyncio.run(run())
     assert stream.count() == 6
-
-
-@pytest.mark.parametrize(
-    ("nodes", "cpus", "gpus", "expected"),
-    [
-        ([(2, 0), (2, 0)], 3, 0, 0),  # enough in all, but on no machine
-        ([(2, 0), (2, 0)], 2, 0, 1),  # the other machine decodes
-        ([(2, 0), (3, 0)], 2, 0, 2),
-        ([(1, 0)], 1, 0, 0),  # nothing is left to decode
-        ([], 1, 0, 0),
-        ([(8, 1), (8, 0)], 2, 1, 1),
-        ([(8, 0), (1, 2)], 2, 1, 0),  # GPUs and CPUs on different machines
-        ([(8, 2)], 1, 0.6, 2),  # a share is one of a single GPU
-        ([(40, 2)], 1, 0.1, 20),
-        ([(9, 3)], 1, 2, 1),
-    ],
-)
-def test_engines_find_room_on_single_machines(
-    nodes: list[tuple[int, int]], cpus: int, gpus: float, expected: int
-) -> None:
-    assert room([{"CPU": has, "GPU": beside} for has, beside in nodes], cpus, gpus) == expected

@@ -19,6 +19,7 @@ from service.bulk.inputs import File, Inputs  # noqa: E402
 from service.bulk.local import opened, read  # noqa: E402
 from service.bulk.stream import Unusable  # noqa: E402
 from service.runtime.model_folder import read_card  # noqa: E402
+from tests.support.mortal import FATAL, Mortal  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("no_settings")
 
@@ -82,6 +83,17 @@ def test_one_image_is_decoded_at_a_time(tiny_dir: Path, images: list[Path], monk
     assert decoded.num_rows == len(readers) == len(decoders) == 10
     assert set(decoders) == {threading.get_ident()}
     assert threading.get_ident() not in readers  # storage on a network is slow
+
+
+@pytest.mark.slow  # starts two processes
+def test_alone_an_image_that_kills_the_process_has_a_problem(tiny_dir: Path, images: list[Path]) -> None:
+    """The others have their pixels, or their own problems."""
+    fatal = images[0].with_name("fatal.jpg")
+    fatal.write_bytes(FATAL)
+    (expected,) = decoding(tiny_dir)(block(images[0], *images))
+    (found,) = Mortal(*decoding(tiny_dir))(block(images[0], fatal, *images), alone=True)
+    assert found.take([0, 2, 3, 4]) == expected
+    assert json.loads(found["problem"][1].as_py())["error"]["type"] == "/problems/decoding-killed"
 
 
 def test_a_machine_that_cannot_load_the_model(tiny_dir: Path) -> None:
