@@ -186,6 +186,7 @@ class Supervisor:
         for child in self._children.values():
             for message in messages:
                 child.tell(message)
+        self._announce()
 
     def _news(self, model: Model) -> News:
         index = self._lifecycle.active(model) if model.status.info else 0

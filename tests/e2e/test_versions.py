@@ -199,3 +199,21 @@ def test_a_slow_upload_keeps_no_old_version_loaded(
             answer += connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b'"version":2' in answer
+
+
+@pytest.mark.slow
+def test_a_model_that_must_answer_can_be_published_again_after_the_start(
+    root: Path, start_service: Callable[..., Service], photo: bytes
+) -> None:
+    damage(root / "resnet18" / "1")
+    service = start_service(root, ready=False, **SETTINGS, models=f"{NAME},resnet18", workers=2)
+    until(lambda: "2 workers on" in service.log.read_text())
+    publish_copy(root, NAME, 2)  # by the time that this one answers, loading has ended
+    until(lambda: f"{NAME}: version 2 answers instead of 1" in service.log.read_text())
+    assert service.get("/healthz/ready").status_code == 503
+    damage(root / "resnet18" / "1")  # the same bit again: it is whole
+    publish_copy(root, "resnet18", 2, source="resnet18")
+    service.wait_until_all_listen()
+    for _ in range(10):  # whichever worker is asked
+        assert service.get("/healthz/ready").status_code == 200
+        assert service.classify(photo, "?model=resnet18").json()["version"] == 2
