@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from service.errors import AmbiguousModel, ModelNotNamed, UnknownModel
 from service.published import Listing, Stamp, list_published
-from service.references import State, Unpublished, settle, split
+from service.references import State, Unpublished, goals, settle, split
 from service.runtime.engine import EngineInfo
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import CardError, read_card
@@ -216,21 +216,22 @@ class Repository:
 
     def to_load(self) -> list[Model]:
         """The versions that shall be loaded now."""
-        answering = {reference: model.stamp for reference, model in self.answering.items()}
-        load = settle(self.listing.wanted, self._states(), answering).load
-        return [self._versions[stamp] for stamp in load if stamp in self._versions]
+        known = [self._versions[stamp] for stamp in self._goals() if stamp in self._versions]
+        return [model for model in known if model.status.state == "loading"]
 
     def read_cards(self) -> None:
         """Reads the cards of the versions that shall be loaded. Not for workers, which are told."""
-        while unread := [
-            stamp for stamp in settle(self.listing.wanted, self._states(), {}).load if stamp not in self._versions
-        ]:
+        while unread := [stamp for stamp in self._goals() if stamp not in self._versions]:
             for stamp in unread:
                 try:
                     self._versions[stamp] = Model(stamp, read_card(stamp.path))
                 except CardError as error:
                     log.error("%s is not served: %s", stamp.path, error)
                     self.unreadable[stamp] = str(error)
+
+    def _goals(self) -> list[Stamp]:
+        """The versions to reach, each once."""
+        return list(dict.fromkeys(goals(self.listing.wanted, self._states()).values()))
 
     def _states(self) -> Mapping[Stamp, State]:
         unreadable: dict[Stamp, State] = dict.fromkeys(self.unreadable, "failed")
