@@ -86,6 +86,7 @@ class Repository:
         self.answering: dict[str, Model] = {}
         self.unreadable: dict[Stamp, str] = {}
         self._versions: dict[Stamp, Model] = {}
+        self._elsewhere: Mapping[str, Stamp] = {}  # as of `follow`
         self._missing: set[str] = set()
 
     @property
@@ -189,6 +190,15 @@ class Repository:
             if model.status.state == "failed":
                 del self._versions[model.stamp]
 
+    def follow(self, listing: Listing, unreadable: Mapping[Stamp, str], answering: Mapping[str, Stamp]) -> None:
+        """Takes over what another process has found.
+
+        What answers there answers here, too, once it is ready here and until its successor is.
+        """
+        self.listing = listing
+        self.unreadable = dict(unreadable)
+        self._elsewhere = answering
+
     def put(self, model: Model) -> None:
         """A version that another process has read, or its newest state."""
         self._versions[model.stamp] = model
@@ -199,8 +209,10 @@ class Repository:
         Returns:
             What has changed, and the ready versions that nobody needs any more, which are forgotten here.
         """
-        before = dict(self.answering)
-        settled = settle(self.listing.wanted, self._states(), {name: model.stamp for name, model in before.items()})
+        before, states = self.answering, self._states()
+        here = {reference: model.stamp for reference, model in before.items()}
+        there = {reference: stamp for reference, stamp in self._elsewhere.items() if states.get(stamp) == "ready"}
+        settled = settle(self.listing.wanted, states, here | there)
         self.answering = {reference: self._versions[stamp] for reference, stamp in settled.answering.items()}
         idle = [self._versions.pop(stamp) for stamp in settled.idle]
         wanted = {stamp for stamps in self.listing.wanted.values() for stamp in stamps}

@@ -18,8 +18,9 @@ import pytest
 
 from benchmarks.processes import children
 from benchmarks.versions import damage, publish_copy, remove
+from model_export.versions import promote
 from tests.support.folders import copied
-from tests.support.processes import Service
+from tests.support.processes import Service, starting_with
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -181,6 +182,38 @@ def test_a_worker_that_starts_later_knows_the_newest_version(
     until(lambda: service.log.read_text().count("listens in its place") == 2)
     until_version(service, photo, 2)
     assert service.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_starts_while_a_version_loads_answers_as_the_others(
+    root: Path, start_service: Callable[..., Service], photo: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+    program = f"""import os, time
+from service import local_backend
+real = local_backend.load_engine
+def load(folder, *args, **options):
+    if folder.name == "3":
+        open({str(begun)!r}, "w").close()
+        while not os.path.exists({str(go_on)!r}): time.sleep(0.02)
+    return real(folder, *args, **options)
+local_backend.load_engine = load
+"""
+    monkeypatch.setenv("PYTHONPATH", starting_with(tmp_path, program)["PYTHONPATH"])
+    for number in (2, 3):
+        publish_copy(root, NAME, number)
+    promote(root, NAME, 1)
+    promote(root, NAME, 2, "canary")
+    service = start_service(root, **SETTINGS | {"default_model": f"{NAME}@canary"}, workers=2)
+    service.wait_until_all_listen()
+    promote(root, NAME, 3, "canary")
+    until(begun.exists)
+    os.kill(children(service.process.pid)[0], signal.SIGKILL)
+    until(lambda: "listens in its place" in service.log.read_text())
+    assert {version(service, photo) for _ in range(20)} == {2}
+    assert {service.get("/healthz/ready").status_code for _ in range(20)} == {200}
+    go_on.touch()
+    until_version(service, photo, 3)
 
 
 def test_a_slow_upload_keeps_no_old_version_loaded(

@@ -72,7 +72,14 @@ async def vacated(runner: Runner) -> None:
 class Loaded:
     """A lifecycle over a model folder after loading, and what it told."""
 
-    def __init__(self, models_dir: Path, outcomes: dict[str, EngineInfo | str | Exception], **settings: object) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        outcomes: dict[str, EngineInfo | str | Exception],
+        *,
+        leads: bool = True,
+        **settings: object,
+    ) -> None:
         self.fatal: list[Exception] = []
         self.statuses: list[tuple[str, str]] = []
         given = Settings.model_validate({"models_dir": models_dir, "default_model": "resnet18", **settings})
@@ -87,6 +94,7 @@ class Loaded:
             self.fatal.append,
             self._note,
             given.models,
+            leads,
         )
         self.was_ready = self.lifecycle.ready
         asyncio.run(self.lifecycle.load())
@@ -220,6 +228,15 @@ def test_a_damaged_model_fails_and_the_default_stays(tiny_dir: Path, tmp_path: P
 @pytest.fixture
 def root(tiny_dir: Path, tmp_path: Path) -> Path:
     return copied(tiny_dir, tmp_path / "models")
+
+
+def test_a_worker_waits_for_what_must_answer(root: Path) -> None:
+    """The engine process ends the service when nothing is served."""
+    loaded = Loaded(root, {"resnet18@1": "its file is damaged"}, leads=False)
+    assert (loaded.lifecycle.ready, loaded.fatal) == (False, [])
+    publish_copy(root, "resnet18", 2, source="resnet18")
+    asyncio.run(loaded.look())
+    assert loaded.lifecycle.ready
 
 
 def test_a_new_version_takes_over_and_the_old_one_is_unloaded_once_nobody_uses_it(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from benchmarks.versions import publish_copy, remove
 from model_export.versions import promote, set_default
 from service.errors import AmbiguousModel, ModelNotNamed, UnknownModel
-from service.model_repository import Change, Model, RepositoryError, Status, open_repository
+from service.model_repository import Change, Model, Repository, RepositoryError, Status, open_repository
 from service.published import list_published
 from service.settings import Settings
 from tests.support.folders import copied
@@ -194,6 +195,57 @@ def test_a_card_that_cannot_be_read_is_told_once(root: Path, caplog: pytest.LogC
     assert opened.answering["resnet8-cifar"] == 1
     assert [message for message in caplog.messages if "schema_version" in message] == caplog.messages
     assert len(caplog.messages) == 1
+
+
+class Following:
+    """A repository of another process, which is told of the versions one by one."""
+
+    def __init__(self, leader: Repository) -> None:
+        self.leader = leader
+        self.repository = Repository(leader.listing)
+        self.hear()
+
+    def hear(self) -> None:
+        leader = self.leader
+        answering = {reference: model.stamp for reference, model in leader.answering.items()}
+        self.repository.follow(leader.listing, leader.unreadable, answering)
+
+    def put(self, model: Model) -> list[str]:
+        """Returns what nobody needs any more."""
+        told = Model(model.stamp, model.card)
+        told.status = model.status
+        self.repository.put(told)
+        return [titled(idle) for idle in self.repository.settle()[1]]
+
+    @property
+    def answering(self) -> dict[str, int]:
+        return {reference: model.version for reference, model in self.repository.answering.items()}
+
+
+def test_a_process_that_comes_while_versions_load_answers_as_the_one_that_it_follows(root: Path) -> None:
+    for version in (2, 3, 4):
+        publish_copy(root, "resnet8-cifar", version)
+    promote(root, "resnet8-cifar", 1)
+    promote(root, "resnet8-cifar", 2, "canary")
+    opened = Opened(root)
+    promote(root, "resnet8-cifar", 4)
+    promote(root, "resnet8-cifar", 3, "canary")
+    opened.repository.take(list_published(opened.settings))
+    opened.settle()  # nothing of it is loaded yet
+    answering = {"resnet18": 1, "resnet8-cifar": 1, "resnet8-cifar@stable": 1, "resnet8-cifar@canary": 2}
+    assert opened.answering == answering
+    for order in itertools.permutations(opened.repository.versions):
+        following = Following(opened.repository)
+        assert [following.put(model) for model in order] == [[], [], []]
+        assert following.answering == answering
+    opened.load()
+    assert opened.answering["resnet8-cifar@canary"] == 3
+    following.hear()
+    following.repository.settle()
+    assert following.answering == answering  # until it has the new ones, too
+    for reference in ("resnet8-cifar@stable", "resnet8-cifar@canary"):
+        following.put(opened.repository.get(reference))
+    assert following.answering == opened.answering
 
 
 def test_a_removed_model_leaves_at_the_second_look_and_the_default_stays(
