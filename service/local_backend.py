@@ -100,8 +100,7 @@ class LocalBackend:
             yield outcome
 
     async def _load_all(self, repository: Repository, at_once: int) -> AsyncIterator[tuple[Model, Ready | Failed]]:
-        """As `load`. `at_once`: models that are loaded at the same time."""
-        repository.read_cards()
+        """As `load`, of versions whose cards have been read. `at_once`: models that are loaded at the same time."""
         loading: dict[asyncio.Task[Ready | Failed], Model] = {}
         try:
             while True:
@@ -138,6 +137,7 @@ class LocalBackend:
                 continue
             fault = ""
             repository.take(listing)
+            repository.read_cards()
             yield repository.listing
             async for outcome in self._load_all(repository, at_once=1):
                 yield outcome

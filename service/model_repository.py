@@ -12,6 +12,7 @@ from service.references import State, Unpublished, goals, settle, split
 from service.runtime.engine import EngineInfo
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import CardError, read_card
+from service.runtime.model_state import STATE_FILE
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -115,11 +116,15 @@ class Repository:
 
     @property
     def states(self) -> list[tuple[str, str, State]]:
-        """Name, version and state of all that are known, also of those whose card cannot be read."""
+        """Name, version and state of all that are known, also of those whose card cannot be read.
+
+        Of a model of which nothing is known, the file that says which versions are meant stands for all.
+        """
         unreadable = [(stamp.path.parent.name, stamp.path.name) for stamp in self.unreadable]
         return [
             *((model.name, str(model.version), model.status.state) for model in self.versions),
             *((name, version, "failed") for name, version in unreadable),
+            *((name, STATE_FILE, "failed") for name in self.listing.faults),
         ]
 
     def references(self, model: Model) -> list[str]:
@@ -168,15 +173,19 @@ class Repository:
         """The model folder has been looked at again.
 
         A model that has gone is kept until it is missing twice in a row: a folder that is renamed away and back is no
-        removal. The default model stays in any case.
+        removal. The default model stays in any case, and so does one of which nothing is known at the moment.
         """
         names = {split(reference)[0] for reference in listing.wanted}
         before = {split(reference)[0] for reference in self.listing.wanted}
-        gone = before - names - listing.unlisted
+        faulty = before & listing.faults.keys()
+        for name, fault in listing.faults.items():
+            if fault != self.listing.faults.get(name):
+                log.error("%s is %s: %s", name, "served as before" if name in faulty else "not served", fault)
+        gone = before - names - faulty
         default = self.default and split(self.default)[0]
         if default in gone and default not in self._missing:
             log.error("%s has been removed from the model folder; as the default model, it is still served", default)
-        kept = (gone - self._missing) | (gone & {default}) | (before & listing.unlisted)
+        kept = (gone - self._missing) | (gone & {default}) | faulty
         self._missing = gone
         wanted = {
             reference: stamps for reference, stamps in self.listing.wanted.items() if split(reference)[0] in kept
@@ -219,6 +228,7 @@ class Repository:
         for model in self.versions:
             if model.status.state == "failed" and model.stamp not in wanted:
                 del self._versions[model.stamp]
+        self.unreadable = {stamp: reason for stamp, reason in self.unreadable.items() if stamp in wanted}
         changes = [
             Change(reference, before.get(reference), self.answering.get(reference))
             for reference in {**before, **self.answering}
@@ -279,6 +289,8 @@ def open_repository(settings: Settings) -> Repository:
         repository = Repository(list_published(settings, at_start=True))
     except (CardError, Unpublished) as error:
         raise RepositoryError(str(error)) from error
+    for name, fault in repository.listing.faults.items():
+        log.error("%s is not served: %s", name, fault)
     repository.read_cards()
     if not repository.models:
         reasons = (*repository.unreadable.values(), *repository.listing.faults.values())

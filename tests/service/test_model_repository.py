@@ -269,6 +269,59 @@ def test_a_removed_model_leaves_at_the_second_look_and_the_default_stays(
     ]
 
 
+def test_a_damaged_state_changes_nothing_for_clients_and_is_told_once(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = Opened(root)
+    before = opened.answering
+    state = root / "resnet18" / "model.json"
+    state.write_text('{"aliases": {"stable": one}}')
+    publish_copy(root, "resnet18", 2, source="resnet18")
+    for _ in range(3):
+        opened.look()
+        assert opened.answering == before
+        assert ("resnet18", "model.json", "failed") in opened.repository.states
+    (message,) = caplog.messages
+    assert message.startswith(f"resnet18 is served as before: {state} is damaged: the file: Invalid JSON: ")
+    state.unlink()
+    assert opened.look() == ["resnet18@2"]
+    assert [state for *_, state in opened.repository.states] == ["ready", "ready"]
+
+
+def test_a_damaged_state_at_the_start_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "resnet18" / "model.json").write_text("{")
+    opened = Opened(root)
+    for _ in range(3):
+        opened.look()
+    (message,) = caplog.messages
+    assert message.startswith(f"resnet18 is not served: {root / 'resnet18' / 'model.json'} is damaged")
+    assert opened.answering == {"resnet8-cifar": 1}
+    assert ("resnet18", "model.json", "failed") in opened.repository.states
+
+
+def test_a_card_that_cannot_be_read_counts_as_failed_until_it_is_mended_or_removed(root: Path) -> None:
+    opened = Opened(root)
+
+    def failed() -> list[tuple[str, str]]:
+        return [(name, version) for name, version, state in opened.repository.states if state == "failed"]
+
+    folder = publish_copy(root, "resnet8-cifar", 2)
+    whole = (folder / "card.json").read_text()
+    for damaged in ("{", "{}", "[]"):
+        (folder / "card.json").write_text(damaged)
+        opened.look()
+        assert failed() == [("resnet8-cifar", "2")]
+    (folder / "card.json").write_text(whole)
+    opened.look()
+    assert (opened.answering["resnet8-cifar"], failed()) == (2, [])
+    (publish_copy(root, "resnet8-cifar", 3) / "card.json").write_text("{")
+    opened.look()
+    assert failed() == [("resnet8-cifar", "3")]
+    remove(root / "resnet8-cifar" / "3")
+    opened.look()
+    assert failed() == []
+
+
 def test_a_model_that_is_away_for_one_look_is_not_removed(root: Path) -> None:
     opened = Opened(root)
     for _ in range(2):
