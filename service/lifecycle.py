@@ -168,8 +168,12 @@ class Lifecycle(Generic[Active]):
         active = self._active.pop(model)
 
         async def leave() -> None:
-            await self._vacated(active)
-            await self._backend.unload(model)
+            try:
+                await self._vacated(active)
+                await self._backend.unload(model)
+            except Exception:
+                log.exception("%s %d could not be unloaded", model.name, model.version)
+                return
             if self._leads:
                 log.info("%s %d is unloaded", model.name, model.version)
 

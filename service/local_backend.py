@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from service.backend import Failed, Ready, Work
-from service.local_runner import EngineBroken, LocalRunner
+from service.local_runner import EngineBroken, LaneFailed, LocalRunner
 from service.metrics import Metrics
 from service.model_repository import Model, Repository
 from service.published import Listing, list_published
@@ -197,14 +197,15 @@ class LocalBackend:
                 spans=self._spans,
                 on_broken=self._break,
             )
-        except Exception as error:  # a lane that does not warm up: no memory left on the GPU, say
-            return self._failed(model, f"its engine does not run on the threads of its lanes: {error}")
+        except LaneFailed as error:  # no memory left on the GPU, say
+            return self._failed(model, f"its engine does not run on the threads of its lanes: {error}", error.__cause__)
         self._runners[model] = runner
         self._metrics.model_is_ready(**_labels(model, engine.info))
         return Ready(engine.info, runner)
 
-    def _failed(self, model: Model, reason: str) -> Failed:
-        log.error("%s %d is not served: %s", model.name, model.card.version, reason)
+    def _failed(self, model: Model, reason: str, cause: BaseException | None = None) -> Failed:
+        """`cause`: whose traceback tells more than the reason."""
+        log.error("%s %d is not served: %s", model.name, model.card.version, reason, exc_info=cause)
         return Failed(reason)
 
     def _break(self, error: EngineBroken) -> None:

@@ -230,6 +230,21 @@ def root(tiny_dir: Path, tmp_path: Path) -> Path:
     return copied(tiny_dir, tmp_path / "models")
 
 
+def test_a_version_that_cannot_be_unloaded_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = Loaded(root, {})
+    publish_copy(root, "resnet18", 2, source="resnet18")
+
+    async def unload(model: Model) -> None:
+        raise RuntimeError("can't start new thread")
+
+    loaded.backend.unload = unload  # type: ignore[method-assign]
+    asyncio.run(loaded.look())
+    (record,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert record.name == "service.lifecycle"
+    assert record.getMessage() == "resnet18 1 could not be unloaded"
+    assert record.exc_info
+
+
 def test_a_worker_waits_for_what_must_answer(root: Path) -> None:
     """The engine process ends the service when nothing is served."""
     loaded = Loaded(root, {"resnet18@1": "its file is damaged"}, leads=False)

@@ -295,7 +295,7 @@ def load_all(backend: LocalBackend, settings: Settings) -> dict[str, Ready | Fai
 
 
 def test_a_model_whose_lanes_do_not_warm_up_fails_and_the_others_are_served(
-    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class NoMemory(DynamicEngine):
         def prepare_thread(self) -> None:
@@ -314,6 +314,22 @@ def test_a_model_whose_lanes_do_not_warm_up_fails_and_the_others_are_served(
         "its engine does not run on the threads of its lanes: no memory left on the GPU"
     )
     assert isinstance(outcomes["resnet8-cifar"], Ready)
+    (record,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert record.exc_info is not None  # where in the engine it came from
+    assert isinstance(record.exc_info[1], MemoryError)
+    asyncio.run(backend.close())
+
+
+def test_a_fault_that_has_nothing_to_do_with_lanes_is_not_told_as_one_of_them(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.local_runner.ExactSizes", lambda sizes: 1 / 0)
+    backend = LocalBackend(
+        Settings(models_dir=tiny_dir), Metrics(), open_engine=lambda model, settings: ScriptedEngine()
+    )  # type: ignore[arg-type, return-value]
+    outcomes = load_all(backend, Settings(models_dir=tiny_dir))
+    assert set(outcomes.values()) == {Failed("loading it failed unexpectedly: ZeroDivisionError('division by zero')")}
+    assert all(record.exc_info for record in caplog.records if record.levelname == "ERROR")
     asyncio.run(backend.close())
 
 
