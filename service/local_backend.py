@@ -92,6 +92,7 @@ class LocalBackend:
         self._unfit = unfit
         self._spans = spans
         self._runners: dict[Model, LocalRunner] = {}
+        self._closed = False
         self._asked = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -174,7 +175,8 @@ class LocalBackend:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        self._loader.shutdown()  # a model that is being loaded is finished first
+        self._closed = True
+        self._loader.shutdown(wait=False, cancel_futures=True)  # measuring a model may take minutes
         for runner in list(self._runners.values()):
             runner.close()
 
@@ -200,6 +202,8 @@ class LocalBackend:
         except LaneFailed as error:  # no memory left on the GPU, say
             return self._failed(model, f"its engine does not run on the threads of its lanes: {error}", error.__cause__)
         self._runners[model] = runner
+        if self._closed:  # too late: nobody else closes it
+            runner.close()
         self._metrics.model_is_ready(**_labels(model, engine.info))
         return Ready(engine.info, runner)
 

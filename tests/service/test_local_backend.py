@@ -32,7 +32,7 @@ from service.settings import Settings
 from tests.service.served import Served
 from tests.support.engines import failing
 from tests.support.folders import copied
-from tests.support.waiting import async_until
+from tests.support.waiting import async_until, until
 
 MARK = bytes(range(24))
 
@@ -378,6 +378,29 @@ def test_models_are_loaded_together_at_the_start_and_one_by_one_beside_what_is_s
     asyncio.run(change())
     assert most == 1
     asyncio.run(backend.close())
+
+
+def test_it_closes_without_waiting_for_a_model_that_is_being_loaded(tiny_dir: Path) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def opened(model: Model, settings: Settings) -> Engine:
+        begun.set()
+        assert gate.wait(30)
+        return ScriptedEngine()  # type: ignore[return-value]
+
+    settings = Settings(models_dir=tiny_dir, engine_threads=1)
+    backend = LocalBackend(settings, Metrics(), open_engine=opened)
+
+    async def scenario() -> None:
+        loading = asyncio.ensure_future(anext(backend.load(open_repository(settings))))
+        assert await asyncio.to_thread(begun.wait, 30)
+        loading.cancel()
+        await asyncio.wait_for(backend.close(), 10)
+
+    before = set(threading.enumerate())
+    asyncio.run(scenario())
+    gate.set()
+    until(lambda: set(threading.enumerate()) <= before)  # not even the lanes of that model are left
 
 
 def test_an_unloaded_engine_is_freed_at_once(tiny_dir: Path) -> None:
