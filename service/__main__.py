@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from resnet_commands import RUNTIME_EXTRA, run_program
 from service import logs
 from service.grpc_api.installed import NotInstalled, check_installed
+from service.hard_end import leave
 from service.keys import KeysError, read_entries
 from service.runtime.build import this_build
 from service.tls import TlsError
@@ -51,9 +52,13 @@ def _run(arguments: Sequence[str]) -> int:
     except (KeysError, TlsError, NotInstalled) as error:
         log.error("%s", error)
         return 2
+    if settings.workers > 1 and not hasattr(os, "memfd_create"):
+        log.error("more than one worker needs Linux (memfd): set workers to 1")
+        return 2
     status = serve(settings) if settings.workers == 1 else serve_with_workers(settings)
     if status == 0:
         log.info("stopped")
+    leave(status)
     return status
 
 
@@ -127,9 +132,6 @@ def serve(settings: Settings) -> int:
 
 def serve_with_workers(settings: Settings) -> int:
     """HTTP and decoding in workers, computing in this process."""
-    if not hasattr(os, "memfd_create"):
-        log.error("more than one worker needs Linux (memfd): set workers to 1")
-        return 2
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # until there is something to stop
 
     from service import counter_files

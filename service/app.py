@@ -109,9 +109,10 @@ def create_app(
     def on_change(news: object) -> None:
         if not is_worker:
             metrics.show_states(repository.states)
+        lifecycle.announce()
 
     lifecycle = Lifecycle(
-        repository, backend, activate, vacated, on_fatal, on_change, settings.models, tells=not is_worker
+        repository, backend, activate, vacated, on_fatal, on_change, settings.models, leads=not is_worker
     )
     guard = Guard(settings, metrics)
 
@@ -125,9 +126,8 @@ def create_app(
 
     async def load() -> None:
         await lifecycle.load()
-        if lifecycle.ready:
-            lifecycle.announce()
-            await lifecycle.follow()
+        lifecycle.announce()
+        await lifecycle.follow()
 
     def grpc_port() -> AbstractAsyncContextManager[None]:
         if settings.grpc_port is None:

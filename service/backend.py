@@ -145,4 +145,7 @@ class Backend(Protocol):
         """Lets go of a model that no request uses any more."""
 
     async def close(self) -> None:
-        """Finishes what is queued, then lets go of threads, sockets and models."""
+        """Finishes what is queued, then lets go of threads, sockets and models.
+
+        It does not wait for models that are being loaded: their threads end by themselves.
+        """

@@ -22,6 +22,15 @@ def last_words(logger: logging.Logger, level: int, message: str, *arguments: obj
     words.join(LAST_WORDS_S)
 
 
+def leave(status: int) -> None:
+    """Ends this process if the interpreter would wait for a thread, such as one that still loads a model.
+
+    After a shutdown: no work is left that anybody waits for.
+    """
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        os._exit(status)
+
+
 def end_in(seconds: float) -> None:
     """Ends this process with status 1 after that time, whatever its threads and its event loop do then."""
 

@@ -21,7 +21,7 @@ Active = TypeVar("Active")
 
 
 class NothingServed(Exception):
-    """The default model, or every model, cannot be served; the message says why."""
+    """The default model, or every model, could not be served at the start; the message says why."""
 
 
 class LoadingFailed(Exception):
@@ -38,7 +38,8 @@ class Lifecycle(Generic[Active]):
             with what `give_up` is told, on its thread.
         on_change: called on the event loop after a version is ready or has failed, or there is another listing.
         required: references that must be answered for the service to be ready, beside the default.
-        tells: whether the log says which version answers; False for a worker, as the engine process says it.
+        leads: False for a worker. The engine process says which version answers, and ends the service if nothing is
+            served.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Lifecycle(Generic[Active]):
         on_fatal: Callable[[Exception], None],
         on_change: Callable[[Model | Listing], None] = lambda news: None,
         required: Sequence[str] = (),
-        tells: bool = True,
+        leads: bool = True,
     ) -> None:
         self._repository = repository
         self._backend = backend
@@ -59,11 +60,12 @@ class Lifecycle(Generic[Active]):
         self._vacated = vacated
         self._on_change = on_change
         self._required = required
-        self._tells = tells
+        self._leads = leads
         self._active: dict[Model, Active] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._loaded = False
         self._given_up = False
+        self._announced = False
         repository.answering.clear()  # a worker gets the repository with the states of the engine process
         for model in repository.versions:
             model.status = LOADING
@@ -73,7 +75,8 @@ class Lifecycle(Generic[Active]):
         try:
             async for model, outcome in self._backend.load(self._repository):
                 self._apply(model, outcome)
-            self._require_answers()
+            if self._leads:
+                self._require_answers()
             self._loaded = True
         except NothingServed as error:
             self.give_up(error)
@@ -84,8 +87,12 @@ class Lifecycle(Generic[Active]):
     async def follow(self) -> None:
         """After `load`: puts new versions to work and takes removed ones away, until it is cancelled.
 
+        Also where what must answer does not yet: it may be published again. Returns at once after `give_up`.
+
         A new version answers requests once it is ready. What has begun on the old one is finished there.
         """
+        if self._given_up:
+            return
         try:
             async for news in self._backend.changes(self._repository):
                 if isinstance(news, Listing):
@@ -104,7 +111,7 @@ class Lifecycle(Generic[Active]):
 
     @property
     def ready(self) -> bool:
-        """Whether every version is ready or has failed, what must be answered is, and nobody has given up."""
+        """Whether loading has ended, what must be answered is, and nobody has given up."""
         answering = self._repository.answering
         return (
             self._loaded
@@ -128,9 +135,10 @@ class Lifecycle(Generic[Active]):
         return list(self._active.values())
 
     def announce(self) -> None:
-        """Logs which models are ready."""
-        if not self._tells:
+        """Logs which models are ready, once, if the service is."""
+        if not self._leads or self._announced or not self.ready:
             return
+        self._announced = True
         log.info("ready: %s", ", ".join(self._repository.answering))
         if self._repository.default is None:
             log.warning(
@@ -150,7 +158,7 @@ class Lifecycle(Generic[Active]):
 
     def _settle(self) -> None:
         changes, idle = self._repository.settle()
-        for change in changes if self._tells else ():
+        for change in changes if self._leads else ():
             _log(change, self._repository.first_choice(change.reference), loaded=self._loaded)
         for model in idle:
             self._take_away(model)
@@ -160,9 +168,13 @@ class Lifecycle(Generic[Active]):
         active = self._active.pop(model)
 
         async def leave() -> None:
-            await self._vacated(active)
-            await self._backend.unload(model)
-            if self._tells:
+            try:
+                await self._vacated(active)
+                await self._backend.unload(model)
+            except Exception:
+                log.exception("%s %d could not be unloaded", model.name, model.version)
+                return
+            if self._leads:
                 log.info("%s %d is unloaded", model.name, model.version)
 
         task = asyncio.create_task(leave())

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from service.backend import Failed, Ready, Work
-from service.local_runner import EngineBroken, LocalRunner
+from service.local_runner import EngineBroken, LaneFailed, LocalRunner
 from service.metrics import Metrics
 from service.model_repository import Model, Repository
 from service.published import Listing, list_published
@@ -92,6 +92,7 @@ class LocalBackend:
         self._unfit = unfit
         self._spans = spans
         self._runners: dict[Model, LocalRunner] = {}
+        self._closed = False
         self._asked = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -100,8 +101,7 @@ class LocalBackend:
             yield outcome
 
     async def _load_all(self, repository: Repository, at_once: int) -> AsyncIterator[tuple[Model, Ready | Failed]]:
-        """As `load`. `at_once`: models that are loaded at the same time."""
-        repository.read_cards()
+        """As `load`, of versions whose cards have been read. `at_once`: models that are loaded at the same time."""
         loading: dict[asyncio.Task[Ready | Failed], Model] = {}
         try:
             while True:
@@ -138,6 +138,7 @@ class LocalBackend:
                 continue
             fault = ""
             repository.take(listing)
+            repository.read_cards()
             yield repository.listing
             async for outcome in self._load_all(repository, at_once=1):
                 yield outcome
@@ -174,7 +175,8 @@ class LocalBackend:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        self._loader.shutdown()  # a model that is being loaded is finished first
+        self._closed = True
+        self._loader.shutdown(wait=False, cancel_futures=True)  # measuring a model may take minutes
         for runner in list(self._runners.values()):
             runner.close()
 
@@ -197,14 +199,17 @@ class LocalBackend:
                 spans=self._spans,
                 on_broken=self._break,
             )
-        except Exception as error:  # a lane that does not warm up: no memory left on the GPU, say
-            return self._failed(model, f"its engine does not run on the threads of its lanes: {error}")
+        except LaneFailed as error:  # no memory left on the GPU, say
+            return self._failed(model, f"its engine does not run on the threads of its lanes: {error}", error.__cause__)
         self._runners[model] = runner
+        if self._closed:  # too late: nobody else closes it
+            runner.close()
         self._metrics.model_is_ready(**_labels(model, engine.info))
         return Ready(engine.info, runner)
 
-    def _failed(self, model: Model, reason: str) -> Failed:
-        log.error("%s %d is not served: %s", model.name, model.card.version, reason)
+    def _failed(self, model: Model, reason: str, cause: BaseException | None = None) -> Failed:
+        """`cause`: whose traceback tells more than the reason."""
+        log.error("%s %d is not served: %s", model.name, model.card.version, reason, exc_info=cause)
         return Failed(reason)
 
     def _break(self, error: EngineBroken) -> None:

@@ -35,6 +35,10 @@ class EngineBroken(EngineFailed):
     """The engine has failed several times in a row; the message says why."""
 
 
+class LaneFailed(Exception):
+    """The engine cannot compute on the thread of a lane; the message says why."""
+
+
 class LocalRunner:
     """An engine behind a batcher; adds the head (softmax or sigmoid) and top-k. A `Runner`."""
 
@@ -53,6 +57,9 @@ class LocalRunner:
             max_wait: seconds that a batch that is not full waits for more images.
             spans: where batches are traced.
             on_broken: called once, on a thread, when the engine has failed `FAILURES` times in a row.
+
+        Raises:
+            LaneFailed
         """
         self.info = engine.info
         self.decodes = engine.info.decodes
@@ -77,7 +84,7 @@ class LocalRunner:
             self._run,
             sizes=PaddedSizes(seconds) if (seconds := engine.seconds) else ExactSizes(engine.info.batch_sizes),
             lanes=engine.info.lanes,
-            prepare=engine.prepare_thread,
+            prepare=self._prepare,
             max_wait=max_wait,
             expected_rate=best.peak if best else 0.0,
             shortest=best.lone_ms / 1000 if best else 0.0,
@@ -110,6 +117,12 @@ class LocalRunner:
     def close(self) -> None:
         """Finishes what is queued. Blocks."""
         self._batcher.close()
+
+    def _prepare(self) -> None:
+        try:
+            self._engine.prepare_thread()
+        except Exception as error:
+            raise LaneFailed(str(error) or repr(error)) from error
 
     def _count(self, batch: Ran[BatchItem]) -> bytes:
         """Counts a batch, and traces it; returns the mark of its span."""

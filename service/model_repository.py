@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from service.errors import AmbiguousModel, ModelNotNamed, UnknownModel
 from service.published import Listing, Stamp, list_published
-from service.references import State, Unpublished, settle, split
+from service.references import State, Unpublished, goals, settle, split
 from service.runtime.engine import EngineInfo
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import CardError, read_card
+from service.runtime.model_state import STATE_FILE
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Repository:
         self.answering: dict[str, Model] = {}
         self.unreadable: dict[Stamp, str] = {}
         self._versions: dict[Stamp, Model] = {}
+        self._elsewhere: Mapping[str, Stamp] = {}  # as of `follow`
         self._missing: set[str] = set()
 
     @property
@@ -114,11 +116,15 @@ class Repository:
 
     @property
     def states(self) -> list[tuple[str, str, State]]:
-        """Name, version and state of all that are known, also of those whose card cannot be read."""
+        """Name, version and state of all that are known, also of those whose card cannot be read.
+
+        Of a model of which nothing is known, the file that says which versions are meant stands for all.
+        """
         unreadable = [(stamp.path.parent.name, stamp.path.name) for stamp in self.unreadable]
         return [
             *((model.name, str(model.version), model.status.state) for model in self.versions),
             *((name, version, "failed") for name, version in unreadable),
+            *((name, STATE_FILE, "failed") for name in self.listing.faults),
         ]
 
     def references(self, model: Model) -> list[str]:
@@ -167,15 +173,19 @@ class Repository:
         """The model folder has been looked at again.
 
         A model that has gone is kept until it is missing twice in a row: a folder that is renamed away and back is no
-        removal. The default model stays in any case.
+        removal. The default model stays in any case, and so does one of which nothing is known at the moment.
         """
         names = {split(reference)[0] for reference in listing.wanted}
         before = {split(reference)[0] for reference in self.listing.wanted}
-        gone = before - names - listing.unlisted
+        faulty = before & listing.faults.keys()
+        for name, fault in listing.faults.items():
+            if fault != self.listing.faults.get(name):
+                log.error("%s is %s: %s", name, "served as before" if name in faulty else "not served", fault)
+        gone = before - names - faulty
         default = self.default and split(self.default)[0]
         if default in gone and default not in self._missing:
             log.error("%s has been removed from the model folder; as the default model, it is still served", default)
-        kept = (gone - self._missing) | (gone & {default}) | (before & listing.unlisted)
+        kept = (gone - self._missing) | (gone & {default}) | faulty
         self._missing = gone
         wanted = {
             reference: stamps for reference, stamps in self.listing.wanted.items() if split(reference)[0] in kept
@@ -189,6 +199,15 @@ class Repository:
             if model.status.state == "failed":
                 del self._versions[model.stamp]
 
+    def follow(self, listing: Listing, unreadable: Mapping[Stamp, str], answering: Mapping[str, Stamp]) -> None:
+        """Takes over what another process has found.
+
+        What answers there answers here, too, once it is ready here and until its successor is.
+        """
+        self.listing = listing
+        self.unreadable = dict(unreadable)
+        self._elsewhere = answering
+
     def put(self, model: Model) -> None:
         """A version that another process has read, or its newest state."""
         self._versions[model.stamp] = model
@@ -199,14 +218,17 @@ class Repository:
         Returns:
             What has changed, and the ready versions that nobody needs any more, which are forgotten here.
         """
-        before = dict(self.answering)
-        settled = settle(self.listing.wanted, self._states(), {name: model.stamp for name, model in before.items()})
+        before, states = self.answering, self._states()
+        here = {reference: model.stamp for reference, model in before.items()}
+        there = {reference: stamp for reference, stamp in self._elsewhere.items() if states.get(stamp) == "ready"}
+        settled = settle(self.listing.wanted, states, here | there)
         self.answering = {reference: self._versions[stamp] for reference, stamp in settled.answering.items()}
         idle = [self._versions.pop(stamp) for stamp in settled.idle]
         wanted = {stamp for stamps in self.listing.wanted.values() for stamp in stamps}
         for model in self.versions:
             if model.status.state == "failed" and model.stamp not in wanted:
                 del self._versions[model.stamp]
+        self.unreadable = {stamp: reason for stamp, reason in self.unreadable.items() if stamp in wanted}
         changes = [
             Change(reference, before.get(reference), self.answering.get(reference))
             for reference in {**before, **self.answering}
@@ -216,21 +238,22 @@ class Repository:
 
     def to_load(self) -> list[Model]:
         """The versions that shall be loaded now."""
-        answering = {reference: model.stamp for reference, model in self.answering.items()}
-        load = settle(self.listing.wanted, self._states(), answering).load
-        return [self._versions[stamp] for stamp in load if stamp in self._versions]
+        known = [self._versions[stamp] for stamp in self._goals() if stamp in self._versions]
+        return [model for model in known if model.status.state == "loading"]
 
     def read_cards(self) -> None:
         """Reads the cards of the versions that shall be loaded. Not for workers, which are told."""
-        while unread := [
-            stamp for stamp in settle(self.listing.wanted, self._states(), {}).load if stamp not in self._versions
-        ]:
+        while unread := [stamp for stamp in self._goals() if stamp not in self._versions]:
             for stamp in unread:
                 try:
                     self._versions[stamp] = Model(stamp, read_card(stamp.path))
                 except CardError as error:
                     log.error("%s is not served: %s", stamp.path, error)
                     self.unreadable[stamp] = str(error)
+
+    def _goals(self) -> list[Stamp]:
+        """The versions to reach, each once."""
+        return list(dict.fromkeys(goals(self.listing.wanted, self._states()).values()))
 
     def _states(self) -> Mapping[Stamp, State]:
         unreadable: dict[Stamp, State] = dict.fromkeys(self.unreadable, "failed")
@@ -266,6 +289,8 @@ def open_repository(settings: Settings) -> Repository:
         repository = Repository(list_published(settings, at_start=True))
     except (CardError, Unpublished) as error:
         raise RepositoryError(str(error)) from error
+    for name, fault in repository.listing.faults.items():
+        log.error("%s is not served: %s", name, fault)
     repository.read_cards()
     if not repository.models:
         reasons = (*repository.unreadable.values(), *repository.listing.faults.values())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from service.references import Published, Unpublished, candidates, require, split
-from service.runtime.model_folder import CARD_FILE, VERSION_PATTERN, CardError, explain_empty, model_versions
+from service.runtime.model_card import NAME_PATTERN
+from service.runtime.model_folder import CARD_FILE, CardError, explain_empty, model_versions
 from service.runtime.model_state import read_folder_state, read_state
 from service.settings import Settings
 
@@ -33,15 +35,11 @@ class Listing(NamedTuple):
     Attributes:
         wanted: by reference, the versions that may answer, the best first; see `references`.
         default: the reference for requests that name no model; None if nobody has named one.
-        numbers: of all published versions, by model.
-        unlisted: models whose folder is there and cannot be read at the moment.
-        faults: by model, why it cannot be served at all.
+        faults: by model, why nothing is known of it: its folder or its state cannot be read. `wanted` lacks it.
     """
 
     wanted: Mapping[str, tuple[Stamp, ...]]
     default: str | None
-    numbers: Mapping[str, tuple[int, ...]]
-    unlisted: frozenset[str] = frozenset()
     faults: Mapping[str, str] = {}
 
 
@@ -52,7 +50,8 @@ def list_published(settings: Settings, *, at_start: bool = False) -> Listing:
     it does not become so.
 
     Raises:
-        CardError: the folder cannot be read, or it is empty, as when a volume is not mounted.
+        CardError: the folder cannot be read, or it is empty, as when a volume is not mounted; at the start, also if
+            nothing is known of the default model.
         Unpublished: at the start, what the settings name is not there.
     """
     root = settings.models_dir
@@ -62,35 +61,37 @@ def list_published(settings: Settings, *, at_start: bool = False) -> Listing:
     if not versions:
         raise CardError(explain_empty(root.resolve()))
     published: dict[str, Published[Stamp]] = {}
-    faults: dict[str, str] = {}
+    faults = {path.name: fault for path in root.iterdir() if path.name not in versions and (fault := _unlisted(path))}
     for name, numbers in versions.items():
         try:
             published[name] = Published(numbers, read_state(root / name).aliases)
         except CardError as error:
             faults[name] = str(error)
+    if settings.models:
+        named = {split(reference)[0] for reference in settings.models}
+        faults = {name: fault for name, fault in faults.items() if name in named}
     wanted = candidates(published, settings.models, fall_back=not settings.strict)
     default = settings.default_model or read_folder_state(root).default
     if at_start:
-        require(published, settings.models)
+        if default and (fault := faults.get(split(default)[0])):
+            raise CardError(fault)
+        require(published, [reference for reference in settings.models if split(reference)[0] not in faults])
         if settings.default_model and settings.default_model not in wanted:
             raise Unpublished(f"the default model {settings.default_model} is not served: {', '.join(wanted)} are")
         names = {split(reference)[0] for reference in wanted}
         if default not in wanted:
             default = names.pop() if len(names) == 1 else None
-    return Listing(
-        wanted,
-        default if default in wanted else None,
-        {name: tuple(numbers) for name, numbers in versions.items()},
-        frozenset(path.name for path in root.iterdir() if path.name not in versions and not _is_empty(path)),
-        faults,
-    )
+    return Listing(wanted, default if default in wanted else None, faults)
 
 
-def _is_empty(folder: Path) -> bool:
-    """Whether a folder is not there, or has no version; not if it only cannot be listed."""
+def _unlisted(folder: Path) -> str | None:
+    """Why the versions of a model cannot be listed; None if there is no such model, or it has none."""
+    if not re.fullmatch(NAME_PATTERN, folder.name):
+        return None
     try:
-        return not any(VERSION_PATTERN.fullmatch(path.name) for path in folder.iterdir())
+        next(folder.iterdir(), None)
     except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
+        return None
+    except OSError as error:
+        return f"{folder} cannot be listed ({error.strerror}): give this user read permission"
+    return None

@@ -6,7 +6,7 @@ A request names a model by a reference: `resnet50`, the version with an alias (`
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from service.runtime.model_state import STABLE
@@ -92,17 +92,30 @@ def _from(model: Published[Version], number: int, *, fall_back: bool) -> tuple[V
     return tuple(model.versions[each] for each in (number, *numbers))
 
 
+def goals(wanted: Mapping[str, Sequence[Version]], states: Mapping[Version, State]) -> dict[str, Version]:
+    """The version to reach for each reference: the first candidate that has not failed.
+
+    Args:
+        wanted: the candidates for each reference, as `candidates` returns them.
+        states: of all versions that are known.
+    """
+    found: dict[str, Version] = {}
+    for reference, versions in wanted.items():
+        goal = next((version for version in versions if states.get(version) != "failed"), None)
+        if goal is not None:
+            found[reference] = goal
+    return found
+
+
 class Settled(NamedTuple, Generic[Version]):
     """What follows from the states of the versions.
 
     Attributes:
         answering: the version for each reference that has one.
-        load: versions to be loaded, or that are.
         idle: ready versions that nobody needs any more.
     """
 
     answering: dict[str, Version]
-    load: list[Version]
     idle: list[Version]
 
 
@@ -111,32 +124,21 @@ def settle(
 ) -> Settled[Version]:
     """Decides which version answers to which reference.
 
-    The first candidate that has not failed is the one to reach. Until it is ready, the version that answered before
-    goes on, or else the first candidate that is ready.
+    That is its goal. Until it is ready, the version that answered before goes on, or else the first candidate that is
+    ready.
 
     Args:
-        wanted: the candidates for each reference, as `candidates` returns them.
-        states: of all versions that are known.
+        wanted, states: as of `goals`.
         before: the version that has answered so far, by reference.
     """
+    reached = goals(wanted, states)
     answering: dict[str, Version] = {}
-    goals: list[Version] = []
     for reference, versions in wanted.items():
-        goal = next((version for version in versions if states.get(version) != "failed"), None)
-        if goal is not None:
-            goals.append(goal)
-        previous = [before[reference]] if reference in before else []
-        order = [*([] if goal is None else [goal]), *previous, *versions]
+        order = [*(by[reference] for by in (reached, before) if reference in by), *versions]
         ready = next((version for version in order if states.get(version) == "ready"), None)
         if ready is not None:
             answering[reference] = ready
-    needed = {*answering.values(), *goals}
+    needed = {*answering.values(), *reached.values()}
     return Settled(
-        answering,
-        load=_unique(goal for goal in goals if states.get(goal, "loading") == "loading"),
-        idle=[version for version, state in states.items() if state == "ready" and version not in needed],
+        answering, idle=[version for version, state in states.items() if state == "ready" and version not in needed]
     )
-
-
-def _unique(versions: Iterable[Version]) -> list[Version]:
-    return list(dict.fromkeys(versions))

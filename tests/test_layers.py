@@ -217,6 +217,7 @@ SERVICE = {
             "app",
             "counter_files",
             "grpc_api",
+            "hard_end",
             "keys",
             "logs",
             "metrics",

@@ -127,10 +127,16 @@ class News:
 
 @dataclass(frozen=True)
 class Shown:
-    """What there is to serve, as the engine process sees it."""
+    """What there is to serve, and what answers, as the engine process sees it."""
 
     listing: Listing
     unreadable: Mapping[Stamp, str]
+    answering: Mapping[str, Stamp]
+
+    @classmethod
+    def of(cls, repository: Repository) -> Shown:
+        answering = {reference: model.stamp for reference, model in repository.answering.items()}
+        return cls(repository.listing, dict(repository.unreadable), answering)
 
     def pack(self) -> Iterator[bytes]:
         return _in_pieces(pickle.dumps(self))

@@ -83,7 +83,7 @@ class Supervisor:
         self._memory = SharedMemory.create(layout_for(repository.versions, settings.workers, jpeg_bytes))
         self._loaded = ModelTable(self._memory)
         self._is_loaded = False
-        self._shown = Shown(repository.listing, dict(repository.unreadable))
+        self._shown = Shown.of(repository)
         self._released = asyncio.Event()
         self.metrics = Metrics(settings.metrics_buckets, engine_pid=os.getpid)
         self.metrics.look_up(OperatingState(self.ready, settings.target_wait_ms / 1000))
@@ -176,7 +176,7 @@ class Supervisor:
 
     def _spread(self, news: Model | Listing) -> None:
         self.metrics.show_states(self._repository.states)
-        shown = Shown(self._repository.listing, dict(self._repository.unreadable))
+        shown = Shown.of(self._repository)
         messages: list[Shown | News] = []
         if shown != self._shown:
             self._shown = shown
@@ -186,6 +186,7 @@ class Supervisor:
         for child in self._children.values():
             for message in messages:
                 child.tell(message)
+        self._announce()
 
     def _news(self, model: Model) -> News:
         index = self._lifecycle.active(model) if model.status.info else 0
@@ -260,7 +261,7 @@ class Supervisor:
             self.reload,
         )
         self._children[worker] = child
-        child.tell(self._shown)  # there may be another since the worker was given the repository
+        child.tell(Shown.of(repository))  # it may have changed since the worker was given it
         for model in repository.versions:
             if model.status != LOADING:
                 child.tell(self._news(model))

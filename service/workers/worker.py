@@ -15,7 +15,6 @@ from service.app import create_app
 from service.backend import Work
 from service.hard_end import last_words
 from service.keys import KeysError
-from service.lifecycle import NothingServed
 from service.metrics import Metrics
 from service.server import Server
 from service.sockets import bind
@@ -65,7 +64,7 @@ def main() -> None:
                 closing=this.closing,
                 opens_admin_port=False,
                 before_listening=backend.catch_up,
-                on_fatal=_exit_unless_handled,
+                on_fatal=lambda error: os._exit(1),  # it has been logged; the supervisor starts another
                 on_hang=functools.partial(_end, start.engine_pid),
             ),
             on_listening=backend.hello,
@@ -92,12 +91,6 @@ def _end(engine_pid: int, work: Work) -> None:
         last_words(log, logging.ERROR, "the engine process %d is killed", engine_pid)
         os.kill(engine_pid, signal.SIGKILL)
     end_process(work)
-
-
-def _exit_unless_handled(error: Exception) -> None:
-    """The engine process already handles NothingServed. On any other failure, exit: the supervisor starts another."""
-    if not isinstance(error, NothingServed):
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class RemoteBackend:
                 self.memory.progress[self.worker] = CAUGHT_UP
                 self._caught_up.set()
             elif isinstance(news, Shown):
-                self._take(repository, news)
+                repository.follow(news.listing, news.unreadable, news.answering)
             else:
                 assert isinstance(news, News)
                 yield news.model, self._outcome(news)
@@ -114,14 +114,10 @@ class RemoteBackend:
             news = await self._news.get()
             assert not isinstance(news, Mark)  # they end `load`
             if isinstance(news, Shown):
-                self._take(repository, news)
+                repository.follow(news.listing, news.unreadable, news.answering)
                 yield repository.listing
             else:
                 yield news.model, self._outcome(news)
-
-    def _take(self, repository: Repository, shown: Shown) -> None:
-        repository.listing = shown.listing
-        repository.unreadable = dict(shown.unreadable)
 
     def _outcome(self, news: News) -> Ready | Failed:
         if news.info:

@@ -18,8 +18,9 @@ import pytest
 
 from benchmarks.processes import children
 from benchmarks.versions import damage, publish_copy, remove
+from model_export.versions import promote
 from tests.support.folders import copied
-from tests.support.processes import Service
+from tests.support.processes import Service, starting_with
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -183,6 +184,38 @@ def test_a_worker_that_starts_later_knows_the_newest_version(
     assert service.stop() == 0
 
 
+@pytest.mark.slow
+def test_a_worker_that_starts_while_a_version_loads_answers_as_the_others(
+    root: Path, start_service: Callable[..., Service], photo: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go-on"
+    program = f"""import os, time
+from service import local_backend
+real = local_backend.load_engine
+def load(folder, *args, **options):
+    if folder.name == "3":
+        open({str(begun)!r}, "w").close()
+        while not os.path.exists({str(go_on)!r}): time.sleep(0.02)
+    return real(folder, *args, **options)
+local_backend.load_engine = load
+"""
+    monkeypatch.setenv("PYTHONPATH", starting_with(tmp_path, program)["PYTHONPATH"])
+    for number in (2, 3):
+        publish_copy(root, NAME, number)
+    promote(root, NAME, 1)
+    promote(root, NAME, 2, "canary")
+    service = start_service(root, **SETTINGS | {"default_model": f"{NAME}@canary"}, workers=2)
+    service.wait_until_all_listen()
+    promote(root, NAME, 3, "canary")
+    until(begun.exists)
+    os.kill(children(service.process.pid)[0], signal.SIGKILL)
+    until(lambda: "listens in its place" in service.log.read_text())
+    assert {version(service, photo) for _ in range(20)} == {2}
+    assert {service.get("/healthz/ready").status_code for _ in range(20)} == {200}
+    go_on.touch()
+    until_version(service, photo, 3)
+
+
 def test_a_slow_upload_keeps_no_old_version_loaded(
     root: Path, start_service: Callable[..., Service], photo: bytes
 ) -> None:
@@ -199,3 +232,21 @@ def test_a_slow_upload_keeps_no_old_version_loaded(
             answer += connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b'"version":2' in answer
+
+
+@pytest.mark.slow
+def test_a_model_that_must_answer_can_be_published_again_after_the_start(
+    root: Path, start_service: Callable[..., Service], photo: bytes
+) -> None:
+    damage(root / "resnet18" / "1")
+    service = start_service(root, ready=False, **SETTINGS, models=f"{NAME},resnet18", workers=2)
+    until(lambda: "2 workers on" in service.log.read_text())
+    publish_copy(root, NAME, 2)  # by the time that this one answers, loading has ended
+    until(lambda: f"{NAME}: version 2 answers instead of 1" in service.log.read_text())
+    assert service.get("/healthz/ready").status_code == 503
+    damage(root / "resnet18" / "1")  # the same bit again: it is whole
+    publish_copy(root, "resnet18", 2, source="resnet18")
+    service.wait_until_all_listen()
+    for _ in range(10):  # whichever worker is asked
+        assert service.get("/healthz/ready").status_code == 200
+        assert service.classify(photo, "?model=resnet18").json()["version"] == 2

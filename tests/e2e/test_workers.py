@@ -299,24 +299,18 @@ def test_an_unexpected_error_while_loading_is_reported(tiny_dir: Path, tmp_path:
     assert "MemoryError()" in finished.stderr.splitlines()[-1]
 
 
-@pytest.mark.slow
-def test_an_unexpected_error_while_loading_does_not_hasten_a_shutdown(tiny_dir: Path, tmp_path: Path) -> None:
-    go_on = tmp_path / "go-on"
-    body = f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.02)\nraise MemoryError"
-    environment = loading_by(tmp_path, body)
-    process = subprocess.Popen(command(tiny_dir), stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "2 workers on" in line:
-            break
-    workers = children(process.pid)
-    assert len(workers) == WORKERS
-    process.send_signal(signal.SIGINT)
-    until(lambda: not any(map(alive, workers)))
-    go_on.touch()
-    _, log = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert log.splitlines()[-1].endswith(STOPPED)
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_shutdown_does_not_wait_for_a_model_that_is_being_loaded(
+    tiny_dir: Path, tmp_path: Path, start_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """The first start measures for a while."""
+    begun = tmp_path / "begun"
+    body = f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(600)"
+    monkeypatch.setenv("PYTHONPATH", loading_by(tmp_path, body)["PYTHONPATH"])
+    service = start_service(tiny_dir, ready=False, workers=workers, shutdown_delay=0)
+    until(begun.exists)
+    assert service.stop() == 0
+    assert service.log.read_text().splitlines()[-1].endswith(STOPPED)
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])

@@ -72,7 +72,14 @@ async def vacated(runner: Runner) -> None:
 class Loaded:
     """A lifecycle over a model folder after loading, and what it told."""
 
-    def __init__(self, models_dir: Path, outcomes: dict[str, EngineInfo | str | Exception], **settings: object) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        outcomes: dict[str, EngineInfo | str | Exception],
+        *,
+        leads: bool = True,
+        **settings: object,
+    ) -> None:
         self.fatal: list[Exception] = []
         self.statuses: list[tuple[str, str]] = []
         given = Settings.model_validate({"models_dir": models_dir, "default_model": "resnet18", **settings})
@@ -87,6 +94,7 @@ class Loaded:
             self.fatal.append,
             self._note,
             given.models,
+            leads,
         )
         self.was_ready = self.lifecycle.ready
         asyncio.run(self.lifecycle.load())
@@ -136,6 +144,7 @@ def test_without_its_default_model_nothing_is_served(tiny_dir: Path) -> None:
     assert isinstance(error, NothingServed)
     assert str(error) == "the default model, resnet18, could not be loaded: resnet18 1: its file is damaged"
     assert not loaded.lifecycle.ready
+    asyncio.run(asyncio.wait_for(loaded.lifecycle.follow(), 10))  # returns: there is nothing to follow
 
 
 def test_without_a_default_some_model_must_answer(tiny_dir: Path, tmp_path: Path) -> None:
@@ -175,8 +184,10 @@ def test_it_sets_every_status_back_to_loading(tiny_dir: Path) -> None:
 
 def test_it_says_which_models_are_ready(tiny_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="service.lifecycle")
-    Loaded(tiny_dir, {"resnet8-cifar@1": "its file is damaged"}).lifecycle.announce()
-    assert caplog.messages == ["ready: resnet18"]
+    loaded = Loaded(tiny_dir, {"resnet8-cifar@1": "its file is damaged"})
+    for _ in range(2):
+        loaded.lifecycle.announce()
+    assert caplog.messages == ["ready: resnet18"]  # once
 
 
 def test_it_says_loudly_that_no_model_is_the_default(
@@ -217,6 +228,30 @@ def test_a_damaged_model_fails_and_the_default_stays(tiny_dir: Path, tmp_path: P
 @pytest.fixture
 def root(tiny_dir: Path, tmp_path: Path) -> Path:
     return copied(tiny_dir, tmp_path / "models")
+
+
+def test_a_version_that_cannot_be_unloaded_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = Loaded(root, {})
+    publish_copy(root, "resnet18", 2, source="resnet18")
+
+    async def unload(model: Model) -> None:
+        raise RuntimeError("can't start new thread")
+
+    loaded.backend.unload = unload  # type: ignore[method-assign]
+    asyncio.run(loaded.look())
+    (record,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert record.name == "service.lifecycle"
+    assert record.getMessage() == "resnet18 1 could not be unloaded"
+    assert record.exc_info
+
+
+def test_a_worker_waits_for_what_must_answer(root: Path) -> None:
+    """The engine process ends the service when nothing is served."""
+    loaded = Loaded(root, {"resnet18@1": "its file is damaged"}, leads=False)
+    assert (loaded.lifecycle.ready, loaded.fatal) == (False, [])
+    publish_copy(root, "resnet18", 2, source="resnet18")
+    asyncio.run(loaded.look())
+    assert loaded.lifecycle.ready
 
 
 def test_a_new_version_takes_over_and_the_old_one_is_unloaded_once_nobody_uses_it(root: Path) -> None:

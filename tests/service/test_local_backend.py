@@ -32,7 +32,7 @@ from service.settings import Settings
 from tests.service.served import Served
 from tests.support.engines import failing, queued
 from tests.support.folders import copied
-from tests.support.waiting import async_until
+from tests.support.waiting import async_until, until
 
 MARK = bytes(range(24))
 
@@ -295,7 +295,7 @@ def load_all(backend: LocalBackend, settings: Settings) -> dict[str, Ready | Fai
 
 
 def test_a_model_whose_lanes_do_not_warm_up_fails_and_the_others_are_served(
-    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class NoMemory(DynamicEngine):
         def prepare_thread(self) -> None:
@@ -314,6 +314,22 @@ def test_a_model_whose_lanes_do_not_warm_up_fails_and_the_others_are_served(
         "its engine does not run on the threads of its lanes: no memory left on the GPU"
     )
     assert isinstance(outcomes["resnet8-cifar"], Ready)
+    (record,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert record.exc_info is not None  # where in the engine it came from
+    assert isinstance(record.exc_info[1], MemoryError)
+    asyncio.run(backend.close())
+
+
+def test_a_fault_that_has_nothing_to_do_with_lanes_is_not_told_as_one_of_them(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.local_runner.ExactSizes", lambda sizes: 1 / 0)
+    backend = LocalBackend(
+        Settings(models_dir=tiny_dir), Metrics(), open_engine=lambda model, settings: ScriptedEngine()
+    )  # type: ignore[arg-type, return-value]
+    outcomes = load_all(backend, Settings(models_dir=tiny_dir))
+    assert set(outcomes.values()) == {Failed("loading it failed unexpectedly: ZeroDivisionError('division by zero')")}
+    assert all(record.exc_info for record in caplog.records if record.levelname == "ERROR")
     asyncio.run(backend.close())
 
 
@@ -362,6 +378,29 @@ def test_models_are_loaded_together_at_the_start_and_one_by_one_beside_what_is_s
     asyncio.run(change())
     assert most == 1
     asyncio.run(backend.close())
+
+
+def test_it_closes_without_waiting_for_a_model_that_is_being_loaded(tiny_dir: Path) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def opened(model: Model, settings: Settings) -> Engine:
+        begun.set()
+        assert gate.wait(30)
+        return ScriptedEngine()  # type: ignore[return-value]
+
+    settings = Settings(models_dir=tiny_dir, engine_threads=1)
+    backend = LocalBackend(settings, Metrics(), open_engine=opened)
+
+    async def scenario() -> None:
+        loading = asyncio.ensure_future(anext(backend.load(open_repository(settings))))
+        assert await asyncio.to_thread(begun.wait, 30)
+        loading.cancel()
+        await asyncio.wait_for(backend.close(), 10)
+
+    before = set(threading.enumerate())
+    asyncio.run(scenario())
+    gate.set()
+    until(lambda: set(threading.enumerate()) <= before)  # not even the lanes of that model are left
 
 
 def test_an_unloaded_engine_is_freed_at_once(tiny_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from benchmarks.versions import publish_copy, remove
 from model_export.versions import promote, set_default
 from service.errors import AmbiguousModel, ModelNotNamed, UnknownModel
-from service.model_repository import Change, Model, RepositoryError, Status, open_repository
+from service.model_repository import Change, Model, Repository, RepositoryError, Status, open_repository
 from service.published import list_published
 from service.settings import Settings
 from tests.support.folders import copied
@@ -196,6 +197,57 @@ def test_a_card_that_cannot_be_read_is_told_once(root: Path, caplog: pytest.LogC
     assert len(caplog.messages) == 1
 
 
+class Following:
+    """A repository of another process, which is told of the versions one by one."""
+
+    def __init__(self, leader: Repository) -> None:
+        self.leader = leader
+        self.repository = Repository(leader.listing)
+        self.hear()
+
+    def hear(self) -> None:
+        leader = self.leader
+        answering = {reference: model.stamp for reference, model in leader.answering.items()}
+        self.repository.follow(leader.listing, leader.unreadable, answering)
+
+    def put(self, model: Model) -> list[str]:
+        """Returns what nobody needs any more."""
+        told = Model(model.stamp, model.card)
+        told.status = model.status
+        self.repository.put(told)
+        return [titled(idle) for idle in self.repository.settle()[1]]
+
+    @property
+    def answering(self) -> dict[str, int]:
+        return {reference: model.version for reference, model in self.repository.answering.items()}
+
+
+def test_a_process_that_comes_while_versions_load_answers_as_the_one_that_it_follows(root: Path) -> None:
+    for version in (2, 3, 4):
+        publish_copy(root, "resnet8-cifar", version)
+    promote(root, "resnet8-cifar", 1)
+    promote(root, "resnet8-cifar", 2, "canary")
+    opened = Opened(root)
+    promote(root, "resnet8-cifar", 4)
+    promote(root, "resnet8-cifar", 3, "canary")
+    opened.repository.take(list_published(opened.settings))
+    opened.settle()  # nothing of it is loaded yet
+    answering = {"resnet18": 1, "resnet8-cifar": 1, "resnet8-cifar@stable": 1, "resnet8-cifar@canary": 2}
+    assert opened.answering == answering
+    for order in itertools.permutations(opened.repository.versions):
+        following = Following(opened.repository)
+        assert [following.put(model) for model in order] == [[], [], []]
+        assert following.answering == answering
+    opened.load()
+    assert opened.answering["resnet8-cifar@canary"] == 3
+    following.hear()
+    following.repository.settle()
+    assert following.answering == answering  # until it has the new ones, too
+    for reference in ("resnet8-cifar@stable", "resnet8-cifar@canary"):
+        following.put(opened.repository.get(reference))
+    assert following.answering == opened.answering
+
+
 def test_a_removed_model_leaves_at_the_second_look_and_the_default_stays(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -215,6 +267,59 @@ def test_a_removed_model_leaves_at_the_second_look_and_the_default_stays(
     assert caplog.messages == [
         "resnet8-cifar has been removed from the model folder; as the default model, it is still served"
     ]
+
+
+def test_a_damaged_state_changes_nothing_for_clients_and_is_told_once(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = Opened(root)
+    before = opened.answering
+    state = root / "resnet18" / "model.json"
+    state.write_text('{"aliases": {"stable": one}}')
+    publish_copy(root, "resnet18", 2, source="resnet18")
+    for _ in range(3):
+        opened.look()
+        assert opened.answering == before
+        assert ("resnet18", "model.json", "failed") in opened.repository.states
+    (message,) = caplog.messages
+    assert message.startswith(f"resnet18 is served as before: {state} is damaged: the file: Invalid JSON: ")
+    state.unlink()
+    assert opened.look() == ["resnet18@2"]
+    assert [state for *_, state in opened.repository.states] == ["ready", "ready"]
+
+
+def test_a_damaged_state_at_the_start_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "resnet18" / "model.json").write_text("{")
+    opened = Opened(root)
+    for _ in range(3):
+        opened.look()
+    (message,) = caplog.messages
+    assert message.startswith(f"resnet18 is not served: {root / 'resnet18' / 'model.json'} is damaged")
+    assert opened.answering == {"resnet8-cifar": 1}
+    assert ("resnet18", "model.json", "failed") in opened.repository.states
+
+
+def test_a_card_that_cannot_be_read_counts_as_failed_until_it_is_mended_or_removed(root: Path) -> None:
+    opened = Opened(root)
+
+    def failed() -> list[tuple[str, str]]:
+        return [(name, version) for name, version, state in opened.repository.states if state == "failed"]
+
+    folder = publish_copy(root, "resnet8-cifar", 2)
+    whole = (folder / "card.json").read_text()
+    for damaged in ("{", "{}", "[]"):
+        (folder / "card.json").write_text(damaged)
+        opened.look()
+        assert failed() == [("resnet8-cifar", "2")]
+    (folder / "card.json").write_text(whole)
+    opened.look()
+    assert (opened.answering["resnet8-cifar"], failed()) == (2, [])
+    (publish_copy(root, "resnet8-cifar", 3) / "card.json").write_text("{")
+    opened.look()
+    assert failed() == [("resnet8-cifar", "3")]
+    remove(root / "resnet8-cifar" / "3")
+    opened.look()
+    assert failed() == []
 
 
 def test_a_model_that_is_away_for_one_look_is_not_removed(root: Path) -> None:

@@ -46,7 +46,6 @@ def test_versions_and_aliases_of_all_models(root: Path) -> None:
         "resnet8-cifar@stable": [2, 1],
         "resnet8-cifar@canary": [10],
     }
-    assert listing.numbers == {"resnet18": (1,), "resnet8-cifar": (1, 2, 10)}
     assert listing.wanted["resnet18"] == (Stamp.of(root / "resnet18" / "1"),)
 
 
@@ -122,14 +121,27 @@ def test_a_model_that_cannot_be_listed_is_told_apart_from_none(root: Path, monke
     monkeypatch.setattr(Path, "iterdir", broken)
     (root / "empty").mkdir()
     listing = listed(root)
-    assert (list(listing.wanted), listing.unlisted) == (["resnet8-cifar"], {"resnet18"})
+    assert list(listing.wanted) == ["resnet8-cifar"]
+    assert listing.faults == {
+        "resnet18": f"{root / 'resnet18'} cannot be listed (Input/output error): give this user read permission"
+    }
 
 
 def test_a_damaged_state_is_of_its_model_alone(root: Path) -> None:
     (root / "resnet18" / "model.json").write_text("{")
-    listing = listed(root)
+    listing = listed(root, models="resnet8-cifar, resnet18")  # the one that is named is there, as far as is known
     assert list(listing.wanted) == ["resnet8-cifar"]
     assert "model.json is damaged" in listing.faults["resnet18"]
+    assert listed(root, models="resnet8-cifar").faults == {}
+
+
+def test_another_model_does_not_become_the_default_because_the_state_of_that_one_is_damaged(root: Path) -> None:
+    (root / "resnet18" / "model.json").write_text("{")
+    set_default(root, "resnet18")
+    for settings in ({}, {"default_model": "resnet18@stable"}):
+        with pytest.raises(CardError, match=r"model\.json is damaged"):
+            listed(root, **settings)
+    assert listed(root, models="resnet8-cifar").default == "resnet8-cifar"
 
 
 def test_a_card_that_changes_is_another_version(root: Path) -> None:

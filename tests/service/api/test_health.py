@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
+from benchmarks.versions import damage, publish_copy
 from service.app import create_app
 from service.lifecycle import NothingServed
 from service.local_backend import LocalBackend
@@ -19,6 +20,7 @@ from service.runtime.build import this_build
 from service.runtime.engine import Engine
 from service.runtime.providers import ProviderUnavailable
 from service.settings import Settings
+from tests.support.folders import copied
 from tests.support.waiting import until, until_ready
 
 
@@ -65,6 +67,28 @@ def test_while_loading_it_is_live_but_not_ready(tiny_dir: Path, monkeypatch: pyt
     assert isinstance(failed[0], NothingServed)
     assert "loading it failed unexpectedly: ZeroDivisionError" in str(failed[0])
     assert "ZeroDivisionError" in str(failed[0])
+
+
+def test_a_model_that_must_answer_may_be_published_again_after_the_start(
+    tiny_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="service.lifecycle")
+    root = copied(tiny_dir, tmp_path / "models")
+    damage(root / "resnet18" / "1")
+    named = {"models": "resnet8-cifar, resnet18", "default_model": "resnet8-cifar", "poll_interval": 0.05}
+    settings = Settings.model_validate({"models_dir": root, "provider": "cpu", "max_batch": 1, **named})
+    with TestClient(create_app(settings)) as client:
+        until(lambda: client.get("/models/resnet18").json()["state"] == "failed")
+        publish_copy(root, "resnet8-cifar", 2)  # by the time that this one answers, loading has ended
+        until(lambda: client.get("/models/resnet8-cifar").json()["version"] == 2)
+        assert client.get("/healthz/ready").status_code == 503
+        damage(root / "resnet18" / "1")  # the same bit again: it is whole
+        publish_copy(root, "resnet18", 2, source="resnet18")
+        until_ready(client)
+        assert client.get("/models/resnet18").json()["version"] == 2
+    assert [message for message in caplog.messages if message.startswith("ready: ")] == [
+        "ready: resnet8-cifar, resnet18"
+    ]
 
 
 def test_cut_short_it_loads_no_other_model(tiny_dir: Path) -> None:

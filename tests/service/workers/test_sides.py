@@ -387,7 +387,7 @@ def test_versions_come_and_go(tiny_dir: Path) -> None:
         _, outcome = await told(changes)
         assert outcome == Failed("its file is damaged")
         fewer = listing._replace(wanted={"resnet8-cifar": listing.wanted["resnet8-cifar"]})
-        sides.engine_side.tell(Shown(fewer, {failed.stamp: "its card is damaged"}))
+        sides.engine_side.tell(Shown(fewer, {failed.stamp: "its card is damaged"}, {}))
         assert await anext(changes) == fewer
         assert sides.repository.listing == fewer
         assert sides.repository.unreadable == {failed.stamp: "its card is damaged"}
