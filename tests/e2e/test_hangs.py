@@ -42,7 +42,7 @@ def test_a_batch_that_never_ends_ends_the_service(
     assert outcomes == [None] * 4  # a load balancer sends them to another replica
     assert service.process.wait(timeout=30) == 1
     log = service.log.read_text()
-    assert "the engine of resnet8-cifar has made no progress for 2" in log
+    assert "the engine of resnet8-cifar has made no progress for " in log
     assert "exits: the engine of resnet8-cifar hangs" in log
     until(lambda: not any(alive(pid) for pid in pids))
 
