@@ -256,7 +256,7 @@ def test_padded_batches_are_split_by_how_long_their_sizes_take(runner: Callable[
 
         def held(images: Sequence[np.ndarray], **options: Any) -> dict[str, np.ndarray]:
             started.set()
-            assert gate.wait(10)
+            assert gate.wait(60)
             return infer(images, **options)
 
         engine.infer = held  # type: ignore[method-assign]

@@ -425,7 +425,7 @@ def test_a_deadline_that_passes_while_images_wait_for_a_thread_spares_their_deco
     decoded: list[bytes] = []
     served = Served(tiny_dir, models=("resnet8-cifar",), decode_threads=1).load()
     gate = threading.Event()
-    served.decoders.submit(lambda: assert_true(gate.wait(10)))
+    served.decoders.submit(lambda: assert_true(gate.wait(60)))
 
     def watched(data: bytes, *arguments: Any, **options: Any) -> Decoded:
         decoded.append(data)
@@ -455,7 +455,7 @@ def test_a_drawing_that_nobody_waits_for_ends_with_the_picture_at_hand(
     def watched(data: bytes, maps: np.ndarray, *arguments: Any, **options: Any) -> Iterator[bytes]:
         for number in range(len(maps)):
             drawn.append(number)
-            assert gate.wait(10)
+            assert gate.wait(60)
             yield b""
 
     monkeypatch.setattr("service.pipeline.overlays", watched)
@@ -559,7 +559,7 @@ def test_large_images_are_decoded_beside_ordinary_ones(
     def slow(data: bytes, *arguments: Any, **options: Any) -> Decoded:
         if data == large:
             decoding.set()
-            assert gate.wait(10)
+            assert gate.wait(60)
         return decode(data, *arguments, **options)
 
     monkeypatch.setattr("service.pipeline.read_header", sized)

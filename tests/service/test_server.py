@@ -87,7 +87,7 @@ def test_it_says_when_it_accepts_connections_and_when_it_closes() -> None:
         address = listening.getsockname()
 
         def on_listening() -> None:
-            with socket.create_connection(address, timeout=10):
+            with socket.create_connection(address, timeout=60):
                 accepted.append(True)
             server.stop(signal.SIGINT)
 
