@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model_export.errors import InputError
 from service.runtime.disk import remove_folder
+from service.runtime.model_card import RESERVED_NAMES
 from service.runtime.model_folder import ModelVersion, explain_empty, model_versions, read_card
 from service.runtime.model_state import ALIAS_PATTERN, STABLE, FolderState, ModelState, read_state
 from service.runtime.state_changes import change_folder_state, change_state
@@ -123,6 +124,8 @@ def promote(root: Path, name: str, number: int, alias: str = STABLE) -> int | No
         raise InputError(f"{name} has no version {number}: choose from {', '.join(map(str, numbers))}")
     if not re.fullmatch(ALIAS_PATTERN, alias):
         raise InputError(f"{alias!r} is no alias: use lower-case letters, digits, '_' and '-', and begin with a letter")
+    if alias in RESERVED_NAMES:
+        raise InputError(f"no alias can be called {alias}, because paths of the service end in it: choose another name")
 
     before: list[int | None] = []
 

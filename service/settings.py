@@ -185,8 +185,8 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Annotated[Networks, NoDecode] = Field(
         default=(),
-        description="Addresses or networks of proxies, separated by commas, whose X-Forwarded-Proto, -Host and -Prefix "
-        "are trusted; empty trusts none.",
+        description="Addresses or networks of proxies, separated by commas, whose X-Forwarded-Proto and -Prefix are "
+        "trusted; empty trusts none.",
     )
     cors_origins: Annotated[Origins, NoDecode] = Field(
         default=(),

@@ -19,6 +19,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from benchmarks.dashboard import DASHBOARD, read_dashboard
 from benchmarks.prometheus import DEPLOY, shortened
+from service import errors
 from service.metrics import Metrics
 from service.operating_state import OperatingState
 from service.settings import Settings
@@ -173,6 +174,15 @@ def test_every_metric_that_is_asked_for_exists() -> None:
         asked |= set(re.findall(r"(?<![:\w])(?:resnet|process)_\w+", without))
     assert len(asked) > 20
     assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in asked} <= exposed | {"process_cpu_seconds"}
+
+
+def test_images_that_clients_sent_wrongly_are_told_from_those_that_the_service_failed_on() -> None:
+    never_of_an_image = {errors.ModelFailed, errors.ModelNotReady, errors.TooManyConnections}
+    own = {fault.slug for fault in set(errors.fault_types(errors.ServerFault)) - never_of_an_image}
+    page = (ROOT / "docs" / "metrics.md").read_text().replace("\\|", "|")
+    ours, others = re.findall(r'resnet_images_total\{outcome[!=]~"([^"]+)"', page)
+    assert set(ours.split("|")) == own
+    assert set(others.split("|")) == own | {"ok", "withdrawn"}
 
 
 def test_the_latency_objective_is_an_edge_of_the_histogram() -> None:

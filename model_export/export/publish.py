@@ -23,7 +23,7 @@ from service.runtime.class_activation import Classifier
 from service.runtime.disk import flush, flush_readable, link
 from service.runtime.engine import DynamicEngine
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import NAME_PATTERN, ModelCard, ModelFile
+from service.runtime.model_card import NAME_PATTERN, RESERVED_NAMES, ModelCard, ModelFile
 from service.runtime.model_folder import (
     CARD_FILE,
     CLASSIFIER_FILE,
@@ -60,6 +60,8 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
             f"{name!r} is not a valid model name: use lower-case letters, digits, '.', '_' and '-', and begin with a "
             "letter or digit"
         )
+    if name in RESERVED_NAMES:
+        raise ValueError(f"no model can be called {name}, because paths of the service end in it: choose another name")
     head.check(net.architecture.num_classes)
     model_root = root / name
     with staging_folder(model_root) as staging:

@@ -42,7 +42,9 @@ REASONS = (
     ("at end", "a header line of a part does not end in CRLF"),
 )
 
-EXTENDED_FILENAME = re.compile(rb"filename\*\s*=\s*([\w!#$%&+^`{}~-]+)'[^']*'([^;\s]*)", re.IGNORECASE)  # RFC 8187
+# As RFC 8187 has it; some clients put it in quotes. Other values in quotes may hold anything.
+EXTENDED_FILENAME = re.compile(rb"filename\*\s*=\s*\"?[\w!#$%&+^`{}~-]+'[^']*'([^;\s\"]*)", re.IGNORECASE)
+QUOTED = re.compile(rb'(?<![*\s])\s*=\s*"(?:\\.|[^"\\])*"')
 
 
 class Part(NamedTuple):
@@ -96,9 +98,11 @@ class _PartCollector:
         _, options = parse_options_header(disposition)
         if b"name" not in options:
             raise MalformedRequest(reason="a part has no name: its Content-Disposition is missing or names none")
+        # RFC 7578, section 4.2, forbids the extended form. .NET and Spring send it all the same, beside a plain name in
+        # an encoding that no browser uses (RFC 2047): like other servers, this one then takes the extended one.
         filename = options.get(b"filename")
-        if filename is None and (extended := EXTENDED_FILENAME.search(disposition)):
-            filename = unquote_to_bytes(extended[2])
+        if b"*" in disposition and (extended := EXTENDED_FILENAME.search(QUOTED.sub(b"", disposition))):
+            filename = unquote_to_bytes(extended[1])
         self._name, self._filename = _text(options[b"name"]), None if filename is None else _text(filename)
         content_type = media_type(_text(self._headers.get(b"content-type", b"")))
         if content_type.startswith("multipart/"):

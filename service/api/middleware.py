@@ -1,4 +1,4 @@
-"""ASGI middleware: addresses as trusted proxies forward them, and HEAD requests."""
+"""ASGI middleware: scheme and prefix as trusted proxies forward them, and HEAD requests."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import ipaddress
 import re
 from collections.abc import Sequence
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
-HOST = re.compile(r"[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?")
 
 
 class Forwarded:
-    """Sets the address that clients see, from X-Forwarded-Proto, -Host and -Prefix of trusted proxies.
+    """Sets the scheme and the prefix that clients see, from X-Forwarded-Proto and -Prefix of trusted proxies.
 
-    Of several values in one header, the first counts. Headers of other clients and invalid values are ignored.
+    Of several values in one header, the first counts. Headers of other clients and invalid values are ignored. Host
+    and port make no difference: every link is a path.
 
     Args:
         root_path: the prefix if no proxy sends one. Proxies may or may not strip it from the path.
@@ -37,13 +37,11 @@ class Forwarded:
         scope["root_path"] = self._root_path
         if self._is_trusted(scope["client"]):
             headers = Headers(scope=scope)
-            scheme, host, prefix = (
-                headers.get(f"x-forwarded-{name}", "").partition(",")[0].strip() for name in ("proto", "host", "prefix")
+            scheme, prefix = (
+                headers.get(f"x-forwarded-{name}", "").partition(",")[0].strip() for name in ("proto", "prefix")
             )
             if scheme.lower() in ("http", "https"):
                 scope["scheme"] = scheme.lower()
-            if HOST.fullmatch(host):
-                MutableHeaders(scope=scope)["host"] = host
             if PREFIX.fullmatch(prefix.rstrip("/")):
                 scope["root_path"] = prefix.rstrip("/")
         if scope["path"] == scope["root_path"]:

@@ -26,6 +26,10 @@ Shortcut = Literal["A", "B", "C"]
 FILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 
+# Neither models nor aliases are published under these names: `/v2/models/stats` is a path of the service, and the
+# balancer hides every path that ends in `metrics`, whatever the prefix.
+RESERVED_NAMES = ("metrics", "stats")
+
 
 # What this code reads. It rises with a field without which a model would be served wrongly; other fields are simply
 # added: older code ignores them, and keeps them in the versions that it publishes. A card is written with the lowest

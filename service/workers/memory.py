@@ -71,7 +71,8 @@ class SharedMemory:
     unanswered: int64 (workers, models), images that the engine process has. A worker writes only its own row.
     per_second: float64 (models,), how fast images leave. Written by the engine process.
     progress: int64 (workers,): ABSENT until a worker may listen, then CAUGHT_UP, then LOADED with all models.
-    beats: int64 (workers + 1,), counted up by each process while its event loop turns; last, the engine process's.
+    beats: int64 (workers + 1,), counted up by each process while its event loop turns, 0 for a worker whose loop
+        has ended; last, the engine process's.
     """
 
     def __init__(self, layout: Layout, fd: int) -> None:

@@ -147,8 +147,10 @@ class Supervisor:
         yield from self._backend.work()
         yield Work(EVENT_LOOP, int(self._memory.beats[-1]))
         for worker, child in list(self._children.items()):
-            # A worker that does not listen yet may be busy with its imports.
-            yield Work(f"worker {worker}", int(self._memory.beats[worker]) if child.listens else None)
+            # A worker that does not listen yet may be busy with its imports. One whose loop has ended may take a while
+            # to end: `_kill` limits that.
+            beats = int(self._memory.beats[worker]) if child.listens else 0
+            yield Work(f"worker {worker}", beats or None)
 
     def _on_hang(self, work: Work) -> None:
         """On the watchdog's thread. A worker is replaced; without its engine this process is worth nothing."""

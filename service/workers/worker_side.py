@@ -165,6 +165,7 @@ class RemoteBackend:
     async def close(self) -> None:
         """The queue is the engine process's: it finishes it."""
         self._beating.cancel()
+        self.memory.beats[self.worker] = 0
         self._loop.remove_reader(self._sock)
         self._sock.close()
 

@@ -63,7 +63,7 @@ def balance(tmp_path: Path) -> Iterator[Callable[..., Balancer]]:
 @pytest.fixture
 def start_replica(models_dir: Path, start_service: Callable[..., Service]) -> Callable[..., Service]:
     """Starts a replica for a test that stops or breaks it."""
-    return lambda **settings: start_service(models_dir, **REPLICA, **settings)
+    return lambda **settings: start_service(models_dir, **REPLICA | settings)
 
 
 @pytest.fixture

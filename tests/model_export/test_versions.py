@@ -200,6 +200,10 @@ def test_the_commands_say_what_clients_get(root: Path, capsys: pytest.CaptureFix
         (["promote", "a@9"], "a has no version 9: choose from 1, 2, 3, 4"),
         (["promote", "a@blue"], "a has no alias blue: choose from its versions"),
         (["promote", "a@1", "--to", "7"], "'7' is no alias: use lower-case letters"),
+        (
+            ["promote", "a@1", "--to", "metrics"],
+            "no alias can be called metrics, because paths of the service end in it",
+        ),
         (["remove", "a"], "say what to remove of a: a@NUMBER is a version, a@ALIAS an alias"),
         (["remove", "a@stable"], "a has no alias stable: choose from its versions"),
         (["rollback", "c"], "there is no model c in "),

@@ -59,7 +59,8 @@ async def echo(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
 @asynccontextmanager
 async def serving(app: App = echo, limits: Connections | None = None, root_path: str = "") -> AsyncIterator[int]:
     """Serves an app, without uvicorn's `Server`, which ticks ten times a second; yields the port."""
-    config = uvicorn.Config(app, ws="none", log_config=None, lifespan="off")
+    # Idle connections stay open for long: what ends sooner has another reason.
+    config = uvicorn.Config(app, ws="none", log_config=None, lifespan="off", timeout_keep_alive=600)
     config.load()
     state = ServerState()
     limits = limits or Limits()
@@ -85,7 +86,7 @@ async def everything(port: int, data: bytes, *, half_close: bool = False) -> byt
     if half_close:
         writer.write_eof()
     try:
-        return await asyncio.wait_for(reader.read(), 5)
+        return await asyncio.wait_for(reader.read(), 60)
     finally:
         writer.close()
 

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from service.batch_sizes import ExactSizes
-from service.batching import Batcher, BatchTiming, Closed, Expired, Ran
+from service.batching import Batcher, BatchTiming, Closed, Expired, Ran, Running
 from tests.support.waiting import async_until
 
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 
 Submitted = asyncio.Task[tuple[int, BatchTiming]]
 
@@ -486,7 +486,7 @@ def test_a_lane_survives_the_end_of_the_event_loop() -> None:
         leaving.cancel()
 
     async def stay(made: Batcher[int, int]) -> tuple[int, BatchTiming]:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(TIMEOUT_S):
             return await submit(made, 1)
 
     with batcher(engine) as made:
@@ -605,16 +605,24 @@ def test_an_item_that_even_the_shortest_batch_would_answer_too_late_is_not_compu
     assert batches == [[2]]
 
 
-def test_slow_batches_do_not_keep_items_with_short_deadlines_from_running() -> None:
+def test_slow_batches_do_not_keep_items_with_short_deadlines_from_running(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = GatedEngine()
+    ahead = 0.0
+
+    def clock() -> float:
+        return time.perf_counter() + ahead
+
+    monkeypatch.setattr("service.batching.time", SimpleNamespace(perf_counter=clock, monotonic=time.monotonic))
 
     async def scenario(made: Batcher[int, int]) -> None:
+        nonlocal ahead
         running = await occupy(made, engine, ())
-        await asyncio.sleep(0.3)  # the only batch so far takes longer than the next deadline
+        ahead = 1000.0  # the only batch so far takes longer than the next deadline
         engine.release()
-        await gather(*running)
+        ((_, timing),) = await asyncio.gather(*running)
+        assert timing.ran > 1000
         future = asyncio.get_running_loop().create_future()
-        made.submit(1, future, time.monotonic() + 0.25)
+        made.submit(1, future, time.monotonic() + 100)
         await engine.wait_started()
         engine.release()
         assert (await future)[0] == 10
@@ -666,6 +674,36 @@ def test_a_lane_that_waits_holds_nothing_of_its_last_batch() -> None:
     made: Batcher[Weighty, None] = Batcher(lambda items, alone: [None] * len(items), sizes=ExactSizes([1]))
     asyncio.run(scenario(made))
     made.close()
+
+
+def test_a_batch_that_hangs_is_the_oldest_however_much_the_other_lanes_do() -> None:
+    """The watchdog looks at the oldest, and ends the process if it stays the same."""
+    together, stuck = threading.Event(), threading.Event()
+    seen: list[Running | None] = []  # by the batches that ran meanwhile
+
+    def run(items: Sequence[int], alone: bool) -> list[int]:
+        wait_for = stuck if 1 in items else together
+        assert wait_for.wait(TIMEOUT_S)
+        seen.append(made.oldest)
+        return [10 * item for item in items]
+
+    async def scenario() -> None:
+        tasks = [asyncio.create_task(submit(made, 0))]
+        await async_until(lambda: made.oldest is not None)
+        tasks += [asyncio.create_task(submit(made, item)) for item in (1, 2)]  # which then share the lanes
+        await async_until(lambda: len(made._queue) == 2)
+        together.set()
+        assert await gather(tasks[0], tasks[2]) == [0, 20]
+        hanging = made.oldest
+        seen.clear()
+        for item in range(3, 20):
+            assert await gather(submit(made, item)) == [10 * item]
+        assert seen == [hanging] * 17
+        stuck.set()
+        assert await gather(tasks[1]) == [10]
+
+    with batcher(run, lanes=2) as made:
+        asyncio.run(scenario())
 
 
 def test_the_rate_is_measured_only_while_more_items_wait() -> None:

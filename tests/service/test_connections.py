@@ -73,11 +73,11 @@ async def connected(port: int, *pieces: bytes) -> AsyncIterator[tuple[asyncio.St
 
 async def answered(reader: asyncio.StreamReader) -> bytes:
     """One answer of `App`."""
-    return await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 10)
+    return await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 60)
 
 
 async def to_the_end(reader: asyncio.StreamReader) -> bytes:
-    return await asyncio.wait_for(reader.read(), 10)
+    return await asyncio.wait_for(reader.read(), 60)
 
 
 async def until_a_silent_client_is_cut_off(port: int) -> None:
@@ -175,7 +175,7 @@ def test_time_in_which_the_server_does_not_read_costs_the_client_nothing(run: An
             await until_a_silent_client_is_cut_off(port)
             app.reading.set()
             if expect:
-                await asyncio.wait_for(reader.readuntil(b"HTTP/1.1 100 Continue\r\n\r\n"), 10)
+                await asyncio.wait_for(reader.readuntil(b"HTTP/1.1 100 Continue\r\n\r\n"), 60)
                 writer.write(b"x" * size)
             await answered(reader)
         assert (limits.closed("body_too_slow"), len(app.body)) == (0, size)

@@ -13,7 +13,7 @@ from service.errors import Overloaded
 from service.upload_faults import TooMuchMemory
 from tests.support.waiting import until
 
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 
 
 class Held:

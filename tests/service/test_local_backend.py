@@ -104,7 +104,7 @@ def outcomes(runner: LocalRunner, images: int) -> list[str]:
         return [await submit(runner) for _ in range(images)]
 
     try:
-        return asyncio.run(asyncio.wait_for(run(), 10))
+        return asyncio.run(asyncio.wait_for(run(), 60))
     finally:
         runner.close()
 
@@ -120,7 +120,7 @@ def test_only_batches_that_hold_such_an_item_compute_more_than_logits(runner: Ca
             answer, _ = await pending
             assert tuple(answer.outputs) == outputs
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
+    asyncio.run(asyncio.wait_for(scenario(), 60))
     made.close()
     assert engine.outputs == [("logits",), ("logits", "embedding", "feature_map"), ("logits",)]
 
@@ -190,7 +190,7 @@ def answers(runner: LocalRunner, *values: int) -> list[str]:
         return await asyncio.gather(*pendings, return_exceptions=True)
 
     try:
-        outcomes = asyncio.run(asyncio.wait_for(run(), 10))
+        outcomes = asyncio.run(asyncio.wait_for(run(), 60))
     finally:
         runner.close()
     return [str(outcome) if isinstance(outcome, Exception) else "answered" for outcome in outcomes]
@@ -231,7 +231,7 @@ def test_an_engine_that_fails_image_by_image_too_is_given_up_without_trying_ever
 def test_batches_without_memory_on_several_lanes_break_nothing(runner: Callable[..., LocalRunner]) -> None:
     """Four lanes whose first batches fail at the same time."""
     told: list[EngineBroken] = []
-    together = threading.Barrier(4, timeout=10)
+    together = threading.Barrier(4, timeout=60)
 
     class Crowded(PickyEngine):
         info = EngineInfo("cpu", "fp32", batch_sizes=(1, 2), lanes=4)
@@ -256,7 +256,7 @@ def test_padded_batches_are_split_by_how_long_their_sizes_take(runner: Callable[
 
         def held(images: Sequence[np.ndarray], **options: Any) -> dict[str, np.ndarray]:
             started.set()
-            assert gate.wait(10)
+            assert gate.wait(60)
             return infer(images, **options)
 
         engine.infer = held  # type: ignore[method-assign]
@@ -413,7 +413,7 @@ def test_an_unloaded_engine_is_freed_at_once(tiny_dir: Path) -> None:
     try:
         served.lifecycle._active.clear()
         served.run(served.backend.unload(model))
-        assert engine() is None
+        until(lambda: engine() is None)  # the thread that loaded it may only now be letting go of it
     finally:
         gc.enable()
         served.close()

@@ -98,7 +98,7 @@ def test_a_connection_without_a_handshake_is_closed(run: Any, certificate: Path,
             assert await everything(settings.port, b"") == b""
         finally:
             server.should_exit = server.force_exit = True
-            await asyncio.wait([serving], timeout=10)
+            await asyncio.wait([serving], timeout=60)
 
     run(ask())
 

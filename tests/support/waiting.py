@@ -20,7 +20,7 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-async def async_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def async_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     """As `until`, on an event loop."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (no event tells of it)

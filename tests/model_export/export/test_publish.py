@@ -23,7 +23,7 @@ from model_export.weights.loading import Loaded
 from model_export.weights.random_weights import random_weights
 from service.runtime import disk
 from service.runtime.head import Head
-from service.runtime.model_card import Architecture, ModelCard
+from service.runtime.model_card import RESERVED_NAMES, Architecture, ModelCard
 from service.runtime.model_folder import CardError, ModelVersion, model_versions, read_card, verify_digests
 from service.runtime.self_test import SelfTest
 from tests.support.disks import small_disk_at
@@ -153,6 +153,13 @@ def test_a_collapsed_network_is_not_published(loaded: Loaded, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["../evil", "Upper", "a/b", "a b", ".hidden", "new\n"])
 def test_invalid_names(loaded: Loaded, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="is not a valid model name: use lower-case"):
+        publish(loaded, tmp_path / "root", name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", RESERVED_NAMES)
+def test_names_that_paths_of_the_service_have(loaded: Loaded, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"no model can be called {name}, because paths of the service end in it"):
         publish(loaded, tmp_path / "root", name)
     assert list(tmp_path.iterdir()) == []
 

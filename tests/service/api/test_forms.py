@@ -25,7 +25,18 @@ from tests.support.mutations import CHANGES, CUTS, changed, pieces, tried
         ('; filename="a.jpg"', "a.jpg"),
         ("; filename*=UTF-8''na%C3%AFve.jpg", "na\u00efve.jpg"),
         ("; filename*=utf-8'en'a%20b.jpg", "a b.jpg"),
-        ("; filename=\"plain.jpg\"; filename*=UTF-8''na%C3%AFve.jpg", "plain.jpg"),
+        # of .NET's MultipartFormDataContent, of Spring's WebClient, of Apache's HttpClient 5
+        ("; filename=\"=?utf-8?B?bmHDr3ZlLmpwZw==?=\"; filename*=utf-8''na%C3%AFve.jpg", "na\u00efve.jpg"),
+        ("; filename=\"=?UTF-8?Q?na=C3=AFve.jpg?=\"; filename*=UTF-8''na%C3%AFve.jpg", "na\u00efve.jpg"),
+        ('; filename="na?ve.jpg"; filename*="UTF-8\'\'na%C3%AFve.jpg"', "na\u00efve.jpg"),
+        ("; filename*=UTF-8''na%C3%AFve.jpg; filename=\"naive.jpg\"", "na\u00efve.jpg"),
+        ('; filename="na\u00efve.jpg"', "na\u00efve.jpg"),
+        ("; filename=\"a; filename*=utf-8''b\"", "a; filename*=utf-8''b"),
+        ('; filename="a.jpg"; filename*=b', "a.jpg"),
+        (
+            '; filename="100%25.jpg"',
+            "100%25.jpg",
+        ),  # browsers encode quotes and line ends only, and not the percent sign
         ('; filename=""', ""),
         ("", None),  # curl -F 'file=<photo.jpg'
     ],

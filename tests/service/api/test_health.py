@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from pathlib import Path
 
@@ -132,6 +133,36 @@ def test_the_build_is_named_and_counted(client: TestClient) -> None:
     assert client.get("/version").json() == build._asdict()
     labels = {"version": build.version, "commit": "", "python": build.python, "onnxruntime": build.onnxruntime}
     assert samples(client)[key("resnet_build_info", **labels)] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/classify", 200),
+        ("/embed", 200),
+        ("/v1/models/resnet18:predict", 422),
+        ("/invocations", 422),
+        ("/v2/models/resnet18/infer", 400),
+    ],
+)
+def test_an_image_that_is_refused_among_others_is_counted_by_its_problem(
+    client: TestClient, photo: bytes, path: str, status: int
+) -> None:
+    before = samples(client)
+    images = [photo, photo[:2000]]
+    encoded = [{"b64": base64.b64encode(image).decode()} for image in images]
+    if path.startswith("/v2"):
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [2], "data": [one["b64"] for one in encoded]}
+        response = client.post(path, json={"inputs": [tensor]})
+    elif "/v1" in path or path == "/invocations":
+        response = client.post(path, json={"instances": encoded})
+    else:
+        response = client.post(path, files=[("file", image) for image in images])
+    assert response.status_code == status, response.text
+    after = samples(client)
+    for outcome in ("ok", "truncated-image"):
+        name = key("resnet_images_total", model="resnet18", outcome=outcome)
+        assert after.get(name, 0) - before.get(name, 0) == 1
 
 
 def test_metrics_count_what_happened(client: TestClient, photo: bytes) -> None:

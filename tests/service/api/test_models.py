@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from starlette.routing import BaseRoute, Route
 from starlette.testclient import TestClient
 
 from service.api.models import info
 from service.model_repository import Repository, Status, open_repository
 from service.runtime.engine import EngineInfo
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Gate, ImageSet, Training, Weights
+from service.runtime.model_card import RESERVED_NAMES, Gate, ImageSet, Training, Weights
 from service.runtime.tuning import Measured, Tuned, Tuning
 from service.settings import Settings
 
@@ -25,6 +28,33 @@ def test_the_list(client: TestClient) -> None:
     assert found["default"] == "resnet18"
     assert [model["name"] for model in found["models"]] == ["resnet18", "resnet8-cifar"]
     assert found["unreadable"] == {}
+
+
+def routes_of(routes: Iterable[BaseRoute]) -> Iterator[Route]:
+    """All that an application answers, with those of its routers."""
+    for route in routes:
+        if isinstance(route, Route):
+            yield route
+        elif router := getattr(route, "original_router", None):
+            yield from routes_of(router.routes)
+
+
+def test_only_reserved_names_have_paths_that_are_not_the_models(client: TestClient) -> None:
+    routes = list(routes_of(client.app.routes))  # type: ignore[attr-defined]
+    fixed = [route for route in routes if "{" not in route.path]
+    of_models = [route for route in routes if "{name}" in route.path and not route.path.startswith("/problems")]
+    assert (len(fixed) > 10, len(of_models) > 10) == (True, True)
+    hidden = {
+        found.groupdict()[what]
+        for each in fixed
+        for other in of_models
+        if each.methods and other.methods and each.methods & other.methods
+        if (found := other.path_regex.fullmatch(each.path))
+        for what in found.groupdict()
+    }
+    conf = (Path(__file__).parents[3] / "docker" / "nginx.conf").read_text()
+    hidden |= set(re.findall(r"location ~ \(\^\|/\)(\w+)/\*\$ \{", conf))
+    assert hidden == set(RESERVED_NAMES)
 
 
 def test_one_model(client: TestClient) -> None:

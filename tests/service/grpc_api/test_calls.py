@@ -158,7 +158,7 @@ def test_a_refused_call_is_answered_before_its_message_has_come(guarded: GrpcSer
         made: Any = channel.stream_unary(PATH)
         call = made.future(waiting())
         try:
-            assert call.exception(timeout=20).code() is grpc.StatusCode.UNAUTHENTICATED
+            assert call.exception(timeout=60).code() is grpc.StatusCode.UNAUTHENTICATED
         finally:
             held.set()
 

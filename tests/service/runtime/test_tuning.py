@@ -197,7 +197,7 @@ def test_as_many_batches_run_at_once_as_there_are_lanes(clock: Clock) -> None:
     def tick() -> None:
         clock.now += 1
 
-    together = threading.Barrier(3, action=tick, timeout=10)
+    together = threading.Barrier(3, action=tick, timeout=60)
 
     def run(size: int) -> None:
         name = threading.current_thread().name

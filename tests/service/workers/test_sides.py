@@ -538,7 +538,7 @@ def test_a_worker_that_reads_slowly_gets_all_its_news(tiny_dir: Path) -> None:
         assert sides.engine_side.unsent > 0  # more than the socket takes
         numbers: list[int] = []
         unpacker = Unpacker()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(numbers) < 2000:
                 for message in received(sides.theirs):
                     news = unpacker.unpack(message)
