@@ -97,7 +97,7 @@ class Trainer:
         self.loss = Loss(recipe, data.train.labels, self.net.architecture.num_classes, self.device)
         best = BestWeights(folder, machine.keep)
         self.state = RunState.begin(self.net, self.plan, best, self.device, scaled=self.dtype is torch.float16)
-        self.fingerprint = checkpoint.fingerprint(data)
+        self.test_sha256 = data.test.digest() if data.test else None
         self.training = describe_training(
             recipe,
             data,
@@ -108,7 +108,7 @@ class Trainer:
             processes=processes.world,
         )
         if resumed is not None:
-            checkpoint.check_same_data(resumed, self.fingerprint, self.training, folder)
+            checkpoint.check_same_data(resumed, self.training, self.test_sha256, folder)
             self.state.restore(resumed, processes)
 
         self.model = data_parallel(self.net, processes)
@@ -292,8 +292,8 @@ class Trainer:
             "machine": asdict(self.machine),
             "about": self.about,
             "seed": self.seed,
-            "fingerprint": self.fingerprint,
             "training": self.training.model_dump(mode="json"),
+            "test_sha256": self.test_sha256,
         }
         with checkpoint.explain_write_errors(self.folder, self.state.step):
             checkpoint.save(self.folder, content)

@@ -15,14 +15,11 @@ from model_export.training.recipe import Recipe, override
 
 from .conftest import PLAIN_CPU, RICH, SHORT, MakeTrainer, assert_same_weights
 
-# What `last.pt` has always held, and has to: earlier versions resume our runs.
 KEYS = {
     "format", "architecture", "preprocessing", "labels", "accuracy", "mean_image", "palette", "state_dict", "optimizer",
-    "scaler", "schedule", "recipe", "machine", "about", "seed", "fingerprint", "step", "rows", "seconds", "sums",
-    "training_seconds", "best",
+    "scaler", "schedule", "recipe", "machine", "about", "seed", "step", "rows", "seconds", "sums",
+    "training_seconds", "best", "training", "test_sha256", "started_from", "head",
 }  # fmt: skip
-# What it holds since; runs of earlier versions resume without.
-KEYS |= {"training", "started_from", "head"}
 MACHINE_KEYS = {"device", "precision", "channels_last", "compile", "workers", "checkpoint_minutes", "keep", "log_to"}
 
 
