@@ -21,7 +21,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 
 from model_export.evaluation.metrics import ReliabilityBins
 from model_export.evaluation.rejection import RiskCoverage
-from model_export.training.history import Row
+from model_export.training.history import Row, best_row
 from model_export.training.range_test import RangeTest
 from service.runtime.disk import write_atomically
 
@@ -79,7 +79,7 @@ def training_curves(rows: Sequence[Row], title: str) -> Figure:
         axes.set_ylim(0, (1.05 * max(finite, default=0)) or 1)
     error.set_xlim(0, (1.01 * max(epochs)) or 1)
 
-    best = min(rows, key=lambda row: row.val_error)
+    best = best_row(rows)
     error.plot([best.epoch], [100 * best.val_error], "o", color=VERMILION, markersize=8, markeredgecolor="white",
                label=f"best: {100 * best.val_error:.2f}% after epoch {best.epoch:.4g}", zorder=3)  # fmt: skip
     error.legend(**_above(3))
