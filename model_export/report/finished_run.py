@@ -99,9 +99,11 @@ def _evaluate_best(trainer: Trainer) -> Evaluation:
 
 
 def load_best(trainer: Trainer) -> tuple[Loaded, TorchPredictor]:
-    """A run's best weights, on its device."""
+    """A run's best weights, on its device, with batch norms as at the end of the run (`recompute_bn`)."""
     path = trainer.folder / checkpoint.BEST
     loaded = load_file(path)
+    if trainer.state.best.kept[0][0] < trainer.plan.steps:  # the last weights have them already
+        trainer.recompute_batch_norms(loaded.net.to(trainer.device))
     return loaded, TorchPredictor(loaded, str(path), "cuda" if trainer.device.type == "cuda" else "cpu")
 
 

@@ -110,7 +110,8 @@ class Recipe(BaseModel):
     ema: float | None = Field(default=None, gt=0, lt=1)
     """decay per step of a moving average of the weights; if given, the average is evaluated and kept"""
     recompute_bn: int = Field(default=10_000, ge=0)
-    """training images from which batch-norm statistics are recomputed at the end; 0 keeps the running averages"""
+    """training images from which batch-norm statistics are recomputed at the end, for the last weights and for the
+    best; 0 keeps the running averages, with which earlier epochs are validated"""
     freeze: Stage | None = None
     """the last stage that keeps its weights and batch-norm statistics: stem, conv2, conv3, conv4 or conv5, named as in
     table 1 of the paper. All stages before it keep theirs, too; conv5 (conv4 for the cifar family) trains the last
