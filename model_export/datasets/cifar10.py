@@ -22,7 +22,7 @@ from model_export.datasets.base import Data
 from model_export.datasets.holding_out import Fold, hold_out
 from model_export.datasets.in_memory import InMemory
 from model_export.errors import InputError
-from model_export.paths import cache_folder
+from model_export.paths import cache_folder, expand_home
 from model_export.weights.download import download
 from service.runtime.model_folder import sha256
 
@@ -88,7 +88,7 @@ def open_cifar10(where: Path | None = None, *, seed: int = 0, fold: Fold | None 
         Unavailable: the cache is empty, and the archive cannot be downloaded.
         InputError: the path is not CIFAR-10, or is damaged.
     """
-    source = _find(where) if where else _cached()
+    source = _find(expand_home(where)) if where else _cached()
     form = _form_of(source)
     files = _unpacked(source, form) if source.is_dir() else _members(source)
     try:

@@ -377,3 +377,9 @@ def test_the_default_address_and_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
         open_cifar10(None)
     archive = tmp_path / ".cache" / "resnet-service" / "cifar10" / BINARY.archive
     assert asked == [(f"https://www.cs.toronto.edu/~kriz/{BINARY.archive}", archive, BINARY.sha256)]
+
+
+def test_a_path_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InputError, match=f"^{tmp_path}/downloads does not exist"):
+        open_cifar10(Path("~/downloads"))
