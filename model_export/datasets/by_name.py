@@ -50,6 +50,7 @@ def open_data(
             `drawings:train=4096,val=1024,side=32,difficulty=hard,classes=circle+ring,figures=3,seed=0`. A folder with
             such a name is given as `./drawings`.
         val_share, broken, layout: for folders only; see `open_folder`. Files that are in two parts are warned of.
+            `layout.split` is for CIFAR-10, too; see `open_cifar10`.
         seed, fold: of the images that are kept for validation; drawings come with a validation part of their own.
 
     Raises:
@@ -64,7 +65,7 @@ def open_data(
     if kind == "cifar10":
         if colon and not rest:
             raise InputError(f"{spec} lacks its path: give `cifar10`, or `cifar10:PATH`")
-        return open_cifar10(Path(rest) if rest else None, seed=seed, fold=fold)
+        return open_cifar10(Path(rest) if rest else None, seed=seed, fold=fold, split=layout.split)
     opener = open_multi_label if is_multi_label(Path(spec)) else open_folder
     data = opener(Path(spec), val_share=val_share, seed=seed, fold=fold, broken=broken, layout=layout)
     warn_of_copies(data)

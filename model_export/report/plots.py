@@ -118,11 +118,11 @@ def range_test_plot(test: RangeTest, title: str) -> Figure:
     return figure
 
 
-def compare_trainings(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: str) -> Figure:
+def compare_trainings(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: str, held_out: str) -> Figure:
     """Error against iterations, as in the paper's figures 4 and 6: panels side by side, one colour per network.
 
-    Training errors are dashed; validation errors are bold, with the last value at the end of the line. The n-th
-    networks of all panels share a colour.
+    Training errors are dashed; those on the `held_out` images are bold, with the last value at the end of the line. The
+    n-th networks of all panels share a colour.
 
     Args:
         panels: title -> network -> history; at least one panel, network and row each.
@@ -158,7 +158,7 @@ def compare_trainings(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: 
     all_axes[0].set_ylabel("error (%)", fontsize=TEXT)
     styles = [
         Line2D([], [], color=GREY, linewidth=1, linestyle="--", label="training"),
-        Line2D([], [], color=GREY, linewidth=2.4, label="validation"),
+        Line2D([], [], color=GREY, linewidth=2.4, label=held_out),
     ]
     figure.legend(handles=styles, loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT)
     return figure
