@@ -76,7 +76,8 @@ class Recipe(BaseModel):
     mirror: bool = True
     """flip half of the images left to right"""
     pca_colour: float = Field(default=0.1, ge=0)
-    """standard deviation of AlexNet's colour augmentation, in units of the principal components'"""
+    """size of a random colour shift along the principal components of the training set's colours: a standard deviation,
+    in units of each component's own (AlexNet multiplies by the variances, which depend on the scale of pixel values)"""
     erasing: float = Field(default=0.0, ge=0, le=1)
     """share of images in which a random rectangle is erased (Zhong et al. 2017)"""
     mixup: float = Field(default=0.0, ge=0)
