@@ -60,7 +60,8 @@ def layout_of(args: argparse.Namespace) -> Layout:
     return Layout(args.split or "auto", tuple(args.ignore or ()))
 
 
-def refuse_folder_options(args: argparse.Namespace) -> None:
-    """Raises InputError if folder options were given and `--data` is not a folder."""
+def refuse_folder_options(args: argparse.Namespace, *, training: bool = False) -> None:
+    """Raises InputError if folder options were given and `--data` is not a folder. In training, CIFAR-10 has parts."""
     if not is_folder(args.data):
-        refuse(args, FOLDER_OPTIONS, "a folder of images")
+        parted = training and args.data.partition(":")[0] == "cifar10"
+        refuse(args, (name for name in FOLDER_OPTIONS if not (parted and name == "split")), "a folder of images")

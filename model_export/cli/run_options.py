@@ -54,8 +54,9 @@ def add_data(parser: argparse._ActionsContainer) -> None:
         "--data",
         metavar="SPEC",
         help="what to train on: a folder with train/CLASS/*.jpg and val/ or test/ beside it, or with CLASS/*.jpg; or "
-        "with a labels.csv in each part, for several labels; "
-        "cifar10 or cifar10:PATH; drawings or drawings:side=32,train=4096,val=1024,difficulty=hard,...",
+        "with a labels.csv in each part, for several labels; cifar10 or cifar10:PATH (with --split train,test: all "
+        "50,000 images to train on, the test part to validate on); drawings or "
+        "drawings:side=32,train=4096,val=1024,difficulty=hard,...",
     )
 
 
@@ -129,7 +130,7 @@ def chosen(args: argparse.Namespace, changes: dict[str, Any]) -> Chosen:
     """
     if args.data is None:
         raise InputError("no data to train on: give --data, a folder of images, cifar10 or drawings")
-    refuse_folder_options(args)
+    refuse_folder_options(args, training=True)
     loaded = _load_weights(args)
     architecture, recipe = _choose_network(args, changes, loaded)
     # Before the data is read, which may take long.

@@ -10,7 +10,7 @@ from typing import get_args
 from model_export.cli.options import check_writable, path, refuse, seed
 from model_export.studies.network_table import network_rows, to_markdown
 from model_export.studies.resnet1202 import run_end_to_end
-from model_export.studies.runs import classes_of, train_all
+from model_export.studies.runs import data_of, train_all
 from model_export.studies.study import PAPER, SMALL, StudyName, get_study
 from service.runtime.disk import write_atomically
 
@@ -57,13 +57,14 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     seed = args.seed or 0
     scale = PAPER if args.paper_scale else SMALL
     if args.data:
-        scale = scale._replace(data=args.data)
+        scale = scale._replace(data=args.data, split="auto")
     study = get_study(args.name, scale)
     results = train_all(study.panels, scale, folder, seed=seed)
     notes = f"\n{run_end_to_end()}\n" if args.name == "depth" and not args.paper_scale else "\n"
 
     from model_export.studies.findings import write_findings  # imports matplotlib, which the table does not need
 
+    classes, images = data_of(study.panels, folder)
     page = write_findings(
         folder,
         study,
@@ -72,8 +73,10 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
             ("data", f"`{scale.data}`"),
             ("recipe", f"`{' '.join(('paper-cifar', *scale.recipe))}`"),
             ("seed", str(seed)),
+            ("errors", f"of the last weights, on {images.images:,} images of {images.name}"),
         ],
-        classes=classes_of(study.panels, folder),
+        classes=classes,
+        held_out=scale.held_out,
         notes=notes,
     )
     print(page.read_text(encoding="utf-8"), end="")

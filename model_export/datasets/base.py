@@ -27,6 +27,7 @@ class Dataset(ABC):
     name: str  # for logs and reports: "pictures/train", "CIFAR-10 test"
     classes: tuple[str, ...]
     labels: np.ndarray  # int64 (N,), indices into `classes`; multi-label: float32 (N, classes), 1 for those present
+    digests: np.ndarray | None = None  # uint8 (N, 32), the SHA-256 of each file; None if the images are not files
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -8,6 +8,7 @@ from typing import get_args
 from model_export.datasets.base import Data
 from model_export.datasets.checking import OnBroken
 from model_export.datasets.cifar10 import open_cifar10
+from model_export.datasets.copies import warn_of_copies
 from model_export.datasets.drawings import open_drawings
 from model_export.datasets.holding_out import Fold
 from model_export.datasets.image_folder import open_folder
@@ -17,6 +18,7 @@ from model_export.datasets.multi_label_folder import is_multi_label, open_multi_
 from model_export.drawings.pictures import CLASSES, SIDES, STYLES, Difficulty
 from model_export.drawings.several import LEAST_SIDE, MOST_FIGURES
 from model_export.errors import InputError
+from model_export.paths import expand_home
 
 NAMED = ("cifar10", "drawings")  # data sets that are not folders
 HELD_SIDE = 64  # pixels: pictures up to this size take longer to draw than to train on, and are held in memory
@@ -47,7 +49,8 @@ def open_data(
             `drawings` or, for example,
             `drawings:train=4096,val=1024,side=32,difficulty=hard,classes=circle+ring,figures=3,seed=0`. A folder with
             such a name is given as `./drawings`.
-        val_share, broken, layout: for folders only; see `open_folder`.
+        val_share, broken, layout: for folders only; see `open_folder`. Files that are in two parts are warned of.
+            `layout.split` is for CIFAR-10, too; see `open_cifar10`.
         seed, fold: of the images that are kept for validation; drawings come with a validation part of their own.
 
     Raises:
@@ -62,10 +65,19 @@ def open_data(
     if kind == "cifar10":
         if colon and not rest:
             raise InputError(f"{spec} lacks its path: give `cifar10`, or `cifar10:PATH`")
-        return open_cifar10(Path(rest) if rest else None, seed=seed, fold=fold)
-    if is_multi_label(Path(spec)):
-        return open_multi_label(Path(spec), val_share=val_share, seed=seed, fold=fold, broken=broken, layout=layout)
-    return open_folder(Path(spec), val_share=val_share, seed=seed, fold=fold, broken=broken, layout=layout)
+        return open_cifar10(Path(rest) if rest else None, seed=seed, fold=fold, split=layout.split)
+    opener = open_multi_label if is_multi_label(Path(spec)) else open_folder
+    data = opener(Path(spec), val_share=val_share, seed=seed, fold=fold, broken=broken, layout=layout)
+    warn_of_copies(data)
+    return data
+
+
+def absolute(spec: str) -> str:
+    """A user's name for a data set as it is understood in any folder."""
+    if is_folder(spec):
+        return str(expand_home(Path(spec)).absolute())
+    kind, _, rest = spec.partition(":")
+    return f"{kind}:{expand_home(Path(rest)).absolute()}" if kind == "cifar10" and rest else spec
 
 
 def is_folder(spec: str) -> bool:

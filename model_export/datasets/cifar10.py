@@ -22,12 +22,13 @@ from model_export.datasets.base import Data
 from model_export.datasets.holding_out import Fold, hold_out
 from model_export.datasets.in_memory import InMemory
 from model_export.errors import InputError
-from model_export.paths import cache_folder
+from model_export.paths import cache_folder, expand_home
 from model_export.weights.download import download
 from service.runtime.model_folder import sha256
 
 URL = "https://www.cs.toronto.edu/~kriz/"
 URL_VARIABLE = "MODEL_EXPORT_CIFAR10_URL"
+AS_PUBLISHED = "train,test"  # value of `split`
 
 TRAIN_BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
 TEST_BATCH = "test_batch"
@@ -74,21 +75,28 @@ class _Batch(NamedTuple):
     pixels: np.ndarray  # uint8 (N, 3072)
 
 
-def open_cifar10(where: Path | None = None, *, seed: int = 0, fold: Fold | None = None) -> Data:
-    """45,000 images to train on, 5,000 to validate on, 10,000 to test on: as in He et al. 2015, section 4.2.
+def open_cifar10(where: Path | None = None, *, seed: int = 0, fold: Fold | None = None, split: str = "auto") -> Data:
+    """CIFAR-10, with a tenth of its training part kept for validation, or as published.
 
-    The published training part is divided at random, class by class.
+    In section 4.2 of He et al. 2015 the first division determines the length of the training, and the second one is
+    that of the results: networks are trained on all 50,000 images, and evaluated on the test part.
 
     Args:
         where: an archive, an unpacked folder, or the folder that holds one of these; by default the cache,
             `$XDG_CACHE_HOME/resnet-service/cifar10`. If the cache is empty, the binary archive is downloaded.
         seed, fold: as for `hold_out`.
+        split: "auto": 45,000 images to train on, 5,000 to validate on, 10,000 to test on, the training part divided at
+            random, class by class. "train,test": 50,000 to train on, and the test part to validate on.
 
     Raises:
         Unavailable: the cache is empty, and the archive cannot be downloaded.
-        InputError: the path is not CIFAR-10, or is damaged.
+        InputError: the path is not CIFAR-10, or is damaged; or there is no such split.
     """
-    source = _find(where) if where else _cached()
+    if split not in ("auto", AS_PUBLISHED):
+        raise InputError(f"CIFAR-10 has no parts {split}: give `--split {AS_PUBLISHED}`, or leave --split out")
+    if split == AS_PUBLISHED and fold:
+        raise InputError(f"--split {AS_PUBLISHED} trains on all images: leave it out, or --folds and --fold")
+    source = _find(expand_home(where)) if where else _cached()
     form = _form_of(source)
     files = _unpacked(source, form) if source.is_dir() else _members(source)
     try:
@@ -101,7 +109,8 @@ def open_cifar10(where: Path | None = None, *, seed: int = 0, fold: Fold | None 
     except _Malformed as error:
         raise InputError(f"{source} is not CIFAR-10 as published ({error}): download {form.archive} again") from error
     whole = _joined("CIFAR-10 train", classes, train)
-    return Data(*hold_out(whole, seed=seed, fold=fold), _joined("CIFAR-10 test", classes, test))
+    tested = _joined("CIFAR-10 test", classes, test)
+    return Data(whole, tested) if split == AS_PUBLISHED else Data(*hold_out(whole, seed=seed, fold=fold), tested)
 
 
 class _Malformed(Exception):

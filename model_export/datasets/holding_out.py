@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model_export.datasets.base import Dataset
+from model_export.datasets.copies import first_copies
 from model_export.datasets.subset import Subset
 from model_export.errors import InputError, shortlist
 
@@ -26,17 +27,25 @@ class Fold(NamedTuple):
 def hold_out(whole: Dataset, *, share: float = 0.1, seed: int = 0, fold: Fold | None = None) -> tuple[Subset, Subset]:
     """The images to train on and those to validate on; every class is divided by itself (stratified).
 
-    Multi-label images are divided by the rarest class that each of them has; those without any, by themselves.
+    Multi-label images are divided by the rarest class that each of them has; those without any, by themselves. Copies
+    of an image go where the first of them goes, and count as one.
 
     Args:
-        share: of every class, to validate on; every class of two images or more has at least one in each part.
+        share: of every class, to validate on; every class of two different images has at least one in each part.
         seed: decides which images these are; with `fold`, which images each fold holds.
         fold: if given, this fold is validated on, and `share` is not used.
 
     Raises:
         InputError: the share or the fold is impossible, or nothing would be left to train or to validate on.
     """
-    chosen = _in_share(whole, share, seed) if fold is None else _in_fold(whole, fold, seed)
+    first = first_copies(whole)
+    different = np.flatnonzero(first == np.arange(len(whole)))
+    strata = _strata(whole)[different]
+    chosen = np.zeros(len(whole), dtype=bool)
+    chosen[different] = _in_share(whole, strata, share, seed) if fold is None else _in_fold(whole, strata, fold, seed)
+    chosen = chosen[first]
+    if copies := len(whole) - len(different):
+        logger.info("%s: %d images are copies of others; copies stay together", whole.name, copies)
     train, val = np.flatnonzero(~chosen), np.flatnonzero(chosen)
     what = f"seed {seed}" if fold is None else f"fold {fold.number} of {fold.of}, seed {seed}"
     logger.info("%s: %d images to train on, %d to validate on (%s)", whole.name, len(train), len(val), what)
@@ -57,17 +66,22 @@ def check_fold(fold: Fold) -> None:
         )
 
 
-def _in_share(whole: Dataset, share: float, seed: int) -> np.ndarray:
-    """Which images are validated on: bool (N,)."""
+def _in_share(whole: Dataset, strata: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Which of the different images are validated on: bool (n,).
+
+    Args:
+        strata: of the different images, int64 (n,).
+    """
     check_share(share)
-    chosen = np.zeros(len(whole), dtype=bool)
-    strata = _strata(whole)
+    chosen = np.zeros(len(strata), dtype=bool)
     for label in range(len(whole.classes) + 1):
         members = np.flatnonzero(strata == label)
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         chosen[np.random.default_rng((seed, label)).permutation(members)[: max(0, count)]] = True
     if not chosen.any():
-        raise InputError(f"{whole.name} has one image per class, which leaves none to validate on: add more")
+        raise InputError(
+            f"{whole.name} has one image per class (copies count as one), which leaves none to validate on: add more"
+        )
     counts = whole.labels.sum(axis=0) if whole.multi_label else np.bincount(strata, minlength=len(whole.classes))
     if single := [whole.classes[i] for i in np.flatnonzero(counts == 1)]:
         logger.warning(
@@ -78,18 +92,18 @@ def _in_share(whole: Dataset, share: float, seed: int) -> np.ndarray:
     return chosen
 
 
-def _in_fold(whole: Dataset, fold: Fold, seed: int) -> np.ndarray:
-    """Which images are in a fold: bool (N,). Folds differ by at most one image, and by at most one of each class."""
+def _in_fold(whole: Dataset, strata: np.ndarray, fold: Fold, seed: int) -> np.ndarray:
+    """As `_in_share`, for a fold. Folds differ by at most one image, and by at most one of each class."""
     check_fold(fold)
-    strata = _strata(whole)
     counts = np.bincount(strata, minlength=len(whole.classes))
     if counts.max() < fold.of:
         raise InputError(
-            f"{whole.name} has at most {counts.max()} images of a class, too few for {fold.of} folds: give fewer folds"
+            f"{whole.name} has at most {counts.max()} different images of a class, too few for {fold.of} folds: give "
+            "fewer folds"
         )
-    shuffled = np.random.default_rng((seed, FOLDS)).permutation(len(whole))
+    shuffled = np.random.default_rng((seed, FOLDS)).permutation(len(strata))
     by_class = shuffled[np.argsort(strata[shuffled], kind="stable")]
-    chosen = np.zeros(len(whole), dtype=bool)
+    chosen = np.zeros(len(strata), dtype=bool)
     chosen[by_class[fold.number - 1 :: fold.of]] = True
     return chosen
 

@@ -34,6 +34,8 @@ class ImageFolder(Dataset):
         digests: uint8 (N, 32), the SHA-256 of each file.
     """
 
+    digests: np.ndarray
+
     def __init__(
         self,
         name: str,

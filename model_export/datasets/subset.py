@@ -19,6 +19,7 @@ class Subset(Dataset):
     def __init__(self, whole: Dataset, indices: np.ndarray, name: str | None = None) -> None:
         self.whole, self.indices = whole, indices
         self.name, self.classes, self.labels = name or whole.name, whole.classes, whole.labels[indices]
+        self.digests = None if whole.digests is None else whole.digests[indices]
 
     def read(self, index: int) -> bytes:
         return self.whole.read(int(self.indices[index]))

@@ -9,7 +9,7 @@ from model_export.report.finished_run import load_best, save_best, summary_of
 from model_export.report.multi_label_mistakes_page import write_multi_label_mistakes
 from model_export.report.multi_label_page import write_multi_label_report
 from model_export.report.plots import save_png, training_curves
-from model_export.training.history import Row
+from model_export.training.history import Row, best_row
 from model_export.training.recipe import describe
 from model_export.training.trainer import Trainer
 from service.runtime.measured import MultiLabelAccuracy
@@ -37,7 +37,7 @@ def report_multi_label_run(trainer: Trainer, rows: Sequence[Row]) -> MultiLabelA
         evaluation=evaluation,
     )
     write_multi_label_mistakes(trainer.folder / "mistakes.html", evaluation, trainer.data.held_out)
-    best = min(rows, key=lambda row: row.val_error)
+    best = best_row(rows)
     part = "val" if trainer.data.test is None else "test"
     trainer.callbacks.on_run_end(
         {

@@ -15,7 +15,7 @@ from model_export.report.mistakes_page import write_mistakes
 from model_export.report.page import write_report
 from model_export.report.plots import save_png, training_curves
 from model_export.training import checkpoint
-from model_export.training.history import Row
+from model_export.training.history import Row, best_row
 from model_export.training.recipe import describe
 from model_export.training.trainer import Trainer
 from model_export.weights.loading import Loaded, load_file
@@ -43,7 +43,7 @@ def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
     architecture = trainer.net.architecture
     curves = training_curves(rows, f"{architecture.name}, {trainer.recipe.name}")
     save_png(curves, trainer.folder / "curves.png")
-    best = min(rows, key=lambda row: row.val_error)
+    best = best_row(rows)
     write_report(
         trainer.folder / "report.html",
         title=f"{architecture.name} on {trainer.data.train.name}",
@@ -68,7 +68,7 @@ def report_run(trainer: Trainer, rows: Sequence[Row]) -> Evaluation:
 
 def summary_of(trainer: Trainer, rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Names and values for the top of the report."""
-    best = min(rows, key=lambda row: row.val_error)
+    best = best_row(rows)
     return [
         ("best epoch", f"{best.epoch:.4g} of {rows[-1].epoch:.4g}"),
         ("training images", str(len(trainer.data.train))),
@@ -99,9 +99,11 @@ def _evaluate_best(trainer: Trainer) -> Evaluation:
 
 
 def load_best(trainer: Trainer) -> tuple[Loaded, TorchPredictor]:
-    """A run's best weights, on its device."""
+    """A run's best weights, on its device, with batch norms as at the end of the run (`recompute_bn`)."""
     path = trainer.folder / checkpoint.BEST
     loaded = load_file(path)
+    if trainer.state.best.kept[0][0] < trainer.plan.steps:  # the last weights have them already
+        trainer.recompute_batch_norms(loaded.net.to(trainer.device))
     return loaded, TorchPredictor(loaded, str(path), "cuda" if trainer.device.type == "cuda" else "cpu")
 
 

@@ -29,7 +29,7 @@ from model_export.evaluation.rejection import risk_coverage
 from model_export.evaluation.result import Evaluation
 from model_export.report.evaluation_plots import confusion_plot, rejection_plot, reliability_plot
 from model_export.report.plots import to_png, training_curves
-from model_export.training.history import Row
+from model_export.training.history import Row, best_row
 from service.runtime.disk import write_atomically
 from service.runtime.machine import usable_cores, versions
 
@@ -131,7 +131,7 @@ def _headline(rows: Sequence[Row], evaluation: Evaluation) -> list[tuple[str, st
     figures.append(("calibration error (ECE)", f"{100 * expected_calibration_error(evaluation):.2f}%"))
     figures.append(("images", f"{len(evaluation.labels):,}"))
     if rows:
-        figures.append(("best epoch", f"{min(rows, key=lambda row: row.val_error).epoch:.4g}"))
+        figures.append(("best epoch", f"{best_row(rows).epoch:.4g}"))
     return figures
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from model_export.training.history import Row
+from model_export.training.history import Row, best_row
 from model_export.training.range_test import RangeTest
 from service.runtime.disk import write_atomically
 
@@ -74,7 +74,7 @@ def training_curves(rows: Sequence[Row], title: str) -> Figure:
         axes.set_ylim(0, (1.05 * max(finite, default=0)) or 1)
     error.set_xlim(0, (1.01 * max(epochs)) or 1)
 
-    best = min(rows, key=lambda row: row.val_error)
+    best = best_row(rows)
     error.plot([best.epoch], [100 * best.val_error], "o", color=VERMILION, markersize=8, markeredgecolor="white",
                label=f"best: {100 * best.val_error:.2f}% after epoch {best.epoch:.4g}", zorder=3)  # fmt: skip
     error.legend(**legend_above(3))
@@ -113,11 +113,11 @@ def range_test_plot(test: RangeTest, title: str) -> Figure:
     return figure
 
 
-def compare_trainings(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: str) -> Figure:
+def compare_trainings(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: str, held_out: str) -> Figure:
     """Error against iterations, as in the paper's figures 4 and 6: panels side by side, one colour per network.
 
-    Training errors are dashed; validation errors are bold, with the last value at the end of the line. The n-th
-    networks of all panels share a colour.
+    Training errors are dashed; those on the `held_out` images are bold, with the last value at the end of the line. The
+    n-th networks of all panels share a colour.
 
     Args:
         panels: title -> network -> history; at least one panel, network and row each.
@@ -153,7 +153,7 @@ def compare_trainings(panels: Mapping[str, Mapping[str, Sequence[Row]]], title: 
     all_axes[0].set_ylabel("error (%)", fontsize=TEXT)
     styles = [
         Line2D([], [], color=GREY, linewidth=1, linestyle="--", label="training"),
-        Line2D([], [], color=GREY, linewidth=2.4, label="validation"),
+        Line2D([], [], color=GREY, linewidth=2.4, label=held_out),
     ]
     figure.legend(handles=styles, loc="outside lower center", ncols=2, frameon=False, fontsize=TEXT)
     return figure

@@ -27,6 +27,7 @@ def write_findings(
     *,
     facts: Sequence[tuple[str, str]],
     classes: Sequence[str],
+    held_out: str,
     notes: str,
 ) -> Path:
     """Writes `<study>.png` and `<study>.md`; returns the path of the page.
@@ -34,13 +35,14 @@ def write_findings(
     Args:
         facts: the settings of the trainings, as names and values.
         classes: of the data set; the paper's errors are shown if they are CIFAR-10's.
+        held_out: "test" or "validation", as the images are called that errors are measured on.
         notes: Markdown to follow the table; may be empty.
     """
     plot = folder / f"{study.name}.png"
-    save_png(compare_trainings(results, study.title), plot)
+    save_png(compare_trainings(results, study.title, held_out), plot)
     page = (
-        f"## {study.title}\n\nThe paper: {study.expectation}\n\nHere: {verdict(study, results)}\n\n"
-        f"![{study.title}]({plot.name})\n\n{results_table(study, results, classes)}\n{notes}"
+        f"## {study.title}\n\nThe paper: {study.expectation}\n\nHere: {verdict(study, results, held_out)}\n\n"
+        f"![{study.title}]({plot.name})\n\n{results_table(study, results, classes, held_out)}\n{notes}"
         + "".join(f"- {name}: {value}\n" for name, value in (*facts, *environment()))
     )
     path = folder / f"{study.name}.md"
@@ -48,10 +50,11 @@ def write_findings(
     return path
 
 
-def results_table(study: Study, results: Results, classes: Sequence[str]) -> str:
+def results_table(study: Study, results: Results, classes: Sequence[str], held_out: str) -> str:
     """Each network with its cost and its final errors, as a Markdown table."""
     lines = [
-        "| network | parameters | multiply-adds | training error | validation error | the paper's | images/s |",
+        f"| network | parameters | multiply-adds | training error | {held_out} error | the paper's test error "
+        "| images/s |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     dataset = recognise_dataset(classes)
@@ -68,13 +71,13 @@ def results_table(study: Study, results: Results, classes: Sequence[str]) -> str
     return "\n".join(lines) + "\n"
 
 
-def verdict(study: Study, results: Results) -> str:
+def verdict(study: Study, results: Results, held_out: str) -> str:
     """Whether the measured errors reproduce the paper's finding: one sentence, computed from the errors alone."""
     final = {label: rows[-1] for runs in results.values() for label, rows in runs.items()}
     labels = [list(nets) for nets in study.panels.values()]
     if study.name == "degradation":
         return _degradation_verdict(final, *labels)
-    ranking = f"validation error {', '.join(f'{label} {100 * final[label].val_error:.1f} %' for label in labels[0])}."
+    ranking = f"{held_out} error {', '.join(f'{label} {100 * final[label].val_error:.1f} %' for label in labels[0])}."
     if study.name == "shortcuts":
         plain, *options = (final[label].val_error for label in labels[0])
         spread = max(options) - min(options)

@@ -24,7 +24,7 @@ from model_export.training.history import METRICS_FILE, Row, read_history
 from model_export.weights.loading import load_file
 from service.runtime.disk import write_atomically
 from service.runtime.machine import usable_cores
-from service.runtime.model_card import Architecture
+from service.runtime.model_card import Architecture, ImageSet
 from service.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def train_all(panels: Panels, scale: Scale, folder: Path, *, seed: int) -> dict[
     Raises:
         InputError: a run failed (the message names its log), or the folder holds another study.
     """
-    _claim(folder, {"data": scale.data, "recipe": list(scale.recipe), "seed": seed})
+    _claim(folder, {"data": scale.data, "split": scale.split, "recipe": list(scale.recipe), "seed": seed})
     nets = {label: net for panel in panels.values() for label, net in panel.items()}
     parallel = 1 if torch.cuda.is_available() else usable_cores()
     stop = threading.Event()
@@ -57,9 +57,10 @@ def train_all(panels: Panels, scale: Scale, folder: Path, *, seed: int) -> dict[
             for label, run in runs.items():
                 last = run.result()[-1]
                 log.info(
-                    "%s: training error %.2f %%, validation error %.2f %% after %d steps",
+                    "%s: training error %.2f %%, %s error %.2f %% after %d steps",
                     label,
                     100 * last.train_error,
+                    scale.held_out,
                     100 * last.val_error,
                     last.step,
                 )
@@ -69,10 +70,12 @@ def train_all(panels: Panels, scale: Scale, folder: Path, *, seed: int) -> dict[
     return {title: {label: runs[label].result() for label in panel} for title, panel in panels.items()}
 
 
-def classes_of(panels: Panels, folder: Path) -> tuple[str, ...]:
-    """The class names that the networks of a finished study were trained on."""
+def data_of(panels: Panels, folder: Path) -> tuple[tuple[str, ...], ImageSet]:
+    """The class names of a finished study's data, and the images that its errors are measured on."""
     network = next(label for panel in panels.values() for label in panel)
-    return tuple(label.name for label in load_file(folder / network / checkpoint.BEST).labels)
+    loaded = load_file(folder / network / checkpoint.BEST)
+    assert loaded.training is not None  # `train` records it
+    return tuple(label.name for label in loaded.labels), loaded.training.val
 
 
 def _claim(folder: Path, settings: dict[str, object]) -> None:
@@ -97,6 +100,7 @@ def _train(
         if not (folder / checkpoint.LAST).exists():
             options = ["--data", scale.data, "--recipe", "paper-cifar", "--depth", str(net.depth), "--seed", str(seed)]
             options += ["--shortcut", net.shortcut or "none", "--out", str(folder), *scale.recipe]
+            options += [] if scale.split == "auto" else ["--split", scale.split]
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "model_export", "train", *options]
         environment = os.environ | ({"OMP_NUM_THREADS": "1"} if one_core else {})

@@ -10,6 +10,8 @@ from service.runtime.model_card import Architecture, Shortcut
 StudyName = Literal["degradation", "shortcuts", "depth"]
 Panels = Mapping[str, Mapping[str, Architecture]]  # title of a panel of the plot -> network's label -> network
 
+CIFAR10_SPLIT = "train,test"  # all 50,000 training images, and the test part
+
 
 class Scale(NamedTuple):
     """How large a study is."""
@@ -19,6 +21,12 @@ class Scale(NamedTuple):
     degradation: tuple[int, ...]  # depths
     shortcuts: int  # depth
     depth: tuple[int, ...]  # depths
+    split: str = "auto"  # value of `--split`
+
+    @property
+    def held_out(self) -> str:
+        """What errors are measured on, besides the images to train on."""
+        return "test" if self.split == CIFAR10_SPLIT else "validation"
 
 
 # Under 15 minutes per study on two cores. Batches are a quarter of the paper's: in so short a time the number of steps
@@ -30,13 +38,14 @@ SMALL = Scale(
     shortcuts=44,
     depth=(20, 56, 110),
 )
-# As in section 4.2.
+# As in section 4.2: trained on the training set, evaluated on the test set.
 PAPER = Scale(
     data="cifar10",
     recipe=(),
     degradation=(20, 32, 44, 56, 110),
     shortcuts=56,
     depth=(20, 32, 44, 56, 110, 1202),
+    split=CIFAR10_SPLIT,
 )
 
 

@@ -102,9 +102,10 @@ def erase(pixels: np.ndarray, fill: tuple[int, int, int], rng: Rng) -> None:
 def colour_shift(palette: Palette, deviation: float, rng: Rng) -> np.ndarray:
     """A shift to add to every pixel of an image: float32 (3,), in units of 0 to 255.
 
-    AlexNet's augmentation (Krizhevsky et al. 2012, section 4.1): each principal component of the training set's
-    colours, times its standard deviation, times a normally distributed number of standard deviation `deviation` (0.1
-    in the paper), drawn once per image and component.
+    As AlexNet's augmentation (Krizhevsky et al. 2012, section 4.1) but for the unit: each principal component of the
+    training set's colours, times its standard deviation, times a normally distributed number of standard deviation
+    `deviation` (0.1 in the paper), drawn once per image and component. AlexNet multiplies by the eigenvalue, which is
+    the variance: what that does depends on whether pixels go to 1 or to 255, and the paper does not say.
     """
     return (palette.components @ rng.normal(0, deviation, 3)).astype(np.float32)
 

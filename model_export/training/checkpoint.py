@@ -5,7 +5,6 @@ Files are written under a temporary name, flushed and renamed: whatever happens 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import shutil
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 
-from model_export.datasets.base import Data
 from model_export.errors import InputError
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import save_safetensors
@@ -24,7 +22,7 @@ from service.runtime.model_card import Training
 
 LAST = "last.pt"
 BEST = "best.safetensors"
-FORMAT = 2
+FORMAT = 3
 
 Content = dict[str, Any]  # tensors, numbers, strings, lists and dicts: what `torch.load(weights_only=True)` reads
 
@@ -54,18 +52,9 @@ def load(folder: Path) -> Content:
     except Exception as error:  # damaged pickle opcodes raise all kinds of exceptions
         fault = type(error).__name__
         raise InputError(f"{path} is damaged or not a checkpoint ({fault}): restore it or train again") from error
-    if isinstance(content, dict) and content.get("format") == 1:
-        _upgrade_from_1(content)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of this version's `train`: train again")
     return content
-
-
-def _upgrade_from_1(content: Content) -> None:
-    """Format 1 said of `freeze` only whether all but the last layer is frozen; since 2 it is a stage, or None."""
-    last_stage = "conv4" if content["architecture"]["family"] == "cifar" else "conv5"
-    content["recipe"]["freeze"] = last_stage if content["recipe"]["freeze"] else None
-    content["format"] = 2
 
 
 @contextmanager
@@ -124,25 +113,19 @@ class BestWeights:
         return self.folder / f"step-{step:07}.safetensors"
 
 
-def fingerprint(data: Data) -> str:
-    """A digest of the names and labels of all images."""
-    digest = hashlib.sha256()
-    for part in data.parts:
-        digest.update(repr((part.classes, [part.title(i) for i in range(len(part))])).encode())
-        digest.update(part.labels.tobytes())
-    return digest.hexdigest()
-
-
-def check_same_data(content: Content, names: str, training: Training, folder: Path) -> None:
+def check_same_data(content: Content, training: Training, test_sha256: str | None, folder: Path) -> None:
     """Raises InputError unless the run of a checkpoint began on the same images.
 
     Args:
-        names: the fingerprint of the data, all that checkpoints of earlier versions hold of it.
-        training: with the digests of the data.
+        training: with the digests of the images to train and to validate on.
+        test_sha256: the digest of the test part; None without one.
     """
-    began = Training.model_validate(content["training"]) if "training" in content else training
-    digests = [(one.train.sha256, one.val.sha256) for one in (began, training)]
-    if content["fingerprint"] != names or digests[0] != digests[1]:
+    began = Training.model_validate(content["training"])
+    if (began.train.sha256, began.val.sha256, content["test_sha256"]) != (
+        training.train.sha256,
+        training.val.sha256,
+        test_sha256,
+    ):
         raise InputError(
             "the images or labels have changed since the run began: restore them, or start a new run with "
             f"--weights {folder / BEST}"

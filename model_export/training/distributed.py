@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple, TypeVar, cast
@@ -10,12 +11,16 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.nn.functional import all_reduce
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from model_export.errors import InputError
 
 T = TypeVar("T")
+
+POLL_S = 0.2
 
 
 class Processes(NamedTuple):
@@ -24,6 +29,7 @@ class Processes(NamedTuple):
     rank: int
     world: int  # number of processes
     device: torch.device  # of this process
+    store: Store | None = None  # shared by the processes, if there are several
 
     @property
     def first(self) -> bool:
@@ -52,11 +58,23 @@ class Processes(NamedTuple):
                 dist.broadcast(buffer, 0)
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """The result of `make` in the first process, sent to all of them."""
+        """The result of `make` in the first process, sent to all of them. `make` may take hours."""
         result: list[T | None] = [make() if self.first else None]
         if self.world > 1:
+            self._wait_for_first()
             dist.broadcast_object_list(result, 0, device=self.device)
         return cast("T", result[0])
+
+    def _wait_for_first(self) -> None:
+        """Returns once the first process has called this as often as this one has.
+
+        In a collective the others would give up after PyTorch's timeout (NCCL: ten minutes), while the first process
+        still reads its images.
+        """
+        assert self.store is not None
+        calls = self.store.add(f"calls of {self.rank}", 1)
+        while self.store.add("calls of 0", 0) < calls:
+            time.sleep(POLL_S)
 
 
 @contextmanager
@@ -80,9 +98,10 @@ def join_processes(device: str) -> Iterator[Processes]:
     if world == 1:
         yield Processes(0, 1, place)
         return
-    dist.init_process_group("nccl" if cuda else "gloo")
+    store, rank, world = next(rendezvous("env://"))
+    dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world)
     try:
-        yield Processes(dist.get_rank(), world, place)
+        yield Processes(rank, world, place, PrefixStore("model_export", store))
     finally:
         dist.destroy_process_group()
 
@@ -97,9 +116,8 @@ def data_parallel(net: nn.Module, processes: Processes) -> nn.Module:
 
 def gradients_shared(model: nn.Module, *, last_part: bool) -> AbstractContextManager[None]:
     """A context for forward and backward passes: gradients are averaged once per batch, with its last part."""
-    if isinstance(model, DistributedDataParallel) and not last_part:
-        return model.no_sync()
-    return nullcontext()
+    no_sync = getattr(model, "no_sync", None)  # of DistributedDataParallel, also if it is compiled
+    return no_sync() if no_sync and not last_part else nullcontext()
 
 
 class SyncBatchNorm(nn.BatchNorm2d):

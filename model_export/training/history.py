@@ -42,6 +42,11 @@ class Row(NamedTuple):
         return math.isnan(self.val_top5_error)
 
 
+def best_row(rows: Sequence[Row]) -> Row:
+    """The evaluation whose weights are the best: the lowest validation error, and among equal ones the last."""
+    return min(rows, key=lambda row: (row.val_error, -row.step))
+
+
 def stalled(rows: Sequence[Row]) -> int:
     """How many evaluations there have been since that with the lowest validation error, or the first of these."""
     errors = [row.val_error for row in rows]

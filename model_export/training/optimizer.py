@@ -29,3 +29,14 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         groups, lr=recipe.lr, betas=(recipe.momentum, ADAM_BETA2), weight_decay=recipe.weight_decay, fused=True
     )
+
+
+def lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Gives momentum and the like, as loaded from a checkpoint, the memory layout of their parameters.
+
+    The fused optimisers pair both by their places in memory, not by their indices.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)

@@ -84,7 +84,8 @@ class Recipe(BaseModel):
     mirror: bool = True
     """flip half of the images left to right"""
     pca_colour: float = Field(default=0.1, ge=0)
-    """standard deviation of AlexNet's colour augmentation, in units of the principal components'"""
+    """size of a random colour shift along the principal components of the training set's colours: a standard deviation,
+    in units of each component's own (AlexNet multiplies by the variances, which depend on the scale of pixel values)"""
     erasing: float = Field(default=0.0, ge=0, le=1)
     """share of images in which a random rectangle is erased (Zhong et al. 2017)"""
     mixup: float = Field(default=0.0, ge=0)
@@ -121,7 +122,8 @@ class Recipe(BaseModel):
     ema: float | None = Field(default=None, gt=0, lt=1)
     """decay per step of a moving average of the weights; if given, the average is evaluated and kept"""
     recompute_bn: int = Field(default=10_000, ge=0)
-    """training images from which batch-norm statistics are recomputed at the end; 0 keeps the running averages"""
+    """training images from which batch-norm statistics are recomputed at the end, for the last weights and for the
+    best; 0 keeps the running averages, with which earlier epochs are validated"""
     freeze: Stage | None = None
     """the last stage that keeps its weights and batch-norm statistics: stem, conv2, conv3, conv4 or conv5, named as in
     table 1 of the paper. All stages before it keep theirs, too; conv5 (conv4 for the cifar family) trains the last

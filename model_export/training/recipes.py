@@ -1,8 +1,8 @@
 """The recipes by name.
 
 `paper-imagenet` and `paper-cifar` are sections 3.4 and 4.2 of the paper. `modern` is torchvision's recipe for its
-second ResNet weights. `finetune` starts from trained weights, as most users do. `demo` is for drawings that are seen
-once each.
+second ResNet weights, but for TrivialAugment and repeated augmentation, which are not built. `finetune` starts from
+trained weights, as most users do. `demo` is for drawings that are seen once each.
 """
 
 from __future__ import annotations

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TypedDict
 
 from model_export.datasets.base import Data
-from model_export.datasets.by_name import is_folder, open_data
+from model_export.datasets.by_name import absolute, open_data
 from model_export.datasets.checking import OnBroken
 from model_export.datasets.holding_out import Fold
 from model_export.datasets.layout import Layout
-from model_export.paths import expand_home
 from model_export.training import checkpoint
 from model_export.training.callbacks import Callback
 from model_export.training.distributed import Processes
@@ -30,7 +29,7 @@ class Inputs(TypedDict):
     """Where a run's images and first weights come from; stored in its checkpoint."""
 
     data: str
-    """as for `open_data`; a folder by its absolute path, so that the run can be resumed from any folder"""
+    """as for `open_data`; a folder or archive by its absolute path, so that the run can be resumed from any folder"""
     val_share: float
     folds: int | None
     fold: int | None
@@ -58,7 +57,7 @@ def describe_inputs(
         loaded: the weights that the run starts from; None for a He-initialised network.
     """
     return {
-        "data": str(expand_home(Path(spec)).absolute()) if is_folder(spec) else spec,
+        "data": absolute(spec),
         "val_share": val_share,
         "folds": fold and fold.of,
         "fold": fold and fold.number,

@@ -85,12 +85,12 @@ def begin(
 
 def resume(content: checkpoint.Content) -> Start:
     """The start of a resumed run, from its checkpoint; the trainer restores the weights."""
-    record = Record.model_validate({name: content[name] for name in Record.model_fields if name in content})
+    record = Record.model_validate({name: content[name] for name in Record.model_fields})
     assert record.architecture is not None  # `train` writes all three
     assert record.preprocessing is not None
     assert record.labels is not None
     palette = Palette(*(np.array(values) for values in content["palette"]))
-    weights = Weights.model_validate(content["started_from"]) if content.get("started_from") else None
+    weights = Weights.model_validate(content["started_from"]) if content["started_from"] else None
     return Start(
         build(record.architecture),
         record.labels,

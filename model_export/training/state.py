@@ -13,7 +13,7 @@ from model_export.nets.resnet import ResNet
 from model_export.training.checkpoint import BestWeights, Content
 from model_export.training.distributed import Processes
 from model_export.training.history import Row
-from model_export.training.optimizer import make_optimizer
+from model_export.training.optimizer import lay_out_as_parameters, make_optimizer
 from model_export.training.plan import Plan
 from model_export.training.schedule import Schedule
 
@@ -84,9 +84,13 @@ class RunState:
         """Takes over the state that `content` returned."""
         for name, value in list(vars(self).items()):
             if isinstance(value, Stateful):
-                value.load_state_dict(content[KEYS.get(name, name)])
+                stored = content[KEYS.get(name, name)]
+                if value is self.scaler and not stored:  # the run was not in float16: there is no scale to take over
+                    continue
+                value.load_state_dict(stored)
             elif value is not None:
                 setattr(self, name, content[name])
+        lay_out_as_parameters(self.optimizer)
         self.rows = [Row(*values) for values in content["rows"]]
         sums = content["sums"] if processes.first else [0.0] * 3  # totals: only one process may count them again
         self.sums = torch.tensor(sums, dtype=torch.float64, device=processes.device)

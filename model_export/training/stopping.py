@@ -44,6 +44,7 @@ class StopSignal:
         finally:
             for signum, handler in previous.items():
                 signal.signal(signum, handler)
+            self.signum = None  # one that came after the last step has nothing more to stop
 
     @property
     def immediate(self) -> bool:

@@ -97,18 +97,13 @@ class Trainer:
         self.loss = Loss(recipe, data.train.labels, self.net.architecture.num_classes, self.device)
         best = BestWeights(folder, machine.keep)
         self.state = RunState.begin(self.net, self.plan, best, self.device, scaled=self.dtype is torch.float16)
-        self.fingerprint = checkpoint.fingerprint(data)
+        self.test_sha256 = data.test.digest() if data.test else None
         self.training = describe_training(
-            recipe,
-            data,
-            seed=seed,
-            started_from=start.weights,
-            device=self.device,
-            dtype=self.dtype,
+            recipe, data, seed=seed, started_from=start.weights, device=self.device, dtype=self.dtype,
             processes=processes.world,
-        )
+        )  # fmt: skip
         if resumed is not None:
-            checkpoint.check_same_data(resumed, self.fingerprint, self.training, folder)
+            checkpoint.check_same_data(resumed, self.training, self.test_sha256, folder)
             self.state.restore(resumed, processes)
 
         self.model = data_parallel(self.net, processes)
@@ -205,14 +200,19 @@ class Trainer:
             state.schedule.trained(total / self.processes.world)
         return loss, error
 
+    def recompute_batch_norms(self, net: torch.nn.Module) -> None:
+        """Takes batch-norm statistics anew, from images of an epoch after the run, if the recipe has it so."""
+        if self.recipe.recompute_bn and not self.recipe.freeze:
+            extra = self._stoppable(self.feed.extra(self.recipe.recompute_bn))
+            with self.autocast:
+                update_bn((self.feed.to_device(batch)[0] for batch in extra), net)
+
     def _evaluate(self) -> Row:
         """Ends a stretch of training: validates, adds a row, and keeps the weights if they are among the best."""
         began = time.monotonic()
         state, net = self.state, self.state.evaluated_net
-        if state.step == self.plan.steps and self.recipe.recompute_bn and not self.recipe.freeze:
-            extra = self._stoppable(self.feed.extra(self.recipe.recompute_bn))
-            with self.autocast:
-                update_bn((self.feed.to_device(batch)[0] for batch in extra), net)
+        if state.step == self.plan.steps:
+            self.recompute_batch_norms(net)
         self.processes.share_buffers(net)
         batches = map(self.feed.to_device, self._stoppable(self.feed.validation()))
         val = VALIDATION[self.loss.multi_label](net, batches, self.autocast, self.processes)
@@ -292,8 +292,8 @@ class Trainer:
             "machine": asdict(self.machine),
             "about": self.about,
             "seed": self.seed,
-            "fingerprint": self.fingerprint,
             "training": self.training.model_dump(mode="json"),
+            "test_sha256": self.test_sha256,
         }
         with checkpoint.explain_write_errors(self.folder, self.state.step):
             checkpoint.save(self.folder, content)

@@ -70,8 +70,8 @@ def validate_multi_label(
         with autocast:
             scores.append(net(x).float().cpu())
         targets.append(y.cpu())
-    gathered = processes.gathered((torch.cat(scores), torch.cat(targets)))
-    logits, truth = (torch.cat(parts) for parts in zip(*gathered, strict=True))
+    gathered = processes.gathered((scores, targets))  # a process may have no images
+    logits, truth = (torch.cat([batch for part in parts for batch in part]) for parts in zip(*gathered, strict=True))
     loss = F.binary_cross_entropy_with_logits(logits, truth)
     precision = mean_average_precision(truth.numpy() > 0, logits.numpy())
     return Validation(float(loss), 1 - precision, math.nan)

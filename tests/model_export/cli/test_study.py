@@ -43,7 +43,14 @@ def test_a_comparison_leaves_a_page_a_picture_and_its_runs(
     assert main(["study", "degradation", "--out", str(folder), "--seed", str(trained.seed)]) == 0
     page = (folder / "degradation.md").read_text()
     assert capsys.readouterr().out == page
-    for part in ("(degradation.png)", "| plain-14 |", "| ResNet-14 |", f"- seed: {trained.seed}\n", "--epochs 1 "):
+    for part in (
+        "(degradation.png)",
+        "| plain-14 |",
+        "| ResNet-14 |",
+        f"- seed: {trained.seed}\n",
+        "--epochs 1 ",
+        "on 24 images of ",
+    ):
         assert part in page
     assert {path.name for path in folder.iterdir()} == {
         "degradation.md", "degradation.png", "settings.json", "plain-8", "plain-14", "ResNet-8", "ResNet-14"

@@ -202,6 +202,8 @@ def test_a_resumed_run_needs_nothing_but_its_folder(
         ),
         (["--data", DRAWN, "--val-share", "0.2"], "--val-share only applies to a folder of images: leave it out"),
         (["--data", "cifar10", "--ignore", "x", "--broken", "skip"], "--broken and --ignore only apply to a folder of"),
+        (["--data", "cifar10:.", *SHORT, "--split", "a,b"], "CIFAR-10 has no parts a,b: give `--split train,test`"),
+        (["--data", DRAWN, "--split", "train,val"], "--split only applies to a folder of images: leave it out"),
         (["--show", "--weights", "imagenet"], "--weights and --out only apply to a run: leave them out"),
         (["--data", "nowhere", "--recipe", "paper-cifar", "--depth", "8"], "nowhere"),
         (["--resume", "nowhere"], "nowhere holds no last.pt"),

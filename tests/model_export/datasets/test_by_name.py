@@ -18,7 +18,7 @@ from model_export.errors import InputError
 def pictures(root: Path) -> Path:
     for i in range(6):
         (root / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (9, 9)).save(root / "ab"[i % 2] / f"{i}.png")
+        Image.new("RGB", (9, 9), (40 * i, 0, 0)).save(root / "ab"[i % 2] / f"{i}.png")
     return root
 
 

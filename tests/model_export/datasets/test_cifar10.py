@@ -13,13 +13,17 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from model_export.datasets import cifar10
+from model_export.datasets.by_name import open_data
 from model_export.datasets.cifar10 import BINARY, PYTHON, Form, open_cifar10
+from model_export.datasets.holding_out import Fold
 from model_export.datasets.in_memory import InMemory
+from model_export.datasets.layout import Layout
 from model_export.datasets.subset import Subset
 from model_export.errors import InputError, Unavailable
 from model_export.weights import download as download_module
@@ -152,9 +156,9 @@ def check(where: Path | None) -> None:
     assert np.array_equal(np.asarray(data.test.image(1)).transpose(2, 0, 1).ravel(), PIXELS[5, 1])
 
 
-def refusal(where: Path | None) -> str:
+def refusal(where: Path | None, **options: Any) -> str:
     with pytest.raises(InputError) as caught:
-        open_cifar10(where)
+        open_cifar10(where, **options)
     return str(caught.value)
 
 
@@ -377,3 +381,20 @@ def test_the_default_address_and_cache(monkeypatch: pytest.MonkeyPatch, tmp_path
         open_cifar10(None)
     archive = tmp_path / ".cache" / "resnet-service" / "cifar10" / BINARY.archive
     assert asked == [(f"https://www.cs.toronto.edu/~kriz/{BINARY.archive}", archive, BINARY.sha256)]
+
+
+def test_all_training_images_can_be_trained_on(tmp_path: Path) -> None:
+    folder = unpacked(tmp_path / "cifar", FILES[BINARY])
+    data = open_data(f"cifar10:{folder}", layout=Layout("train,test"))
+    assert [(part.name, len(part)) for part in data.parts] == [("CIFAR-10 train", 5 * SIZE), ("CIFAR-10 test", SIZE)]
+    assert data.train.labels.tolist() == LABELS[:5].ravel().tolist()
+    assert data.val.labels.tolist() == LABELS[5].tolist()
+    assert "CIFAR-10 has no parts train,val: give `--split train,test`" in refusal(folder, split="train,val")
+    message = refusal(folder, split="train,test", fold=Fold(1, 5))
+    assert message == "--split train,test trains on all images: leave it out, or --folds and --fold"
+
+
+def test_a_path_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InputError, match=f"^{tmp_path}/downloads does not exist"):
+        open_cifar10(Path("~/downloads"))

@@ -53,7 +53,20 @@ def test_a_class_of_one_image_is_named(whole: Drawings, several: bool, caplog: p
 
 
 def test_more_folds_than_images(whole: Drawings) -> None:
-    assert "at most 20 images of a class, too few for 21 folds" in refusal(hold_out, whole, fold=Fold(1, 21))
+    assert "at most 20 different images of a class, too few for 21 folds" in refusal(hold_out, whole, fold=Fold(1, 21))
+
+
+def test_copies_stay_together_and_count_as_one(whole: Drawings) -> None:
+    digests = np.arange(33, dtype=np.uint8)[:, None].repeat(32, axis=1)
+    digests[10:20] = digests[:10]  # of the 20 images of the first class, 10 are different
+    digests[21] = digests[0]  # one is in another class, too
+    whole.digests = digests
+    parts = [hold_out(whole, share=0.2, seed=seed) for seed in range(5)]
+    parts += [hold_out(whole, fold=Fold(number, 3)) for number in (1, 2, 3)]
+    for train, val in parts:
+        assert not {*map(bytes, train.digests)} & {*map(bytes, val.digests)}
+        assert sorted([*train.indices, *val.indices]) == list(range(33))
+    assert {len({*map(bytes, val.digests[val.labels == 0])}) for _, val in parts[:5]} == {2}  # a fifth of 10
 
 
 def test_a_part_is_made_of_the_images_of_the_whole(whole: Drawings) -> None:

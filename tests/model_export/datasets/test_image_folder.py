@@ -98,7 +98,7 @@ def test_the_current_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_it_travels_to_workers(tmp_path: Path) -> None:
     dataset = open_images(tree(tmp_path, {"a": 1, "b": 1}))
-    assert pickle.loads(pickle.dumps(dataset)).read(1) == encoded()
+    assert pickle.loads(pickle.dumps(dataset)).read(1) == encoded(comment="b/000.jpg")
 
 
 # --- broken images -------------------------------------------------------------------------------------------------
@@ -268,7 +268,9 @@ def test_empty_classes(tmp_path: Path) -> None:
     message = refusal(open_folder, tmp_path)
     assert message.startswith("there are no images (JPEG, PNG or WebP) in ")
     assert "`--ignore NAME`" in message
-    assert open_folder(write(tmp_path, {"a/2.jpg": encoded()}), layout=Layout(ignore=("b", "c"))).val.classes == (
+    assert open_folder(
+        write(tmp_path, {"a/2.jpg": encoded(colour="blue")}), layout=Layout(ignore=("b", "c"))
+    ).val.classes == (
         "a",
         "d",
     )
@@ -421,4 +423,4 @@ def test_invalid_shares(tmp_path: Path, share: float) -> None:
 
 def test_nothing_left_to_validate_on(tmp_path: Path) -> None:
     message = refusal(open_folder, tree(tmp_path / "pets", {"a": 1, "b": 1}))
-    assert message == "pets has one image per class, which leaves none to validate on: add more"
+    assert message == "pets has one image per class (copies count as one), which leaves none to validate on: add more"

@@ -93,8 +93,8 @@ def test_the_digest_is_of_images_and_labels(root: Path) -> None:
 
 
 def test_class_folders_with_another_csv_are_what_they_were(tmp_path: Path) -> None:
-    for name in ("cat/0.jpg", "cat/1.jpg", "dog/0.jpg", "dog/1.jpg"):
-        write(tmp_path / "pets", "id,breed\n0,poodle\n", name)
+    names = ("cat/0.jpg", "cat/1.jpg", "dog/0.jpg", "dog/1.jpg")
+    write(tmp_path / "pets", "id,breed\n0,poodle\n", *names)
     assert not is_multi_label(tmp_path / "pets")
     assert open_folder(tmp_path / "pets", shown=False).train.classes == ("cat", "dog")
 

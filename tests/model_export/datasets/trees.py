@@ -12,9 +12,9 @@ from PIL import Image
 from model_export.errors import InputError
 
 
-def encoded(kind: str = "JPEG", colour: str = "red", size: tuple[int, int] = (40, 30)) -> bytes:
+def encoded(kind: str = "JPEG", colour: str = "red", size: tuple[int, int] = (40, 30), comment: str = "") -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, kind)
+    Image.new("RGB", size, colour).save(file, kind, comment=comment)
     return file.getvalue()
 
 
@@ -26,7 +26,9 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def tree(root: Path, counts: dict[str, int]) -> Path:
-    return write(root, {f"{name}/{i:03}.jpg": encoded() for name, count in counts.items() for i in range(count)})
+    """Each file has its own name as a comment, so that none is a copy of another."""
+    names = [f"{name}/{i:03}.jpg" for name, count in counts.items() for i in range(count)]
+    return write(root, {name: encoded(comment=name) for name in names})
 
 
 def refusal(action: Callable[..., object], *args: object, **options: object) -> str:

@@ -87,7 +87,7 @@ def test_learning_rates_near_zero() -> None:
 def test_compare() -> None:
     runs = {"plain": {"p20": [row(100, 0.9), row(20_000, 0.10)], "p56": [row(100, 0.9), row(20_000, 0.142)]}}
     runs["residual"] = {"r20": [row(100, 0.9), row(20_000, 0.09)], "r56": [row(100, 0.9), row(20_000, 0.0701)]}
-    figure = compare_trainings(runs, "Degradation")
+    figure = compare_trainings(runs, "Degradation", "test")
     left, right = figure.axes
     assert texts(figure) == ["p20  10.0", "p56  14.2", "r20  9.0", "r56  7.0"]
     assert [axes.get_title() for axes in figure.axes] == ["plain", "residual"]
@@ -101,12 +101,14 @@ def test_compare() -> None:
     assert [line.get_color() for line in left.lines] == [line.get_color() for line in right.lines]
     np.testing.assert_allclose(left.lines[3].get_ydata(), [90, 14.2])
     np.testing.assert_allclose(left.lines[2].get_ydata(), [10, 10])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training", "test"]
     rendered(figure)
     assert [tick.get_text() for tick in left.get_xticklabels()][:2] == ["0", "4k"]
 
 
 def label_heights(*errors: float) -> list[float]:
-    figure = compare_trainings({"": {str(i): [row(100, error, train_error=0)] for i, error in enumerate(errors)}}, "")
+    runs = {str(i): [row(100, error, train_error=0)] for i, error in enumerate(errors)}
+    figure = compare_trainings({"": runs}, "", "validation")
     return [text.xy[1] for text in figure.axes[0].texts]
 
 
@@ -126,18 +128,18 @@ def test_labels_of_perfect_networks_stay_in_the_panel() -> None:
 
 
 def test_more_networks_than_colours() -> None:
-    rendered(compare_trainings({"many": {f"net {i}": [row(100, 0.1 * i)] for i in range(10)}}, ""))
+    rendered(compare_trainings({"many": {f"net {i}": [row(100, 0.1 * i)] for i in range(10)}}, "", "validation"))
 
 
 def test_a_net_that_never_learned_is_visible() -> None:
     figure = compare_trainings(
-        {"": {"plain-110": [row(100, 0.9, train_error=0.9), row(200, 0.6, train_error=0.62)]}}, ""
+        {"": {"plain-110": [row(100, 0.9, train_error=0.9), row(200, 0.6, train_error=0.62)]}}, "", "validation"
     )
     assert figure.axes[0].get_ylim()[1] >= 62
 
 
 def test_names_of_any_content() -> None:
-    figure = compare_trainings({name: {name: [row(100, 0.5)]} for name in HOSTILE[:3]}, HOSTILE[4])
+    figure = compare_trainings({name: {name: [row(100, 0.5)]} for name in HOSTILE[:3]}, HOSTILE[4], "validation")
     assert texts(figure)[:2] == ["$x^$  50.0", "a b c  50.0"]
     rendered(figure)
 

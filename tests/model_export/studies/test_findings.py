@@ -25,9 +25,8 @@ def history(train_error: float, val_error: float) -> list[Row]:
 def verdict_on(name: StudyName, errors: Mapping[str, tuple[float, float]]) -> str:
     """The verdict on networks with these final training and validation errors."""
     study = get_study(name, TINY)
-    return verdict(
-        study, {title: {label: history(*errors[label]) for label in nets} for title, nets in study.panels.items()}
-    )
+    results = {title: {label: history(*errors[label]) for label in nets} for title, nets in study.panels.items()}
+    return verdict(study, results, "validation")
 
 
 def test_degradation_is_claimed_only_where_it_shows() -> None:
@@ -58,8 +57,10 @@ def test_the_papers_errors_are_shown_for_cifar10_only() -> None:
     study = get_study("depth", PAPER._replace(depth=(20, 110)))  # counting 1202 layers takes seconds
     results = {"": {label: history(0.01, 0.08) for label in study.panels[""]}}
     row = "| ResNet-110 | 1,727,962 | 253 M | 1.00 % | 8.00 % | 6.43 % |"
-    assert row in results_table(study, results, CIFAR10_CLASSES)
-    assert "6.43" not in results_table(study, results, ("circle", "cross"))
+    table = results_table(study, results, CIFAR10_CLASSES, PAPER.held_out)
+    assert "| training error | test error | the paper's test error |" in table
+    assert row in table
+    assert "6.43" not in results_table(study, results, ("circle", "cross"), "validation")
 
 
 @pytest.mark.e2e
@@ -67,7 +68,13 @@ def test_the_papers_errors_are_shown_for_cifar10_only() -> None:
 def test_page_and_plot(trained: Trained, tmp_path: Path) -> None:
     study = get_study("depth", TINY)._replace(panels=trained.panels)
     path = write_findings(
-        tmp_path, study, trained.results, facts=[("seed", "1")], classes=("circle", "cross"), notes="Noted.\n"
+        tmp_path,
+        study,
+        trained.results,
+        facts=[("seed", "1")],
+        classes=("circle", "cross"),
+        held_out="validation",
+        notes="Noted.\n",
     )
     page = path.read_text()
     for part in ("![Deeper residual nets](depth.png)", "| plain-8 |", "- seed: 1\n", "Noted.", "- torch: "):

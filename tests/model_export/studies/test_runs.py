@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_export.errors import InputError
-from model_export.studies.runs import classes_of, train_all
+from model_export.studies.runs import data_of, train_all
 from model_export.studies.study import cifar_net
 from tests.model_export.conftest import TINY, Trained
 
@@ -22,8 +22,10 @@ def test_finished_runs_are_not_repeated(trained: Trained) -> None:
     assert (folder / "plain-8" / "report.html").stat().st_mtime_ns == before
 
 
-def test_classes_are_those_of_the_trained_networks(trained: Trained) -> None:
-    assert classes_of(trained.panels, trained.folder) == ("circle", "cross")
+def test_the_data_is_that_of_the_trained_networks(trained: Trained) -> None:
+    classes, images = data_of(trained.panels, trained.folder)
+    assert classes == ("circle", "cross")
+    assert images.images == 24
 
 
 def test_a_folder_with_another_study_is_refused(trained: Trained) -> None:

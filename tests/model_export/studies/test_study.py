@@ -7,7 +7,8 @@ from model_export.training.recipes import RECIPES
 
 
 def test_the_paper_scale_is_section_4_2() -> None:
-    assert PAPER.data == "cifar10"
+    assert (PAPER.data, PAPER.split) == ("cifar10", "train,test")
+    assert (PAPER.held_out, SMALL.held_out) == ("test", "validation")
     assert PAPER.recipe == ()
     assert PAPER.degradation == (20, 32, 44, 56, 110)
     assert PAPER.depth == (20, 32, 44, 56, 110, 1202)

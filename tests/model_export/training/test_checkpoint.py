@@ -17,7 +17,7 @@ from model_export.training import checkpoint
 from model_export.training.checkpoint import BestWeights
 from model_export.training.history import METRICS_FILE, read_history
 from model_export.training.machine import Machine
-from model_export.training.recipe import Recipe, override
+from model_export.training.recipe import override
 from model_export.training.start import begin, resume
 from model_export.training.trainer import Trainer
 from model_export.weights.loading import load_file
@@ -112,32 +112,3 @@ def test_the_best_weights_are_kept_and_among_equals_the_later(tmp_path: Path) ->
         "step-0000005.safetensors",
     ]
     assert (tmp_path / "best.safetensors").read_bytes() == best.path(5).read_bytes()
-
-
-def test_the_fingerprint_tells_data_apart(data: Data) -> None:
-    assert checkpoint.fingerprint(data) == checkpoint.fingerprint(Data(*data))
-    assert checkpoint.fingerprint(data) != checkpoint.fingerprint(Data(data.val, data.train))
-
-
-@pytest.mark.parametrize(("frozen", "stage"), [pytest.param(False, None, marks=pytest.mark.slow), (True, "conv4")])
-def test_a_run_of_an_earlier_version_goes_on(
-    frozen: bool, stage: str | None, trainer: MakeTrainer, data: Data, tmp_path: Path
-) -> None:
-    """Format 1 knew no stages, no early stopping, no sampling and no other preprocessing than the classic one."""
-    run = trainer(override(SHORT, {"freeze": stage}))
-    run.run()
-    path = tmp_path / "run" / checkpoint.LAST
-    content = torch.load(path, weights_only=True)
-    since = ("early_stopping", "sampling", "class_weights", "width", "fit", "fill", "channels", "window")
-    recipe = {name: value for name, value in content["recipe"].items() if name not in since} | {"freeze": frozen}
-    for name in ("training", "started_from", "head"):
-        del content[name]
-    del content["machine"]["log_to"]
-    torch.save(content | {"format": 1, "recipe": recipe}, path)
-
-    content = checkpoint.load(tmp_path / "run")
-    again = Recipe.model_validate(content["recipe"])
-    assert again == run.recipe
-    resumed = Trainer(resume(content), again, data, tmp_path / "run", resumed=content, shown=False)
-    assert resumed.state.step == run.state.step
-    assert [row.step for row in resumed.run()] == [row.step for row in run.state.rows]

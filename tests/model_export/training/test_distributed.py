@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
+import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+from torch.nn.parallel import DistributedDataParallel
 
 from model_export.errors import InputError
 from model_export.training import distributed
-from model_export.training.distributed import Processes, SyncBatchNorm, join_processes, synchronise_batch_norms
+from model_export.training.distributed import (
+    Processes,
+    SyncBatchNorm,
+    gradients_shared,
+    join_processes,
+    synchronise_batch_norms,
+)
+from tests.support.waiting import until
 
 
 def share_of_two(rank: int, folder: str) -> None:
@@ -58,6 +71,49 @@ def test_two_processes_normalise_like_one(forkserver: ForkServerContext, tmp_pat
         torch.testing.assert_close(gradient, x.grad[rank::2], rtol=1e-4, atol=1e-5)  # type: ignore[index]
         torch.testing.assert_close(state["0.running_mean"], norm.running_mean)
         torch.testing.assert_close(state["0.running_var"], norm.running_var)
+
+
+def test_the_others_are_in_no_collective_while_the_first_one_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collective has a timeout, and reading a large data set in the first process may take longer."""
+    store, arrived = HashStore(), list[int]()
+
+    def broadcast(result: list[object], _source: int, device: torch.device) -> None:
+        arrived.append(0 if result[0] else 1)
+
+    monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(distributed, "POLL_S", 0.001)
+    first, second = (Processes(rank, 2, torch.device("cpu"), store) for rank in (0, 1))
+
+    def make() -> str:
+        until(lambda: store.add("calls of 1", 0) == len(arrived) // 2 + 1)
+        time.sleep(0.05)  # long enough for a process that does not wait
+        made.append(len(arrived))
+        return "images"
+
+    made = list[int]()
+    for _ in range(2):
+        other = threading.Thread(target=second.from_first, args=(pytest.fail,), daemon=True)
+        other.start()
+        assert first.from_first(make) == "images"
+        other.join(60)
+    assert made == [0, 2]
+    assert sorted(arrived) == [0, 0, 1, 1]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own, when it loads its compiler
+def test_gradients_are_averaged_with_the_last_part_of_a_batch(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(nn.Linear(1, 1))
+        compiled: Any = torch.compile(wrapped)  # without a forward pass, nothing is compiled
+        for model, last in itertools.product((wrapped, compiled), (False, True)):
+            with gradients_shared(model, last_part=last):
+                assert wrapped.require_backward_grad_sync == last
+        del model, compiled, wrapped  # before the group, as in `Trainer.run`
+    finally:
+        dist.destroy_process_group()
+    with gradients_shared(nn.Linear(1, 1), last_part=False):  # a process alone has nothing to share
+        pass
 
 
 def test_a_variance_that_is_small_beside_the_mean_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model_export.errors import InputError
-from model_export.training.history import Row, TensorBoard, read_history, stalled, summary, write_history
+from model_export.training.checkpoint import BestWeights
+from model_export.training.history import Row, TensorBoard, best_row, read_history, stalled, summary, write_history
+from model_export.weights.record import Record
 
 ROWS = [Row(10 * i, i, 0.1 / i, 2.0 / i, 0.5 / i, 2.5 / i, 0.6 / i, 0.1, 1234.5, 7.25 * i) for i in (1, 2, 3)]
 
@@ -34,6 +37,16 @@ def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
 )
 def test_epochs_without_a_lower_error(errors: list[float], expected: int) -> None:
     assert stalled([ROWS[0]._replace(val_error=error) for error in errors]) == expected
+
+
+@pytest.mark.parametrize(("errors", "expected"), [([0.5], 1), ([0.4, 0.5, 0.4], 3), ([0.5, 0.4, 0.6], 2)])
+def test_the_best_evaluation_is_that_of_the_best_weights(errors: list[float], expected: int, tmp_path: Path) -> None:
+    rows = [row._replace(val_error=error) for row, error in zip(ROWS, errors, strict=False)]
+    assert best_row(rows).epoch == expected
+    kept = BestWeights(tmp_path, 1)
+    for row in rows:
+        kept.offer(row.step, row.val_error, {"w": torch.zeros(1)}, Record(), None)
+    assert kept.kept[0][0] == best_row(rows).step
 
 
 def test_tensorboard_shows_each_row_once(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +20,13 @@ from model_export.errors import InputError
 from model_export.evaluation.average_precision import mean_average_precision
 from model_export.report.finished_multi_label import report_multi_label_run
 from model_export.training import checkpoint
+from model_export.training.distributed import Processes
 from model_export.training.history import read_history, summary
 from model_export.training.recipe import Recipe, override
 from model_export.training.start import begin, resume
 from model_export.training.stopping import Stopped
 from model_export.training.trainer import Trainer
+from model_export.training.validation import validate_multi_label
 from model_export.weights.loading import load_file
 from service.runtime.head import Head
 
@@ -39,6 +43,24 @@ def several() -> Data:
 def trainer(data: Data, folder: Path, recipe: Recipe = SHORT, kind: type[Trainer] = Trainer) -> Trainer:
     folder.mkdir()
     return kind(begin(CIFAR8, recipe, data.train), recipe, data, folder, machine=PLAIN_CPU, shown=False)
+
+
+def test_a_process_may_have_no_image_to_validate_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two processes, one has all of these images."""
+    logits, truth = torch.randn(4, 3), torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
+    net, alone = torch.nn.Identity(), Processes(0, 1, torch.device("cpu"))
+    whole = validate_multi_label(net, [(logits, truth)], nullcontext(), alone)
+    shares = list[Any]()
+
+    def gathered(_: Processes, share: Any) -> list[Any]:
+        shares.append(share)
+        return shares
+
+    monkeypatch.setattr(Processes, "gathered", gathered)
+    for batches in ([(logits[:1], truth[:1]), (logits[1:], truth[1:])], []):
+        both = validate_multi_label(net, batches, nullcontext(), alone)
+    assert len(shares) == 2
+    assert both[:2] == pytest.approx(whole[:2])
 
 
 def test_what_a_run_measures(several: Data, tmp_path: Path) -> None:

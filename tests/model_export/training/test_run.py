@@ -34,6 +34,8 @@ def test_a_folder_is_stored_by_its_absolute_path(tmp_path: Path, monkeypatch: py
         "ignore": ("old",),
         "weights": "He initialisation",
     }
+    cifar10 = describe_inputs("cifar10:downloads", val_share=0.1, broken="refuse", layout=AUTO)
+    assert cifar10["data"] == f"cifar10:{tmp_path / 'downloads'}"
     assert describe_inputs(DRAWN, val_share=0.1, broken="refuse", layout=AUTO)["data"] == DRAWN
 
 

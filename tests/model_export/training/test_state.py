@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,16 @@ import torch
 
 from model_export.training import checkpoint
 from model_export.training.distributed import Processes
-from model_export.training.recipe import Recipe
+from model_export.training.machine import Machine
+from model_export.training.recipe import Recipe, override
 
-from .conftest import RICH, SHORT, MakeTrainer, assert_same_weights
+from .conftest import PLAIN_CPU, RICH, SHORT, MakeTrainer, assert_same_weights
 
-# What `last.pt` has always held, and has to: earlier versions resume our runs.
 KEYS = {
     "format", "architecture", "preprocessing", "labels", "accuracy", "mean_image", "palette", "state_dict", "optimizer",
-    "scaler", "schedule", "recipe", "machine", "about", "seed", "fingerprint", "step", "rows", "seconds", "sums",
-    "training_seconds", "best",
+    "scaler", "schedule", "recipe", "machine", "about", "seed", "step", "rows", "seconds", "sums",
+    "training_seconds", "best", "training", "test_sha256", "started_from", "head",
 }  # fmt: skip
-# What it holds since; runs of earlier versions resume without.
-KEYS |= {"training", "started_from", "head"}
 MACHINE_KEYS = {"device", "precision", "channels_last", "compile", "workers", "checkpoint_minutes", "keep", "log_to"}
 
 
@@ -60,3 +59,33 @@ def test_only_the_first_process_takes_over_the_totals(trainer: MakeTrainer) -> N
     for rank, sums in ((0, [1.0, 2.0, 3.0]), (1, [0.0, 0.0, 0.0])):
         run.state.restore(content, Processes(rank, 2, torch.device("cpu")))
         assert run.state.sums.tolist() == sums
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_a_run_goes_on_alike_in_the_other_memory_layout(
+    optimizer: str, channels_last: bool, trainer: MakeTrainer
+) -> None:
+    """The fused optimisers pair the elements of a weight with those of its momentum by their places in memory."""
+    recipe = override(SHORT, {"optimizer": optimizer})
+    begun = trainer(recipe, machine=Machine(precision="fp32", workers=0, channels_last=channels_last))
+    batches = begun.feed.training(0)
+    for _ in range(2):
+        begun.train_step(next(batches))
+    resumed = trainer(recipe, machine=Machine(precision="fp32", workers=0, channels_last=not channels_last))
+    resumed.state.restore(copy.deepcopy(begun.state.content(begun.processes)), resumed.processes)
+    for run in (begun, resumed):  # a step of momentum alone
+        for parameter in run.net.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        run.state.optimizer.step()
+    for (name, ours), theirs in zip(resumed.net.named_parameters(), begun.net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_a_run_may_change_to_float16_and_back(trainer: MakeTrainer) -> None:
+    """A run in another precision has no scale of the loss to hand over."""
+    half = Machine(precision="fp16", workers=0)
+    for before, after in ((PLAIN_CPU, half), (half, PLAIN_CPU)):
+        begun, resumed = trainer(machine=before), trainer(machine=after)
+        resumed.state.restore(begun.state.content(begun.processes), resumed.processes)
+        assert resumed.state.scaler.is_enabled() == (after is half)

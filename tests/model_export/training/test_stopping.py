@@ -81,3 +81,11 @@ def test_several_processes_vote_every_ten_steps(monkeypatch: pytest.MonkeyPatch)
     assert stop.agreed(10, False) == (True, True)
     stop.signum = signal.SIGTERM
     assert not stop.immediate
+
+
+def test_a_signal_after_the_last_step_stops_nothing_later() -> None:
+    stop = StopSignal(Processes(0, 1, torch.device("cpu")))
+    with stop.caught():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.immediate
+    assert not stop.immediate

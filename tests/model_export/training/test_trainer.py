@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from model_export.datasets.base import Data
 from model_export.datasets.in_memory import InMemory
 from model_export.datasets.subset import Subset
 from model_export.errors import InputError
+from model_export.evaluation.metrics import top_k_accuracy
+from model_export.nets.resnet import ResNet
+from model_export.report.finished_run import report_run
 from model_export.training import checkpoint
 from model_export.training.history import METRICS_FILE, Row, read_history
 from model_export.training.loader import training_batches
@@ -25,6 +29,7 @@ from model_export.training.stopping import Stopped
 from model_export.training.trainer import Trainer
 from model_export.weights.loading import load_file
 from model_export.weights.random_weights import random_weights
+from service.runtime.measured import Accuracy
 from service.runtime.model_card import Architecture, Weights
 
 from .conftest import CIFAR8, PLAIN_CPU, RICH, SHORT, Interrupting, MakeTrainer, assert_same_weights
@@ -249,12 +254,35 @@ def test_batch_norms_are_recomputed_at_the_end(trainer: MakeTrainer) -> None:
     anew.run()
     assert torch.equal(kept.net.fc.weight, anew.net.fc.weight)
     assert not torch.equal(kept.net.bn1.running_mean, anew.net.bn1.running_mean)
-    with torch.no_grad():  # the first layer's statistics by hand
-        end = anew.plan.steps
-        plan = anew.plan._replace(steps=end + 4)
-        images = training_batches(anew.data.train, plan, anew.start.palette, first_step=end, workers=0, pin=False)
-        first = torch.stack([anew.net.conv1(anew.feed.to_device(batch)[0]).mean((0, 2, 3)) for batch in images]).mean(0)
-    torch.testing.assert_close(anew.net.bn1.running_mean, first, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(anew.net.bn1.running_mean, means_of_first_layer(anew, anew.net), rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norms_of_earlier_weights_are_recomputed_if_these_are_the_best(trainer: MakeTrainer) -> None:
+    run = trainer(override(SHORT, {"recompute_bn": 96}), folder="run")
+    rows = run.run()
+    step, best = rows[1].step, run.folder / checkpoint.BEST
+    run.state.best.kept = [(step, 0.0)]
+    rows[1] = rows[1]._replace(val_error=0.0)
+    shutil.copyfile(run.state.best.path(step), best)
+    before = load_file(best).net
+    for _ in range(2):  # a run that has ended may be resumed: the report is written again
+        evaluation = report_run(run, rows)
+        after = load_file(best)
+        assert torch.equal(after.net.fc.weight, before.fc.weight)
+        means = means_of_first_layer(run, after.net)
+        torch.testing.assert_close(after.net.bn1.running_mean, means, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(after.net.bn1.running_mean, before.bn1.running_mean)
+    assert isinstance(after.accuracy, Accuracy)
+    assert after.accuracy.top1 == top_k_accuracy(evaluation, 1)
+
+
+@torch.no_grad()
+def means_of_first_layer(run: Trainer, net: ResNet) -> torch.Tensor:
+    """Computed from the images of the epoch after the run."""
+    end = run.plan.steps
+    plan = run.plan._replace(steps=end + 4)
+    images = training_batches(run.data.train, plan, run.start.palette, first_step=end, workers=0, pin=False)
+    return torch.stack([net.conv1(run.feed.to_device(batch)[0]).mean((0, 2, 3)) for batch in images]).mean(0)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -281,9 +309,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy(trainer: MakeTrain
 def test_a_run_does_not_resume_on_other_data(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer().run()
     content = checkpoint.load(tmp_path / "run")
-    other = Data(data.val, data.train)
-    with pytest.raises(InputError, match="the images or labels have changed since the run began"):
-        Trainer(resume(content), SHORT, other, tmp_path / "run", resumed=content)
+    for other in (Data(data.val, data.train), Data(data.train, data.train), Data(data.train, data.val, data.val)):
+        with pytest.raises(InputError, match="the images or labels have changed since the run began"):
+            Trainer(resume(content), SHORT, other, tmp_path / "run", resumed=content)
 
 
 def test_a_run_does_not_resume_on_images_of_other_content(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
@@ -294,15 +322,6 @@ def test_a_run_does_not_resume_on_images_of_other_content(data: Data, trainer: M
     train.images = 255 - train.images
     with pytest.raises(InputError, match="the images or labels have changed since the run began"):
         Trainer(resume(content), SHORT, Data(train, data.val), tmp_path / "run", resumed=content)
-
-
-def test_runs_of_earlier_versions_resume(data: Data, trainer: MakeTrainer, tmp_path: Path) -> None:
-    trainer().run()
-    content = checkpoint.load(tmp_path / "run")
-    del content["training"], content["started_from"]
-    resumed = Trainer(resume(content), SHORT, data, tmp_path / "run", resumed=content, machine=PLAIN_CPU)
-    assert resumed.state.step == 12
-    assert resumed.training.train.images == 96
 
 
 # --- what the weights record ---------------------------------------------------------------------------------------
