@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from model_export.errors import CheckFailed, InputError
@@ -73,16 +74,17 @@ def main(arguments: Sequence[str]) -> int:
     """Runs a command; returns its exit status: 0, or after one sentence on stderr 1, or 2 if what it needs is not
     installed.
 
-    A command that is interrupted returns 128 + the signal's number, as `train` does that was stopped.
+    A command that is interrupted or terminated returns 128 + the signal's number, as `train` does that was stopped.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("model_export", "service"):  # not the root logger: at this level httpx and the exporter log, too
         logging.getLogger(package).setLevel(logging.INFO)
     try:
-        return run_program(_run, arguments, EXPORT_EXTRA, "service")
-    except KeyboardInterrupt:  # perhaps during the imports, which take seconds
+        with _terminated_by_exception():
+            return run_program(_run, arguments, EXPORT_EXTRA, "service")
+    except KeyboardInterrupt as interrupt:  # perhaps during the imports, which take seconds
         print("interrupted: no unfinished model or file is left", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -111,6 +113,24 @@ def _run(arguments: Sequence[str]) -> int:
         except OSError:  # the disk is full: what cannot be written would change the exit status to 120
             _discard_output()
     return 1
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, by which Docker, Kubernetes and systemd end a command."""
+
+
+@contextmanager
+def _terminated_by_exception() -> Iterator[None]:
+    """SIGTERM ends what runs in this context as Ctrl-C does: temporary folders are removed."""
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _discard_output() -> None:

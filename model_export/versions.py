@@ -83,6 +83,26 @@ def check_brings_nothing_back(version: ModelVersion) -> None:
         )
 
 
+def check_nothing_lost(version: ModelVersion, latest: int) -> None:
+    """Checks that the model's next version, made from this one, lacks nothing that was published in the meantime.
+
+    Args:
+        latest: the number of the model's latest version when the work began.
+
+    Raises:
+        InputError: a later version has the same weights, and with them other files, measurements or a calibration.
+        CardError: a card cannot be read.
+    """
+    name, model_root = version.name, version.path.parent
+    weights = read_card(version.path).files["fp32"].sha256
+    for number in published(model_root.parent, name):
+        if number > latest and read_card(model_root / str(number)).files["fp32"].sha256 == weights:
+            raise InputError(
+                f"{name}@{number} was published in the meantime, with the same weights: the next version would lack "
+                f"what it adds. Run the command again, with {name}@{number}"
+            )
+
+
 def set_default(root: Path, name: str) -> None:
     """Makes a published model the default.
 

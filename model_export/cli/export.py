@@ -233,4 +233,5 @@ def with_preprocessing(loaded: Loaded, args: argparse.Namespace) -> Loaded:
     except ValidationError as error:
         fault = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise InputError(fault + ": set --resize as well" * fault.startswith("crop ")) from None
-    return loaded._replace(preprocessing=preprocessing)
+    accuracy = loaded.accuracy if preprocessing == loaded.preprocessing else None  # it was measured with the other one
+    return loaded._replace(preprocessing=preprocessing, accuracy=accuracy)

@@ -1,10 +1,11 @@
-"""The `prune` command: removes old versions of a model."""
+"""The `prune` command: removes old versions of a model, and what killed commands have left."""
 
 from __future__ import annotations
 
 import argparse
 
 from model_export.cli.options import add_models_dir, positive
+from model_export.leftovers import remove_leftovers
 from model_export.versions import prune
 
 
@@ -23,4 +24,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     removed = prune(args.models_dir, args.name, args.keep)
     print(f"{args.name}: removed {', '.join(map(str, removed))}" if removed else f"{args.name}: nothing to remove")
+    for path in remove_leftovers(args.models_dir / args.name) + remove_leftovers(args.models_dir):
+        print(f"{path}: removed; a command that was killed had left it")
     return 0

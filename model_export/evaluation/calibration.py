@@ -14,7 +14,7 @@ import numpy as np
 from model_export.errors import InputError
 from model_export.evaluation.metrics import expected_calibration_error
 from model_export.evaluation.multi_label import MultiLabelEvaluation, classwise_calibration_error
-from model_export.evaluation.result import Evaluation
+from model_export.evaluation.result import Evaluation, log_of
 from service.runtime.measured import Calibration
 from service.runtime.scores import sigmoid, softmax
 
@@ -77,8 +77,7 @@ def calibrate(evaluation: Evaluation, seed: int = 0) -> Calibration:
     """
 
     def fit(part: Evaluation) -> float:
-        smallest = np.finfo(np.float32).tiny  # probabilities that float32 rounded to 0 have no logarithm
-        return fit_temperature(np.log(np.maximum(part.probabilities.astype(np.float64), smallest)), part.labels)
+        return fit_temperature(log_of(part.probabilities), part.labels)
 
     return _calibrate(evaluation, fit, expected_calibration_error, seed)
 

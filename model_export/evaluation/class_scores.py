@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model_export.evaluation.f1 import best_cut, f1_of, ratio
 from model_export.evaluation.metrics import confusion_matrix
 from model_export.evaluation.result import Evaluation
 
@@ -28,28 +29,14 @@ def class_scores(evaluation: Evaluation) -> ClassScores:
     """The scores of each class of a model."""
     matrix = confusion_matrix(evaluation)
     right, images, answers = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    f1 = _ratio(2 * right, np.where(images > 0, images + answers, 0))
-    best = [_best_threshold(evaluation, label) if images[label] else (np.nan, np.nan) for label in range(len(matrix))]
-    threshold, threshold_f1 = np.array(best, dtype=np.float64).T
-    return ClassScores(_ratio(right, answers), _ratio(right, images), f1, threshold, threshold_f1)
+    threshold, threshold_f1 = np.full((2, len(matrix)), np.nan)
+    for label in np.flatnonzero(images):
+        cut = best_cut(evaluation.labels == label, evaluation.probabilities[:, label])
+        threshold[label], threshold_f1[label] = cut.lowest, cut.f1
+    f1 = f1_of(right, answers, images)
+    return ClassScores(ratio(right, answers), ratio(right, images), f1, threshold, threshold_f1)
 
 
 def macro_f1(evaluation: Evaluation) -> float:
     """The mean F1 over the classes that have images: small classes count as much as large ones."""
     return float(np.nanmean(class_scores(evaluation).f1))
-
-
-def _best_threshold(evaluation: Evaluation, label: int) -> tuple[float, float]:
-    """The probability from which on the class is best answered, and its F1; of several, the highest."""
-    order = np.argsort(-evaluation.probabilities[:, label], kind="stable")
-    probabilities = evaluation.probabilities[order, label].astype(np.float64)
-    hits = np.cumsum(evaluation.labels[order] == label)  # if the first 1, 2, ... images get this answer
-    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
-    last_of_equals = np.append(probabilities[1:] < probabilities[:-1], True)
-    best = int(np.argmax(np.where(last_of_equals, f1, -1)))
-    return float(probabilities[best]), float(f1[best])
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """`part / whole`; NaN where the whole is 0."""
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

@@ -63,6 +63,11 @@ def mean_probabilities(
     if not len(dataset):
         raise InputError(f"{dataset.name} holds no images to evaluate on: give another data set")
     p = predictor.preprocessing
+    if method != "1-crop" and p.views:
+        raise InputError(
+            f"{predictor.name} cuts {p.views.count} crops out of each image by itself, at fixed places, so {method} "
+            "would measure something else: evaluate it with 1-crop"
+        )
     if method != "1-crop" and not (p.cuts_a_square and p.channels == 3):
         raise InputError(
             f"{predictor.name} does not take squares in colour, cut out of the image, as {method} does: evaluate it "

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model_export.evaluation.result import Evaluation
+from model_export.evaluation.f1 import ratio
+from model_export.evaluation.result import Evaluation, log_of
 
 BINS = 15  # of confidence, as in Guo et al. 2017
 
@@ -52,13 +53,13 @@ def confusion_matrix(evaluation: Evaluation) -> np.ndarray:
 def per_class_accuracy(evaluation: Evaluation) -> np.ndarray:
     """The accuracy on each class's images: float64 (classes,), NaN for classes without images."""
     matrix = confusion_matrix(evaluation)
-    return _ratio(matrix.diagonal(), matrix.sum(axis=1))
+    return ratio(matrix.diagonal(), matrix.sum(axis=1))
 
 
 def negative_log_likelihood(evaluation: Evaluation) -> float:
     """The mean of `-log p(true class)`, in nats. Probabilities rounded to 0 count as the smallest float32."""
     true_probability = evaluation.probabilities[np.arange(len(evaluation.labels)), evaluation.labels]
-    return float(-np.mean(np.log(np.maximum(true_probability.astype(np.float64), np.finfo(np.float32).tiny))))
+    return float(-np.mean(log_of(true_probability)))
 
 
 def reliability_bins(evaluation: Evaluation, bins: int = BINS) -> ReliabilityBins:
@@ -81,8 +82,8 @@ def reliability_of(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS
     bin_of_image = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(bin_of_image, minlength=bins)
     return ReliabilityBins(
-        _ratio(np.bincount(bin_of_image, weights=confidence, minlength=bins), count),
-        _ratio(np.bincount(bin_of_image, weights=correct, minlength=bins), count),
+        ratio(np.bincount(bin_of_image, weights=confidence, minlength=bins), count),
+        ratio(np.bincount(bin_of_image, weights=correct, minlength=bins), count),
         count.astype(np.int64),
     )
 
@@ -125,8 +126,3 @@ def most_confused(evaluation: Evaluation, count: int) -> list[Confusion]:
 
 def _predicted(evaluation: Evaluation) -> np.ndarray:
     return evaluation.probabilities.argmax(axis=1)
-
-
-def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """`total / count`; NaN where the count is 0."""
-    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)

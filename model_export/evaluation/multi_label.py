@@ -12,6 +12,7 @@ from model_export.datasets.base import Dataset
 from model_export.errors import InputError
 from model_export.evaluation.average_precision import average_precisions, mean_average_precision
 from model_export.evaluation.evaluate import class_ids, mean_probabilities
+from model_export.evaluation.f1 import best_cut, f1_of, ratio
 from model_export.evaluation.metrics import mean_gap, reliability_of
 from model_export.evaluation.predictors import Predictor
 from model_export.evaluation.result import Method
@@ -124,9 +125,9 @@ def class_scores(evaluation: MultiLabelEvaluation) -> MultiLabelScores:
     hits, answers, images = ((which.sum(axis=0)) for which in (answered & present, answered, present))
     return MultiLabelScores(
         average_precisions(present, evaluation.probabilities),
-        _ratio(hits, answers),
-        _ratio(hits, images),
-        _ratio(2 * hits, np.where(images > 0, answers + images, 0)),
+        ratio(hits, answers),
+        ratio(hits, images),
+        f1_of(hits, answers, images),
     )
 
 
@@ -184,10 +185,14 @@ def accuracy_of(
 
 
 def best_thresholds(evaluation: MultiLabelEvaluation) -> np.ndarray:
-    """The threshold of each class with the highest F1; that of the evaluation for classes without images."""
+    """The threshold of each class with the highest F1; that of the evaluation for classes without images.
+
+    It lies between two probabilities, so that rounding changes no answer.
+    """
     best = evaluation.thresholds.copy()
     for i in np.flatnonzero(evaluation.present.any(axis=0)):
-        best[i] = _best_threshold(evaluation.present[:, i], evaluation.probabilities[:, i])
+        cut = best_cut(evaluation.present[:, i], evaluation.probabilities[:, i])
+        best[i] = (cut.lowest + cut.next_lower) / 2
     return best
 
 
@@ -216,19 +221,3 @@ def fit_thresholds(evaluation: MultiLabelEvaluation, seed: int = 0) -> tuple[np.
             f"half from {100 * before:.2f} to {100 * after:.2f} %: give more images, or leave the thresholds"
         )
     return thresholds, held_out
-
-
-def _best_threshold(present: np.ndarray, probabilities: np.ndarray) -> float:
-    """Of several, the highest. It lies between two probabilities, so that rounding changes no answer."""
-    order = np.argsort(-probabilities, kind="stable")
-    values = probabilities[order].astype(np.float64)
-    hits = np.cumsum(present[order])  # if the first 1, 2, ... images get this answer
-    f1 = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
-    lower = np.append(values[1:], 0.0)
-    best = int(np.argmax(np.where(lower < values, f1, -1)))
-    return float((values[best] + lower[best]) / 2)
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """`part / whole`; NaN where the whole is 0."""
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

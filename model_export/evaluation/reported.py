@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from model_export.evaluation.result import Method
-from model_export.weights.imagenet import IMAGENET_WEIGHTS
 from model_export.weights.labels import imagenet_labels
+from model_export.weights.torchvision_files import IMAGENET_WEIGHTS
 from service.runtime.model_card import Architecture, Shortcut
 
 StandardDataset = Literal["imagenet", "cifar10"]

@@ -41,7 +41,10 @@ class Evaluation:
 
     def at_temperature(self, temperature: float) -> Evaluation:
         """The same with another calibration: `softmax(logits / temperature)`."""
-        smallest = np.finfo(np.float32).tiny  # probabilities that float32 rounded to 0 have no logarithm
-        log_probabilities = np.log(np.maximum(self.probabilities.astype(np.float64), smallest))
-        probabilities = softmax(log_probabilities, temperature / self.temperature).astype(np.float32)
+        probabilities = softmax(log_of(self.probabilities), temperature / self.temperature).astype(np.float32)
         return dataclasses.replace(self, probabilities=probabilities, temperature=temperature)
+
+
+def log_of(probabilities: np.ndarray) -> np.ndarray:
+    """The logarithms, float64; those that float32 rounded to 0 count as its smallest number."""
+    return np.asarray(np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny)))

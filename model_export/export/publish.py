@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from model_export.software import commit, tool_versions
 from model_export.versions import keep_default, remember_version
 from model_export.weights.loading import Loaded
 from service.runtime.class_activation import Classifier
-from service.runtime.disk import flush, flush_readable, link
+from service.runtime.disk import flush, flush_readable, link, locked
 from service.runtime.engine import DynamicEngine
 from service.runtime.machine import usable_cores
 from service.runtime.model_card import NAME_PATTERN, RESERVED_NAMES, ModelCard, ModelFile
@@ -109,12 +109,19 @@ def publish(loaded: Loaded, root: Path, name: str | None = None) -> ModelCard:
         return publish_folder(staging, model_root, card)
 
 
-def publish_changed(version: ModelVersion, changes: Mapping[str, object], new_files: Sequence[Path] = ()) -> ModelCard:
+def publish_changed(
+    version: ModelVersion,
+    changes: Mapping[str, object],
+    new_files: Sequence[Path] = (),
+    *,
+    check: Callable[[], object],
+) -> ModelCard:
     """Publishes the next version of a model: the files of this one, by hard link, under a changed card.
 
     Args:
         changes: fields of the card, by name. `files` names those that are kept, and the new ones.
         new_files: outside the model folder; they are copied.
+        check: as for `publish_folder`: whether this version is still the one to start from.
 
     Returns:
         The card as written.
@@ -122,6 +129,7 @@ def publish_changed(version: ModelVersion, changes: Mapping[str, object], new_fi
     Raises:
         CardError: the version's card cannot be read.
         OSError: the folder cannot be written; nothing is published.
+        and what `check` raises.
     """
     model_root = version.path.parent
     number = {"version": next_version(model_root.parent, version.name)}
@@ -134,7 +142,7 @@ def publish_changed(version: ModelVersion, changes: Mapping[str, object], new_fi
         for name in (*(entry.file for entry in card.files.values()), SELF_TEST_FILE, CLASSIFIER_FILE):
             if name not in own and (name != CLASSIFIER_FILE or (version.path / name).exists()):
                 link(version.path / name, staging / name)
-        return publish_folder(staging, model_root, card)
+        return publish_folder(staging, model_root, card, check)
 
 
 def _last_layer(net: ResNet) -> Classifier:
@@ -168,8 +176,14 @@ def next_version(root: Path, name: str) -> int:
     return max([read_state(root / name).last_version, *there]) + 1
 
 
-def publish_folder(staging: Path, model_root: Path, card: ModelCard) -> ModelCard:
+def publish_folder(
+    staging: Path, model_root: Path, card: ModelCard, check: Callable[[], object] = lambda: None
+) -> ModelCard:
     """Writes the card and renames the folder to its version, or to a later one if another process took that.
+
+    Args:
+        check: called while no other process can publish, right before the folder is renamed. What it raises is raised,
+            and nothing is published.
 
     Returns:
         The card as written.
@@ -178,7 +192,9 @@ def publish_folder(staging: Path, model_root: Path, card: ModelCard) -> ModelCar
         (staging / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
         flush_readable(staging)
         try:
-            staging.rename(model_root / str(card.version))
+            with locked(model_root):
+                check()
+                staging.rename(model_root / str(card.version))
         except OSError:
             if not (model_root / str(card.version)).exists():
                 raise

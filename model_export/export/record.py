@@ -31,7 +31,6 @@ def publish_record(
             that is kept would not fit the calibration.
         CardError, OSError: as `publish_changed`.
     """
-    check_latest(version)
     changes: dict[str, object] = {"accuracy": accuracy}
     if calibration is not None:
         changes["calibration"] = calibration
@@ -41,7 +40,7 @@ def publish_record(
         changes["head"] = Head(rejection=rejection)
     if thresholds is not None:
         changes["head"] = Head(kind="sigmoid", thresholds=tuple(thresholds))
-    return publish_changed(version, changes)
+    return publish_changed(version, changes, check=lambda: check_latest(version))
 
 
 def check_rejection_fits(version: ModelVersion) -> None:

@@ -26,6 +26,7 @@ from model_export.quantise.images import batches, sample
 from model_export.quantise.int8 import to_int8
 from model_export.quantise.ranges import activation_ranges
 from model_export.quantise.sensitivity import Int8Probe, choose_float_layers
+from model_export.versions import check_brings_nothing_back, check_nothing_lost, published
 from service.runtime.choices import FILES, FilePrecision, Precision
 from service.runtime.engine import Engine
 from service.runtime.head import Head
@@ -75,7 +76,8 @@ def publish_quantised(
     Raises:
         GateFailed, SelfTestFailed: a file is too far from fp32; nothing is published. With `on_failure`, the last
             failure if all files fail.
-        InputError: there are too few images, or one is broken.
+        InputError: there are too few images, or one is broken; or by the end another process has published a version
+            whose files or weights the next one would take from clients.
         CardError: the version's folder is damaged or incomplete.
         ProviderUnavailable: no provider here runs the file.
         ExportError: a file cannot be made.
@@ -83,6 +85,7 @@ def publish_quantised(
     """
     if "fp32" in precisions:
         raise ValueError("fp32 is what a model is exported in: choose int8, fp16 or bf16")
+    latest = max(published(version.path.parent.parent, version.name))
     compared = sample(data.val, gate_images)
     accuracy_gate.check_enough(compared, limit)
     fp32 = OnnxPredictor(version, "cpu", "fp32")
@@ -131,9 +134,8 @@ def publish_quantised(
         files: dict[FilePrecision, ModelFile] = dict(fp32.card.files)
         new: list[Path] = []
         passed = False
-        comparisons = accuracy_gate.compare(
-            fp32, [engine for candidate in candidates for engine in candidate.engines], compared
-        )
+        engines = [engine for candidate in candidates for engine in candidate.engines]
+        comparisons = accuracy_gate.compare(fp32, engines, compared) if engines else []
         for candidate in candidates:
             own, comparisons = comparisons[: len(candidate.engines)], comparisons[len(candidate.engines) :]
             for comparison in own:
@@ -159,7 +161,12 @@ def publish_quantised(
             assert failure is not None
             raise failure
         tools = fp32.card.tools | {"onnxruntime": onnxruntime.__version__}
-        return publish_changed(version, {"files": files, "tools": tools}, new)
+
+        def check() -> None:
+            check_brings_nothing_back(version)
+            check_nothing_lost(version, latest)
+
+        return publish_changed(version, {"files": files, "tools": tools}, new, check=check)
 
 
 class _Candidate(NamedTuple):

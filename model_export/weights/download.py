@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from model_export.errors import InputError, Unavailable
-from service.runtime.disk import DISK_FULL, move_into_place
+from service.runtime.disk import DISK_FULL, locked, move_into_place
 from service.runtime.model_folder import sha256
 from service.runtime.progress import Progress
 
@@ -29,7 +29,7 @@ def download(url: str, path: Path, digest: str, *, by_hand: str, other_disk: str
     """Downloads a file to `path` and returns its SHA-256 in hex.
 
     Bytes go to `<path>.partial`, which a broken transfer leaves for the next one to resume. `path` itself appears only
-    when the file is complete, checked and on disk.
+    when the file is complete, checked and on disk. Of several processes, one downloads, and the others wait for it.
 
     Args:
         digest: the expected SHA-256 in hex, or its first digits if no more are known.
@@ -43,15 +43,18 @@ def download(url: str, path: Path, digest: str, *, by_hand: str, other_disk: str
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _transfer_with_retries(url, partial)
-        actual = sha256(partial)
-        if not actual.startswith(digest):
-            partial.unlink()
-            raise InputError(
-                f"{url} is not the expected file: its SHA-256 should be {digest}, but is {actual}. The download was "
-                f"deleted: run again, or put the right file at {path} by hand, or {by_hand}"
-            )
-        move_into_place(partial, path)
+        with locked(path.parent):
+            if path.exists() and (actual := sha256(path)).startswith(digest):
+                return actual
+            _transfer_with_retries(url, partial)
+            actual = sha256(partial)
+            if not actual.startswith(digest):
+                partial.unlink()
+                raise InputError(
+                    f"{url} is not the expected file: its SHA-256 should be {digest}, but is {actual}. The download "
+                    f"was deleted: run again, or put the right file at {path} by hand, or {by_hand}"
+                )
+            move_into_place(partial, path)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unavailable(
             f"{url} cannot be downloaded ({_reason(error)}): try again later, or put the file at {path} by hand, "

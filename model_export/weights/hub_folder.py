@@ -7,16 +7,16 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from model_export.errors import InputError
 from model_export.nets.resnet import IMAGENET_BLOCKS
+from model_export.weights.description import Description
 from model_export.weights.hub_preprocessing import parse, timm_preprocessing, transformers_preprocessing
 from model_export.weights.labels import labels_in
 from service.runtime.model_card import Architecture, Label
-from service.runtime.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +36,6 @@ WORDNET_ID = re.compile(r"n\d{8}")
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # transformers' name of a class without one
 
 
-class HubFolder(NamedTuple):
-    """What the files say."""
-
-    origin: str  # for people: whose network it is
-    architecture: Architecture
-    labels: tuple[Label, ...] | None
-    preprocessing: Preprocessing | None
-    license: str | None
-
-
 class _TransformersConfig(BaseModel):
     """Fields of transformers' `ResNetConfig`, with its defaults."""
 
@@ -62,7 +52,7 @@ class _TransformersConfig(BaseModel):
     id2label: dict[str, str] = {}
 
 
-def read_hub_folder(weights: Path, num_classes: int) -> HubFolder | None:
+def read_hub_folder(weights: Path, num_classes: int) -> Description | None:
     """What timm or transformers wrote beside a weight file; None if neither did.
 
     Args:
@@ -87,7 +77,7 @@ def read_hub_folder(weights: Path, num_classes: int) -> HubFolder | None:
             f"fetch both files again, or move {path.name} away"
         )
     log.info("%s: the %s beside it says what it holds", weights.name, CONFIG)
-    return found
+    return found._replace(source=f"{found.source}, {weights.name}")
 
 
 def _json_object(path: Path) -> dict[str, Any] | None:
@@ -99,7 +89,7 @@ def _json_object(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _timm(content: Mapping[str, Any], path: Path, num_classes: int) -> HubFolder:
+def _timm(content: Mapping[str, Any], path: Path, num_classes: int) -> Description:
     """From timm's config.json, in the present form or the older one without `pretrained_cfg`."""
     nested = content.get("pretrained_cfg")
     fields = {**content, **nested} if isinstance(nested, Mapping) else content
@@ -116,7 +106,7 @@ def _timm(content: Mapping[str, Any], path: Path, num_classes: int) -> HubFolder
             raise _unsupported(path, argument, value)
     names = next((fields[key] for key in ("label_names", "labels") if fields.get(key)), None)
     tag = fields.get("tag")
-    return HubFolder(
+    return Description(
         f"timm {match[0]}" + (f".{tag}" if isinstance(tag, str) and tag else ""),
         Architecture(depth=int(match[1]), num_classes=num_classes),
         _timm_labels(names, fields.get("label_descriptions"), path),
@@ -137,7 +127,7 @@ def _timm_labels(names: object, descriptions: object, path: Path) -> tuple[Label
     return labels
 
 
-def _transformers(content: Mapping[str, Any], path: Path, num_classes: int) -> HubFolder:
+def _transformers(content: Mapping[str, Any], path: Path, num_classes: int) -> Description:
     """From transformers' config.json, and its preprocessor_config.json if it is there."""
     config = parse(_TransformersConfig, content, path)
     basic = config.layer_type == "basic"
@@ -156,7 +146,7 @@ def _transformers(content: Mapping[str, Any], path: Path, num_classes: int) -> H
     fields = _json_object(processor)
     if fields is None:
         log.warning("%s: no %s beside it: taking the usual preprocessing", path, PROCESSOR)
-    return HubFolder(
+    return Description(
         f"transformers resnet-{fitting[0]}",
         Architecture(
             depth=fitting[0], variant="v1" if config.downsample_in_bottleneck else "v1.5", num_classes=num_classes

@@ -15,12 +15,14 @@ from model_export.errors import InputError, shortlist
 from model_export.nets.resnet import ResNet
 from model_export.nets.serving_graph import ServingGraph
 from model_export.weights.defaults import Family, ShortcutOption, shortcut_of, usual_preprocessing
+from model_export.weights.description import Description
 from model_export.weights.file_kinds import check_path
 from model_export.weights.fitting import fill, options_for
-from model_export.weights.hub_folder import HubFolder, read_hub_folder
+from model_export.weights.hub_folder import read_hub_folder
 from model_export.weights.labels import LABEL_FILES, imagenet_labels, read_labels
 from model_export.weights.reading import WeightFile, read_weights
 from model_export.weights.state_dict import is_head
+from model_export.weights.torchvision_files import released_by_torchvision
 from service.runtime.head import Head
 from service.runtime.measured import Accuracy, MultiLabelAccuracy
 from service.runtime.model_card import Architecture, Label, Training, Variant, Weights
@@ -63,11 +65,11 @@ def load_file(
 ) -> Loaded:
     """The network in a weight file of ours, torchvision's or timm's; the file decides the number of classes.
 
-    Whatever is None comes from the file's record (our own training writes one), else from the files that timm or
-    transformers wrote beside it; without either it is the family "imagenet" and the family's usual shortcut and
-    preprocessing. Labels come from `labels`, else from the same record, else from other projects' entries in the file
-    (`class_to_idx`, `classes`, ...), else from `labels.txt`, `.json` or `.tsv` beside it. A file of 1000 classes
-    without labels gets ImageNet's, with a warning.
+    Whatever is None comes from the file's record (our own training writes one), else from what is known of the files
+    that torchvision has released, else from the files that timm or transformers wrote beside it; without any of these
+    it is the family "imagenet" and the family's usual shortcut and preprocessing. Labels come from `labels`, else from
+    the same record, else from other projects' entries in the file (`class_to_idx`, `classes`, ...), else from
+    `labels.txt`, `.json` or `.tsv` beside it. A file of 1000 classes without labels gets ImageNet's, with a warning.
 
     Args:
         depth: required if the file does not record it.
@@ -90,8 +92,12 @@ def load_file(
             f"{path} has no classifier `fc.weight` of shape (classes, features), as ResNets of this project, "
             f"torchvision and timm have; besides the layers it has {others}. Save it with its last layer as `fc`"
         )
-    hub = None if content.record.architecture else read_hub_folder(path, len(classifier))
-    recorded = hub.architecture if hub else content.record.architecture
+    described = (
+        None
+        if content.record.architecture
+        else released_by_torchvision(digest) or read_hub_folder(path, len(classifier))
+    )
+    recorded = described.architecture if described else content.record.architecture
     if recorded is None:
         if depth is None:
             raise InputError(f"{path} does not record which network it holds: pass `--depth`")
@@ -120,7 +126,7 @@ def load_file(
             "`--variant v1`"
         )
     try:
-        found_labels = _find_labels(path, labels, content, requested.num_classes, hub)
+        found_labels = _find_labels(path, labels, content, requested.num_classes, described)
     except _NoLabels as error:
         if labels_needed:
             raise InputError(f"{error}: pass the right names with `--labels FILE`") from error
@@ -128,12 +134,14 @@ def load_file(
         found_labels = ()
     return Loaded(
         net,
-        Weights(source=f"{hub.origin}, {path.name}", sha256=digest, license=hub.license)
-        if hub
+        Weights(source=described.source, sha256=digest, license=described.license)
+        if described
         else Weights(source=path.name, sha256=digest),
         found_labels,
-        content.record.preprocessing or (hub and hub.preprocessing) or usual_preprocessing(requested.family),
-        content.record.accuracy,
+        content.record.preprocessing
+        or (described and described.preprocessing)
+        or usual_preprocessing(requested.family),
+        content.record.accuracy or (described and described.accuracy),
         content.mean_image,
         content.record.training,
         content.record.head,
@@ -186,10 +194,10 @@ def _check_record(recorded: Architecture, requested: Architecture, path: Path) -
 
 
 def _find_labels(
-    path: Path, given: Path | None, content: WeightFile, num_classes: int, hub: HubFolder | None
+    path: Path, given: Path | None, content: WeightFile, num_classes: int, described: Description | None
 ) -> tuple[Label, ...]:
     if given is None:
-        recorded = hub.labels if hub else content.record.labels
+        recorded = described.labels if described else content.record.labels
         if recorded is not None and len(recorded) == num_classes:
             return recorded
         if class_names := _class_names(path, content, num_classes):

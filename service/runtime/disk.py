@@ -83,6 +83,9 @@ def locked(folder: Path) -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("waiting for another process that works in %s", folder)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             except OSError as error:
                 log.debug("%s cannot be locked: %s", folder, error)

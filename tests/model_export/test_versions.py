@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -191,6 +192,19 @@ def test_the_commands_say_what_clients_get(root: Path, capsys: pytest.CaptureFix
         assert run(root, *arguments) == 0
         assert capsys.readouterr().out == f"{said}\n"
     assert read_folder_state(root).default == "b"
+
+
+def test_prune_removes_what_killed_commands_have_left(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left = [root / ".staging-quickstart", root / "a" / ".staging-export", root / "a" / ".removed-3"]
+    at_work = root / "a" / ".staging-new"
+    for folder in (*left, at_work):
+        (folder / "3").mkdir(parents=True)
+    for folder in left:
+        os.utime(folder, (0, 0))
+    assert run(root, "prune", "a") == 0
+    assert capsys.readouterr().out.count("removed; a command that was killed had left it") == 3
+    assert [folder.exists() for folder in (*left, at_work)] == [False, False, False, True]
+    assert published(root, "a") == [2, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,34 @@ def test_accuracy_of_one_crop_is_not_that_of_several() -> None:
     accuracy = Accuracy(dataset="pictures", images=100, top1=0.9, top5=1.0)
     loaded = random_weights(Architecture(depth=18))._replace(accuracy=accuracy)
     assert with_views(loaded, 5).accuracy is None
+
+
+@pytest.mark.parametrize(("options", "stays"), [([], True), (["--resize", "32"], True), (["--resize", "36"], False)])
+def test_accuracy_is_that_of_the_preprocessing(
+    tmp_path: Path, quick_export: None, options: list[str], stays: bool
+) -> None:
+    path = tmp_path / "net.safetensors"
+    net = random_weights(CIFAR)
+    accuracy = Accuracy(dataset="pictures", images=100, top1=0.9, top5=1.0)
+    record = Record(architecture=CIFAR, labels=net.labels, preprocessing=net.preprocessing, accuracy=accuracy)
+    save_safetensors(net.net.state_dict(), path, record)
+    assert main(["export", "--weights", str(path), "--models-dir", str(tmp_path / "m"), *options]) == 0
+    assert read_card(tmp_path / "m" / "resnet8-cifar" / "1").accuracy == (accuracy if stays else None)
+
+
+def test_sigterm_leaves_nothing_behind(
+    tmp_path: Path, quick_export: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("model_export.export.publish.check_collapse", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    random = ["export", "--weights", "random", "--depth", "8", "--family", "cifar", "--models-dir", str(tmp_path / "m")]
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert main(random) == 128 + signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err.endswith("interrupted: no unfinished model or file is left\n")
+    assert list((tmp_path / "m").iterdir()) == []
 
 
 def test_the_license_of_the_weights(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

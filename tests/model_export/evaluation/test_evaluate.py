@@ -20,6 +20,7 @@ from model_export.weights.random_weights import random_weights
 from service.runtime.images.decoding import decode
 from service.runtime.model_card import Architecture, Label
 from service.runtime.model_folder import model_versions
+from service.runtime.preprocessing import Preprocessing
 
 Make = Callable[..., Dataset]
 CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
@@ -127,6 +128,18 @@ def test_a_broken_image_is_named(predictor: TorchPredictor, pictures: Make, meth
     data.replaced[6] = data.read(6)[:900]  # type: ignore[attr-defined]
     with pytest.raises(InputError, match=r"^picture 6 cannot be used: The image ends before its last pixel"):
         evaluate(predictor, data, method=method, batch_size=2, shown=False)
+
+
+@pytest.mark.parametrize("method", ["10-crop", "multi-scale"])
+def test_a_model_that_cuts_crops_itself_takes_no_others(pictures: Make, method: Method) -> None:
+    loaded = random_weights(CIFAR)
+    views = {"count": 10, "size": 32}
+    preprocessing = Preprocessing.model_validate(
+        loaded.preprocessing.model_dump() | {"resize": 36, "crop": 36, "views": views}
+    )
+    predictor = TorchPredictor(loaded._replace(preprocessing=preprocessing), "net")
+    with pytest.raises(InputError, match=rf"net cuts 10 crops out of each image by itself, .*{method} .* with 1-crop"):
+        evaluate(predictor, pictures(2), method=method, shown=False)
 
 
 def test_a_missing_image_is_named(predictor: TorchPredictor, pictures: Make, monkeypatch: pytest.MonkeyPatch) -> None:

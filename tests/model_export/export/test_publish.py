@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import fcntl
+import os
 import shutil
 import stat
 from collections.abc import Callable
@@ -15,14 +17,17 @@ import pytest
 import torch
 
 from benchmarks.small_disk import fill
+from model_export.errors import InputError
 from model_export.export import publish as publish_module
 from model_export.export.collapse_gate import Collapsed
 from model_export.export.parity_gate import ParityFailed
 from model_export.export.publish import next_version, publish, publish_changed
+from model_export.export.record import publish_record
 from model_export.weights.loading import Loaded
 from model_export.weights.random_weights import random_weights
 from service.runtime import disk
 from service.runtime.head import Head
+from service.runtime.measured import Accuracy
 from service.runtime.model_card import RESERVED_NAMES, Architecture, ModelCard
 from service.runtime.model_folder import CardError, ModelVersion, model_versions, read_card, verify_digests
 from service.runtime.self_test import SelfTest
@@ -92,7 +97,7 @@ def test_a_changed_card_is_the_next_version_with_the_same_files(loaded: Loaded, 
     before = publish(loaded, tmp_path, "m")
     folder = tmp_path / "m" / "1"
     text = (folder / "card.json").read_text()
-    card = publish_changed(ModelVersion("m", 1, folder), {"metadata": {"ticket": "17"}})
+    card = publish_changed(ModelVersion("m", 1, folder), {"metadata": {"ticket": "17"}}, check=lambda: None)
     assert (folder / "card.json").read_text() == text
     assert card == read_card(tmp_path / "m" / "2")
     assert card.model_copy(update={"version": 1, "created": before.created, "metadata": {}}) == before
@@ -100,6 +105,35 @@ def test_a_changed_card_is_the_next_version_with_the_same_files(loaded: Loaded, 
     verify_digests(tmp_path / "m" / "2", card)
     for name in ("model.onnx", "self_test.npz"):
         assert (tmp_path / "m" / "2" / name).samefile(folder / name)
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_the_last_check_is_made_while_nobody_else_can_publish(loaded: Loaded, tmp_path: Path) -> None:
+    publish(loaded, tmp_path, "m")
+
+    def refuse() -> None:
+        descriptor = os.open(tmp_path / "m", os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+        raise InputError("no")
+
+    with pytest.raises(InputError, match="no"):
+        publish_changed(ModelVersion("m", 1, tmp_path / "m" / "1"), {}, check=refuse)
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["1", "model.json"]
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_what_is_recorded_brings_no_older_files_back(loaded: Loaded, tmp_path: Path) -> None:
+    for _ in range(2):
+        publish(loaded, tmp_path, "m")
+    accuracy = Accuracy(dataset="photos", images=10, top1=0.5, top5=0.9)
+    with pytest.raises(InputError, match="m 1 is not the latest version, 2"):
+        publish_record(ModelVersion("m", 1, tmp_path / "m" / "1"), accuracy)
+    assert [entry.version for entry in model_versions(tmp_path)] == [1, 2]
+    assert publish_record(ModelVersion("m", 2, tmp_path / "m" / "2"), accuracy).accuracy == accuracy
 
 
 @pytest.mark.usefixtures("quick_export")

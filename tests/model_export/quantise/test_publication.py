@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 from onnx import numpy_helper
 
 from model_export.datasets.base import Data
+from model_export.errors import InputError
+from model_export.export.onnx_export import ExportError
 from model_export.quantise import accuracy_gate, publication, sensitivity
 from model_export.quantise.accuracy_gate import GateFailed
 from model_export.quantise.images import sample
@@ -16,7 +20,7 @@ from model_export.quantise.publication import CALIBRATION_METHOD, publish_quanti
 from service.runtime.choices import FilePrecision
 from service.runtime.engine import DynamicEngine
 from service.runtime.loading import load_engine
-from service.runtime.model_folder import ModelVersion, model_versions, read_card, verify_digests
+from service.runtime.model_folder import CARD_FILE, ModelVersion, model_versions, read_card, verify_digests
 from service.runtime.self_test import SelfTest
 
 pytestmark = pytest.mark.machine
@@ -193,6 +197,52 @@ def test_an_interrupt_leaves_nothing_behind(
         publish_quantised(net_version, data, precisions=["fp16"])
     assert files(root) == before
     assert sorted(path.name for path in (root / "net").iterdir() if path.is_dir()) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "fault"),
+    [
+        ("other", r"net@1 has other weights than the latest version, 2, which clients get.* Run `promote net@2` first"),
+        ("same", r"net@2 was published in the meantime, with the same weights: .* Run the command again, with net@2"),
+    ],
+)
+def test_a_version_published_in_the_meantime_is_not_replaced(
+    net_version: ModelVersion, root: Path, data: Data, monkeypatch: pytest.MonkeyPatch, weights: str, fault: str
+) -> None:
+    """By its older weights, or by a version that lacks the file that another `quantize` has added."""
+    compare = accuracy_gate.compare
+    later = root / "net" / "2"
+
+    def published_in_the_meantime(*args: Any) -> list[accuracy_gate.Comparison]:
+        shutil.copytree(net_version.path, later)
+        card = read_card(net_version.path).model_copy(update={"version": 2})
+        if weights == "other":
+            fp32 = card.files["fp32"].model_copy(update={"sha256": "0" * 64})
+            card = card.model_copy(update={"files": {"fp32": fp32}})
+        (later / CARD_FILE).write_text(card.to_json())
+        return compare(*args)
+
+    monkeypatch.setattr(accuracy_gate, "compare", published_in_the_meantime)
+    with pytest.raises(InputError, match=fault):
+        publish_quantised(net_version, data, precisions=["fp16"])
+    assert [entry.version for entry in model_versions(root) if entry.name == "net"] == [1, 2]
+    assert list((root / "net").glob(".*")) == []
+
+    monkeypatch.undo()  # version 1 may still be started from on purpose, if it has the weights that clients get
+    if weights == "same":
+        assert publish_quantised(net_version, data, precisions=["fp16"]).version == 3
+
+
+def test_if_no_file_can_be_made_nothing_is_compared(
+    net_version: ModelVersion, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise ExportError("no")
+
+    monkeypatch.setattr(publication, "to_fp16", fail)
+    monkeypatch.setattr(accuracy_gate, "compare", lambda *args: pytest.fail("compared"))
+    with pytest.raises(ExportError):
+        publish_quantised(net_version, data, precisions=["fp16"], on_failure=lambda *what: None)
 
 
 def test_fp32_is_refused(net_version: ModelVersion, root: Path, data: Data) -> None:

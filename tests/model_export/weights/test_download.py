@@ -7,6 +7,7 @@ import os
 import socket
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,14 @@ def test_downloads(server: FileServer, path: Path, caplog: pytest.LogCaptureFixt
 
 def test_a_prefix_of_the_digest_suffices(server: FileServer, path: Path) -> None:
     assert download(f"{server.url}/net.pth", path, DIGEST[:8]) == DIGEST
+
+
+def test_of_several_at_once_one_downloads(server: FileServer, path: Path) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        digests = list(threads.map(lambda _: download(f"{server.url}/net.pth", path, DIGEST), range(3)))
+    assert digests == [DIGEST] * 3
+    assert server.requests == [("/net.pth", None)]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_broken_connection_is_resumed(server: FileServer, path: Path) -> None:

@@ -14,7 +14,10 @@ import torch
 from model_export.errors import InputError, Unavailable
 from model_export.nets.resnet import resnet
 from model_export.weights import imagenet
-from model_export.weights.imagenet import IMAGENET_WEIGHTS, load_imagenet
+from model_export.weights.imagenet import load_imagenet
+from model_export.weights.loading import load_file
+from model_export.weights.torchvision_files import IMAGENET_WEIGHTS
+from service.runtime.model_card import Architecture
 from tests.model_export.weights.file_server import FileServer
 
 
@@ -92,6 +95,32 @@ def test_imagenet_downloads_then_reads_the_cache(
     again = load_imagenet(18)
     assert len(server.requests) == 1
     assert again.weights == loaded.weights
+
+
+def test_a_file_of_torchvisions_given_by_hand_needs_no_options(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The V2 files are for another resize than the usual one, and say nothing of it."""
+    entry = IMAGENET_WEIGHTS[50, "v2"]
+    released = entry._replace(sha256=cache.digest[:8])
+    monkeypatch.setitem(IMAGENET_WEIGHTS, (18, "v1"), released)
+    file = tmp_path / "by-hand.pth"
+    file.write_bytes(cache.content)
+    loaded = load_file(file)
+    assert loaded.net.architecture == Architecture(depth=18)
+    assert loaded.weights.source == f"torchvision, https://download.pytorch.org/models/{entry.file}"
+    assert (loaded.weights.sha256, loaded.weights.license is None) == (cache.digest, False)
+    assert (loaded.preprocessing.resize, loaded.preprocessing.crop) == (232, 224)
+    assert loaded.accuracy is not None
+    assert loaded.accuracy.top1 == entry.top1
+    assert loaded.labels[0].name == "tench"
+    assert caplog.text == ""
+    with pytest.raises(InputError, match=r"holds a different network: it records depth 18, but 34 was requested"):
+        load_file(file, depth=34)
+
+    file.write_bytes(cache.content + b"x")  # another file, of which nothing is known
+    with pytest.raises(InputError, match="does not record which network it holds: pass `--depth`"):
+        load_file(file)
 
 
 def test_a_damaged_cached_file_is_named_and_replaced(
