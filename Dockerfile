@@ -77,7 +77,8 @@ COPY service /app/service
 COPY --from=native /native/service/runtime/images/_resample.abi3.so /app/service/runtime/images/
 COPY model_export /app/model_export
 ENTRYPOINT ["python", "-m", "model_export"]
-CMD ["quickstart", "--models-dir", "/models"]
+ENV RESNET_MODELS_DIR=/models
+CMD ["quickstart"]
 # last, because they change most often
 ARG COMMIT=
 ARG CREATED=

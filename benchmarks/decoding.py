@@ -21,10 +21,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.machine import describe, heading, save
-from benchmarks.models import latest
 from benchmarks.photo import large_photo, photo
 from benchmarks.tables import markdown_table
 from model_export.drawings.pictures import CLASSES, STANDARD, draw
+from model_export.versions import find_version
 from service.runtime.engine import Engine
 from service.runtime.images.decoding import decode
 from service.runtime.images.resizing import COMPILED, RESAMPLING, resized_size
@@ -130,7 +130,7 @@ def main() -> None:
     print(markdown_table(titles, cells))
     changed = None
     if args.model:
-        folder = latest(args.models_dir, args.model).path
+        folder = find_version(args.models_dir, args.model).path
         card = read_card(folder)
         engine = load_engine(folder, card, provider="cpu", precision="fp32", threads=usable_cores())
         changed = agreement(engine, card.preprocessing, args.images)

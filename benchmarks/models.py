@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model_export.versions import find_version
 from service.runtime.choices import FilePrecision
 from service.runtime.model_card import Architecture
-from service.runtime.model_folder import ModelVersion, model_versions, read_card
+from service.runtime.model_folder import model_versions, read_card
 
 if TYPE_CHECKING:
     from model_export.weights.loading import Loaded
@@ -22,7 +23,7 @@ IMAGES = {"int8": "drawings:train=64,val=64", "fp16": "drawings:train=1,val=8"}
 
 
 def published(architecture: Architecture, precision: FilePrecision = "fp32") -> Path:
-    """The folder of the latest version (`<name>/<version>`), which has a file in this precision; made on first use.
+    """The folder of a version (`<name>/<version>`), which has a file in this precision; made on first use.
 
     Random weights leave classes so close to each other that lower precision often changes the best one. So any loss is
     allowed.
@@ -54,22 +55,10 @@ def _published(name: str, load: Callable[[], Loaded], precision: FilePrecision) 
         from model_export.export.publish import publish
 
         publish(load(), root, name)
-    found = latest(root, name)
+    found = find_version(root, name)
     if precision not in read_card(found.path).files:
         from model_export.quantise.images import open_calibration_data
         from model_export.quantise.publication import publish_quantised
 
         publish_quantised(found, open_calibration_data(IMAGES[precision]), precisions=[precision], limit=1.0)
-    return latest(root, name).path
-
-
-def latest(root: Path, name: str) -> ModelVersion:
-    """The latest version of a published model.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    versions = [entry for entry in model_versions(root) if entry.name == name]
-    if not versions:
-        raise FileNotFoundError(f"{root} has no model {name}")
-    return versions[-1]
+    return find_version(root, name).path

@@ -12,6 +12,7 @@ from model_export.training.recipes import RECIPES
 from service.api.problems import STATUS
 from service.errors import fault_types
 from service.settings import PREFIX, Settings
+from service.settings_help import default_of
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -65,11 +66,10 @@ def settings_table() -> str:
     """A table of all settings."""
     rows = ["| environment and `.env` | command line | default | meaning |", "|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = field.default if field.default_factory is None else "number of cores"
-        if isinstance(default, tuple | None):
-            default = ",".join(map(str, default or ())) or "(unset)"
         option = "--" + name.replace("_", "-")
-        rows.append(f"| `{PREFIX}{name.upper()}` | `{option}` | {default} | {field.description} |")
+        rows.append(
+            f"| `{PREFIX}{name.upper()}` | `{option}` | {default_of(field) or '(unset)'} | {field.description} |"
+        )
     return "\n".join(rows) + "\n"
 
 

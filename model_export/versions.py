@@ -12,7 +12,17 @@ from model_export.errors import InputError
 from service.runtime.disk import remove_folder
 from service.runtime.model_card import RESERVED_NAMES
 from service.runtime.model_folder import ModelVersion, explain_empty, model_versions, read_card
-from service.runtime.model_state import ALIAS_PATTERN, STABLE, FolderState, ModelState, read_state
+from service.runtime.model_state import (
+    ALIAS_PATTERN,
+    STABLE,
+    FolderState,
+    ModelState,
+    Unpublished,
+    find_number,
+    read_state,
+    split,
+    stable_or_latest,
+)
 from service.runtime.state_changes import change_folder_state, change_state
 
 KEPT_REPLACED = 20  # versions that a rollback can go back to
@@ -22,8 +32,11 @@ def published(root: Path, name: str) -> list[int]:
     """The numbers of a model's versions, ascending.
 
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or the name has a version behind it.
     """
+    model, label = split(name)
+    if label is not None:
+        raise InputError(f"{name} names a version: give the model alone, {model}")
     there = list(model_versions(root))
     numbers = [entry.version for entry in there if entry.name == name]
     if not there:
@@ -34,30 +47,32 @@ def published(root: Path, name: str) -> list[int]:
     return numbers
 
 
-def find_number(root: Path, reference: str) -> tuple[str, int]:
-    """The model's name and the number of the version that `NAME`, `NAME@NUMBER` or `NAME@ALIAS` means.
+def find_version(root: Path, reference: str) -> ModelVersion:
+    """The version that `NAME`, `NAME@NUMBER` or `NAME@ALIAS` means, as for clients of the service.
 
     Raises:
         InputError: there is no such model, version or alias.
         CardError: `model.json` cannot be read.
     """
-    name, separator, label = reference.partition("@")
+    name, _ = split(reference)
     numbers = published(root, name)
-    state = read_state(root / name)
-    if not separator:
-        return name, served_version(state, numbers)
-    number = int(label) if label.isdecimal() else state.aliases.get(label)
-    if number is None:
-        raise InputError(f"{name} has no alias {label}: choose from {', '.join(state.aliases) or 'its versions'}")
-    if number not in numbers:
-        raise InputError(f"{name} has no version {number}: choose from {', '.join(map(str, numbers))}")
-    return name, number
+    try:
+        number = find_number(reference, numbers, read_state(root / name).aliases)
+    except Unpublished as error:
+        raise InputError(str(error)) from None
+    return ModelVersion(name, number, root / name / str(number))
 
 
-def served_version(state: ModelState, numbers: list[int]) -> int:
-    """The version that answers to the model's name: the stable one, else the latest."""
-    stable = state.aliases.get(STABLE)
-    return stable if stable in numbers else max(numbers)
+def replaced_by_next(version: ModelVersion) -> int | None:
+    """The number of the version that clients get now, and that the model's next one takes the place of; None if
+    another is published for nobody: one is `stable`.
+
+    Raises:
+        CardError: `model.json` cannot be read.
+    """
+    model_root = version.path.parent
+    numbers = published(model_root.parent, version.name)
+    return None if read_state(model_root).aliases.get(STABLE) in numbers else max(numbers)
 
 
 def check_brings_nothing_back(version: ModelVersion) -> None:
@@ -70,9 +85,8 @@ def check_brings_nothing_back(version: ModelVersion) -> None:
         CardError: a card or `model.json` cannot be read.
     """
     name, model_root = version.name, version.path.parent
-    numbers = published(model_root.parent, name)
-    latest = max(numbers)
-    if read_state(model_root).aliases.get(STABLE) in numbers:
+    latest = replaced_by_next(version)
+    if latest is None:
         return
     weights = [read_card(model_root / str(number)).files["fp32"].sha256 for number in (version.version, latest)]
     if weights[0] != weights[1]:
@@ -140,8 +154,7 @@ def promote(root: Path, name: str, number: int, alias: str = STABLE) -> int | No
         CardError, OSError: `model.json` cannot be read or written.
     """
     numbers = published(root, name)
-    if number not in numbers:
-        raise InputError(f"{name} has no version {number}: choose from {', '.join(map(str, numbers))}")
+    find_version(root, f"{name}@{number}")
     if not re.fullmatch(ALIAS_PATTERN, alias):
         raise InputError(f"{alias!r} is no alias: use lower-case letters, digits, '_' and '-', and begin with a letter")
     if alias in RESERVED_NAMES:
@@ -150,7 +163,7 @@ def promote(root: Path, name: str, number: int, alias: str = STABLE) -> int | No
     before: list[int | None] = []
 
     def change(state: ModelState) -> ModelState:
-        was = served_version(state, numbers) if alias == STABLE else state.aliases.get(alias)
+        was = stable_or_latest(numbers, state.aliases) if alias == STABLE else state.aliases.get(alias)
         before.append(was)
         replaced = state.replaced
         if alias == STABLE and was is not None and was != number:
@@ -175,7 +188,7 @@ def rollback(root: Path, name: str) -> tuple[int, int]:
     versions: list[tuple[int, int]] = []
 
     def change(state: ModelState) -> ModelState:
-        was = served_version(state, numbers)
+        was = stable_or_latest(numbers, state.aliases)
         replaced = [number for number in state.replaced if number in numbers]
         if not replaced and STABLE not in state.aliases:
             replaced = [number for number in numbers if number < was]
@@ -226,14 +239,13 @@ def remove_version(root: Path, name: str, number: int) -> None:
         CardError, OSError: `model.json` cannot be read or written, or the folder cannot be removed.
     """
     numbers = published(root, name)
-    if number not in numbers:
-        raise InputError(f"{name} has no version {number}: choose from {', '.join(map(str, numbers))}")
+    find_version(root, f"{name}@{number}")
 
     def check_and_remember(state: ModelState) -> ModelState:
         aliases = [alias for alias, other in state.aliases.items() if other == number]
         if aliases:
             raise InputError(f"{name}@{number} is {' and '.join(aliases)}: promote another version first")
-        if number == served_version(state, numbers):
+        if number == stable_or_latest(numbers, state.aliases):
             raise InputError(f"{name}@{number} is the version that clients get: promote another one first")
         return state.model_copy(update={"last_version": max(state.last_version, *numbers)})
 
@@ -252,7 +264,7 @@ def prune(root: Path, name: str, keep: int) -> list[int]:
     """
     numbers = published(root, name)
     state = read_state(root / name)
-    needed = {*numbers[-keep:], *state.aliases.values(), *state.replaced[-1:], served_version(state, numbers)}
+    needed = {*numbers[-keep:], *state.aliases.values(), *state.replaced[-1:], stable_or_latest(numbers, state.aliases)}
     old = [number for number in numbers if number not in needed]
     for number in old:
         remove_version(root, name, number)

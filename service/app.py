@@ -157,7 +157,9 @@ def create_app(
         title="ResNet image classification",
         version=this_build().version,
         description="Classifies images with the residual networks of He et al. (2015). Requests that arrive together "
-        "are computed together.",
+        "are computed together. These are the service's own calls. Those of other servers' clients (`/v2`, `/v1`, "
+        "`/predictions`, `/invocations`, `/ping`, gRPC) are as their protocols say: see docs/open-inference.md and "
+        "docs/clients-of-other-servers.md of the project.",
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,

@@ -67,7 +67,7 @@ class UnknownModel(RequestFault):
 class NotFound(RequestFault):
     title = "There is nothing here"
     detail = "This service has no path {path}."
-    remedy = "/ lists the paths; /docs lets you try them."
+    remedy = "/ lists the paths; /docs explains the service's own calls and lets you try them."
 
 
 class MethodNotAllowed(RequestFault):

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from service.errors import AmbiguousModel, ModelNotNamed, UnknownModel
 from service.published import Listing, Stamp, list_published
-from service.references import State, Unpublished, goals, settle, split
+from service.references import State, goals, settle
 from service.runtime.engine import EngineInfo
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import CardError, read_card
-from service.runtime.model_state import STATE_FILE
+from service.runtime.model_state import STATE_FILE, Unpublished, split
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

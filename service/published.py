@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from service.references import Published, Unpublished, candidates, require, split
+from service.references import Published, candidates, require
 from service.runtime.model_card import NAME_PATTERN
 from service.runtime.model_folder import CARD_FILE, CardError, explain_empty, model_versions
-from service.runtime.model_state import read_folder_state, read_state
+from service.runtime.model_state import Unpublished, read_folder_state, read_state, split
 from service.settings import Settings
 
 

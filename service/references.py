@@ -1,25 +1,15 @@
-"""Which published version answers to which name. Knows neither files nor engines.
-
-A request names a model by a reference: `resnet50`, the version with an alias (`resnet50@canary`), or one by its number
-(`resnet50@3`).
-"""
+"""Which published version answers to which reference. Knows neither files nor engines."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar
 
-from service.runtime.model_state import STABLE
+from service.runtime.model_state import STABLE, Unpublished, find_number, split
 
 State = Literal["loading", "ready", "failed"]
 
 Version = TypeVar("Version", bound=Hashable)
-
-
-def split(reference: str) -> tuple[str, str | None]:
-    """The name and the label behind it, which is an alias or a number; None if there is none."""
-    name, separator, label = reference.partition("@")
-    return name, label if separator else None
 
 
 class Published(NamedTuple, Generic[Version]):
@@ -29,24 +19,13 @@ class Published(NamedTuple, Generic[Version]):
     aliases: Mapping[str, int]
 
 
-class Unpublished(Exception):
-    """A reference that the settings name and that is not published. The message says what is."""
-
-
 def require(published: Mapping[str, Published[Version]], named: Sequence[str]) -> None:
     """Raises Unpublished if one of these references means nothing."""
     for reference in named:
-        name, label = split(reference)
+        name, _ = split(reference)
         if name not in published:
             raise Unpublished(f"there is no model {name}: choose from {', '.join(published)}")
-        model = published[name]
-        if label is None:
-            continue
-        number = _number(model, label)
-        if number is None:
-            raise Unpublished(f"{name} has no alias {label}: there is {', '.join(model.aliases) or 'none yet'}")
-        if number not in model.versions:
-            raise Unpublished(f"{name} has no version {number}: there is {', '.join(map(str, model.versions))}")
+        find_number(reference, published[name].versions, published[name].aliases)
 
 
 def candidates(
@@ -69,22 +48,18 @@ def candidates(
         if name not in published:
             continue
         model = published[name]
-        if label is not None:
-            number = _number(model, label)
-            if number is not None and number in model.versions:
-                found[reference] = _from(model, number, fall_back=fall_back and label == STABLE)
-                found.setdefault(name, found[reference])
+        try:
+            number = find_number(reference, model.versions, model.aliases)
+        except Unpublished:
             continue
-        stable = model.aliases.get(STABLE, 0)
-        found[name] = _from(model, stable if stable in model.versions else max(model.versions), fall_back=fall_back)
+        found[reference] = _from(model, number, fall_back=fall_back and label in (None, STABLE))
+        if label is not None:
+            found.setdefault(name, found[reference])
+            continue
         for alias, number in model.aliases.items():
             if number in model.versions:
                 found[f"{name}@{alias}"] = _from(model, number, fall_back=fall_back and alias == STABLE)
     return found
-
-
-def _number(model: Published[Version], label: str) -> int | None:
-    return int(label) if label.isdecimal() else model.aliases.get(label)
 
 
 def _from(model: Published[Version], number: int, *, fall_back: bool) -> tuple[Version, ...]:

@@ -34,7 +34,6 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
-        cli_show_env_vars=True,
     )
 
     host: Host = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")

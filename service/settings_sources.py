@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
@@ -14,6 +15,7 @@ from pydantic_settings import CliApp, CliSettingsSource
 
 from resnet_commands import called
 from service.settings import ENV_FILE, PREFIX, Settings
+from service.settings_help import explain
 
 
 class SettingsError(Exception):
@@ -37,8 +39,10 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.
             close = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"`{called('service')} --help` lists them"
             raise SettingsError(f"{name} is not a setting: {hint}")
+    source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(Settings, cli_prog_name=called("service"))
+    explain(source.root_parser)
     try:
-        return CliApp.run(Settings, list(arguments), CliSettingsSource(Settings, cli_prog_name=called("service")))
+        return CliApp.run(Settings, list(arguments), source)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "settings"

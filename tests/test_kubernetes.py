@@ -451,7 +451,9 @@ def test_the_job_has_what_export_has_in_compose(cpu: Objects, models: Objects) -
     assert served["persistentVolumeClaim"] == {"claimName": claim, "readOnly": True}
 
 
-def test_a_version_is_taken_back_where_it_was_published(models: Objects, rollback: Objects) -> None:
+def test_a_version_is_taken_back_where_it_was_published(
+    models: Objects, rollback: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (job,) = rollback.values()  # and no claim, which deleting it would take away
     kubernetes_validate.validate(job, VERSIONS[0], strict=True)
     assert job["metadata"]["name"] != models["Job"]["metadata"]["name"]
@@ -459,9 +461,11 @@ def test_a_version_is_taken_back_where_it_was_published(models: Objects, rollbac
     spec, filling = job["spec"]["template"]["spec"], models["Job"]["spec"]["template"]["spec"]
     arguments = spec["containers"][0].pop("args")
     assert spec == filling
-    (models_dir,) = re.findall(r'^CMD \["quickstart", "--models-dir", "(.*)"\]$', DOCKERFILE, re.M)
+    (models_dir,) = re.findall(r"^ENV RESNET_MODELS_DIR=(\S+)\nCMD \[\"quickstart\"\]$", DOCKERFILE, re.M)
+    assert {"name": "models", "mountPath": models_dir} in filling["containers"][0]["volumeMounts"]
+    monkeypatch.setenv("RESNET_MODELS_DIR", models_dir)
     parsed = make_parser("rollback").parse_args(arguments)
-    assert str(parsed.models_dir) == models_dir
+    assert (str(parsed.models_dir), parsed.name) == (models_dir, "resnet50")
 
 
 def test_models_are_fetched_to_where_they_are_served_from() -> None:

@@ -19,6 +19,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from benchmarks.dashboard import DASHBOARD, read_dashboard
 from benchmarks.prometheus import DEPLOY, shortened
+from model_export.__main__ import make_parser
 from service import errors
 from service.metrics import Metrics
 from service.operating_state import OperatingState
@@ -148,17 +149,29 @@ def test_the_first_commands_of_operators_name_what_there_is() -> None:
     assert set(re.findall(r"docker compose exec -T (\w+) ", OPERATIONS)) == {"nginx"}
     assert set(re.findall(r"http://resnet-service-1:(\d+)", OPERATIONS)) == {str(Settings().port)}
     by_hpa, by_keda = composed("cpu"), composed("cpu", "keda", without=["hpa"])
-    (ports,) = re.findall(r"kubectl port-forward pod/POD ([\d ]+)", OPERATIONS)
+    of_a_namespace = "get|logs|describe|delete|port-forward|rollout|rollback|patch [a-z]+ resnet"
+    namespaces = re.findall(rf"(?:kubectl|helm)( -n \w+)? (?:{of_a_namespace})", OPERATIONS)
+    assert set(namespaces) == {f" -n {by_hpa['Deployment']['metadata']['namespace']}"}
+    (ports,) = re.findall(r"kubectl -n resnet port-forward pod/POD ([\d ]+)", OPERATIONS)
     numbers = {port["name"]: str(port["containerPort"]) for port in container(by_hpa)["ports"]}
     assert ports.split() == [numbers["admin"], numbers["http"]]
-    assert by_hpa["Deployment"]["metadata"]["name"] in re.findall(r"kubectl rollout undo deployment (\w+)", OPERATIONS)
-    patches = re.findall(r"kubectl patch (\w+) (\w+) .*?-p '(.*?)'", OPERATIONS)
+    assert by_hpa["Deployment"]["metadata"]["name"] in re.findall(
+        r"kubectl -n resnet rollout undo deployment (\w+)", OPERATIONS
+    )
+    patches = re.findall(r"kubectl -n resnet patch (\w+) (\w+) .*?-p '(.*?)'", OPERATIONS)
     scalers = {"hpa": by_hpa["HorizontalPodAutoscaler"], "scaledobject": by_keda["ScaledObject"]}
     assert [kind for kind, _, _ in patches] == list(scalers)
     for kind, name, patch in patches:
         (field,) = json.loads(patch)["spec"]
         assert scalers[kind]["metadata"]["name"] == name
         assert json.loads(patch)["spec"][field] > scalers[kind]["spec"][field]
+
+
+def test_the_commands_that_look_after_versions_are_those_of_model_export() -> None:
+    commands = re.findall(r"`(?:sudo )?(?:/opt/resnet/bin/resnet|docker compose run --rm export) ([^`]+)`", OPERATIONS)
+    assert [command.split()[0] for command in commands] == ["rollback", "rollback", "verify", "verify"]
+    for command in commands:
+        make_parser(command.split()[0]).parse_args(command.split())
 
 
 def test_every_metric_that_is_asked_for_exists() -> None:

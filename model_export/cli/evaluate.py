@@ -12,7 +12,17 @@ from model_export.cli.data_options import add_folds, add_layout, fold_of, layout
 from model_export.cli.evaluate_multi_label import run_multi_label
 from model_export.cli.evaluation_fits import fitted_calibration, with_mean
 from model_export.cli.evaluation_text import class_table, figures_table, mistakes, reported_figures
-from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive, refuse, seed, share
+from model_export.cli.options import (
+    MEANING_OF_REFERENCE,
+    REFERENCE,
+    add_models_dir,
+    check_writable,
+    path,
+    positive,
+    refuse,
+    seed,
+    share,
+)
 from model_export.cli.weight_options import add_network_options, load_weight_file
 from model_export.datasets.checking import OnBroken
 from model_export.errors import InputError
@@ -25,6 +35,7 @@ from model_export.evaluation.recording import accuracy_of, write_evaluation_file
 from model_export.evaluation.rejection import fit_rejection
 from model_export.evaluation.result import Evaluation, Method
 from model_export.export.record import check_latest, check_rejection_fits, publish_record
+from model_export.versions import find_version
 from model_export.weights.file_kinds import explain_folder
 from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.measured import Calibration, Rejection
@@ -33,12 +44,15 @@ from service.runtime.model_folder import ModelVersion
 log = logging.getLogger(__name__)
 
 WEIGHT_FILE_OPTIONS = ("depth", "family", "variant", "shortcut", "labels", "device")
-PUBLISHED_MODEL_OPTIONS = ("version", "provider", "precision")
+PUBLISHED_MODEL_OPTIONS = ("provider", "precision")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="a .pth or .safetensors file, or the name of a published model"
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help=f"a .pth or .safetensors file, or {REFERENCE}, {MEANING_OF_REFERENCE}",
     )
     parser.add_argument(
         "--data",
@@ -98,7 +112,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     published = parser.add_argument_group("for published models")
     add_models_dir(published)
-    published.add_argument("--version", type=int, help="version of the models (default: the latest)")
     published.add_argument("--provider", choices=get_args(ProviderChoice), help="execution provider (default: auto)")
     published.add_argument(
         "--precision",
@@ -193,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_model(name: str, args: argparse.Namespace) -> Path | ModelVersion:
-    """The weight file of this name if there is one, else the published model.
+    """The weight file of this name if there is one, else the version of a published model that it means.
 
     Raises:
         InputError: it is neither, or the model has no such version.
@@ -201,7 +214,7 @@ def find_model(name: str, args: argparse.Namespace) -> Path | ModelVersion:
     if (path := Path(name)).is_file():
         return path
     try:
-        return find_version(args.models_dir, name, args.version)
+        return find_version(args.models_dir, name)
     except InputError as error:
         if path.is_dir():
             raise InputError(f"{explain_folder(path)}, or the name of a published model") from error

@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         "int8|fp16|bf16",
         card.name,
         had_before(args.models_dir, card),
-        card.name,
+        f"{card.name}@{card.version}",  # the name alone may mean another version
     )
     return 0
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from model_export.cli.options import add_selection, selected_versions
+from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import read_card
 
 LABELS_SHOWN = 10
-NOT_STATED = "not stated"  # a license
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -16,19 +17,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for entry in selected_versions(args):
-        card = read_card(entry.path)
-        card = card.model_copy(
-            update={"weights": card.weights.model_copy(update={"license": card.weights.license or NOT_STATED})}
-        )
-        for name, value in card.model_dump(mode="json", exclude={"labels"}).items():
-            if isinstance(value, dict):
-                print(f"{name}:")
-                for key, inner in value.items():
-                    print(f"  {key}: {inner}")
-            else:
-                print(f"{name}: {value}")
-        labels = [label.name for label in card.labels]
-        more = ", ..." if len(labels) > LABELS_SHOWN else ""
-        print(f"labels: {len(labels)}: {', '.join(labels[:LABELS_SHOWN])}{more}")
+    cards = [_as_json(read_card(entry.path)) for entry in selected_versions(args)]
+    print(json.dumps(cards if args.name is None else cards[0], indent=2, ensure_ascii=False))
     return 0
+
+
+def _as_json(card: ModelCard) -> dict[str, object]:
+    """The card with the names of the first classes only: the file has them all."""
+    names = [label.name for label in card.labels]
+    more = [f"... and {len(names) - LABELS_SHOWN} more"] if len(names) > LABELS_SHOWN else []
+    return card.model_dump(mode="json") | {"labels": names[:LABELS_SHOWN] + more}

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from model_export.cli.options import add_models_dir
 from model_export.cli.table import text_table
-from model_export.versions import served_version
 from service.runtime.choices import FILES
 from service.runtime.measured import MultiLabelAccuracy
 from service.runtime.model_card import ModelCard
 from service.runtime.model_folder import CardError, ModelVersion, explain_empty, model_versions, read_card
-from service.runtime.model_state import read_folder_state, read_state
+from service.runtime.model_state import read_folder_state, read_state, stable_or_latest
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +82,9 @@ def _accuracy(card: ModelCard) -> str:
 
 
 def _meant_by(root: Path, entry: ModelVersion, numbers: list[int], default: str | None) -> list[str]:
-    """What requests mean this version by: nothing, its name, its aliases."""
+    """What requests mean this version by: its name, its aliases; `default` if they name no model."""
     state = read_state(root / entry.name)
     found = [f"@{alias}" for alias, number in state.aliases.items() if number == entry.version]
-    if served_version(state, numbers) == entry.version:
-        found = [*(["no name"] if default == entry.name else []), entry.name, *found]
+    if stable_or_latest(numbers, state.aliases) == entry.version:
+        found = [*(["default"] if default == entry.name else []), entry.name, *found]
     return found

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from model_export.errors import InputError
 from model_export.paths import expand_home
+from model_export.versions import find_version
 from service.runtime.model_folder import ModelVersion, explain_empty, model_versions
+
+MODELS_DIR = "RESNET_MODELS_DIR"  # the service's setting: both programs share the folder
+REFERENCE = "NAME[@VERSION]"
+MEANING_OF_REFERENCE = (
+    "a published model: the version that clients get (@stable, else the latest), or that with a number or an alias"
+)
 
 
 def path(text: str) -> Path:
@@ -101,52 +108,33 @@ def check_new_folder(folder: Path) -> None:
 
 
 def add_models_dir(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--models-dir", type=path, default=Path("models"), help="the model folder (default: models)")
+    parser.add_argument(
+        "--models-dir",
+        type=path,
+        default=os.environ.get(MODELS_DIR) or "models",
+        metavar="DIR",
+        help=f"the model folder (default: {MODELS_DIR}, else models)",
+    )
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Adds `NAME`, `--version` and `--models-dir`, which `selected_versions` reads."""
+    """Adds `NAME` and `--models-dir`, which `selected_versions` reads."""
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", help="name of a published model (default: every version of every model)"
+        "name", metavar=REFERENCE, nargs="?", help=f"{MEANING_OF_REFERENCE} (default: every version of every model)"
     )
-    parser.add_argument("--version", type=int, help="version of the model NAME (default: the latest)")
     add_models_dir(parser)
 
 
 def selected_versions(args: argparse.Namespace) -> list[ModelVersion]:
-    """The model version that NAME and `--version` select; without NAME, every published version.
+    """The version that NAME means; without NAME, every published version.
 
     Raises:
         InputError: there is no such model or version, or nothing is published.
+        CardError: `model.json` cannot be read.
     """
     if args.name is not None:
-        return [find_version(args.models_dir, args.name, args.version)]
-    refuse(args, ("version",), "a model given by NAME")
+        return [find_version(args.models_dir, args.name)]
     versions = list(model_versions(args.models_dir))
     if not versions:
         raise InputError(explain_empty(args.models_dir))
     return versions
-
-
-def find_version(root: Path, name: str, version: int | None) -> ModelVersion:
-    """A version of a published model.
-
-    Args:
-        root: the model folder.
-        version: None for the latest.
-
-    Raises:
-        InputError: there is no such model, or it has no such version.
-    """
-    published = list(model_versions(root))
-    if not published:
-        raise InputError(explain_empty(root))
-    candidates = {entry.version: entry for entry in published if entry.name == name}
-    if not candidates:
-        names = ", ".join(sorted({entry.name for entry in published}))
-        raise InputError(f"there is no model {name} in {root}: choose from {names}")
-    if version is None:
-        return candidates[max(candidates)]
-    if version not in candidates:
-        raise InputError(f"{name} has no version {version}: choose from {', '.join(map(str, candidates))}")
-    return candidates[version]

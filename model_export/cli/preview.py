@@ -8,13 +8,13 @@ import os
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from model_export.cli.options import add_models_dir, check_writable, find_version, path, positive
+from model_export.cli.options import REFERENCE, add_models_dir, check_writable, path, positive
 from model_export.cli.preview_text import as_json, as_text
 from model_export.errors import InputError
 from model_export.evaluation.gpu_decoding import MAX_PIXELS
 from model_export.evaluation.preview import Preview, answer, compare, see
 from model_export.paths import cache_folder
-from model_export.versions import find_number
+from model_export.versions import find_version
 from service.runtime.choices import Precision, PrecisionChoice, ProviderChoice, ProviderName
 from service.runtime.disk import write_atomically
 from service.runtime.faults import ImageFault
@@ -54,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        metavar="NAME[@VERSION]",
+        metavar=REFERENCE,
         help="a published model, with the number or an alias of a version (default: the one that a kept image was for, "
         "else the default model)",
     )
@@ -157,8 +157,7 @@ def find_model(args: argparse.Namespace) -> ModelVersion:
         if len(names) > 1:
             raise InputError(f"{root} has no default model: give --model, one of {', '.join(names)}")
         (reference,) = names
-    name, number = find_number(root, reference)
-    return find_version(root, name, number)
+    return find_version(root, reference)
 
 
 def _kept_for(file: Path) -> str | None:

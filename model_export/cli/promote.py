@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from model_export.cli.options import add_models_dir
-from model_export.versions import find_number, promote
+from model_export.versions import find_version, promote
 from service.runtime.model_state import STABLE
 
 
@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    name, number = find_number(args.models_dir, args.reference)
+    name, number, _ = find_version(args.models_dir, args.reference)
     before = promote(args.models_dir, name, number, args.to)
     instead = f", instead of {before}" if before not in (None, number) else ""
     print(f"{name}@{args.to} is version {number}{instead}")

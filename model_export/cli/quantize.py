@@ -7,7 +7,7 @@ import math
 from typing import get_args
 
 from model_export.cli.data_options import add_layout, layout_of, refuse_folder_options
-from model_export.cli.options import add_models_dir, check_writable, find_version, positive, refuse
+from model_export.cli.options import MEANING_OF_REFERENCE, REFERENCE, add_models_dir, check_writable, positive, refuse
 from model_export.quantise.accuracy_gate import GateFailed
 from model_export.quantise.images import open_calibration_data
 from model_export.quantise.publication import (
@@ -17,13 +17,13 @@ from model_export.quantise.publication import (
     LOSS_LIMIT,
     publish_quantised,
 )
-from model_export.versions import check_brings_nothing_back
+from model_export.versions import check_brings_nothing_back, find_version
 from service.runtime.choices import FILES, Precision
 from service.runtime.model_card import CalibrationMethod
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="name of a published model")
+    parser.add_argument("name", metavar=REFERENCE, help=MEANING_OF_REFERENCE)
     parser.add_argument(
         "--data",
         required=True,
@@ -66,7 +66,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         f"are, nothing is published (default: {100 * LOSS_LIMIT:g})",
     )
     add_models_dir(parser)
-    parser.add_argument("--version", type=int, help="version of the model to start from (default: the latest)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_folder_options(args)
     check_writable(args.models_dir)
     try:
-        version = find_version(args.models_dir, args.name, args.version)
+        version = find_version(args.models_dir, args.name)
         check_brings_nothing_back(version)
         card = publish_quantised(
             version,

@@ -5,20 +5,21 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from model_export.cli.options import add_models_dir, positive
+from model_export.cli.options import MEANING_OF_REFERENCE, REFERENCE, add_models_dir, positive
 from model_export.errors import InputError
 from model_export.export.triton import CONFIG_FILE, LABELS_FILE, triton_config, triton_labels
-from model_export.versions import published, served_version
+from model_export.versions import find_version
 from service.runtime.choices import FilePrecision
 from service.runtime.disk import write_atomically
 from service.runtime.model_folder import explain_empty, model_versions, read_card
-from service.runtime.model_state import read_state
 
 MAX_BATCH = 32
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", nargs="?", help="name of a published model (default: every model)")
+    parser.add_argument(
+        "name", metavar=REFERENCE, nargs="?", help=f"{MEANING_OF_REFERENCE} (default: every model's that clients get)"
+    )
     parser.add_argument(
         "--precision", choices=get_args(FilePrecision), default="fp32", help="which file Triton runs (default: fp32)"
     )
@@ -34,12 +35,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     root = args.models_dir
-    names = [args.name] if args.name else sorted({version.name for version in model_versions(root)})
-    if not names:
+    references = [args.name] if args.name else sorted({version.name for version in model_versions(root)})
+    if not references:
         raise InputError(explain_empty(root))
-    for name in names:
-        version = served_version(read_state(root / name), published(root, name))
-        card = read_card(root / name / str(version))
+    for reference in references:
+        name, version, folder = find_version(root, reference)
+        card = read_card(folder)
         config = triton_config(card, args.precision, args.max_batch)
         write_atomically(root / name / LABELS_FILE, triton_labels(card).encode())
         write_atomically(root / name / CONFIG_FILE, config.encode())

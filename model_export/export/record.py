@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from model_export.errors import InputError
 from model_export.export.publish import publish_changed
+from model_export.versions import replaced_by_next
 from service.runtime.head import Head
 from service.runtime.measured import Accuracy, Calibration, MultiLabelAccuracy, Rejection
 from service.runtime.model_card import ModelCard
-from service.runtime.model_folder import ModelVersion, model_versions, read_card
+from service.runtime.model_folder import ModelVersion, read_card
 
 
 def publish_record(
@@ -27,7 +28,7 @@ def publish_record(
         thresholds: of the classes of a multi-label model.
 
     Raises:
-        InputError: a later version is published, which the next one would replace with older files; or the rejection
+        InputError: clients get a later version, which the next one would replace with older files; or the rejection
             that is kept would not fit the calibration.
         CardError, OSError: as `publish_changed`.
     """
@@ -53,10 +54,11 @@ def check_rejection_fits(version: ModelVersion) -> None:
 
 
 def check_latest(version: ModelVersion) -> None:
-    """Raises InputError if a later version is published."""
-    latest = max(entry.version for entry in model_versions(version.path.parent.parent) if entry.name == version.name)
-    if version.version != latest:
+    """Raises InputError if clients get a later version because it is the latest, which the next one would be then."""
+    latest, name = replaced_by_next(version), version.name
+    if latest not in (None, version.version):
         raise InputError(
-            f"{version.name} {version.version} is not the latest version, {latest}: what is recorded becomes the next "
-            "version, which would bring older files back; evaluate the latest, or leave --record out"
+            f"{name} {version.version} is not the latest version, {latest}, which clients get: what is recorded "
+            "becomes the next version, which would bring older files back to them. Evaluate the latest, leave --record "
+            f"out, or run `promote {name}@{latest}` first, so that they keep it"
         )

@@ -30,8 +30,9 @@ def triton_config(card: ModelCard, precision: FilePrecision, max_batch: int) -> 
     """
     if precision not in card.files:
         raise InputError(
-            f"{card.name} {card.version} has no {precision} file: run `python -m model_export quantize {card.name} "
-            f"--data FOLDER --precision {precision}` first, or choose from {', '.join(card.files)}"
+            f"{card.name} {card.version} has no {precision} file: run `python -m model_export quantize "
+            f"{card.name}@{card.version} --data FOLDER --precision {precision}` first, or choose from "
+            f"{', '.join(card.files)}"
         )
     outputs = ",\n".join(
         _tensor(name, "TYPE_FP32", card.output_shapes[name], LABELS_FILE if name == "logits" else None)

@@ -13,9 +13,13 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
+from service.api import problems
+from service.api.problem_examples import FAULTS
 from service.model_repository import Repository
+from service.runtime.faults import TruncatedImage
 
 STATIC = Path(__file__).parent.parent / "static"
+REQUEST_ID = "5f0b6f2c1d9e4a7f8b3c6d2e1a0f9b8c"  # of the examples
 INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -36,6 +40,7 @@ def install(app: FastAPI, repository: Repository) -> None:
     def openapi() -> dict[str, Any]:
         document = generate()
         _without_validation_errors(document)
+        _add_examples(document)
         classes = max((model.card.architecture.num_classes for model in repository.models), default=1)
         for path in ("/classify", "/explain"):
             _limit_top_k(document["paths"][path]["post"], classes)
@@ -66,6 +71,16 @@ def _without_validation_errors(document: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+
+
+def _add_examples(document: dict[str, Any]) -> None:
+    """Adds a problem document of each fault: `problems.responses` refers to them."""
+    examples = {
+        fault.slug: {"summary": fault.title, "value": problems.document(fault, request_id=REQUEST_ID)}
+        for fault in FAULTS
+    }
+    document["components"]["examples"] = examples
+    document["components"]["schemas"]["Problem"]["examples"] = [examples[TruncatedImage.slug]["value"]]
 
 
 def _limit_top_k(operation: dict[str, Any], classes: int) -> None:

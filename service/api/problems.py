@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -137,16 +138,23 @@ def response(request: Request, fault: Fault) -> JSONResponse:
     return JSONResponse(document(fault, root_path), status_of(fault), headers_of(fault), media_type=MEDIA_TYPE)
 
 
-def responses(*types: type[Fault]) -> dict[int | str, dict[str, object]]:
-    """The OpenAPI `responses` of an operation that can end in these faults, besides those of any call."""
-    by_status: dict[int | str, dict[str, object]] = {}
+def responses(*types: type[Fault]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI `responses` of an operation that can end in these faults, besides those of any call.
+
+    `documentation` has the examples that they name.
+    """
+    by_status: dict[int | str, dict[str, Any]] = {}
     for cls in sorted((*types, *OF_ANY_CALL), key=lambda cls: STATUS[cls]):
         described = by_status.setdefault(
             STATUS[cls],
             # A reference to the schema of `ImageResult.error`: FastAPI's `model=` would declare application/json.
-            {"content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}, "description": ""},
+            {
+                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
+                "description": "",
+            },
         )
         described["description"] = f"{described['description']}; {cls.title}".removeprefix("; ")
+        described["content"][MEDIA_TYPE]["examples"][cls.slug] = {"$ref": f"#/components/examples/{cls.slug}"}
     return by_status
 
 

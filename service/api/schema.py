@@ -19,14 +19,12 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(examples=["/problems/truncated-image"], description="A page that explains it; stable.")
-    title: str = Field(examples=["The image is truncated"])
-    status: int = Field(examples=[422])
-    detail: str = Field(examples=["The image ends before its last pixel: 20480 bytes were received."])
-    remedy: str = Field(examples=["Send the whole file again. If the stored file is damaged, replace it."])
-    request_id: str = Field(
-        examples=["0c7f3e5a9b1d4c6e8f0a2b4c6d8e0f1a"], description="As in the header X-Request-ID and in the log."
-    )
+    type: str = Field(description="A page that explains it; stable.")
+    title: str
+    status: int
+    detail: str
+    remedy: str
+    request_id: str = Field(description="As in the header X-Request-ID and in the log.")
 
 
 class Prediction(BaseModel):

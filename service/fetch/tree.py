@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from service.fetch.source import FetchError, Source
 from service.fetch.transfer import retried
-from service.references import Published, Unpublished, candidates, require
+from service.references import Published, candidates, require
 from service.runtime.model_card import FILE_PATTERN, NAME_PATTERN
 from service.runtime.model_folder import CARD_FILE, VERSION_PATTERN
-from service.runtime.model_state import FOLDER_FILE, STATE_FILE, FolderState, Kept, ModelState
+from service.runtime.model_state import FOLDER_FILE, STATE_FILE, FolderState, Kept, ModelState, Unpublished
 
 MOST_JSON_BYTES = 64 * 2**20  # of a card or a state
 

@@ -282,19 +282,17 @@ def _summary(tuning: Tuning) -> str:
 
 def _unusable(card: ModelCard, provider: ProviderName, precision: Precision, *, chosen: bool) -> str | None:
     """Why a precision is not tried; None if it is. `chosen`: the user named it instead of `auto`."""
+    command = f"`python -m model_export quantize {card.name}@{card.version} --data FOLDER --precision {precision}`"
     file = card.files.get(FILES[precision])
     if file is None:
-        return (
-            f"{card.name} {card.version} has no {precision} file: make one with "
-            f"`python -m model_export quantize {card.name} --data FOLDER --precision {precision}`"
-        )
+        return f"{card.name} {card.version} has no {precision} file: make one with {command}"
     if chosen:
         return None
     if reason := unwanted_precision(provider, precision):
         return reason
     if precision != "fp32" and card.gate(precision) is None:
         return (
-            f"its {precision} was never compared with fp32: do that with `python -m model_export quantize {card.name} "
-            f"--data FOLDER --precision {precision}`, or set the precision to {precision} to use it anyway"
+            f"its {precision} was never compared with fp32: do that with {command}, or set the precision to "
+            f"{precision} to use it anyway"
         )
     return None

@@ -1,10 +1,14 @@
 """What a model folder says beside its versions: which of them is meant by a name, and which numbers are taken.
 
 `models/<name>/model.json` belongs to one model, `models/models.json` to all. Both may be missing.
+
+Requests and commands name a version by a reference: `resnet50`, the version with an alias (`resnet50@canary`), or one
+by its number (`resnet50@3`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -15,11 +19,48 @@ from service.runtime.model_folder import CardError
 STATE_FILE = "model.json"
 FOLDER_FILE = "models.json"
 
-STABLE = "stable"  # the alias of the version that answers to the model's name alone; without it, the latest one does
+STABLE = "stable"  # see `stable_or_latest`
 ALIAS_PATTERN = r"^[a-z][a-z0-9_-]*$"  # a number is a version
 
 Alias = Annotated[str, Field(pattern=ALIAS_PATTERN)]
 Version = Annotated[int, Field(ge=1)]
+
+
+class Unpublished(Exception):
+    """A reference that means no published version. The message says what there is."""
+
+
+def split(reference: str) -> tuple[str, str | None]:
+    """The name and the label behind it, which is an alias or a number; None if there is none."""
+    name, separator, label = reference.partition("@")
+    return name, label if separator else None
+
+
+def stable_or_latest(numbers: Collection[int], aliases: Mapping[str, int]) -> int:
+    """The version that answers to the model's name alone: the stable one, else the latest."""
+    stable = aliases.get(STABLE, 0)
+    return stable if stable in numbers else max(numbers)
+
+
+def find_number(reference: str, numbers: Collection[int], aliases: Mapping[str, int]) -> int:
+    """The version of a published model that a reference means.
+
+    Args:
+        reference: to this model.
+        numbers, aliases: of its versions.
+
+    Raises:
+        Unpublished: it has no such version or alias.
+    """
+    name, label = split(reference)
+    if label is None:
+        return stable_or_latest(numbers, aliases)
+    number = int(label) if label.isdecimal() else aliases.get(label)
+    if number is None:
+        raise Unpublished(f"{name} has no alias {label}: choose from {', '.join([*aliases, *map(str, numbers)])}")
+    if number not in numbers:
+        raise Unpublished(f"{name} has no version {number}: choose from {', '.join(map(str, numbers))}")
+    return number
 
 
 class _Kept(BaseModel):

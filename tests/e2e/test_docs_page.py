@@ -33,6 +33,10 @@ def test_an_upload_tried_in_the_page_is_classified(
     browser.get(f"{service.url}/docs")
     operation = "#operations-classification-classify"
     find(f"{operation} .opblock-summary-control").click()
+    for status, slug in (("404", "unknown-model"), ("408", "request-timeout"), ("413", "too-many-pixels")):
+        shown = json.loads(find(f"{operation} tr[data-code='{status}'] .microlight").text)
+        assert (shown["status"], shown["type"]) == (int(status), f"/problems/{slug}")
+    assert "additionalProp" not in find(operation).text
     find(f"{operation} .try-out__btn").click()
     find(f"{operation} input[type=file]").send_keys(str(upload))
     find(f"{operation} .execute").click()

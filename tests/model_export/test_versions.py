@@ -14,7 +14,7 @@ import pytest
 from model_export.__main__ import main
 from model_export.errors import InputError
 from model_export.versions import (
-    find_number,
+    find_version,
     keep_default,
     promote,
     prune,
@@ -39,17 +39,17 @@ def root(tmp_path: Path) -> Path:
 
 
 def stable(root: Path) -> int:
-    return find_number(root, "a")[1]
+    return find_version(root, "a").version
 
 
 def test_the_latest_version_is_served_until_one_is_promoted(root: Path) -> None:
     assert stable(root) == 4
     assert promote(root, "a", 2) == 4
-    assert stable(root) == find_number(root, "a@stable")[1] == 2
+    assert stable(root) == find_version(root, "a@stable").version == 2
     (root / "a" / "5").mkdir()
     assert stable(root) == 2
     assert promote(root, "a", 5, "canary") is None
-    assert (stable(root), find_number(root, "a@canary")) == (2, ("a", 5))
+    assert (stable(root), find_version(root, "a@canary")) == (2, ("a", 5, root / "a" / "5"))
     assert read_state(root / "a") == ModelState(aliases={"stable": 2, "canary": 5}, replaced=(4,))
 
 
@@ -212,7 +212,7 @@ def test_prune_removes_what_killed_commands_have_left(root: Path, capsys: pytest
     [
         (["default", "c"], "there is no model c in .*: choose from a, b"),
         (["promote", "a@9"], "a has no version 9: choose from 1, 2, 3, 4"),
-        (["promote", "a@blue"], "a has no alias blue: choose from its versions"),
+        (["promote", "a@blue"], "a has no alias blue: choose from 1, 2, 3, 4"),
         (["promote", "a@1", "--to", "7"], "'7' is no alias: use lower-case letters"),
         (
             ["promote", "a@1", "--to", "metrics"],
@@ -221,6 +221,7 @@ def test_prune_removes_what_killed_commands_have_left(root: Path, capsys: pytest
         (["remove", "a"], "say what to remove of a: a@NUMBER is a version, a@ALIAS an alias"),
         (["remove", "a@stable"], "a has no alias stable: choose from its versions"),
         (["rollback", "c"], "there is no model c in "),
+        (["rollback", "a@3"], "a@3 names a version: give the model alone, a"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.versions import publish_copy, remove
 from model_export.versions import promote, set_default
 from service.published import Listing, Stamp, list_published
-from service.references import Unpublished
 from service.runtime.model_folder import CardError
+from service.runtime.model_state import Unpublished
 from service.settings import Settings
 from tests.support.folders import copied
 
@@ -63,8 +63,8 @@ def test_what_the_settings_name(root: Path) -> None:
     ("settings", "message"),
     [
         ({"models": "resnet99"}, "there is no model resnet99: choose from resnet18, resnet8-cifar"),
-        ({"models": "resnet18@3"}, "resnet18 has no version 3: there is 1"),
-        ({"models": "resnet18@canary"}, "resnet18 has no alias canary: there is none yet"),
+        ({"models": "resnet18@3"}, "resnet18 has no version 3: choose from 1"),
+        ({"models": "resnet18@canary"}, "resnet18 has no alias canary: choose from 1"),
         ({"default_model": "resnet99"}, "the default model resnet99 is not served: resnet18, resnet8-cifar are"),
         ({"models": "resnet18", "default_model": "resnet8-cifar"}, "the default model resnet8-cifar is not served: "),
     ],

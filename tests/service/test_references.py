@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.references import Published, State, Unpublished, candidates, goals, require, settle, split
+from service.references import Published, State, candidates, goals, require, settle
+from service.runtime.model_state import Unpublished, split
 
 # versions are called by model and number: "a1"
 A = Published({1: "a1", 2: "a2", 3: "a3"}, {"stable": 2, "canary": 3})
@@ -59,9 +60,9 @@ def test_named_references_are_the_only_ones(named: list[str], expected: dict[str
     ("named", "message"),
     [
         ("c", "there is no model c: choose from a, b"),
-        ("a@9", "a has no version 9: there is 1, 2, 3"),
-        ("a@blue", "a has no alias blue: there is stable, canary"),
-        ("b@blue", "b has no alias blue: there is none yet"),
+        ("a@9", "a has no version 9: choose from 1, 2, 3"),
+        ("a@blue", "a has no alias blue: choose from stable, canary, 1, 2, 3"),
+        ("b@blue", "b has no alias blue: choose from 4, 7"),
     ],
 )
 def test_what_is_not_published_is_refused(named: str, message: str) -> None:

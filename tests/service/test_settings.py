@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from ipaddress import ip_network
@@ -183,8 +184,11 @@ def test_help_explains_every_setting() -> None:
     text = subprocess.run([sys.executable, "-m", "service", "--help"], capture_output=True, text=True).stdout
     assert text.startswith("usage: python -m service ")
     flat = " ".join(text.split())
+    for python in ("None", "tuple", "False", "usable_cores", "()"):
+        assert python not in text
     for name, field in Settings.model_fields.items():
-        assert f"--{name.replace('_', '-')} " in text
+        (value,) = re.findall(rf"^  --{name.replace('_', '-')} (\S+)", text, re.M)
+        assert re.fullmatch(r"[A-Z]+(,\.\.\.)?|\{[a-z0-9,]+\}", value)
         assert f"RESNET_{name.upper()}" in text
         assert field.description
         assert " ".join(field.description.split()[:4]) in flat

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from benchmarks.versions import publish_copy
 from model_export.cli import evaluate as evaluate_command
 from model_export.drawings.pictures import picture, pixels
 from model_export.errors import InputError
 from model_export.evaluation.predictors import TorchPredictor
+from model_export.versions import find_version, promote
 from model_export.weights.random_weights import random_weights
 from model_export.weights.record import Record
 from model_export.weights.safetensors_file import save_safetensors
@@ -256,9 +258,21 @@ def test_an_older_version_is_not_recorded(models: Path, data: Path) -> None:
     """As the next version it would take the place of newer files."""
     options = ("--models-dir", models, "--provider", "cpu", "--data", data, "--record")
     evaluate("resnet8-cifar", *options)
-    with pytest.raises(InputError, match="resnet8-cifar 1 is not the latest version, 2: "):
-        evaluate("resnet8-cifar", *options, "--version", "1")
+    with pytest.raises(InputError, match="resnet8-cifar 1 is not the latest version, 2, which clients get: "):
+        evaluate("resnet8-cifar@1", *options)
     assert sorted(path.name for path in (models / "resnet8-cifar").iterdir()) == ["1", "2", "model.json"]
+
+
+def test_the_stable_version_is_evaluated_and_recorded_while_another_is_tried(
+    models: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Clients keep the stable one, so the next version takes nothing from them."""
+    publish_copy(models, "resnet8-cifar", 2)
+    promote(models, "resnet8-cifar", 1)
+    evaluate("resnet8-cifar", "--models-dir", models, "--provider", "cpu", "--data", data, "--record")
+    assert "resnet8-cifar 1 (cpu, fp32)" in capsys.readouterr().out
+    assert read_card(models / "resnet8-cifar" / "3").accuracy is not None
+    assert find_version(models, "resnet8-cifar").version == 1
 
 
 def test_models_and_methods_that_cannot_be_recorded(models: Path, checkpoint: Path, data: Path) -> None:
@@ -304,7 +318,7 @@ def test_models_that_do_not_exist(models: Path, data: Path) -> None:
     ):
         evaluate("x.pth", *options)
     with pytest.raises(InputError, match="resnet8-cifar has no version 2: choose from 1"):
-        evaluate("resnet8-cifar", *options, "--version", 2)
+        evaluate("resnet8-cifar@2", *options)
     run = models.parent / "a run"
     run.mkdir()
     saved(run / "best.safetensors", seed=1)
@@ -317,7 +331,6 @@ def test_models_that_do_not_exist(models: Path, data: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "scope"),
     [
-        ("file", ("--version", 1), "published models"),
         ("file", ("--precision", "int8"), "published models"),
         ("published", ("--depth", 8), "weight files"),
         ("published", ("--device", "cpu"), "weight files"),

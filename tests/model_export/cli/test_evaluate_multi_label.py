@@ -64,11 +64,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def evaluate(root: Path, *arguments: object, models: Path | None = None) -> int:
+def evaluate(root: Path, *arguments: object, models: Path | None = None, model: str = "net") -> int:
     parser = argparse.ArgumentParser()
     evaluate_command.add_options(parser)
     options = ("--models-dir", models or root / "models", "--data", root / "data", "--provider", "cpu")
-    return evaluate_command.run(parser.parse_args([*map(str, ("net", *arguments, *options))]))
+    return evaluate_command.run(parser.parse_args([*map(str, (model, *arguments, *options))]))
 
 
 def served(models: Path, images: list[bytes]) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def served(models: Path, images: list[bytes]) -> list[dict[str, Any]]:
 
 
 def test_figures_and_files(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate(root, "--version", 1, "--out", tmp_path) == 0
+    assert evaluate(root, "--out", tmp_path, model="net@1") == 0
     printed = capsys.readouterr().out
     assert printed.startswith("1-crop on data, 60 images\n")
     assert "net 1 (cpu, fp32)  100.00 %" in printed  # every class is ranked rightly
@@ -150,7 +150,7 @@ def test_several_models_and_their_ensemble(root: Path, tmp_path: Path, capsys: p
     loaded = network()
     record = Record(architecture=CIFAR, preprocessing=loaded.preprocessing, labels=loaded.labels, head=loaded.head)
     save_safetensors(loaded.net.state_dict(), same, record)
-    evaluate(root, same, "--version", 1, "--calibrate", "--out", tmp_path / "out")
+    evaluate(root, same, "--calibrate", "--out", tmp_path / "out", model="net@1")
     assert re.search(r"^ensemble of 2 models +100\.00 %", capsys.readouterr().out, re.MULTILINE)
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())["evaluations"]
     assert [entry["model"] for entry in written] == ["net 1 (cpu, fp32)", str(same), "ensemble of 2 models"]

@@ -31,7 +31,7 @@ def test_what_requests_mean_a_version_by(models: Path, capsys: pytest.CaptureFix
     set_default(models, "resnet8-cifar")
     assert main(["list", "--models-dir", str(models)]) == 0
     rows = [re.split(r"  +", row)[1:3] for row in capsys.readouterr().out.splitlines()[1:]]
-    assert rows == [["1", "-"], ["2", "no name, resnet8-cifar, @stable"], ["3", "@canary"]]
+    assert rows == [["1", "-"], ["2", "default, resnet8-cifar, @stable"], ["3", "@canary"]]
 
 
 def test_bf16_is_a_precision_without_a_file(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

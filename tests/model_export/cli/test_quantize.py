@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def quantize(models: Path, *arguments: object) -> int:
-    return main(["quantize", "resnet8-cifar", "--models-dir", str(models), *map(str, arguments)])
+def quantize(models: Path, *arguments: object, version: str = "") -> int:
+    return main(["quantize", f"resnet8-cifar{version}", "--models-dir", str(models), *map(str, arguments)])
 
 
 def test_a_folder_without_labels(models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +44,7 @@ def test_a_folder_without_labels(models: Path, pictures: Path, capsys: pytest.Ca
     assert "fp32, int8" not in first
     assert "fp32, int8" in second
     assert main(["inspect", "resnet8-cifar", "--models-dir", str(models)]) == 0
-    assert "'top1_agreement': " in capsys.readouterr().out
+    assert json.loads(capsys.readouterr().out)["files"]["int8"]["gate"]["top1_agreement"] == file.gate.top1_agreement
 
 
 def test_bf16(models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,22 +66,28 @@ def test_an_older_version_with_other_weights_does_not_come_back_to_clients(
     options = ("--data", pictures, "--precision", "bf16", "--limit", 100, "--held-out", 20)
     other = ["--weights", "random", "--seed", "1", "--depth", "8", "--family", "cifar", "--name", "resnet8-cifar"]
     assert main(["export", *other, *folder]) == 0
-    assert quantize(models, *options, "--version", 1) == 1
+    assert quantize(models, *options, version="@1") == 1
     assert "would bring older weights back to them. Run `promote resnet8-cifar@2` first" in capsys.readouterr().err
     assert not (models / "resnet8-cifar" / "3").exists()
 
     assert main(["promote", "resnet8-cifar@2", *folder]) == 0
-    assert quantize(models, *options, "--version", 1) == 0
+    assert quantize(models, *options, version="@1") == 0
     cards = [read_card(models / "resnet8-cifar" / str(number)) for number in (1, 2, 3)]
     assert cards[2].files["fp32"].sha256 == cards[0].files["fp32"].sha256 != cards[1].files["fp32"].sha256
-    assert quantize(models, *options) == 0  # of the latest, which is never refused
+    assert quantize(models, *options) == 0  # of the stable one
+    assert read_card(models / "resnet8-cifar" / "4").files["fp32"].sha256 == cards[1].files["fp32"].sha256
 
 
 def test_fp16_of_an_older_version(models: Path, pictures: Path) -> None:
     for version in (2, 3):
-        options = ("--data", pictures, "--precision", "fp16", "--limit", 5, "--version", 1, "--held-out", 20)
-        assert quantize(models, *options) == 0
+        options = ("--data", pictures, "--precision", "fp16", "--limit", 5, "--held-out", 20)
+        assert quantize(models, *options, version="@1") == 0
         assert set(read_card(models / "resnet8-cifar" / str(version)).files) == {"fp32", "fp16"}
+
+
+def test_an_unknown_version(models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert quantize(models, "--data", pictures, version="@9") == 1
+    assert "resnet8-cifar has no version 9: choose from 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,6 @@ def test_fp16_of_an_older_version(models: Path, pictures: Path) -> None:
             ("--data", "PICTURES"),
             "has 20 images to compare on, too few to measure a limit of 1 points: give at least 100",
         ),
-        (("--data", "PICTURES", "--version", "9"), "resnet8-cifar has no version 9: choose from 1"),
         (("--data", "PICTURES", "--precision", "fp16", "--images", "9"), "--images only applies to int8"),
         (("--data", "cifar10", "--split", "none"), "--split only applies to a folder of images: leave it out"),
         (("--data", "/nowhere"), "/nowhere does not exist"),

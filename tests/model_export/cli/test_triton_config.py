@@ -65,6 +65,8 @@ def test_triton_serves_the_version_that_clients_of_the_service_get(tmp_path: Pat
     promote(tmp_path, "resnet8-cifar", 2)
     main(["triton-config", f"--models-dir={tmp_path}"])
     assert config(tmp_path, "resnet8-cifar").version_policy.specific.versions == [2]
+    main(["triton-config", "resnet8-cifar@1", f"--models-dir={tmp_path}"])
+    assert config(tmp_path, "resnet8-cifar").version_policy.specific.versions == [1]
 
 
 def test_a_file_of_another_precision(tmp_path: Path) -> None:
@@ -89,7 +91,10 @@ def test_the_service_serves_the_folder_as_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--precision=int8"], "resnet8-cifar 1 has no int8 file: run `python -m model_export quantize resnet8-cifar "),
+        (
+            ["--precision=int8"],
+            "resnet8-cifar 1 has no int8 file: run `python -m model_export quantize resnet8-c",
+        ),
         (["resnet50"], "there is no model resnet50 in "),
     ],
 )

@@ -82,14 +82,7 @@ def test_without_a_gpu_nothing_decodes(models: Path, tmp_path: Path, capsys: pyt
     assert "only CUDA decodes JPEGs on a GPU" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [([], "there is no folder"), (["--version", "1"], "--version only applies to a model given by NAME: leave it out")],
-)
-def test_errors_are_one_sentence(
-    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["verify", *options, "--models-dir", str(tmp_path / "models")]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
+@pytest.mark.parametrize("reference", [[], ["resnet50@1"]])
+def test_errors_are_one_sentence(reference: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", *reference, "--models-dir", str(tmp_path / "models")]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no folder")

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.errors import fault_types
 from service.model_repository import open_repository
 from service.settings import Settings
 
@@ -37,6 +39,66 @@ def test_every_call_names_what_may_become_of_any_call(client: TestClient) -> Non
             responses = operation["responses"]
             assert {"400", "408", "414", "431", "500", "503"} <= responses.keys()
             assert "application/problem+json" in responses["503"]["content"]
+
+
+def test_every_problem_of_a_call_has_an_example_with_its_status(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    examples = document["components"]["examples"]
+    assert set(examples) == {fault.slug for fault in fault_types()}
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if problems := response.get("content", {}).get("application/problem+json"):
+                    assert problems["examples"]
+                    for slug, reference in problems["examples"].items():
+                        assert reference == {"$ref": f"#/components/examples/{slug}"}
+                        assert examples[slug]["value"]["status"] == int(status)
+
+
+@pytest.mark.parametrize(
+    ("call", "request_", "slug"),
+    [
+        ("/classify", {"content": b""}, "empty-image"),
+        ("/classify", {"content": b"GIF89a" + bytes(99)}, "unsupported-image-format"),
+        ("/classify", {"content": b"<!doctype html>"}, "not-an-image"),
+        ("/classify", {"content": b"photo.jpg"}, "file-name-as-image"),
+        ("/classify", {"content": b"--x\r\nContent-Disposition: form-data"}, "form-as-image"),
+        ("/classify", {"content": bytes(300_001)}, "image-too-large"),
+        ("/classify", {"content": b"x", "headers": {"Content-Type": "text/html"}}, "unsupported-media-type"),
+        ("/classify", {"content": b"x", "headers": {"Content-Encoding": "gzip"}}, "unsupported-encoding"),
+        ("/classify", {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, "malformed-request"),
+        (
+            "/classify",
+            {"content": b"--x--", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+            "no-image",
+        ),
+        ("/explain", {"json": {"images": ["aaaa", "aaaa"]}}, "several-images"),
+        ("/classify", {"files": [("file", ("a", b"a"))] * 4}, "too-many-images"),
+        ("/classify", {"json": []}, "malformed-json"),
+        ("/classify", {"json": {"image": "photo.jpg"}}, "not-base64"),
+        ("/classify", {"json": {"image": "https://example.com/a.jpg"}}, "address-as-image"),
+        ("/classify?model=resnet34", {"content": b"x"}, "unknown-model"),
+        ("/classify?top_k=0", {"content": b"x"}, "invalid-parameter"),
+        ("/classify?topk=1", {"content": b"x"}, "unknown-parameter"),
+        ("/clasify", {"content": b"x"}, "not-found"),
+        ("/models", {"content": b"x"}, "method-not-allowed"),
+        ("/models/reload", {}, "call-closed"),
+    ],
+)
+def test_the_examples_are_what_the_service_answers(
+    client: TestClient, call: str, request_: dict[str, Any], slug: str
+) -> None:
+    """With the same members of the same types, and the words of the fault."""
+    example = client.get("/openapi.json").json()["components"]["examples"][slug]["value"]
+    response = client.post(call, **request_)
+    answer = response.json()
+    assert (response.status_code, answer["type"]) == (example["status"], example["type"])
+    assert {name: type(value) for name, value in answer.items()} == {
+        name: type(value) for name, value in example.items()
+    }
+    fault = next(fault for fault in fault_types() if fault.slug == slug)
+    assert example["detail"] == fault.detail.format(**example)
+    assert (answer["title"], answer["detail"]) == (example["title"], fault.detail.format(**answer))
 
 
 @pytest.mark.parametrize("path", ["/models/{name}", "/models/{name}/labels", "/problems/{slug}"])

@@ -97,7 +97,7 @@ def test_one_model(client: TestClient) -> None:
         "provider": "cpu",
         "refused": {
             "cpu int8": "resnet18 1 has no int8 file: make one with "
-            "`python -m model_export quantize resnet18 --data FOLDER --precision int8`"
+            "`python -m model_export quantize resnet18@1 --data FOLDER --precision int8`"
         },
         "batch_sizes": [1, 2, 4, 8],
     }

@@ -64,8 +64,8 @@ def test_models_are_named_as_in_the_settings(
     ("models", "fault"),
     [
         ("resnet50", "there is no model resnet50: choose from resnet20-cifar, resnet8-cifar"),
-        ("resnet8-cifar@best", "resnet8-cifar has no alias best: there is "),
-        ("resnet8-cifar@9", "resnet8-cifar has no version 9: there is 1, 2, 3"),
+        ("resnet8-cifar@best", "resnet8-cifar has no alias best: choose from "),
+        ("resnet8-cifar@9", "resnet8-cifar has no version 9: choose from 1, 2, 3"),
     ],
 )
 def test_what_is_not_there_is_named(models: str, fault: str, published: Path, tmp_path: Path, run: Fetch) -> None:

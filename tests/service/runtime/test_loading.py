@@ -158,7 +158,7 @@ def test_an_unreadable_self_test_is_a_fault_of_the_folder(published: Path) -> No
 
 def test_without_an_int8_file_the_reason_names_the_command_that_makes_one(resnet8: Path) -> None:
     engine = load(resnet8)
-    command = "`python -m model_export quantize resnet8-cifar --data FOLDER --precision int8`"
+    command = "`python -m model_export quantize resnet8-cifar@1 --data FOLDER --precision int8`"
     message = f"resnet8-cifar 1 has no int8 file: make one with {command}"
     assert (engine.info.precision, engine.info.refused) == ("fp32", {"cpu int8": message})
     with pytest.raises(ProviderUnavailable, match="has no int8 file"):
@@ -235,7 +235,7 @@ def test_bf16_needs_its_gate_although_it_has_no_file_of_its_own(
     auto = load(resnet8, "openvino")
     assert auto.info.precision == "fp32"
     assert auto.info.refused["openvino bf16"] == (
-        "its bf16 was never compared with fp32: do that with `python -m model_export quantize resnet8-cifar "
+        "its bf16 was never compared with fp32: do that with `python -m model_export quantize resnet8-cifar@1 "
         "--data FOLDER --precision bf16`, or set the precision to bf16 to use it anyway"
     )
     assert load(resnet8, "openvino", "bf16").info.precision == "bf16"
