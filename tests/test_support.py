@@ -26,6 +26,14 @@ def test_a_shared_folder_is_built_once_and_its_files_are_read_only(tmp_path_fact
     assert (first / "inner" / "file").stat().st_mode & 0o222 == 0
 
 
+def test_test_runs_can_share_their_folders(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARED_TEST_FOLDER", str(tmp_path))
+    with shared_folder(tmp_path_factory, "of all runs", build) as folder:
+        assert folder == tmp_path / "of all runs"
+
+
 def test_a_copy_can_be_changed(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     with shared_folder(tmp_path_factory, "copied", build) as folder:
         copy = copied(folder, tmp_path / "new" / "copy")
