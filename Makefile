@@ -50,6 +50,7 @@ endef
 test: install tools lint  ## run every check: formatting, types, unit and end-to-end tests
 	$(call TESTS,-m 'not slow')
 
+test-all: export ALL_EXAMPLES = yes
 test-all: install tools lint  ## run every check and the slow tests: the demo's training, the deepest networks
 	$(call TESTS)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.folders import copied, shared_folder
+from tests.support.mutations import tried
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,3 +56,10 @@ def test_loading_the_fixtures_loads_no_engine() -> None:
     program = "import sys, tests.conftest, tests.service.conftest; print(*sys.modules)"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {"torch", "onnxruntime", "model_export"} & set(finished.stdout.split())
+
+
+def test_properties_are_tried_with_all_examples_in_the_longer_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ALL_EXAMPLES", raising=False)
+    assert tried(30).max_examples == 10
+    monkeypatch.setenv("ALL_EXAMPLES", "yes")
+    assert tried(30).max_examples == 30

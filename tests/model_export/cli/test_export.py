@@ -101,6 +101,7 @@ def test_accuracy_of_one_crop_is_not_that_of_several() -> None:
     assert with_views(loaded, 5).accuracy is None
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_the_license_of_the_weights(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = ["--models-dir", str(tmp_path / "m")]
     options = ["--weights", str(checkpoint), *CIFAR_OPTIONS, *models, "--name", "mine"]
