@@ -27,25 +27,32 @@ run: install  ## get models (ImageNet weights, or else the demo) and serve them 
 	$(BIN)/python -m model_export quickstart --models-dir $(MODELS)
 	$(BIN)/python -m service --models-dir $(MODELS)
 
-# processes with one thread each: threads that share a core spend most of their time waiting for each other
-PYTEST = env OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+# processes with one thread each: threads that share a core spend most of their time waiting for each other; bytecode is
+# kept, as every test process and service would compile the modules again
+PYTEST = env OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 # the tests that depend on the machine, again on pretended machines (tests/pretend); no-vnni also computes differently;
-# only their files, as collecting all others would take longer
+# only their files, as collecting all others would take longer, and in few processes, as nothing waits
 MARKED = $$(grep -lrE --include='*.py' 'mark\.(machine|arithmetic)' tests)
-define PRETENDED
-tests/pretend no-plugin $(PYTEST) -m machine $(MARKED)
-tests/pretend no-devices $(PYTEST) -m machine $(MARKED)
-tests/pretend no-vnni $(PYTEST) -m 'machine or arithmetic' $(MARKED)
+PRETENDED = $(PYTEST) --numprocesses 2 $(MARKED) -m
+
+# $(1): which tests; what the first run exports serves them all
+define TESTS
+set -e; \
+SHARED_TEST_FOLDER=$$(mktemp -d); export SHARED_TEST_FOLDER; \
+trap 'rm -rf "$$SHARED_TEST_FOLDER"' EXIT; trap 'exit 1' HUP INT TERM; \
+$(PYTEST) --numprocesses auto $(1); \
+tests/pretend no-plugin $(PRETENDED) machine; \
+tests/pretend no-devices $(PRETENDED) machine; \
+tests/pretend no-vnni $(PRETENDED) 'machine or arithmetic'
 endef
 
 test: install tools lint  ## run every check: formatting, types, unit and end-to-end tests
-	$(PYTEST) -m 'not slow'
-	$(PRETENDED)
+	$(call TESTS,-m 'not slow')
 
+test-all: export ALL_EXAMPLES = yes
 test-all: install tools lint  ## run every check and the slow tests: the demo's training, the deepest networks
-	$(PYTEST)
-	$(PRETENDED)
+	$(call TESTS)
 
 lint: install  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.serving import free_ports
+from benchmarks.ports import free_ports
 
 DOCKER = Path(__file__).parents[1] / "docker"
 START_S = 10

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
-from scipy.stats import theilslopes
 from tqdm import tqdm
 
 from benchmarks.machine import describe, heading, save
@@ -72,6 +71,8 @@ def _as(jpeg: bytes, file_format: str, size: tuple[int, int] | None = None) -> b
 
 def slope(found: Mapping[int, float]) -> Slope:
     """The slope of memory over requests, from samples by the number of requests before them."""
+    from scipy.stats import theilslopes  # takes a second, which every process of the tests would spend
+
     last = max(found)
     settled = {requests: mb for requests, mb in found.items() if requests >= SETTLING * last}
     fit = theilslopes(list(settled.values()), list(settled), 0.95)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 import yaml
 
-from benchmarks.serving import free_ports
+from benchmarks.ports import free_ports
 
 DEPLOY = Path(__file__).parents[1] / "deploy" / "prometheus"
 RULES = ("recording-rules.yml", "alerts.yml")

@@ -34,7 +34,8 @@ from benchmarks.closed_loop import without_wrk
 from benchmarks.machine import describe, heading, save
 from benchmarks.models import RESNET8, RESNET50, published
 from benchmarks.photo import photo
-from benchmarks.serving import free_ports, model_options, service
+from benchmarks.ports import free_ports
+from benchmarks.serving import model_options, service
 from benchmarks.tables import markdown_table, spread, with_range
 from service.bulk.cluster.environment import prepare
 from service.runtime.machine import usable_cores

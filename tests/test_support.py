@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.folders import copied, shared_folder
+from tests.support.mutations import tried
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,6 +25,14 @@ def test_a_shared_folder_is_built_once_and_its_files_are_read_only(tmp_path_fact
     with shared_folder(tmp_path_factory, "once", lambda folder: pytest.fail("built again")) as second:
         assert second == first
     assert (first / "inner" / "file").stat().st_mode & 0o222 == 0
+
+
+def test_test_runs_can_share_their_folders(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARED_TEST_FOLDER", str(tmp_path))
+    with shared_folder(tmp_path_factory, "of all runs", build) as folder:
+        assert folder == tmp_path / "of all runs"
 
 
 def test_a_copy_can_be_changed(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
@@ -47,3 +56,10 @@ def test_loading_the_fixtures_loads_no_engine() -> None:
     program = "import sys, tests.conftest, tests.service.conftest; print(*sys.modules)"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {"torch", "onnxruntime", "model_export"} & set(finished.stdout.split())
+
+
+def test_properties_are_tried_with_all_examples_in_the_longer_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ALL_EXAMPLES", raising=False)
+    assert tried(30).max_examples == 10
+    monkeypatch.setenv("ALL_EXAMPLES", "yes")
+    assert tried(30).max_examples == 30

@@ -13,7 +13,6 @@ import kubernetes_validate
 import pytest
 import torch
 import yaml
-from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
 from safetensors.torch import load_file
 from torch.distributed.run import get_args_parser
 
@@ -48,6 +47,9 @@ def test_the_schemas_of_kubernetes_hold(described: dict[str, Any], release: str)
 
 
 def test_the_schema_of_kubeflow_trainer_holds() -> None:
+    # takes a second, which every process of the tests would spend
+    from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
+
     parsed = TrainerV1alpha1TrainJob.from_dict(TRAIN_JOB)
     assert parsed is not None
     assert parsed.to_dict() == TRAIN_JOB  # nothing is unknown

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from benchmarks.peers.catalogue import Peer, Place
 from benchmarks.peers.model import ENGINE_VARIABLE, FOLDER_VARIABLE, EngineName
-from benchmarks.serving import free_ports
+from benchmarks.ports import free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 START_S = 120.0

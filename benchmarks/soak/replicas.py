@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
+from benchmarks.ports import free_ports
 from benchmarks.processes import children, descendants
-from benchmarks.serving import free_ports
 
 LONGEST_S = 120  # for anything that should happen: a start, an end
 KEY = "soak"

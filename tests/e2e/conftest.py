@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def replicas(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Service]]:
+def replicas(resnet8_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Service]]:
     """Two replicas, for tests that do not stop them."""
     logs = tmp_path_factory.mktemp("replicas")
-    started = [Service(models_dir, logs / f"{i}.log", **REPLICA) for i in range(2)]
+    started = [Service(resnet8_dir, logs / f"{i}.log", **REPLICA) for i in range(2)]
     try:
         for replica in started:
             replica.wait_until_ready()
@@ -61,9 +61,9 @@ def balance(tmp_path: Path) -> Iterator[Callable[..., Balancer]]:
 
 
 @pytest.fixture
-def start_replica(models_dir: Path, start_service: Callable[..., Service]) -> Callable[..., Service]:
+def start_replica(resnet8_dir: Path, start_service: Callable[..., Service]) -> Callable[..., Service]:
     """Starts a replica for a test that stops or breaks it."""
-    return lambda **settings: start_service(models_dir, **REPLICA | settings)
+    return lambda **settings: start_service(resnet8_dir, **REPLICA | settings)
 
 
 @pytest.fixture

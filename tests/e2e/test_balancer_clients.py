@@ -22,6 +22,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.e2e
 
 CUT_OFF_S = 30  # every deadline of the configuration is shorter, and nginx's own defaults are longer
+QUICK = {"client_header_timeout": "1s", "client_body_timeout": "1s"}
 STALLED = 2100
 HEADERS = b"POST /classify HTTP/1.1\r\nHost: balancer\r\nContent-Type: image/jpeg\r\n"
 GREEDY = "127.0.0.2"
@@ -82,19 +83,24 @@ def answered(connections: list[socket.socket]) -> list[socket.socket]:
     return [by_descriptor[descriptor] for descriptor, _ in poll.poll(0)]
 
 
+@pytest.mark.parametrize("instead", [QUICK, pytest.param({}, marks=pytest.mark.slow)], ids=["quick", "as configured"])
 @pytest.mark.parametrize(
     ("first", "then"),
     [
         pytest.param(b"", b"", id="silent"),
-        pytest.param(b"GET / HTTP/1.1\r\nX-Slow: ", b"x", id="headers byte by byte", marks=pytest.mark.slow),
+        pytest.param(b"GET / HTTP/1.1\r\nX-Slow: ", b"x", id="headers byte by byte"),
         pytest.param(announcing(20 * 2**20) + b"x" * 1000, b"", id="20 MB announced, then silent"),
-        pytest.param(announcing(None) + b"4\r\nabcd\r\n", b"", id="a chunk, then silent", marks=pytest.mark.slow),
+        pytest.param(announcing(None) + b"4\r\nabcd\r\n", b"", id="a chunk, then silent"),
     ],
 )
 def test_a_slow_client_is_cut_off(
-    balance: Callable[..., Balancer], connect: Callable[..., socket.socket], first: bytes, then: bytes
+    balance: Callable[..., Balancer],
+    connect: Callable[..., socket.socket],
+    first: bytes,
+    then: bytes,
+    instead: dict[str, str],
 ) -> None:
-    connection = connect(balance([1]), first)
+    connection = connect(balance([1], instead=instead), first)
 
     def closed_meanwhile() -> bool:
         with contextlib.suppress(ConnectionError):

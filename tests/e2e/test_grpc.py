@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ import tritonclient.grpc as triton
 
 from benchmarks.processes import children
 from service.grpc_api.messages import ModelInferRequest
-from tests.support.processes import Service, free_port
+from tests.support.processes import Service, free_port, listens
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -45,11 +44,6 @@ def infer(channel: grpc.Channel, timeout: float | None = None) -> Any:
 def sample(service: Service, name: str) -> float:
     found = re.search(rf"^{re.escape(name)} (\S+)$", service.get("/metrics").text, re.M)
     return float(found[1]) if found else 0.0
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def until_in_service(service: Service, images: int) -> None:

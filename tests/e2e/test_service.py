@@ -114,14 +114,15 @@ def test_one_damaged_model_does_not_stop_the_others(
 def test_sigterm_turns_readiness_off_finishes_what_runs_and_exits_with_0(
     models_dir: Path, photo: bytes, start_service: Callable[..., Service]
 ) -> None:
-    service = start_service(models_dir, **BUSY, shutdown_delay=5)
+    service = start_service(models_dir, **BUSY, shutdown_delay=60)
     files = [("file", photo)] * 4
     with ThreadPoolExecutor(16) as pool:
         requests = [pool.submit(service.post, "/classify", files=files, timeout=60) for _ in range(16)]
         until(lambda: IDLE_18 not in service.get("/metrics").text)
         service.process.send_signal(signal.SIGTERM)
-        until(lambda: service.get("/healthz/ready").status_code == 503, seconds=4)
+        until(lambda: service.get("/healthz/ready").status_code == 503)
         assert service.get("/healthz/live").status_code == 200
+        service.process.send_signal(signal.SIGTERM)  # ends the delay
         responses = [request.result() for request in requests]
     assert [response.status_code for response in responses] == [200] * 16
     assert all(len(response.json()["images"]) == 4 for response in responses)

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -273,9 +272,7 @@ def test_without_a_receiver_the_service_goes_on(start: Start, monkeypatch: pytes
         receiver.wait_for(lambda spans: bool(servers(spans)))
         until(lambda: "traces are exported again" in service.log.read_text(), 90)
     assert len(warnings()) == 1
-    began = time.monotonic()
     assert service.stop(signal.SIGTERM) == 0
-    assert time.monotonic() - began < 60
 
 
 def test_workers_and_the_engine_process_lose_nothing_on_sigterm(

@@ -28,7 +28,7 @@ TINY = Scale(
 
 
 class Trained(NamedTuple):
-    """Networks of a study that are trained to the end."""
+    """Networks of a study, trained to the end."""
 
     panels: Panels
     seed: int
@@ -38,8 +38,8 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
-    """The two networks of depth 8 of the study of degradation, at the scale `TINY`, in real processes."""
-    panels, seed = {"": {"ResNet-8": cifar_net(8), "plain-8": cifar_net(8, None)}}, 4
+    """A network of the study of degradation, at the scale `TINY`, in a real process."""
+    panels, seed = {"": {"plain-8": cifar_net(8, None)}}, 4
 
     def train(folder: Path) -> dict[str, dict[str, list[Row]]]:
         return train_all(panels, TINY, folder, seed=seed)

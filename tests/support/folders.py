@@ -25,10 +25,12 @@ def run_folder(factory: pytest.TempPathFactory) -> Path:
 def shared_folder(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Iterator[Path]:
     """A folder that `build` fills in the first process that needs it; the others wait for it.
 
+    It is a folder of this test run, or of all runs that have the same SHARED_TEST_FOLDER in their environment.
+
     Its files are read-only. Folders are not, or pytest could not remove them; and modes do not stop root. So the end of
     the context fails if anything has changed.
     """
-    folder = run_folder(factory) / name
+    folder = Path(os.environ.get("SHARED_TEST_FOLDER") or run_folder(factory)) / name
     with folder.with_name(f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,9 +24,13 @@ CUTS = st.lists(POSITION, max_size=6)
 
 
 def tried(count: int) -> Callable[[Any], Any]:
-    """Tries a property with this many examples."""
+    """Tries a property with this many examples in `make test-all`, and with a third of them elsewhere."""
     return settings(
-        max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=count if "ALL_EXAMPLES" in os.environ else count // 3,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 import httpx
 import pytest
 
+from benchmarks.ports import free_ports
 from tests.support.waiting import until
 
 STARTUP_S = 120
@@ -20,10 +21,14 @@ JPEG = {"content-type": "image/jpeg"}
 
 
 def free_port() -> int:
+    (port,) = free_ports(1)
+    return port
+
+
+def listens(port: int) -> bool:
+    """Whether a connection to this port is accepted."""
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def request(method: str, url: str, **options: Any) -> httpx.Response:

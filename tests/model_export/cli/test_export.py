@@ -131,6 +131,7 @@ def test_sigterm_leaves_nothing_behind(
     assert list((tmp_path / "m").iterdir()) == []
 
 
+@pytest.mark.usefixtures("quick_export")
 def test_the_license_of_the_weights(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = ["--models-dir", str(tmp_path / "m")]
     options = ["--weights", str(checkpoint), *CIFAR_OPTIONS, *models, "--name", "mine"]

@@ -22,8 +22,6 @@ from service.runtime.model_folder import model_versions, read_card, verify_diges
 from service.runtime.providers import open_session
 from service.runtime.self_test import SelfTest
 
-pytestmark = pytest.mark.machine
-
 CIFAR = Architecture(depth=8, family="cifar", shortcut="A", num_classes=10)
 
 
@@ -38,6 +36,7 @@ def test_a_filled_folder_stays_as_it_is(models: Path, caplog: pytest.LogCaptureF
     assert [(entry.name, entry.version) for entry in model_versions(models)] == [("resnet8-cifar", 1)]
 
 
+@pytest.mark.machine
 def test_imagenet_weights_come_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -37,7 +37,7 @@ def test_the_table_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_comparison_leaves_a_page_a_picture_and_its_runs(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It finds two of its four runs finished."""
+    """It finds one of its four runs finished."""
     monkeypatch.setattr(study_command, "SMALL", TINY)
     folder = copied(trained.folder, tmp_path / "study")
     assert main(["study", "degradation", "--out", str(folder), "--seed", str(trained.seed)]) == 0

@@ -23,13 +23,12 @@ from service.runtime.loading import load_engine
 from service.runtime.model_folder import CARD_FILE, ModelVersion, model_versions, read_card, verify_digests
 from service.runtime.self_test import SelfTest
 
-pytestmark = pytest.mark.machine
-
 
 def files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.machine
 def test_int8_then_fp16(net_version: ModelVersion, root: Path, data: Data) -> None:
     before = files(net_version.path)
     card = publish_quantised(net_version, data, calibration_images=32, limit=0.1)
@@ -75,6 +74,7 @@ def test_int8_then_fp16(net_version: ModelVersion, root: Path, data: Data) -> No
     assert engine.info.precision == "int8"
 
 
+@pytest.mark.machine
 def test_bf16_needs_no_file_but_a_gate(net_version: ModelVersion, root: Path, data: Data) -> None:
     card = publish_quantised(net_version, data, precisions=["bf16"], limit=0.05)
     folder = root / "net" / "2"
@@ -95,6 +95,7 @@ def test_bf16_needs_no_file_but_a_gate(net_version: ModelVersion, root: Path, da
     assert both.gate("bf16") == gate
 
 
+@pytest.mark.machine
 def test_bf16_that_loses_too_much_publishes_nothing(
     net_version: ModelVersion, root: Path, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +132,7 @@ def test_files_are_copied_where_hard_links_are_impossible(
     assert not (root / "net" / "2" / "model.onnx").samefile(net_version.path / "model.onnx")
 
 
+@pytest.mark.arithmetic
 def test_the_layer_that_int8_ruins_is_in_the_card(root: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity, "MAX_FLOAT_LAYERS", 1)
     outlier = next(entry for entry in model_versions(root) if entry.name == "outlier")
@@ -140,6 +142,7 @@ def test_the_layer_that_int8_ruins_is_in_the_card(root: Path, data: Data, monkey
     assert quantisation.float_layers == ("layer2.0.conv2",)
 
 
+@pytest.mark.arithmetic
 def test_beyond_the_limit_nothing_is_published(root: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a layer that int8 ruins on any processor and that must not go back to float."""
     monkeypatch.setattr(sensitivity, "MAX_FLOAT_LAYERS", 0)
@@ -153,6 +156,7 @@ def test_beyond_the_limit_nothing_is_published(root: Path, data: Data, monkeypat
     assert sorted(path.name for path in (root / "outlier").iterdir() if path.is_dir()) == ["1"]
 
 
+@pytest.mark.arithmetic
 def test_both_precisions_at_once_are_one_version(net_version: ModelVersion, root: Path, data: Data) -> None:
     card = publish_quantised(
         net_version, data, precisions=("int8", "fp16"), calibration_images=8, sensitivity_images=16, limit=0.1
@@ -167,6 +171,7 @@ def test_both_precisions_at_once_are_one_version(net_version: ModelVersion, root
         assert gate.images == 120
 
 
+@pytest.mark.arithmetic
 def test_a_file_that_fails_can_be_left_out(root: Path, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity, "MAX_FLOAT_LAYERS", 0)
     outlier = next(entry for entry in model_versions(root) if entry.name == "outlier")

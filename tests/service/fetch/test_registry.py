@@ -63,10 +63,12 @@ class WithTokens(BaseHTTPRequestHandler):
     """A registry that gives tokens to one user, as those of the clouds do."""
 
     login = "Basic " + base64.b64encode(b"robot:secret").decode()
+    given: list[str | None]  # the header of each request
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         authorization = self.headers.get("Authorization")
+        self.given.append(authorization)
         if url.path == "/token":
             asked = {name: values[0] for name, values in parse_qs(url.query).items()}
             right = asked == {"service": "models", "scope": "repository:team/models:pull"}
@@ -91,6 +93,7 @@ class WithTokens(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def host() -> Iterator[str]:
+    WithTokens.given = []
     with HTTPServer(("127.0.0.1", 0), WithTokens) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -143,11 +146,21 @@ def test_a_damaged_login_is_said(config: str, fault: str, tmp_path: Path) -> Non
         Registry(Reference("ghcr.io", "team/models", "1"))
 
 
-@pytest.mark.parametrize("config", ["{}", '{"auths": null}', '{"auths": {"ghcr.io": {}}, "credsStore": "pass"}'])
-def test_nobody_has_logged_in(config: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        "{}",
+        '{"auths": null}',
+        '{"auths": {"HOST": {}}, "credsStore": "pass"}',
+        '{"auths": {"ghcr.io": {"username": "robot", "password": "secret"}}}',
+    ],
+)
+def test_nobody_has_logged_in(config: str, host: str, tmp_path: Path) -> None:
     (tmp_path / "docker").mkdir()
-    (tmp_path / "docker" / "config.json").write_text(config)
-    Registry(Reference("ghcr.io", "team/models", "1")).close()
+    (tmp_path / "docker" / "config.json").write_text(config.replace("HOST", host))
+    with pytest.raises(FetchError, match="401"):
+        read(host)
+    assert set(WithTokens.given) == {None}
 
 
 def challenge(realm: str) -> Answer:

@@ -19,7 +19,7 @@ from service.app import create_app
 from service.grpc_api.messages import ModelInferResponse
 from service.settings import Settings
 from tests.service.grpc_api.conftest import GrpcService, method, pixels
-from tests.support.processes import free_port
+from tests.support.processes import free_port, listens
 from tests.support.waiting import until
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
@@ -98,5 +98,4 @@ def test_it_starts_and_ends_with_an_application_of_any_server(tiny_dir: Path) ->
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
     asyncio.run(ask())
-    with socket.socket() as sock:
-        until(lambda: sock.connect_ex(("127.0.0.1", port)) != 0, 5)
+    until(lambda: not listens(port))

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.admission import Memory, Permit
@@ -17,6 +17,7 @@ from service.metrics import Metrics
 from service.open_inference.datatypes import join_bytes
 from service.open_inference.errors import ProtocolError
 from service.open_inference.messages import InferRequest, InputTensor, RequestedOutput
+from tests.support.mutations import tried
 
 SHAPE = (3, 2, 2)
 METRICS = Metrics()
@@ -189,7 +190,7 @@ TENSORS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@tried(150)
 @given(
     st.fixed_dictionaries(
         {"inputs": st.lists(TENSORS, max_size=3) | VALUES}, optional={"id": VALUES, "outputs": VALUES}
@@ -205,7 +206,7 @@ def test_any_request_is_read_or_refused(said: dict[str, Any], rest: bytes) -> No
     assert len(found.inputs) == len(said["inputs"])
 
 
-@settings(max_examples=100, deadline=None)
+@tried(100)
 @given(st.binary(max_size=40), st.none() | st.integers(-2, 50).map(str) | st.text(max_size=3))
 def test_any_bytes_are_read_or_refused(body: bytes, header: str | None) -> None:
     try:

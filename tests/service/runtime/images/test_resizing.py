@@ -53,25 +53,30 @@ def test_the_box_of_the_crop() -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("size", "mode", "file_format"),
     [
-        encode(photograph(500, 375)),
-        encode(photograph(1201, 97)),
-        encode(photograph(500, 375), "JPEG"),
-        encode(photograph(500, 375), "WEBP"),
-        encode(photograph(2600, 1900), "JPEG"),
-        encode(photograph(1, 1)),
-        encode(photograph(500, 375).convert("L")),
-        encode(photograph(500, 375).convert("P")),
-        encode(photograph(500, 375).convert("RGBA")),
-        encode(photograph(300, 500)),
+        ((500, 375), "RGB", "PNG"),
+        ((1201, 97), "RGB", "PNG"),
+        ((500, 375), "RGB", "JPEG"),
+        ((500, 375), "RGB", "WEBP"),
+        ((2600, 1900), "RGB", "JPEG"),
+        ((1, 1), "RGB", "PNG"),
+        ((500, 375), "L", "PNG"),
+        ((500, 375), "P", "PNG"),
+        ((500, 375), "RGBA", "PNG"),
+        ((300, 500), "RGB", "PNG"),
     ],
     ids=["PNG", "wide", "JPEG", "WEBP", "large", "pixel", "grey", "palette", "alpha", "tall"],
 )
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
 def test_without_the_extension_the_pixels_are_the_same(
-    data: bytes, interpolation: Interpolation, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int],
+    mode: str,
+    file_format: str,
+    interpolation: Interpolation,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    data = encode(photograph(*size).convert(mode), file_format)
     preprocessing = Preprocessing(interpolation=interpolation)
     fast = decode(data, preprocessing, max_pixels=10**9)
     monkeypatch.setattr(resizing, "resample", None)
