@@ -48,7 +48,7 @@ def published(root: Path, name: str) -> list[int]:
 
 
 def latest_numbers(root: Path) -> dict[str, int]:
-    """The number of each model's latest version, by name. See `check_nothing_lost`."""
+    """The number of each model's latest version, by name."""
     return {entry.name: entry.version for entry in model_versions(root)}
 
 
