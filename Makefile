@@ -47,11 +47,11 @@ tests/pretend no-devices $(PRETENDED) machine; \
 tests/pretend no-vnni $(PRETENDED) 'machine or arithmetic'
 endef
 
-test: install tools lint  ## run every check: formatting, types, unit and end-to-end tests
+test: install tools lint  ## run the checks: formatting, types, unit and end-to-end tests, a third of the examples of each property
 	$(call TESTS,-m 'not slow')
 
 test-all: export ALL_EXAMPLES = yes
-test-all: install tools lint  ## run every check and the slow tests: the demo's training, the deepest networks
+test-all: install tools lint  ## as `test`, with the slow tests (trainings, the deepest networks) and all examples of the properties
 	$(call TESTS)
 
 lint: install  ## check style (ruff) and types (mypy)

@@ -16,6 +16,11 @@ from resnet_commands import EXPORT_EXTRA, called, run_program
 
 DESCRIPTION = "Train, evaluate, convert and publish ResNet models for the service, and look after published models."
 
+EPILOG = (
+    "Exit status: 0 if all is well, 1 after an error or a check that failed, 2 if the command line cannot be read or "
+    "something is not installed, 130 after Ctrl-C, 143 after SIGTERM."
+)
+
 # Name and help text of each command. It is implemented by `add_options` and `run` in model_export/cli/<name>.py.
 COMMANDS = {
     "quickstart": "Fill an empty model folder: ImageNet weights or, if they cannot be downloaded, the demo.",
@@ -37,7 +42,7 @@ COMMANDS = {
     "promote": "Make a version the one that clients get, or that with another alias.",
     "rollback": "Give clients the version that they had before.",
     "remove": "Remove a version that nobody gets, or an alias.",
-    "prune": "Remove old versions of a model.",
+    "prune": "Remove old versions, and what killed commands have left.",
 }
 
 
@@ -57,7 +62,7 @@ def make_parser(command: str | None) -> argparse.ArgumentParser:
     Args:
         command: the one to run. Only its module is imported: most need PyTorch, which takes seconds.
     """
-    parser = argparse.ArgumentParser(prog=called("model_export"), description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog=called("model_export"), description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print which build this is")
     parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -66,6 +71,7 @@ def make_parser(command: str | None) -> argparse.ArgumentParser:
         if name == command:
             module = import_module(f"model_export.cli.{name.replace('-', '_')}")
             module.add_options(subparser)
+            subparser.epilog = f"{subparser.epilog} {EPILOG}" if subparser.epilog else EPILOG
             subparser.set_defaults(run=module.run, parser=subparser)
     return parser
 
@@ -83,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         with _terminated_by_exception():
             return run_program(_run, arguments, EXPORT_EXTRA, "service")
     except KeyboardInterrupt as interrupt:  # perhaps during the imports, which take seconds
-        print("interrupted: no unfinished model or file is left", file=sys.stderr)
+        print("interrupted: no unfinished model is published; downloads and trainings can be resumed", file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)
 
 

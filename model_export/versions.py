@@ -47,6 +47,11 @@ def published(root: Path, name: str) -> list[int]:
     return numbers
 
 
+def latest_numbers(root: Path) -> dict[str, int]:
+    """The number of each model's latest version, by name."""
+    return {entry.name: entry.version for entry in model_versions(root)}
+
+
 def find_version(root: Path, reference: str) -> ModelVersion:
     """The version that `NAME`, `NAME@NUMBER` or `NAME@ALIAS` means, as for clients of the service.
 
@@ -101,7 +106,7 @@ def check_nothing_lost(version: ModelVersion, latest: int) -> None:
     """Checks that the model's next version, made from this one, lacks nothing that was published in the meantime.
 
     Args:
-        latest: the number of the model's latest version when the work began.
+        latest: the number of the model's latest version before this one was chosen.
 
     Raises:
         InputError: a later version has the same weights, and with them other files, measurements or a calibration.
@@ -110,7 +115,10 @@ def check_nothing_lost(version: ModelVersion, latest: int) -> None:
     name, model_root = version.name, version.path.parent
     weights = read_card(version.path).files["fp32"].sha256
     for number in published(model_root.parent, name):
-        if number > latest and read_card(model_root / str(number)).files["fp32"].sha256 == weights:
+        if (
+            number > max(latest, version.version)
+            and read_card(model_root / str(number)).files["fp32"].sha256 == weights
+        ):
             raise InputError(
                 f"{name}@{number} was published in the meantime, with the same weights: the next version would lack "
                 f"what it adds. Run the command again, with {name}@{number}"

@@ -246,7 +246,7 @@ MODEL_EXPORT = {
     "evaluation": {"weights", "datasets"},
     "quantise": {"export", "datasets", "evaluation"},
     "report": {"weights", "datasets", "training", "evaluation"},
-    "studies": {"nets", "drawings", "weights", "export", "training", "evaluation", "report"},
+    "studies": {"nets", "drawings", "weights", "export", "datasets", "training", "evaluation", "report"},
     "cli": {"drawings", "weights", "export", "datasets", "training", "evaluation", "quantise", "report", "studies"},
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from model_export.cli.options import positive, refuse
-from model_export.datasets.by_name import is_folder
+from model_export.datasets.by_name import is_cifar10, is_folder
 from model_export.datasets.holding_out import Fold, check_fold
 from model_export.datasets.layout import Layout
 from model_export.errors import InputError
@@ -13,14 +13,15 @@ from model_export.errors import InputError
 FOLDER_OPTIONS = ("val_share", "broken", "split", "ignore")
 
 
-def add_layout(parser: argparse._ActionsContainer) -> None:
-    """Adds `--split` and `--ignore`, which `layout_of` reads."""
+def add_layout(parser: argparse._ActionsContainer, *, training: bool = False) -> None:
+    """Adds `--split` and `--ignore`, which `layout_of` reads. In training, CIFAR-10 has parts."""
     parser.add_argument(
         "--split",
         metavar="auto|none|TRAIN,VAL[,TEST]",
         help="the parts of a folder. auto: find them by name (train, val and test, Training and Testing, ...); none: "
         "every subfolder is a class; TRAIN,VAL or TRAIN,VAL,TEST: names of the subfolders; TRAIN,,TEST: keep a share "
-        "of TRAIN for validation (default: auto)",
+        "of TRAIN for validation (default: auto)"
+        + ("; for cifar10: auto or train,test, see --data" if training else ""),
     )
     parser.add_argument(
         "--ignore",
@@ -63,5 +64,5 @@ def layout_of(args: argparse.Namespace) -> Layout:
 def refuse_folder_options(args: argparse.Namespace, *, training: bool = False) -> None:
     """Raises InputError if folder options were given and `--data` is not a folder. In training, CIFAR-10 has parts."""
     if not is_folder(args.data):
-        parted = training and args.data.partition(":")[0] == "cifar10"
+        parted = training and is_cifar10(args.data)
         refuse(args, (name for name in FOLDER_OPTIONS if not (parted and name == "split")), "a folder of images")

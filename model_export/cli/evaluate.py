@@ -35,7 +35,7 @@ from model_export.evaluation.recording import accuracy_of, write_evaluation_file
 from model_export.evaluation.rejection import fit_rejection
 from model_export.evaluation.result import Evaluation, Method
 from model_export.export.record import check_latest, check_rejection_fits, publish_record
-from model_export.versions import find_version
+from model_export.versions import find_version, latest_numbers
 from model_export.weights.file_kinds import explain_folder
 from service.runtime.choices import PrecisionChoice, ProviderChoice
 from service.runtime.measured import Calibration, Rejection
@@ -133,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
     fold = fold_of(args)
     if args.val_share is None and fold is None:
         refuse(args, ("seed",), "--val-share and --folds")
+    latest = latest_numbers(args.models_dir) if args.record else {}  # first: meanwhile, others may publish
     models = [find_model(name, args) for name in args.models]
     if not any(isinstance(model, Path) for model in models):
         refuse(args, WEIGHT_FILE_OPTIONS, "weight files")
@@ -150,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         layout=layout_of(args),
     )
     if any(predictor.head.multi_label for predictor in predictors):
-        return run_multi_label(args, models, predictors, dataset)
+        return run_multi_label(args, models, predictors, dataset, latest)
     refuse(args, ("fit_thresholds",), "multi-label models")
 
     evaluations = [
@@ -200,7 +201,9 @@ def run(args: argparse.Namespace) -> int:
             assert isinstance(predictor, OnnxPredictor)
             info = predictor.engine.info
             accuracy = accuracy_of(evaluation, info.provider, info.precision)
-            card = publish_record(model, accuracy, calibration=calibration, rejection=rejection)
+            known = latest.get(model.name)
+            card = publish_record(model, accuracy, calibration=calibration, rejection=rejection, latest=known)
+            latest[model.name] = card.version  # another version of this model may be recorded next
             log.info("%s %d: recorded, as version %d with the same files", model.name, model.version, card.version)
     return 0
 

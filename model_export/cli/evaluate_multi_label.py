@@ -39,9 +39,19 @@ MOST_CLASSES = 20  # of the weakest classes
 
 
 def run_multi_label(
-    args: argparse.Namespace, models: Sequence[object], predictors: Sequence[Predictor], dataset: Dataset
+    args: argparse.Namespace,
+    models: Sequence[object],
+    predictors: Sequence[Predictor],
+    dataset: Dataset,
+    latest: dict[str, int],
 ) -> int:
-    """Raises InputError if an option is not for multi-label models, or the data or another model is not multi-label."""
+    """
+    Args:
+        latest: as of `latest_numbers`, before the models were looked up; for `--record`.
+
+    Raises:
+        InputError: an option is not for multi-label models, or the data or another model is not multi-label.
+    """
     if args.reject_above_error is not None:
         raise InputError(
             "--reject-above-error only applies to models with a softmax head: a multi-label model may name no class, "
@@ -90,7 +100,9 @@ def run_multi_label(
             # Thresholds are of calibrated probabilities: a new temperature moves those that the model has.
             own = predictor.head.thresholds and evaluation.thresholds.tolist()
             thresholds = own if fit is None else fit.thresholds.tolist()
-            card = publish_record(model, accuracy, calibration=calibration, thresholds=thresholds)
+            known = latest.get(model.name)
+            card = publish_record(model, accuracy, calibration=calibration, thresholds=thresholds, latest=known)
+            latest[model.name] = card.version  # another version of this model may be recorded next
             log.info("%s %d: recorded, as version %d with the same files", model.name, model.version, card.version)
     return 0
 

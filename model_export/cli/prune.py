@@ -1,16 +1,18 @@
-"""The `prune` command: removes old versions of a model, and what killed commands have left."""
+"""The `prune` command: removes old versions, and what killed commands have left."""
 
 from __future__ import annotations
 
 import argparse
 
 from model_export.cli.options import add_models_dir, positive
+from model_export.errors import InputError
 from model_export.leftovers import remove_leftovers
-from model_export.versions import prune
+from model_export.versions import latest_numbers, prune
+from service.runtime.model_folder import explain_empty
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="name of a published model")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="name of a published model (default: all models)")
     parser.add_argument(
         "--keep",
         type=positive,
@@ -22,8 +24,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    removed = prune(args.models_dir, args.name, args.keep)
-    print(f"{args.name}: removed {', '.join(map(str, removed))}" if removed else f"{args.name}: nothing to remove")
-    for path in remove_leftovers(args.models_dir / args.name) + remove_leftovers(args.models_dir):
+    left = remove_leftovers(args.models_dir)  # first: a killed first export leaves nothing else, and so no model
+    for path in left:
         print(f"{path}: removed; a command that was killed had left it")
+    names = list(latest_numbers(args.models_dir)) if args.name is None else [args.name]
+    if not names and not left:
+        raise InputError(explain_empty(args.models_dir))
+    for name in names:
+        removed = prune(args.models_dir, name, args.keep)
+        print(f"{name}: removed {', '.join(map(str, removed))}" if removed else f"{name}: nothing to remove")
     return 0

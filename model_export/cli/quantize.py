@@ -17,7 +17,7 @@ from model_export.quantise.publication import (
     LOSS_LIMIT,
     publish_quantised,
 )
-from model_export.versions import check_brings_nothing_back, find_version
+from model_export.versions import check_brings_nothing_back, find_version, latest_numbers
 from service.runtime.choices import FILES, Precision
 from service.runtime.model_card import CalibrationMethod
 
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_folder_options(args)
     check_writable(args.models_dir)
     try:
+        latest = latest_numbers(args.models_dir)  # first: meanwhile, others may publish
         version = find_version(args.models_dir, args.name)
         check_brings_nothing_back(version)
         card = publish_quantised(
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
             calibration_images=args.images or CALIBRATION_IMAGES,
             gate_images=args.held_out,
             limit=args.limit / 100,
+            latest=latest.get(version.name),
         )
     except GateFailed as error:
         remedy = "calibrate with another --method or more --images, or " if args.precision == "int8" else ""

@@ -81,7 +81,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     folder = parser.add_argument_group("for a folder of images")
     folder.add_argument("--val-share", type=float, help="share to validate on if there is no val/ (default: 0.1)")
     folder.add_argument("--broken", choices=get_args(OnBroken), help="what to do with broken images (default: refuse)")
-    add_layout(folder)
+    add_layout(folder, training=True)
 
     recipe = parser.add_argument_group("the recipe", "fields to override (docs/recipes.md lists the recipes)")
     for name, field in Recipe.model_fields.items():

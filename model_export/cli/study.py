@@ -57,7 +57,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     seed = args.seed or 0
     scale = PAPER if args.paper_scale else SMALL
     if args.data:
-        scale = scale._replace(data=args.data, split="auto")
+        scale = scale.on(args.data)
     study = get_study(args.name, scale)
     results = train_all(study.panels, scale, folder, seed=seed)
     notes = f"\n{run_end_to_end()}\n" if args.name == "depth" and not args.paper_scale else "\n"

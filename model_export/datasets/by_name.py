@@ -85,6 +85,11 @@ def is_folder(spec: str) -> bool:
     return spec.partition(":")[0] not in NAMED
 
 
+def is_cifar10(spec: str) -> bool:
+    """Whether a user's name for a data set means CIFAR-10, wherever it is."""
+    return spec.partition(":")[0] == "cifar10"
+
+
 def _drawings_with(options: dict[str, str]) -> Data:
     if unknown := [key for key in options if key not in DRAWING_OPTIONS]:
         raise InputError(f"drawings have no option {', '.join(map(repr, unknown))}: {_allowed()}")

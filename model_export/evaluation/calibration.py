@@ -13,7 +13,7 @@ import numpy as np
 
 from model_export.errors import InputError
 from model_export.evaluation.metrics import expected_calibration_error
-from model_export.evaluation.multi_label import MultiLabelEvaluation, classwise_calibration_error
+from model_export.evaluation.multi_label import MultiLabelEvaluation, check_half, classwise_calibration_error
 from model_export.evaluation.result import Evaluation, log_of
 from service.runtime.measured import Calibration
 from service.runtime.scores import sigmoid, softmax
@@ -89,14 +89,19 @@ def calibrate_multi_label(evaluation: MultiLabelEvaluation, seed: int = 0) -> Ca
     2019).
 
     Raises:
-        InputError: as `calibrate`; or no image has a class.
+        InputError: as `calibrate`; or no image of one of the halves has a class.
     """
 
     def fit(part: MultiLabelEvaluation) -> float:
+        check_half(part)
         known = part.present.any(axis=0)
         return fit_sigmoid_temperature(part.logits[:, known], part.present[:, known])
 
-    return _calibrate(evaluation, fit, classwise_calibration_error, seed)
+    def error(part: MultiLabelEvaluation) -> float:
+        check_half(part)
+        return classwise_calibration_error(part)
+
+    return _calibrate(evaluation, fit, error, seed)
 
 
 def _calibrate(

@@ -50,12 +50,6 @@ def confusion_matrix(evaluation: Evaluation) -> np.ndarray:
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
-def per_class_accuracy(evaluation: Evaluation) -> np.ndarray:
-    """The accuracy on each class's images: float64 (classes,), NaN for classes without images."""
-    matrix = confusion_matrix(evaluation)
-    return ratio(matrix.diagonal(), matrix.sum(axis=1))
-
-
 def negative_log_likelihood(evaluation: Evaluation) -> float:
     """The mean of `-log p(true class)`, in nats. Probabilities rounded to 0 count as the smallest float32."""
     true_probability = evaluation.probabilities[np.arange(len(evaluation.labels)), evaluation.labels]
@@ -106,13 +100,6 @@ def worst_mistakes(evaluation: Evaluation, count: int) -> np.ndarray:
     wrong = np.flatnonzero(_predicted(evaluation) != evaluation.labels)
     confidence = evaluation.probabilities[wrong].max(axis=1)
     return wrong[np.argsort(-confidence, kind="stable")][:count]
-
-
-def weakest_classes(evaluation: Evaluation, count: int) -> list[int]:
-    """At most `count` ids of classes with mistakes, the lowest accuracy first."""
-    accuracy = per_class_accuracy(evaluation)
-    order = np.argsort(accuracy, kind="stable")  # NaN comes last
-    return [int(i) for i in order[:count] if accuracy[i] < 1]
 
 
 def most_confused(evaluation: Evaluation, count: int) -> list[Confusion]:

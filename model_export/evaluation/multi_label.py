@@ -184,6 +184,15 @@ def accuracy_of(
     )
 
 
+def check_half(evaluation: MultiLabelEvaluation) -> None:
+    """Raises InputError if no image of a half, on which something is fitted or measured, has a class."""
+    if not evaluation.present.any():
+        raise InputError(
+            f"no image has a class of {evaluation.model} in one of the halves of {evaluation.dataset}, which are drawn "
+            "at random to fit on and to measure on: give more images that have one"
+        )
+
+
 def best_thresholds(evaluation: MultiLabelEvaluation) -> np.ndarray:
     """The threshold of each class with the highest F1; that of the evaluation for classes without images.
 
@@ -203,7 +212,8 @@ def fit_thresholds(evaluation: MultiLabelEvaluation, seed: int = 0) -> tuple[np.
         The thresholds, and the evaluation of the other half, still with the thresholds of before.
 
     Raises:
-        InputError: there are fewer than 20 images, or the thresholds lower the mean F1 on the other half.
+        InputError: there are fewer than 20 images, no image of a half has a class, or the thresholds lower the mean F1
+            on the other half.
     """
     images = len(evaluation.present)
     if images < MIN_IMAGES:
@@ -212,8 +222,10 @@ def fit_thresholds(evaluation: MultiLabelEvaluation, seed: int = 0) -> tuple[np.
             "better a thousand"
         )
     order = np.random.default_rng(seed).permutation(images)
-    thresholds = best_thresholds(evaluation.part(order[: images // 2]))
-    held_out = evaluation.part(order[images // 2 :])
+    fitted, held_out = evaluation.part(order[: images // 2]), evaluation.part(order[images // 2 :])
+    for half in (fitted, held_out):
+        check_half(half)
+    thresholds = best_thresholds(fitted)
     before, after = macro_f1(held_out), macro_f1(held_out.with_thresholds(thresholds))
     if after < before:
         raise InputError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from model_export.errors import InputError
 from model_export.export.publish import publish_changed
-from model_export.versions import replaced_by_next
+from model_export.versions import check_nothing_lost, published, replaced_by_next
 from service.runtime.head import Head
 from service.runtime.measured import Accuracy, Calibration, MultiLabelAccuracy, Rejection
 from service.runtime.model_card import ModelCard
@@ -20,18 +20,22 @@ def publish_record(
     calibration: Calibration | None = None,
     rejection: Rejection | None = None,
     thresholds: Sequence[float] | None = None,
+    latest: int | None = None,
 ) -> ModelCard:
     """Publishes what was measured as the model's next version, which shares the files of this one.
 
     Args:
         calibration, rejection, thresholds: None keeps the version's own.
         thresholds: of the classes of a multi-label model.
+        latest: the number of the model's latest version before `version` was chosen; None: it was chosen just now.
 
     Raises:
-        InputError: clients get a later version, which the next one would replace with older files; or the rejection
-            that is kept would not fit the calibration.
+        InputError: clients get a later version, which the next one would replace with older files; the next one would
+            lack what was published in the meantime; or the rejection that is kept would not fit the calibration.
         CardError, OSError: as `publish_changed`.
     """
+    if latest is None:
+        latest = max(published(version.path.parent.parent, version.name))
     changes: dict[str, object] = {"accuracy": accuracy}
     if calibration is not None:
         changes["calibration"] = calibration
@@ -41,7 +45,12 @@ def publish_record(
         changes["head"] = Head(rejection=rejection)
     if thresholds is not None:
         changes["head"] = Head(kind="sigmoid", thresholds=tuple(thresholds))
-    return publish_changed(version, changes, check=lambda: check_latest(version))
+
+    def check() -> None:
+        check_latest(version)
+        check_nothing_lost(version, latest)
+
+    return publish_changed(version, changes, check=check)
 
 
 def check_rejection_fits(version: ModelVersion) -> None:

@@ -58,6 +58,7 @@ def publish_quantised(
     sensitivity_images: int = SENSITIVITY_IMAGES,
     gate_images: int = GATE_IMAGES,
     limit: float = LOSS_LIMIT,
+    latest: int | None = None,
     on_failure: Callable[[Precision, Exception], None] | None = None,
 ) -> ModelCard:
     """Makes files of lower precision and publishes those that pass, with the version's other files, as the next one.
@@ -71,6 +72,7 @@ def publish_quantised(
         gate_images: at most so many are compared on.
         limit: how much accuracy (without labels: agreement with fp32) may be lost, a fraction in [0, 1]. Layers go back
             to float if int8 loses more agreement than this on the sensitivity images, which the gate does not use.
+        latest: the number of the model's latest version before `version` was chosen; None: it was chosen just now.
         on_failure: called for a file that fails, which is then left out; None raises the failure.
 
     Raises:
@@ -85,7 +87,8 @@ def publish_quantised(
     """
     if "fp32" in precisions:
         raise ValueError("fp32 is what a model is exported in: choose int8, fp16 or bf16")
-    latest = max(published(version.path.parent.parent, version.name))
+    if latest is None:
+        latest = max(published(version.path.parent.parent, version.name))
     compared = sample(data.val, gate_images)
     accuracy_gate.check_enough(compared, limit)
     fp32 = OnnxPredictor(version, "cpu", "fp32")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from model_export.datasets.by_name import is_cifar10
+from model_export.datasets.cifar10 import AS_PUBLISHED
 from service.runtime.model_card import Architecture, Shortcut
 
 StudyName = Literal["degradation", "shortcuts", "depth"]
 Panels = Mapping[str, Mapping[str, Architecture]]  # title of a panel of the plot -> network's label -> network
-
-CIFAR10_SPLIT = "train,test"  # all 50,000 training images, and the test part
 
 
 class Scale(NamedTuple):
@@ -26,7 +26,11 @@ class Scale(NamedTuple):
     @property
     def held_out(self) -> str:
         """What errors are measured on, besides the images to train on."""
-        return "test" if self.split == CIFAR10_SPLIT else "validation"
+        return "test" if self.split == AS_PUBLISHED else "validation"
+
+    def on(self, data: str) -> Scale:
+        """This scale with other data. Its split is one of CIFAR-10, and stays if the data is a copy of that."""
+        return self._replace(data=data, split=self.split if is_cifar10(data) else "auto")
 
 
 # Under 15 minutes per study on two cores. Batches are a quarter of the paper's: in so short a time the number of steps
@@ -45,7 +49,7 @@ PAPER = Scale(
     degradation=(20, 32, 44, 56, 110),
     shortcuts=56,
     depth=(20, 32, 44, 56, 110, 1202),
-    split=CIFAR10_SPLIT,
+    split=AS_PUBLISHED,
 )
 
 

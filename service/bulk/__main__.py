@@ -16,7 +16,7 @@ from service.runtime.choices import PrecisionChoice, ProviderChoice
 DESCRIPTION = "Classify images: files, folders and patterns, in this process or on a server."
 EPILOG = (
     "Exit status: 0 if every image was classified, 1 if some were not or the run ended early, 2 if it could not begin, "
-    "130 after Ctrl-C."
+    "130 after Ctrl-C, 143 after SIGTERM."
 )
 
 CONNECTIONS = 32

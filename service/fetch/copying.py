@@ -13,7 +13,7 @@ from service.fetch.source import FetchError
 from service.fetch.transfer import download
 from service.fetch.tree import Tree, Wanted
 from service.runtime.disk import DISK_FULL, flush, flush_readable, link, locked, remove_folder
-from service.runtime.model_card import ModelCard
+from service.runtime.model_card import RESERVED_NAMES, ModelCard
 from service.runtime.model_folder import (
     CARD_FILE,
     CLASSIFIER_FILE,
@@ -81,6 +81,11 @@ def fetch_version(tree: Tree, wanted: Wanted, root: Path, work: Path) -> int:
     content = tree.read(f"{wanted.name}/{wanted.number}/{CARD_FILE}") if CARD_FILE in wanted.files else None
     target, staging = root / wanted.name / str(wanted.number), work / wanted.name / str(wanted.number)
     try:
+        if wanted.name in RESERVED_NAMES:
+            raise FetchError(
+                f"no model can be called {wanted.name}, because paths of the service end in it: publish "
+                f"{_at(tree, wanted)} again under another name"
+            )
         if content is None:
             raise FetchError(f"{_at(tree, wanted)} has no {CARD_FILE}: upload the whole folder again")
         if _is_there(target, content, wanted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,9 +12,11 @@ from pydantic import ValidationError
 from service.fetch.source import FetchError, Source
 from service.fetch.transfer import retried
 from service.references import Published, candidates, require
-from service.runtime.model_card import FILE_PATTERN, NAME_PATTERN
+from service.runtime.model_card import FILE_PATTERN, NAME_PATTERN, RESERVED_NAMES
 from service.runtime.model_folder import CARD_FILE, VERSION_PATTERN
 from service.runtime.model_state import FOLDER_FILE, STATE_FILE, FolderState, Kept, ModelState, Unpublished
+
+log = logging.getLogger(__name__)
 
 MOST_JSON_BYTES = 64 * 2**20  # of a card or a state
 
@@ -49,7 +52,7 @@ class Tree:
                 "the folder that `python -m model_export` fills"
             )
         self._versions = found
-        self.states = {name: self._state(f"{name}/{STATE_FILE}", ModelState()) for name in found}
+        self.states = {name: self._state_of(name) for name in found}
         self.default = self._state(FOLDER_FILE, FolderState()).default
 
     def select(self, references: Sequence[str]) -> list[Wanted]:
@@ -81,6 +84,19 @@ class Tree:
         if size > MOST_JSON_BYTES:
             raise FetchError(f"{self.source.name}: {path} has {size} bytes, which is too much: publish the model again")
         return retried(lambda: b"".join(self.source.read(path, 0)) if size else b"", path)
+
+    def _state_of(self, name: str) -> ModelState:
+        """The state of a model, without aliases that `promote` refuses."""
+        state = self._state(f"{name}/{STATE_FILE}", ModelState())
+        usable = {alias: number for alias, number in state.aliases.items() if alias not in RESERVED_NAMES}
+        for alias in state.aliases.keys() - usable.keys():
+            log.warning(
+                "the alias %s@%s is left out, because paths of the service end in it: promote that version under "
+                "another name",
+                name,
+                alias,
+            )
+        return state.model_copy(update={"aliases": usable})
 
     def _state(self, path: str, empty: Kept) -> Kept:
         if path not in self._sizes:

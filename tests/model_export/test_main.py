@@ -33,7 +33,9 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as status:
         main([command, "--help"])
     assert status.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: python -m model_export {command} ")
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: python -m model_export {command} ")
+    assert " ".join(printed.split()).endswith("130 after Ctrl-C, 143 after SIGTERM.")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -79,7 +81,10 @@ def test_an_interrupt_is_one_sentence(
 
     monkeypatch.setattr(where, interrupted)
     assert main(["list"]) == 130
-    assert capsys.readouterr().err == "interrupted: no unfinished model or file is left\n"
+    assert (
+        capsys.readouterr().err
+        == "interrupted: no unfinished model is published; downloads and trainings can be resumed\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"]])

@@ -188,6 +188,7 @@ def test_the_commands_say_what_clients_get(root: Path, capsys: pytest.CaptureFix
         (["remove", "a@3"], "a 3 is removed"),
         (["prune", "a", "--keep", "1"], "a: removed 1, 2"),
         (["prune", "a"], "a: nothing to remove"),
+        (["prune", "--keep", "1"], "a: nothing to remove\nb: nothing to remove"),
     ):
         assert run(root, *arguments) == 0
         assert capsys.readouterr().out == f"{said}\n"
@@ -195,7 +196,7 @@ def test_the_commands_say_what_clients_get(root: Path, capsys: pytest.CaptureFix
 
 
 def test_prune_removes_what_killed_commands_have_left(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    left = [root / ".staging-quickstart", root / "a" / ".staging-export", root / "a" / ".removed-3"]
+    left = [root / ".staging-quickstart", root / "a" / ".staging-export", root / "b" / ".removed-3"]
     at_work = root / "a" / ".staging-new"
     for folder in (*left, at_work):
         (folder / "3").mkdir(parents=True)
@@ -205,6 +206,19 @@ def test_prune_removes_what_killed_commands_have_left(root: Path, capsys: pytest
     assert capsys.readouterr().out.count("removed; a command that was killed had left it") == 3
     assert [folder.exists() for folder in (*left, at_work)] == [False, False, False, True]
     assert published(root, "a") == [2, 3, 4]
+
+
+def test_prune_removes_what_a_killed_first_command_has_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is no model then."""
+    left = [tmp_path / ".staging-quickstart", tmp_path / "first" / ".staging-export"]
+    for folder in left:
+        folder.mkdir(parents=True)
+        os.utime(folder, (0, 0))
+    assert run(tmp_path, "prune") == 0
+    assert capsys.readouterr().out.count("removed; a command that was killed had left it") == 2
+    assert list(tmp_path.iterdir()) == []
+    assert run(tmp_path, "prune") == 1
+    assert f"nothing is published in {tmp_path}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

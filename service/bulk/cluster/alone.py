@@ -44,6 +44,6 @@ class Alone(Generic[Result]):
 
 
 def _serve(connection: Connection, function: Callable[..., object]) -> None:
-    with suppress(EOFError):  # the caller has closed its end, or died
+    with suppress(EOFError, ConnectionError):  # the caller has closed its end, perhaps during a call, or died
         while True:
             connection.send(function(*connection.recv()))

@@ -82,7 +82,7 @@ class Share(NamedTuple):
                 if 0 < longest <= waited:
                     raise Ended(
                         f"the cluster had no room for {longest:g} s: {self._wanting()}; start again when others end, "
-                        " or set RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S to wait longer (-1: without end)"
+                        "or set RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S to wait longer (-1: without end)"
                     )
                 if waited >= next_s:
                     tell(f"waiting for room on the cluster: {self._wanting()}")

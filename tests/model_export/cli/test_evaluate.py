@@ -9,6 +9,7 @@ import logging
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 
 from benchmarks.versions import publish_copy
 from model_export.cli import evaluate as evaluate_command
+from model_export.datasets.base import Dataset
 from model_export.drawings.pictures import picture, pixels
 from model_export.errors import InputError
 from model_export.evaluation.predictors import TorchPredictor
@@ -273,6 +275,31 @@ def test_the_stable_version_is_evaluated_and_recorded_while_another_is_tried(
     assert "resnet8-cifar 1 (cpu, fp32)" in capsys.readouterr().out
     assert read_card(models / "resnet8-cifar" / "3").accuracy is not None
     assert find_version(models, "resnet8-cifar").version == 1
+
+
+def test_what_is_published_during_an_evaluation_is_not_lost(
+    models: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recorded version would lack a file that `quantize` has added, and take it away when it is promoted."""
+    promote(models, "resnet8-cifar", 1)
+    open_images = evaluate_command.evaluation_images
+
+    def published_meanwhile(*args: Any, **options: Any) -> Dataset:
+        publish_copy(models, "resnet8-cifar", 2)
+        return open_images(*args, **options)
+
+    monkeypatch.setattr(evaluate_command, "evaluation_images", published_meanwhile)
+    with pytest.raises(InputError, match="resnet8-cifar@2 was published in the meantime, with the same weights"):
+        evaluate("resnet8-cifar", "--models-dir", models, "--provider", "cpu", "--data", data, "--record")
+    assert not (models / "resnet8-cifar" / "3").exists()
+
+
+def test_two_versions_with_the_same_weights_are_recorded(models: Path, data: Path) -> None:
+    publish_copy(models, "resnet8-cifar", 2)
+    promote(models, "resnet8-cifar", 1)
+    options = ("--models-dir", models, "--provider", "cpu", "--data", data, "--record")
+    evaluate("resnet8-cifar@1", "resnet8-cifar@2", *options)
+    assert read_card(models / "resnet8-cifar" / "4").accuracy is not None
 
 
 def test_models_and_methods_that_cannot_be_recorded(models: Path, checkpoint: Path, data: Path) -> None:

@@ -127,7 +127,9 @@ def test_sigterm_leaves_nothing_behind(
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert capsys.readouterr().err.endswith("interrupted: no unfinished model or file is left\n")
+    assert capsys.readouterr().err.endswith(
+        "interrupted: no unfinished model is published; downloads and trainings can be resumed\n"
+    )
     assert list((tmp_path / "m").iterdir()) == []
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.versions import publish_copy
 from model_export.__main__ import main
+from model_export.cli import quantize as quantize_command
+from model_export.datasets.base import Data
 from model_export.drawings.pictures import picture
 from service.runtime.model_folder import read_card
 
@@ -83,6 +87,21 @@ def test_fp16_of_an_older_version(models: Path, pictures: Path) -> None:
         options = ("--data", pictures, "--precision", "fp16", "--limit", 5, "--held-out", 20)
         assert quantize(models, *options, version="@1") == 0
         assert set(read_card(models / "resnet8-cifar" / str(version)).files) == {"fp32", "fp16"}
+
+
+def test_what_another_one_publishes_while_the_pictures_are_read_is_not_lost(
+    models: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_data = quantize_command.open_calibration_data
+
+    def published_meanwhile(*args: Any) -> Data:
+        publish_copy(models, "resnet8-cifar", 2)
+        return open_data(*args)
+
+    monkeypatch.setattr(quantize_command, "open_calibration_data", published_meanwhile)
+    assert quantize(models, "--data", pictures, "--precision", "bf16", "--limit", 100) == 1
+    assert "resnet8-cifar@2 was published in the meantime, with the same weights" in capsys.readouterr().err
+    assert not (models / "resnet8-cifar" / "3").exists()
 
 
 def test_an_unknown_version(models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from model_export.evaluation.calibration import (
     fit_sigmoid_temperature,
     fit_temperature,
 )
-from model_export.evaluation.multi_label import MultiLabelEvaluation
+from model_export.evaluation.multi_label import MultiLabelEvaluation, fit_thresholds
 from model_export.evaluation.result import Evaluation
 from service.runtime.scores import sigmoid, softmax
 
@@ -168,3 +168,16 @@ def test_no_temperature_of_sigmoid_fits_if_all_answers_are_right_or_wrong(truth:
     logits = np.where(np.arange(80).reshape(40, 2) % 3, 9.0, -9.0)
     with pytest.raises(InputError, match="m cannot be calibrated on pictures: the best temperature is beyond"):
         calibrate_multi_label(multi_label(logits, (logits > 0) == truth))
+
+
+@pytest.mark.parametrize("half", ["fitted", "held out"])
+def test_a_half_without_any_class_is_named(calibrated_sigmoid: Arrays, half: str) -> None:
+    logits, present = (array[:40] for array in calibrated_sigmoid)
+    order = np.random.default_rng(0).permutation(40)  # as `calibrate_multi_label` draws them
+    empty = order[:20] if half == "fitted" else order[20:]
+    present = present.copy()
+    present[empty] = False
+    evaluated = multi_label(2 * logits, present)
+    for fit in (calibrate_multi_label, fit_thresholds):
+        with pytest.raises(InputError, match="no image has a class of m in one of the halves of pictures, "):
+            fit(evaluated)

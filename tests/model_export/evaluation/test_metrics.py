@@ -10,10 +10,8 @@ from model_export.evaluation.metrics import (
     expected_calibration_error,
     most_confused,
     negative_log_likelihood,
-    per_class_accuracy,
     reliability_bins,
     top_k_accuracy,
-    weakest_classes,
     worst_mistakes,
 )
 from model_export.evaluation.result import Evaluation
@@ -58,10 +56,6 @@ def test_confusion_matrix(evaluation: Evaluation) -> None:
     assert matrix.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
 
 
-def test_per_class_accuracy(evaluation: Evaluation) -> None:
-    np.testing.assert_array_equal(per_class_accuracy(evaluation), [0.5, 0.5, 0.5, np.nan])
-
-
 def test_negative_log_likelihood(evaluation: Evaluation) -> None:
     expected = -np.mean(np.log([0.7, 0.3, 0.9, 0.4, 0.02, 0.2]))
     assert negative_log_likelihood(evaluation) == pytest.approx(expected, rel=1e-6)
@@ -91,12 +85,6 @@ def test_worst_mistakes(evaluation: Evaluation) -> None:
     assert worst_mistakes(evaluation, 9).tolist() == [4, 1, 5]  # 1 and 5 are equally confident
     assert worst_mistakes(evaluation, 1).tolist() == [4]
     assert worst_mistakes(make([0], [[1.0, 0.0]]), 5).tolist() == []
-
-
-def test_weakest_classes() -> None:
-    found = make([0, 1, 1, 2], [[1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
-    assert weakest_classes(found, 5) == [2, 1]  # a has no mistakes, d no images
-    assert weakest_classes(found, 1) == [2]
 
 
 def test_most_confused() -> None:

@@ -15,6 +15,13 @@ def test_the_paper_scale_is_section_4_2() -> None:
     assert RECIPES["paper-cifar"].steps == 64_000
 
 
+def test_a_copy_of_cifar10_is_divided_as_in_the_paper() -> None:
+    assert PAPER.on("cifar10:/data/cifar")[:2] == ("cifar10:/data/cifar", ())
+    assert [scale.split for scale in (PAPER.on("cifar10:/data/cifar"), PAPER.on("pictures"), SMALL.on("cifar10"))] == [
+        "train,test", "auto", "auto"
+    ]  # fmt: skip
+
+
 def test_degradation_compares_plain_and_residual_nets_of_the_same_depths() -> None:
     panels = get_study("degradation", SMALL).panels
     assert {net.shortcut for net in panels["plain"].values()} == {None}

@@ -18,7 +18,7 @@ from model_export.versions import promote
 from service.fetch import copying
 from service.fetch.__main__ import main
 from service.published import list_published
-from service.runtime.model_state import read_folder_state, read_state
+from service.runtime.model_state import STATE_FILE, read_folder_state, read_state
 from service.settings import Settings
 from tests.support.disks import small_disk_at
 from tests.support.folders import whole
@@ -73,6 +73,24 @@ def test_what_is_not_there_is_named(models: str, fault: str, published: Path, tm
     assert fetched.status == 1
     assert fault in fetched.err
     assert hidden(tmp_path / "models") == []
+
+
+def test_names_that_the_service_keeps_for_itself_are_refused(
+    published: Path, tmp_path: Path, run: Fetch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only by hand do they get into a source: `export` and `promote` refuse them."""
+    copy = shutil.copytree(published / "resnet20-cifar", published / "stats") / "1"
+    card = json.loads((copy / "card.json").read_text())
+    (copy / "card.json").write_text(json.dumps({**card, "name": "stats"}))
+    state = read_state(published / "resnet8-cifar")
+    aliases = {**state.aliases, "metrics": 3}
+    (published / "resnet8-cifar" / STATE_FILE).write_text(state.model_copy(update={"aliases": aliases}).to_json())
+    fetched = run(published)
+    assert fetched.status == 1
+    assert "error: no model can be called stats, because paths of the service end in it: publish " in fetched.err
+    assert "the alias resnet8-cifar@metrics is left out" in caplog.text
+    assert whole(tmp_path / "models") == SERVED
+    assert read_state(tmp_path / "models" / "resnet8-cifar").aliases == {"stable": 1, "canary": 2}
 
 
 def test_the_environment_of_the_service_is_enough(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
-from service.bulk.cluster.alone import Alone, Died
+from service.bulk.cluster.alone import Alone, Died, _serve
 from tests.support.waiting import until
 
 
@@ -40,3 +41,11 @@ def test_a_process_takes_calls_until_one_ends_it() -> None:
     assert second != first
     alone.close()
     until(lambda: not runs(second), 60)
+
+
+def test_a_caller_that_leaves_during_a_call_ends_the_process_in_silence() -> None:
+    here, there = Pipe()
+    here.send(())
+    with there:
+        _serve(there, here.close)
+    assert here.closed

@@ -86,7 +86,7 @@ def test_what_is_waited_for_is_said_soon_and_again(full: Full, lines: int) -> No
 
 @pytest.mark.parametrize("full", [10**6], indirect=True)
 def test_the_wait_ends_as_a_run_does_in_which_nothing_moves(full: Full) -> None:
-    told = "the cluster had no room for 1800 s: an engine takes 3 CPUs of one machine.*; start again when others end"
+    told = "had no room for 1800 s: an engine takes 3 CPUs of one machine.*; start again when others end, or set RAY"
     with pytest.raises(Ended, match=told):
         Share(3, 0).wait_for_room(lambda text: None, lambda: False)
     assert full.now == 1800
