@@ -186,7 +186,7 @@ class Batcher(Generic[Item, Result]):
             pass
 
     def _run_next(self) -> bool:
-        """Runs the next batch of this lane; False once closed and drained. No local name outlives its batch."""
+        """Runs the next batch of this lane; False once closed. No local name holds a batch while the lane waits."""
         if not (batch := self._take()):
             return False
         number, entries, alone = batch

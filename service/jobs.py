@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,6 @@ class Job:
         deliver: called on the thread with what has been decoded.
         number: of the image, within its request.
         by_engine: whether the engine may decode it.
-        as_file: whether it is delivered as it came, without a picture.
         decoding, decoded: when its decoding began and ended.
         trace: of its request, if that is traced.
     """
@@ -56,7 +56,6 @@ class Job:
     by_engine: bool = False
     request_id: str = field(default_factory=request_ids.current)
     arrived: float = field(default_factory=time.perf_counter)
-    as_file: bool = False
     outputs: Sequence[Output] = ()
     decoding: float = 0.0
     decoded: float = 0.0
@@ -118,6 +117,18 @@ def fail(pending: asyncio.Future[Any], error: BaseException) -> None:
     """As `end`, with an error."""
     if not pending.done():
         pending.set_exception(error)
+
+
+def hand_over(answer: object, job: Job) -> Outcome:
+    """Answers an image from a thread, by what the engine never sees."""
+    job.pending.get_loop().call_soon_threadsafe(end, job.pending, answer)
+    return Outcome.SHOWN
+
+
+def report(error: BaseException, job: Job) -> None:
+    """As `fail`, from a thread."""
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        job.pending.get_loop().call_soon_threadsafe(fail, job.pending, error)
 
 
 def expire(jobs: Sequence[Job]) -> None:

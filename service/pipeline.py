@@ -15,7 +15,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypedDict
 
 import numpy as np
@@ -26,8 +26,9 @@ from service.backend import NotDecoded, Pending, Runner
 from service.batching import Expired
 from service.deadline import Deadline
 from service.decoders import Decoders, Outcome
+from service.drawing import drawing_bytes, drawn
 from service.image_metrics import ImageMetrics
-from service.jobs import NOT_COMPUTED, Job, end, expire, fail
+from service.jobs import NOT_COMPUTED, Job, expire, fail, hand_over, report
 from service.metrics import Metrics
 from service.model_repository import Model
 from service.runtime.class_activation import last_layer
@@ -36,7 +37,7 @@ from service.runtime.graph import Output
 from service.runtime.images import encoded
 from service.runtime.images.decoding import Decoded, decode
 from service.runtime.images.headers import Header, read_header
-from service.runtime.images.overlay import overlays, picture_size
+from service.runtime.images.overlay import picture_size
 from service.runtime.images.preview import decode_path, to_png
 from service.runtime.images.resizing import Box
 from service.settings import Settings
@@ -46,10 +47,6 @@ from service.upload_faults import ImageTooLarge
 # Copies of a JPEG on its way to an engine that decodes, beside the upload: without its metadata, in the memory shared
 # with the engine process, and in that process.
 JPEG_COPIES = 3
-
-# Of a pixel of a picture that is drawn over an image; of its file, beside those; and how many pictures drawing takes,
-# besides those that are sent.
-PIXEL_BYTES, FILE_BYTES, PICTURES = 3, 1024, 6
 
 
 class _Limits(TypedDict):
@@ -138,7 +135,7 @@ class Pipeline:
     async def draw(
         self, permit: Permit, image: bytes, size: tuple[int, int], maps: np.ndarray, box: Box, deadline: Deadline
     ) -> list[bytes]:
-        """PNGs of class activation maps `(N, h, w)` over the whole image; see `overlay.overlays`.
+        """PNGs of class activation maps `(N, h, w)` over the whole image; see `overlays`.
 
         Args:
             size: width and height of the upright image.
@@ -146,13 +143,15 @@ class Pipeline:
         Raises:
             Fault: the image cannot be decoded, or not now.
         """
-        max_pixels, window = self._limits["max_pixels"], self._preprocessing.window
-        drawing = overlays(image, maps, box, max_pixels=max_pixels, window=window)
-        draw = functools.partial(self._draw, drawing=drawing, drawn=[], pictures=len(maps))
-        each = PIXEL_BYTES * math.prod(picture_size(*size)) + FILE_BYTES
-        job = await self._prepared(permit, image, draw, (len(maps) + PICTURES) * each, deadline, as_file=True)
+        files: list[bytes] = []
+
+        def begin(job: Job, request: list[Job]) -> None:
+            pictures = drawn(job, maps, box, files, self._preprocessing, self._limits["max_pixels"], self._decoders)
+            self._decoders.submit_drawing(pictures, len(maps), math.prod(picture_size(*size)))
+
+        deliver = functools.partial(hand_over, files)
+        job = await self._prepared(permit, image, deliver, drawing_bytes(size, len(maps)), deadline, begin)
         job.note(time.perf_counter())
-        files: list[bytes] = job.pending.result()
         return files
 
     async def _prepared(
@@ -162,23 +161,22 @@ class Pipeline:
         deliver: Callable[[Job], Outcome],
         size: int,
         deadline: Deadline,
-        *,
-        as_file: bool = False,
+        begin: Callable[[Job, list[Job]], None] | None = None,
     ) -> Job:
         """A job that has its answer: an image that was decoded without the engine.
 
         Args:
             deliver: answers the job, on a thread.
             size: bytes that it takes besides.
-            as_file: whether `deliver` decodes the image by itself.
+            begin: as of `_under_way`.
 
         Raises:
             Fault: the image cannot be decoded, or not now.
         """
         self._admit(permit, 1, size, deadline)
         pending = asyncio.get_running_loop().create_future()
-        job = Job(image, 0, deadline.at, pending, deliver, as_file=as_file)
-        with self._under_way([job], deadline):
+        job = Job(image, 0, deadline.at, pending, deliver)
+        with self._under_way([job], deadline, begin):
             try:
                 await job.pending
             except Exception as error:
@@ -198,18 +196,27 @@ class Pipeline:
         permit.reserve_images(self.room, images)
 
     @contextmanager
-    def _under_way(self, jobs: list[Job], deadline: Deadline) -> Iterator[None]:
-        """Sends images on their way; those without an answer at the deadline, or at the end, are withdrawn."""
+    def _under_way(
+        self, jobs: list[Job], deadline: Deadline, begin: Callable[[Job, list[Job]], None] | None = None
+    ) -> Iterator[None]:
+        """Sends images on their way; those without an answer at the deadline, or at the end, are withdrawn.
+
+        Args:
+            begin: sends one of them on its way; None decodes it.
+        """
         too_late = asyncio.get_running_loop().call_later(deadline.left, expire, jobs)
         try:
             for job in jobs:
-                self._decoders.submit(functools.partial(self._decode, job, jobs))
+                (begin or self._begin)(job, jobs)
             yield
         finally:
             too_late.cancel()
             for job in jobs:
                 job.by_engine = False  # what comes back now is not decoded any more
                 job.pending.cancel()  # withdraws what has not been answered
+
+    def _begin(self, job: Job, request: list[Job]) -> None:
+        self._decoders.submit(functools.partial(self._decode, job, request))
 
     def _decode(self, job: Job, request: list[Job], header: Header | None = None) -> Outcome:
         """On a thread: decodes an image and delivers it, or reports its fault. Hands a large image on to others.
@@ -234,18 +241,16 @@ class Pipeline:
                     job.decoding = job.decoded = time.perf_counter()
                     job.picture = jpeg
                     return job.deliver(job)
-                if job.as_file or header.decode_bytes > ORDINARY_BYTES:
+                if header.decode_bytes > ORDINARY_BYTES:
                     work = functools.partial(self._decode, job, request, header)
                     self._decoders.submit_large(work, header.decode_bytes, id(request))
                     return Outcome.HANDED_ON
             job.decoding = time.perf_counter()
-            if not job.as_file:
-                job.picture = decode(job.data, self._preprocessing, **self._limits, header=header)
+            job.picture = decode(job.data, self._preprocessing, **self._limits, header=header)
             job.decoded = time.perf_counter()
             return job.deliver(job)
         except BaseException as error:  # the pool would swallow it
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                job.pending.get_loop().call_soon_threadsafe(fail, job.pending, error)
+            report(error, job)
             return Outcome.REFUSED
 
     def _compute(self, job: Job) -> Outcome:
@@ -256,16 +261,7 @@ class Pipeline:
         assert isinstance(job.picture, Decoded)
         assert isinstance(job.data, bytes)
         shown = to_png(job.picture.pixels), decode_path(job.data, self._preprocessing, **self._limits)
-        job.pending.get_loop().call_soon_threadsafe(end, job.pending, shown)
-        return Outcome.SHOWN
-
-    def _draw(self, job: Job, drawing: Iterator[bytes], drawn: list[bytes], pictures: int) -> Outcome:
-        """Draws one picture more. Each may take as long as a large image, so other requests have turns in between."""
-        drawn.append(next(drawing))
-        if len(drawn) < pictures:
-            return Outcome.MORE
-        job.pending.get_loop().call_soon_threadsafe(end, job.pending, drawn)
-        return Outcome.SHOWN
+        return hand_over(shown, job)
 
     def _decode_after_all(self, job: Job, request: list[Job], pending: Pending) -> None:
         """On the event loop, once the engine is done with an image: if it could not decode it, it is decoded here."""
@@ -275,7 +271,7 @@ class Pipeline:
         job.by_engine, job.picture = False, None
         job.pending = self._runner.pending()
         if time.monotonic() < job.deadline:
-            self._decoders.submit(functools.partial(self._decode, job, request))
+            self._begin(job, request)
         else:  # the timer has gone off already
             fail(job.pending, Expired())
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from service.references import Published, candidates, require
-from service.runtime.model_card import NAME_PATTERN
 from service.runtime.model_folder import CARD_FILE, CardError, explain_empty, model_versions
 from service.runtime.model_state import Unpublished, read_folder_state, read_state, split
 from service.settings import Settings
@@ -56,12 +54,12 @@ def list_published(settings: Settings, *, at_start: bool = False) -> Listing:
     """
     root = settings.models_dir
     versions: dict[str, dict[int, Stamp]] = {}
-    for entry in model_versions(root):
+    faults: dict[str, str] = {}
+    for entry in model_versions(root, faults.__setitem__):
         versions.setdefault(entry.name, {})[entry.version] = Stamp.of(entry.path)
     if not versions:
-        raise CardError(explain_empty(root.resolve()))
+        raise CardError("; ".join(faults.values()) or explain_empty(root.resolve()))
     published: dict[str, Published[Stamp]] = {}
-    faults = {path.name: fault for path in root.iterdir() if path.name not in versions and (fault := _unlisted(path))}
     for name, numbers in versions.items():
         try:
             published[name] = Published(numbers, read_state(root / name).aliases)
@@ -82,16 +80,3 @@ def list_published(settings: Settings, *, at_start: bool = False) -> Listing:
         if default not in wanted:
             default = names.pop() if len(names) == 1 else None
     return Listing(wanted, default if default in wanted else None, faults)
-
-
-def _unlisted(folder: Path) -> str | None:
-    """Why the versions of a model cannot be listed; None if there is no such model, or it has none."""
-    if not re.fullmatch(NAME_PATTERN, folder.name):
-        return None
-    try:
-        next(folder.iterdir(), None)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        return f"{folder} cannot be listed ({error.strerror}): give this user read permission"
-    return None

@@ -7,6 +7,7 @@ import contextvars
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
@@ -24,9 +25,14 @@ async def on_thread(
     """
     call = functools.partial(function, *arguments, **named)
     work = _threads.submit(contextvars.copy_context().run, call)
+    result = asyncio.wrap_future(work)
     try:
-        return await asyncio.shield(asyncio.wrap_future(work))
+        return await asyncio.shield(result)
     except asyncio.CancelledError:
-        if not work.cancel():
-            await asyncio.wait([asyncio.wrap_future(work)])
+        work.cancel()  # unless it has begun
+        while not result.done():
+            with suppress(asyncio.CancelledError):  # again
+                await asyncio.wait([result])
+        if not result.cancelled():
+            result.exception()  # nobody waits for it: asyncio would log it
         raise

@@ -95,6 +95,7 @@ SERVICE = {
     "local_runner": {"backend", "batch_sizes", "batching", "metrics", "model_repository", "tracing"},
     "local_backend": {"backend", "local_runner", "metrics", "model_repository", "published", "settings", "tracing"},
     "admission": {"backend", "deadline", "decoders", "errors", "metrics"},
+    "drawing": {"decoders", "jobs"},
     "jobs": {"backend", "batching", "deadline", "decoders", "errors", "metrics", "request_ids", "tracing"},
     "pipeline": {
         "admission",
@@ -103,6 +104,7 @@ SERVICE = {
         "batching",
         "deadline",
         "decoders",
+        "drawing",
         "image_metrics",
         "jobs",
         "metrics",

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,11 +43,17 @@ class ModelVersion(NamedTuple):
     path: Path
 
 
-def model_versions(root: Path) -> Iterator[ModelVersion]:
+def _warn(name: str, fault: str) -> None:
+    log.warning("Skipping %s: %s", name, fault)
+
+
+def model_versions(root: Path, unlisted: Callable[[str, str], None] = _warn) -> Iterator[ModelVersion]:
     """All published versions under a model folder, sorted by name, then version.
 
-    Skips folders whose name is not a version, such as those being written. Skips unreadable model folders with a
-    warning. A root that does not exist is empty.
+    Skips folders whose name is not a version, such as those being written. A root that does not exist is empty.
+
+    Args:
+        unlisted: told the name of a model whose folder cannot be listed, and why.
 
     Raises:
         CardError: the root cannot be read.
@@ -64,7 +70,7 @@ def model_versions(root: Path) -> Iterator[ModelVersion]:
                 int(path.name) for path in model.iterdir() if path.is_dir() and VERSION_PATTERN.fullmatch(path.name)
             ]
         except OSError as error:
-            log.warning("Skipping %s (%s): give this user read permission", model, error.strerror)
+            unlisted(model.name, f"{model} cannot be listed ({error.strerror}): give this user read permission")
             continue
         for version in sorted(versions):
             yield ModelVersion(model.name, version, model / str(version))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from service.decoders import Decoders, Outcome
+from service.decoders import EXPECTED_DRAWING_RATE, Decoders, Outcome
 from service.errors import Overloaded
 from service.upload_faults import TooMuchMemory
 from tests.support.waiting import until
@@ -115,25 +115,56 @@ def test_requests_take_turns(held: Callable[[], Held]) -> None:
     assert order == ["a1", "b1", "a2", "b2", "a3"]
 
 
-def test_work_that_is_not_done_goes_on_in_its_next_turn(held: Callable[[], Held]) -> None:
-    decoders = Decoders(2, large_bytes=100, target=1000.0)  # one thread for large images
-    order: list[str] = []
-    left = {"a": 3, "b": 2}
+def pictures(drawn: list[str], name: str, count: int, gate: threading.Semaphore) -> Iterator[None]:
+    for _ in range(count):
+        assert gate.acquire(timeout=TIMEOUT_S)
+        drawn.append(name)
+        yield
 
-    def piece(request: str) -> Outcome:
-        order.append(request)
-        left[request] -= 1
-        return Outcome.MORE if left[request] else Outcome.SHOWN
 
-    first = held()
-    decoders.submit_large(first, 10, "first")
-    assert first.began.wait(TIMEOUT_S)
-    for request in left:
-        decoders.submit_large(functools.partial(piece, request), 100, request)
-    first.gate.set()
-    until(lambda: sum(left.values()) == 0)
+def test_pictures_are_drawn_request_by_request_and_refused_if_they_would_wait_longer_than_the_target() -> None:
+    decoders = Decoders(2, large_bytes=100, target=1.0)  # one thread for drawings
+    drawn: list[str] = []
+    gate = threading.Semaphore(0)
+    pixels = int(EXPECTED_DRAWING_RATE)  # a second for each picture, until it is measured
+    decoders.submit_drawing(pictures(drawn, "a", 1, gate), 1, pixels)
+    decoders.submit_drawing(pictures(drawn, "b", 3, gate), 3, 1)
+    with pytest.raises(Overloaded) as refused:
+        decoders.submit_drawing(pictures(drawn, "c", 1, gate), 1, 1)
+    assert refused.value.members["retry_after"] == 1
+    gate.release()
+    until(lambda: decoders._undrawn == 3)  # measured, and fast
+    decoders.submit_drawing(pictures(drawn, "d", 2, gate), 2, 1)
+    gate.release(5)
     decoders.shutdown()
-    assert order == ["a", "b", "a", "b", "a"]
+    assert drawn == ["a", "b", "b", "b", "d", "d"]
+    assert (decoders._undrawn, decoders._drawings) == (0, 0)
+
+
+def test_pictures_that_are_given_up_are_not_waited_for() -> None:
+    decoders = Decoders(2, large_bytes=100, target=1.0)
+    decoders.submit_drawing(iter([None]), 100, 10**9)
+    until(lambda: (decoders._undrawn, decoders._drawings) == (0, 0))
+    decoders.shutdown()
+
+
+def test_a_free_thread_draws_at_once(held: Callable[[], Held]) -> None:
+    decoders = Decoders(4, large_bytes=100, target=1.0)  # two threads for drawings
+    gate = threading.Semaphore(0)
+    drawn: list[str] = []
+    decoders.submit_drawing(pictures(drawn, "a", 1, gate), 1, 10**9)
+    decoders.submit_drawing(pictures(drawn, "b", 1, gate), 1, 10**9)
+    with pytest.raises(Overloaded):
+        decoders.submit_drawing(pictures(drawn, "c", 1, gate), 1, 1)
+    gate.release(2)
+    decoders.shutdown()
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.HANDED_ON])
+def test_what_is_not_decoded_promises_no_rate(decoders: Decoders, outcome: Outcome) -> None:
+    decoders.submit(noting(lambda: None, outcome))
+    until(lambda: not decoders.unfinished)
+    assert decoders._rate.per_second == 0
 
 
 def test_one_slow_image_does_not_spoil_the_rate_for_ever(decoders: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:

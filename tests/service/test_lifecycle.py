@@ -144,7 +144,7 @@ def test_without_its_default_model_nothing_is_served(tiny_dir: Path) -> None:
     assert isinstance(error, NothingServed)
     assert str(error) == "the default model, resnet18, could not be loaded: resnet18 1: its file is damaged"
     assert not loaded.lifecycle.ready
-    asyncio.run(asyncio.wait_for(loaded.lifecycle.follow(), 10))  # returns: there is nothing to follow
+    asyncio.run(asyncio.wait_for(loaded.lifecycle.follow(), 60))  # returns: there is nothing to follow
 
 
 def test_without_a_default_some_model_must_answer(tiny_dir: Path, tmp_path: Path) -> None:

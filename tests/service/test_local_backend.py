@@ -264,7 +264,7 @@ def test_padded_batches_are_split_by_how_long_their_sizes_take(runner: Callable[
 
         async def six() -> None:
             first = asyncio.create_task(submit(made))
-            assert await asyncio.to_thread(started.wait, 10)
+            assert await asyncio.to_thread(started.wait, 60)
             others = [asyncio.create_task(submit(made)) for _ in range(5)]
             await async_until(lambda: queued(made) == 5)
             gate.set()
@@ -395,7 +395,7 @@ def test_it_closes_without_waiting_for_a_model_that_is_being_loaded(tiny_dir: Pa
         loading = asyncio.ensure_future(anext(backend.load(open_repository(settings))))
         assert await asyncio.to_thread(begun.wait, 30)
         loading.cancel()
-        await asyncio.wait_for(backend.close(), 10)
+        await asyncio.wait_for(backend.close(), 60)
 
     before = set(threading.enumerate())
     asyncio.run(scenario())

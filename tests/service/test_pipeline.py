@@ -458,7 +458,7 @@ def test_a_drawing_that_nobody_waits_for_ends_with_the_picture_at_hand(
             assert gate.wait(60)
             yield b""
 
-    monkeypatch.setattr("service.pipeline.overlays", watched)
+    monkeypatch.setattr("service.drawing.overlays", watched)
 
     async def scenario() -> None:
         maps = np.zeros((5, 2, 2), np.float32)
@@ -480,7 +480,7 @@ def test_a_drawing_that_nobody_waits_for_ends_with_the_picture_at_hand(
     assert drawn == [0]
 
 
-def test_pictures_are_drawn_in_turns_and_nothing_ordinary_waits_for_them(
+def test_pictures_are_drawn_request_by_request_and_nothing_ordinary_waits_for_them(
     tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = Served(tiny_dir, models=("resnet8-cifar",), decode_threads=1).load()
@@ -489,11 +489,11 @@ def test_pictures_are_drawn_in_turns_and_nothing_ordinary_waits_for_them(
 
     def watched(data: bytes, maps: np.ndarray, *arguments: Any, **options: Any) -> Iterator[bytes]:
         for value in maps[:, 0, 0]:
-            order.append(f"{'ab'[int(value)]}")
-            assert gate.wait(10)
+            order.append("ab"[int(value)])
+            assert gate.wait(60)
             yield b""
 
-    monkeypatch.setattr("service.pipeline.overlays", watched)
+    monkeypatch.setattr("service.drawing.overlays", watched)
 
     async def draw(request: int) -> list[bytes]:
         maps = np.full((3, 2, 2), request, np.float32)
@@ -506,7 +506,7 @@ def test_pictures_are_drawn_in_turns_and_nothing_ordinary_waits_for_them(
         first = asyncio.create_task(draw(0))
         await async_until(lambda: order == ["a"])
         second = asyncio.create_task(draw(1))
-        (answer,) = await served.classify("resnet8-cifar", [photo], 1)  # behind the header of the second
+        (answer,) = await served.classify("resnet8-cifar", [photo], 1)
         assert isinstance(answer, Classified)
         assert order == ["a"]
         gate.set()
@@ -514,7 +514,7 @@ def test_pictures_are_drawn_in_turns_and_nothing_ordinary_waits_for_them(
 
     served.run(scenario())
     served.close()
-    assert order == ["a", "b"] * 3
+    assert order == ["a"] * 3 + ["b"] * 3
 
 
 def test_a_drawing_decodes_its_image_once(tiny_dir: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -567,7 +567,7 @@ def test_large_images_are_decoded_beside_ordinary_ones(
 
     async def scenario() -> None:
         first = asyncio.create_task(served.classify("resnet8-cifar", [large], 1))
-        assert await asyncio.to_thread(decoding.wait, 10)
+        assert await asyncio.to_thread(decoding.wait, 60)
         (answer,) = await served.classify("resnet8-cifar", [photo], 1)
         assert isinstance(answer, Classified)
         assert not first.done()

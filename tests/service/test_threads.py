@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -26,7 +27,7 @@ def test_who_gives_up_waits_until_the_thread_has_let_go() -> None:
 
     def work() -> None:
         began.set()
-        assert gate.wait(10)
+        assert gate.wait(60)
         ended.set()
 
     async def scenario() -> None:
@@ -43,12 +44,39 @@ def test_who_gives_up_waits_until_the_thread_has_let_go() -> None:
     asyncio.run(scenario())
 
 
+def test_who_gives_up_twice_waits_all_the_same_and_an_error_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    began, gate, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        assert gate.wait(60)
+        ended.set()
+        raise ValueError
+
+    async def scenario() -> None:
+        task = asyncio.create_task(on_thread(work))
+        await async_until(began.is_set)
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0.05)
+        assert not task.done()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended.is_set()
+        del task
+        gc.collect()
+
+    asyncio.run(scenario())
+    assert not caplog.records
+
+
 def test_what_is_given_up_before_a_thread_has_it_never_begins() -> None:
     gate = threading.Event()
     ran: list[str] = []
 
     async def scenario() -> None:
-        busy = [asyncio.create_task(on_thread(gate.wait, 10)) for _ in range(4)]
+        busy = [asyncio.create_task(on_thread(gate.wait, 60)) for _ in range(4)]
         await asyncio.sleep(0)
         late = asyncio.create_task(on_thread(ran.append, "late"))
         await asyncio.sleep(0.05)

@@ -40,7 +40,7 @@ def test_unreadable_folders_are_named_and_skipped(
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
     assert [entry.name for entry in model_versions(tmp_path)] == ["a", "c"]
-    assert f"Skipping {tmp_path / 'b'} (Permission denied)" in caplog.text
+    assert f"Skipping b: {tmp_path / 'b'} cannot be listed (Permission denied)" in caplog.text
     closed.add(tmp_path)
     with pytest.raises(CardError, match=r"cannot be read \(Permission denied\): give this user read permission"):
         list(model_versions(tmp_path))
