@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,10 +123,12 @@ def test_a_model_that_cannot_be_listed_is_told_apart_from_none(root: Path, monke
     monkeypatch.setattr(Path, "iterdir", broken)
     (root / "empty").mkdir()
     listing = listed(root)
+    fault = f"{root / 'resnet18'} cannot be listed (Input/output error): give this user read permission"
     assert list(listing.wanted) == ["resnet8-cifar"]
-    assert listing.faults == {
-        "resnet18": f"{root / 'resnet18'} cannot be listed (Input/output error): give this user read permission"
-    }
+    assert listing.faults == {"resnet18": fault}
+    shutil.rmtree(root / "resnet8-cifar")
+    with pytest.raises(CardError, match=f"^{re.escape(fault)}$"):  # not "nothing is published"
+        listed(root)
 
 
 def test_a_damaged_state_is_of_its_model_alone(root: Path) -> None:
