@@ -116,8 +116,7 @@ class Decoders:
             TooMuchMemory: there would never be enough.
             Overloaded: in turns with the large images of other requests, it would wait longer than the target.
         """
-        if size > self._large_bytes:
-            raise TooMuchMemory(bytes=size, max_bytes=self._large_bytes)
+        self._require(size)
         with self._changed:
             own = size + sum(image.size for image in self._turns.get(request, ()))
             # Of each other request, as much goes first as of this one.
@@ -158,8 +157,7 @@ class Decoders:
         Raises:
             TooMuchMemory: there would never be enough.
         """
-        if size > self._large_bytes:
-            raise TooMuchMemory(bytes=size, max_bytes=self._large_bytes)
+        self._require(size)
         with self._changed:
             self._changed.wait_for(lambda: self._large_held + size <= self._large_bytes)
             self._large_held += size
@@ -169,6 +167,11 @@ class Decoders:
             with self._changed:
                 self._large_held -= size
                 self._changed.notify_all()
+
+    def _require(self, size: int) -> None:
+        """Raises TooMuchMemory if there would never be so many bytes for large images."""
+        if size > self._large_bytes:
+            raise TooMuchMemory(bytes=size, max_bytes=self._large_bytes)
 
     def shutdown(self) -> None:
         """Waits for the threads to finish what is queued."""

@@ -10,8 +10,7 @@ import numpy as np
 from model_export.datasets.base import Dataset
 from model_export.evaluation.metrics import top_k_accuracy, worst_mistakes
 from model_export.evaluation.result import Evaluation
-from model_export.report.page import TEMPLATES, thumbnail
-from service.runtime.disk import write_atomically
+from model_export.report.page import thumbnail, write_page
 
 MOST = 200  # images shown: about 3 MB
 SIDE = 224  # longer side of a picture, pixels
@@ -47,7 +46,9 @@ def write_mistakes(path: Path, evaluation: Evaluation, dataset: Dataset) -> None
         OSError: an image is missing, or the page cannot be written.
     """
     wrong = int((evaluation.probabilities.argmax(axis=1) != evaluation.labels).sum())
-    page = TEMPLATES.get_template("mistakes.html").render(
+    write_page(
+        path,
+        "mistakes.html",
         title="Hardest mistakes",
         evaluation=evaluation,
         headline=[
@@ -58,7 +59,6 @@ def write_mistakes(path: Path, evaluation: Evaluation, dataset: Dataset) -> None
         mistakes=[_mistake(evaluation, dataset, index) for index in worst_mistakes(evaluation, MOST).tolist()],
         wrong=wrong,
     )
-    write_atomically(path, page.encode("utf-8", "replace"))  # file names may hold bytes that are not UTF-8
 
 
 def _mistake(evaluation: Evaluation, dataset: Dataset, index: int) -> HardMistake:

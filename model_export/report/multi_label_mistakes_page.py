@@ -11,8 +11,7 @@ import numpy as np
 from model_export.datasets.base import Dataset
 from model_export.evaluation.multi_label import MultiLabelEvaluation, micro_f1
 from model_export.report.mistakes_page import ANSWERS, MOST, SIDE, Answer
-from model_export.report.page import TEMPLATES, thumbnail
-from service.runtime.disk import write_atomically
+from model_export.report.page import thumbnail, write_page
 
 
 class WrongAnswer(NamedTuple):
@@ -56,7 +55,9 @@ def write_multi_label_mistakes(path: Path, evaluation: MultiLabelEvaluation, dat
         for class_id, group in groupby(shown, key=lambda wrong: wrong.class_id)
     ]
     wrong = int(missed.sum() + too_many.sum())
-    page = TEMPLATES.get_template("multi_label_mistakes.html").render(
+    write_page(
+        path,
+        "multi_label_mistakes.html",
         title="Hardest mistakes",
         evaluation=evaluation,
         headline=[
@@ -69,7 +70,6 @@ def write_multi_label_mistakes(path: Path, evaluation: MultiLabelEvaluation, dat
         shown=len(shown),
         wrong=wrong,
     )
-    write_atomically(path, page.encode("utf-8", "replace"))  # file names may hold bytes that are not UTF-8
 
 
 def hardest(evaluation: MultiLabelEvaluation, count: int) -> list[WrongAnswer]:

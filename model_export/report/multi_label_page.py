@@ -20,10 +20,9 @@ from model_export.evaluation.multi_label import (
     micro_f1,
 )
 from model_export.report.evaluation_plots import EVERY_CLASS, reliability_plot
-from model_export.report.page import OPEN_CLASSES, TEMPLATES, Pairs, Plot, as_plot, environment
+from model_export.report.page import OPEN_CLASSES, Pairs, Plot, as_plot, environment, write_page
 from model_export.report.plots import training_curves
 from model_export.training.history import Row
-from service.runtime.disk import write_atomically
 
 
 class ClassRow(NamedTuple):
@@ -62,7 +61,9 @@ def write_multi_label_report(
         ("calibration error (classwise ECE)", f"{100 * classwise_calibration_error(evaluation):.2f}%"),
         ("images", f"{len(evaluation.present):,}"),
     ]
-    page = TEMPLATES.get_template("multi_label.html").render(
+    write_page(
+        path,
+        "multi_label.html",
         title=title,
         evaluation=evaluation,
         headline=headline,
@@ -73,7 +74,6 @@ def write_multi_label_report(
         recipe=recipe,
         environment=environment(),
     )
-    write_atomically(path, page.encode("utf-8", "replace"))
 
 
 def _plots(rows: Sequence[Row], evaluation: MultiLabelEvaluation) -> list[Plot]:

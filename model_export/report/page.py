@@ -7,7 +7,7 @@ import io
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,20 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Writes a page atomically.
+
+    Args:
+        template: the name of a file beside this module.
+        values: what it shows.
+
+    Raises:
+        OSError: the page cannot be written.
+    """
+    page = TEMPLATES.get_template(template).render(values)
+    write_atomically(path, page.encode("utf-8", "replace"))  # file names may hold bytes that are not UTF-8
 
 
 class Plot(NamedTuple):
@@ -106,7 +120,9 @@ def write_report(
         ImageFault: an image is broken.
         OSError: an image is missing, or the report cannot be written.
     """
-    page = TEMPLATES.get_template("report.html").render(
+    write_page(
+        path,
+        "report.html",
         title=title,
         evaluation=evaluation,
         headline=_headline(rows, evaluation),
@@ -120,7 +136,6 @@ def write_report(
         recipe=recipe,
         environment=environment(),
     )
-    write_atomically(path, page.encode("utf-8", "replace"))  # file names may hold bytes that are not UTF-8
 
 
 def _headline(rows: Sequence[Row], evaluation: Evaluation) -> list[tuple[str, str]]:
